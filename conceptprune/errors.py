@@ -13,7 +13,7 @@ class ManifestError(UserError):
     """A manifest that cannot be used; the message lists every problem found in it."""
 
 
-class ModelMismatch(UserError):
+class ModelMismatchError(UserError):
     """A mask or artifact offered to a model it was not made for."""
 
 

@@ -1,0 +1,280 @@
+"""Load a manifest from a file, and describe everything that is wrong with it in one error."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from conceptprune.errors import ManifestError
+from conceptprune.manifest.schema import UNION_TAGS, FieldPath, Manifest
+from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
+
+MAX_BYTES = 4 * 1024 * 1024
+_MAX_SHOWN_CHARS = 80
+_MIN_ABBREVIATION_CHARS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Problem:
+    line: int
+    path: FieldPath
+    found: str
+    allowed: str
+    nearest: str | None = None
+
+
+def load_manifest(path: Path | str) -> Manifest:
+    """Read and check the manifest at `path`.
+
+    Raises:
+        ManifestError: the file cannot be read, is not UTF-8, is larger than `MAX_BYTES`, is not
+            plain YAML, or breaks a rule of the schema; the message lists all problems.
+
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise ManifestError(f"{path} is larger than {MAX_BYTES} bytes, the limit for a manifest")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}:{line}: not UTF-8 text ({error.reason})") from error
+    return parse_manifest(text, source=str(path), folder=path.parent)
+
+
+def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
+    """Check the manifest `text`; `source` is its name in messages, `folder` resolves paths in it.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+
+    """
+    try:
+        document = read_yaml(text)
+    except PlainYamlError as problem:
+        found = _Problem(
+            line=problem.line, path=(), found=_printable(problem.found), allowed=problem.allowed
+        )
+        raise ManifestError(_message(source, [found])) from problem
+    problems = [
+        _Problem(
+            line=line,
+            path=path,
+            found="the same key a second time",
+            allowed=f"each key once (first on line {first_line})",
+        )
+        for path, line, first_line in document.repeated_keys
+    ]
+    try:
+        manifest = Manifest.model_validate(
+            document.data, context={"folder": str(folder.absolute())}
+        )
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            problems.extend(_problems_in(details, document))
+        raise ManifestError(_message(source, problems)) from error
+    if problems:
+        raise ManifestError(_message(source, problems))
+    return manifest
+
+
+def _message(source: str, problems: list[_Problem]) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"{source} has {count}:"]
+    for problem in sorted(problems, key=lambda problem: problem.line):
+        where = f": {_dotted(problem.path)}" if problem.path else ""
+        lines += [
+            f"{source}:{problem.line}{where}",
+            f"    found:   {problem.found}",
+            f"    allowed: {problem.allowed}",
+        ]
+        if problem.nearest is not None:
+            lines.append(f"    nearest: {problem.nearest}")
+    return "\n".join(lines)
+
+
+def _dotted(path: FieldPath) -> str:
+    """Write a path as `concepts[3].kind`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey, and shorten what nobody would read."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 3] + "..."
+
+
+def _problems_in(details: ErrorDetails, document: Document) -> Iterator[_Problem]:
+    """Translate one validation error; an error of the schema's own may hold several problems."""
+    kind = details["type"]
+    path = _without_union_tags(details["loc"], last_is_key=kind == "extra_forbidden")
+    if kind == "manifest":
+        for below, allowed in details["ctx"]["problems"]:
+            yield _problem(document, (*path, *below), allowed)
+    elif kind == "extra_forbidden":
+        yield _unknown_key(document, path)
+    elif kind in ("model_type", "model_attributes_type"):
+        yield _problem(document, path, f"a section with {', '.join(_keys_at(path))}")
+    else:
+        allowed = _allowed_at(path) or _plain_words(details["msg"])
+        yield _problem(document, path, allowed, wants_text=kind == "string_type")
+
+
+def _without_union_tags(loc: FieldPath, *, last_is_key: bool) -> FieldPath:
+    """Drop what pydantic inserts to say which member of a union it tried."""
+    last = len(loc) - 1
+    return tuple(
+        part for i, part in enumerate(loc) if part not in UNION_TAGS or (last_is_key and i == last)
+    )
+
+
+def _problem(
+    document: Document, path: FieldPath, allowed: str, *, wants_text: bool = False
+) -> _Problem:
+    exists, value = _value_at(document.data, path)
+    spelling = document.unquoted.get(path, "")
+    if wants_text and spelling:
+        allowed += f'; to mean the text, put it in quotes: "{_printable(spelling)}"'
+    return _Problem(
+        line=_line_of(document, path),
+        path=path,
+        found=_shown(value, spelling) if exists else _shown_default(path),
+        allowed=allowed,
+        nearest=_nearest_in(value, path),
+    )
+
+
+def _unknown_key(document: Document, path: FieldPath) -> _Problem:
+    keys = _keys_at(path[:-1])
+    return _Problem(
+        line=_line_of(document, path),
+        path=path,
+        found="an unknown key",
+        allowed=", ".join(keys),
+        nearest=_nearest(str(path[-1]), keys),
+    )
+
+
+def _shown(value: Any, spelling: str) -> str:
+    """Describe a value as its author wrote it, and as YAML reads it where that differs."""
+    if isinstance(value, dict):
+        return f"a section with {_printable(', '.join(value)) or 'no keys'}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        return f'"{_printable(value)}"'
+    if not spelling:
+        return "nothing"
+    if isinstance(value, Unreadable):
+        return f"{_printable(spelling)} (which YAML reads as neither text nor a plain number)"
+    reading = {True: "true", False: "false", None: "null"}.get(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or spelling == reading:
+        return _printable(spelling)
+    return f"{spelling} (which YAML reads as {reading})"
+
+
+def _shown_default(path: FieldPath) -> str:
+    _, info = _field_at(path)
+    has_default = info is not None and not info.is_required() and info.default is not None
+    return f"nothing (default: {info.default})" if info and has_default else "nothing"
+
+
+def _value_at(data: Any, path: FieldPath) -> tuple[bool, Any]:
+    for part in path:
+        match data:
+            case list() if isinstance(part, int) and part < len(data):
+                data = data[part]
+            case dict() if part in data:
+                data = data[part]
+            case _:
+                return False, None
+    return True, data
+
+
+def _line_of(document: Document, path: FieldPath) -> int:
+    """Return the line of `path`, or of the nearest section around it that is in the file."""
+    for length in range(len(path), -1, -1):
+        if path[:length] in document.lines:
+            return document.lines[path[:length]]
+    return 1
+
+
+def _field_at(path: FieldPath) -> tuple[Any, FieldInfo | None]:
+    """Return the type that the schema has at `path`, and the field if `path` ends in one."""
+    annotation: Any = Manifest
+    info: FieldInfo | None = None
+    for part in path:
+        info = None
+        if isinstance(part, str):
+            fields = (model.model_fields.get(part) for model in _sections_in(annotation))
+            info = next((field for field in fields if field is not None), None)
+            annotation = info.annotation if info is not None else None
+    return annotation, info
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _sections_in(argument)]
+
+
+def _keys_at(path: FieldPath) -> list[str]:
+    annotation, _ = _field_at(path)
+    return [key for section in _sections_in(annotation) for key in section.model_fields]
+
+
+def _choices_in(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for argument in get_args(annotation) for choice in _choices_in(argument)]
+
+
+def _allowed_at(path: FieldPath) -> str | None:
+    """Return the choices of the field at `path`, or its description; None within a list."""
+    annotation, info = _field_at(path)
+    if info is None:
+        return None
+    choices = [str(choice) for choice in _choices_in(annotation)]
+    if choices:
+        return ", ".join([*choices, "null"] if type(None) in get_args(annotation) else choices)
+    return info.description
+
+
+def _plain_words(message: str) -> str:
+    """Say in the manual's words what pydantic says of an entry in a list."""
+    words = message.removeprefix("Input should be ").replace("a valid string", "one line of text")
+    return words[0].lower() + words[1:]
+
+
+def _nearest_in(value: Any, path: FieldPath) -> str | None:
+    if isinstance(value, dict):
+        keys = _keys_at(path)
+        guesses = (_nearest(key, keys) for key in value if key not in keys)
+        return next((guess for guess in guesses if guess is not None), None)
+    annotation, _ = _field_at(path)
+    choices = [choice for choice in _choices_in(annotation) if isinstance(choice, str)]
+    return _nearest(value, choices) if isinstance(value, str) and value not in choices else None
+
+
+def _nearest(text: str, choices: list[str]) -> str | None:
+    """Return the choice that `text` abbreviates or misspells, if any."""
+    by_folded = {choice.casefold(): choice for choice in choices}
+    folded = text.casefold()[:_MAX_SHOWN_CHARS]
+    if len(folded) >= _MIN_ABBREVIATION_CHARS:
+        for candidate, choice in by_folded.items():
+            if folded in candidate:
+                return choice
+    close = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.5)
+    return by_folded[close[0]] if close else None

@@ -1,0 +1,156 @@
+"""Read YAML as plain data only, keeping for each value the line and the spelling it had.
+
+Accepted: one document of mappings, lists and scalars. Tags, anchors, aliases, duplicate or
+non-text keys and deep nesting are problems, because a manifest needs none of them and each is a
+way to write a file that means something else than it shows. Scalars that YAML 1.1 reads in a way
+few expect (dates, octal `010`, base-60 `1:30`) become `Unreadable`, which no field accepts.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from conceptprune.manifest.schema import FieldPath
+
+MAX_DEPTH = 12
+
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,29})")
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_TRUE = frozenset({"true", "yes", "on"})
+
+
+class PlainYamlError(Exception):
+    """Text that cannot be read as plain data; carries the 1-based line."""
+
+    def __init__(self, line: int, found: str, allowed: str) -> None:
+        super().__init__(found)
+        self.line = line
+        self.found = found
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A scalar that is neither text, a plain number, true or false, nor null."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Document:
+    """Plain data, with the line and the unquoted scalar text at every path."""
+
+    data: Any = None
+    lines: dict[FieldPath, int] = field(default_factory=dict)
+    unquoted: dict[FieldPath, str] = field(default_factory=dict)
+    repeated_keys: list[tuple[FieldPath, int, int]] = field(default_factory=list)
+    """Path, line and first line of each key that its mapping has already."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A composer of nodes that refuses everything but plain data, before it is built."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # incomplete stubs
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise PlainYamlError(line, f"alias *{event.anchor}", "values written out (no aliases)")
+        if event.anchor is not None:
+            raise PlainYamlError(line, f"anchor &{event.anchor}", "values written out (no anchors)")
+        if event.tag is not None:
+            raise PlainYamlError(line, f"tag {event.tag}", "plain values (no tags)")
+        if self.depth >= MAX_DEPTH:
+            raise PlainYamlError(
+                line, f"more than {MAX_DEPTH} nested levels", "a flatter structure"
+            )
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+# YAML 1.1 wants a dot in a float; "1e-3" is read as a number by everyone who writes it.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Document:
+    """Parse `text`, which must hold one YAML document of plain data.
+
+    Raises:
+        PlainYamlError: for a syntax error, a second document, a tag, an anchor, an alias, a
+            key that is not text, or more than `MAX_DEPTH` nested levels.
+
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        found = ", ".join(part for part in (error.context, error.problem) if part)
+        raise PlainYamlError(mark.line + 1 if mark else 1, found, "one YAML document") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise PlainYamlError(line, f"the character {error.character!r}", "YAML text") from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML lets chr() raise for an escape such as "\UFFFFFFFF".
+        found = "an escape sequence beyond Unicode"
+        raise PlainYamlError(loader.line + 1, found, "YAML text") from error
+    document = Document()
+    if root is not None:
+        document.data = _plain(root, (), document)
+    return document
+
+
+def _plain(node: yaml.Node, path: FieldPath, document: Document) -> Any:
+    document.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, i), document) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, document)
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        document.unquoted[path] = node.value
+    return _scalar(node.tag, node.value)
+
+
+def _mapping(node: yaml.MappingNode, path: FieldPath, document: Document) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = _scalar(key_node.tag, key_node.value) if key_node.id == "scalar" else None
+        if not isinstance(key, str):
+            shown = str(key_node.value) if key_node.id == "scalar" else f"a {key_node.id}"
+            raise PlainYamlError(line, f"key {shown}", "keys that are words (or in quotes)")
+        key_path = (*path, key)
+        if key in data:
+            document.repeated_keys.append((key_path, line, document.lines[key_path]))
+            continue
+        # The line of the key, not of a value that may start on a later one.
+        document.lines[key_path] = line
+        data[key] = _plain(value_node, key_path, document)
+    return data
+
+
+def _scalar(tag: str, text: str) -> Any:
+    match tag.removeprefix("tag:yaml.org,2002:"):
+        case "str":
+            return text
+        case "null":
+            return None
+        case "bool":
+            return text.lower() in _TRUE
+        case "int" if _NUMBER.fullmatch(text):
+            return int(text)
+        case "float" if _DECIMAL.fullmatch(text):
+            return float(text)
+        case _:
+            return Unreadable(text)
