@@ -440,7 +440,9 @@ class Preview(Section):
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
     judge: Literal["studio"] | None = None
+    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     prompts_per_concept: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
+    retained_prompts: Annotated[_Int, Field(ge=0, description="a whole number of at least 0")] = 1
 
     @field_validator("seeds")
     @classmethod
@@ -499,19 +501,15 @@ class Manifest(Section):
     def _names_are_unique(
         cls, concepts: tuple[Concept, ...], info: ValidationInfo
     ) -> tuple[Concept, ...]:
-        first_seen = {
-            concept_key(concept.name): f"concepts[{index}]"
-            for index, concept in enumerate(info.data.get("concepts", ()))
-        }
+        first_seen: dict[str, int] = {}
         problems: list[tuple[FieldPath, str]] = []
         for index, concept in enumerate(concepts):
-            here = f"{info.field_name}[{index}]"
-            first = first_seen.setdefault(concept_key(concept.name), here)
-            if first != here:
+            first = first_seen.setdefault(concept_key(concept.name), index)
+            if first != index:
                 problems.append(
                     (
                         (index, "name"),
-                        f"a name of its own: {first} has the same one "
+                        f"a name of its own: {info.field_name}[{first}] has the same one "
                         "(upper and lower case and spacing do not count)",
                     )
                 )
@@ -531,6 +529,22 @@ class Manifest(Section):
             else concept.model_copy(update={"fillers": defaults.get(concept.kind)})
             for concept in concepts
         )
+
+    @field_validator("retain")
+    @classmethod
+    def _retained_means_the_same(
+        cls, retain: tuple[Concept, ...], info: ValidationInfo
+    ) -> tuple[Concept, ...]:
+        """A concept may be erased and retained: it is kept while the others are erased."""
+        erased = {concept_key(concept.name): concept for concept in info.data.get("concepts", ())}
+        problems: list[tuple[FieldPath, str]] = [
+            ((index,), "the same concept as under concepts:, or another name")
+            for index, concept in enumerate(retain)
+            if erased.get(concept_key(concept.name), concept) != concept
+        ]
+        if problems:
+            raise _refusal(*problems)
+        return retain
 
     @field_validator("pruning")
     @classmethod

@@ -164,3 +164,14 @@ def test_any_visible_name_survives_and_loading_is_deterministic(names: list[str]
 @given(name=st.text())
 def test_the_key_of_a_name_is_stable(name: str) -> None:
     assert concept_key(concept_key(name)) == concept_key(name)
+
+
+def test_a_concept_may_be_erased_and_also_be_retained_while_others_are(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "version: 1\nmodel: {builtin: studio}\n"
+        "concepts: [{name: Monet, kind: style}]\n"
+        "retain: [{name: Monet, kind: style}, {name: Turner, kind: style}]\n",
+        encoding="utf-8",
+    )
+    assert [concept.name for concept in load_manifest(path).retain] == ["Monet", "Turner"]

@@ -129,9 +129,14 @@ BAD = [
     (section('collection: {steps: "8"}'), ":4: collection.steps", 'found:   "8"'),
     (section("compute: {actors: 0}"), ":4: compute.actors", "at least 1"),
     (section("outputs: {preview: {seeds: [1, 1]}}"), "outputs.preview.seeds[1]", "repeats"),
-    # A retained base needs something retained, and nothing is both retained and erased.
+    # A retained base needs something retained; one name means one concept in both lists.
     (section("pruning: {base: plain+retained-max}"), ":4: pruning.base", "no retain: list"),
-    (section("retain: [{name: van  GOGH, kind: style}]"), "retain[0].name", "concepts[0]"),
+    (section("retain: [{name: van  GOGH, kind: style}]"), "retain[0]", "the same concept"),
+    (
+        section("retain: [{name: Monet, kind: style}, {name: monet, kind: style}]"),
+        "retain[1].name",
+        "retain[0]",
+    ),
     # What YAML 1.1 reads otherwise than it looks.
     (HEAD + "concepts: [{name: no, kind: style}]", "concepts[0].name", 'in quotes: "no"'),
     (HEAD + "concepts: [{name: On, kind: style}]", "concepts[0].name", "YAML reads as true"),
