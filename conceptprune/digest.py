@@ -1,0 +1,38 @@
+"""Content digests: one canonical JSON form and SHA-256, used for every identity in the system."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+METHOD_VERSION = 1
+"""Raised when a change of the code changes a unit's numbers, so that old ones are not reused."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
+    return digest_bytes(canonical_json(value).encode("ascii"))
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 of `data`, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def unit_key(parts: Mapping[str, Any]) -> str:
+    """Identity of a piece of work: the digest of everything that decides its result."""
+    return digest_json({"method": METHOD_VERSION, **parts})

@@ -1,0 +1,256 @@
+"""PruningMask: the few weights that draw a concept, to apply to a pipeline and to take back.
+
+mask = conceptprune.load_mask("vorla-brint.safetensors")
+mask.apply(pipe)
+mask.remove(pipe)
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from conceptprune.applied import applied_masks, original_weight, restore_entries, zero_entries
+from conceptprune.digest import canonical_json, digest_bytes
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.mask_codec import decode_entries, encode_entries
+from conceptprune.weights import component_of, weight_digest
+
+FORMAT = "conceptprune.mask/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMask:
+    """The pruned entries of one linear."""
+
+    shape: tuple[int, int]
+    """(rows, columns) of the weight."""
+    entries: NDArray[np.int64]
+    """Sorted flat indices `row * columns + column` of the entries that become zero."""
+    weight_digest: str
+    """`weights.weight_digest` of the weight the mask was made for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningMask:
+    """Entries to zero in the linears of one component, and where they come from."""
+
+    concepts: tuple[str, ...]
+    component: str
+    """The pipeline attribute the layer names belong to ("unet")."""
+    layers: Mapping[str, LayerMask]
+    """By module name; every linear of the site, also those that lose nothing."""
+    provenance: Mapping[str, Any]
+    """JSON: model, site, settings, prompts' digests, library versions."""
+
+    @property
+    def num_entries(self) -> int:
+        """How many weights become zero."""
+        return sum(len(layer.entries) for layer in self.layers.values())
+
+    @property
+    def num_weights(self) -> int:
+        """How many weights the site has."""
+        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
+
+    @property
+    def density(self) -> float:
+        """Pruned fraction of the site's weights."""
+        return self.num_entries / self.num_weights
+
+    def layer_density(self) -> dict[str, float]:
+        """Pruned fraction of each layer's weights, by module name."""
+        return {
+            name: len(layer.entries) / (layer.shape[0] * layer.shape[1])
+            for name, layer in self.layers.items()
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoded mask: its identity."""
+        return digest_bytes(self.to_bytes())
+
+    def apply(self, pipe: Any, *, force: bool = False) -> None:
+        """Zero this mask's entries in `pipe` (a pipeline, or the denoiser itself), in place.
+
+        Several masks may be applied at once. Nothing is changed when an error is raised.
+
+        Raises:
+            ModelMismatchError: a layer is missing or has another shape, or (unless `force`) other
+                weights than the mask was made for.
+            UserError: this mask is applied already.
+        """
+        linears = self._linears(pipe)
+        if not force:
+            self._check_weights(linears)
+        if any(self.digest in applied_masks(linear) for linear in linears.values()):
+            raise UserError(f"the mask of {self._title()} is applied already")
+        for name, linear in linears.items():
+            zero_entries(linear, self.digest, self.layers[name].entries)
+
+    def remove(self, pipe: Any) -> None:
+        """Put back the original bytes of every entry that no other applied mask takes.
+
+        Raises:
+            UserError: this mask is not applied to `pipe`.
+        """
+        linears = self._linears(pipe)
+        if not all(self.digest in applied_masks(linear) for linear in linears.values()):
+            raise UserError(f"the mask of {self._title()} is not applied to this model")
+        for linear in linears.values():
+            restore_entries(linear, self.digest)
+
+    def pruned_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the weights [R, W] that lose entries, with these at zero, by module name."""
+        pruned = {}
+        for name, layer in self.layers.items():
+            if len(layer.entries):
+                pruned[name] = weights[name].clone()
+                pruned[name].view(-1)[layer.entries] = 0
+        return pruned
+
+    def union(self, other: "PruningMask") -> "PruningMask":
+        """The mask that prunes what either does; see `union_masks`."""
+        return union_masks([self, other])
+
+    def _linears(self, pipe: Any) -> dict[str, nn.Linear]:
+        modules = dict(component_of(pipe, self.component).named_modules())
+        linears = {}
+        for name, layer in self.layers.items():
+            linear = modules.get(name)
+            if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != layer.shape:
+                found = "is missing" if linear is None else f"is {linear}"
+                raise ModelMismatchError(
+                    f"the mask of {self._title()} wants a linear {layer.shape} at {name}, which "
+                    f"{found}: it was made for {self._model_name()}"
+                )
+            linears[name] = linear
+        return linears
+
+    def _check_weights(self, linears: Mapping[str, nn.Linear]) -> None:
+        for name, linear in linears.items():
+            if weight_digest(original_weight(linear)) != self.layers[name].weight_digest:
+                raise ModelMismatchError(
+                    f"the mask of {self._title()} was made for {self._model_name()}, and {name} "
+                    "has other weights here; pass force=True to apply it all the same"
+                )
+
+    def _title(self) -> str:
+        return ", ".join(self.concepts)
+
+    def _model_name(self) -> str:
+        return str(self.provenance.get("model", "another model"))
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file: one uint8 tensor of coded entries per layer, JSON metadata."""
+        tensors = {name: encode_entries(layer.entries) for name, layer in self.layers.items()}
+        header = {
+            "format": FORMAT,
+            "concepts": self.concepts,
+            "component": self.component,
+            "provenance": self.provenance,
+            "layers": {
+                name: {"shape": layer.shape, "weight_digest": layer.weight_digest}
+                for name, layer in self.layers.items()
+            },
+        }
+        # One metadata key only: safetensors writes several in no fixed order.
+        return safetensors.numpy.save(tensors, {"conceptprune": canonical_json(header)})
+
+    def save(self, path: Path | str) -> None:
+        """Write the mask file."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PruningMask":
+        """The inverse of `to_bytes`.
+
+        Raises:
+            UserError: not a mask file, or entries outside a layer.
+        """
+        try:
+            size = int.from_bytes(data[:8], "little")
+            header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["conceptprune"])
+            tensors = safetensors.numpy.load(data)
+        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise UserError(f"not a conceptprune mask: {error}") from error
+        if header.get("format") != FORMAT:
+            raise UserError(
+                f"a mask of format {header.get('format')!r}; this version reads {FORMAT}"
+            )
+        layers = {}
+        for name, layer in sorted(header["layers"].items()):
+            rows, columns = layer["shape"]
+            entries = decode_entries(tensors[name])
+            if len(entries) and entries[-1] >= rows * columns:
+                raise UserError(f"damaged mask: an entry of {name} lies outside {rows} x {columns}")
+            layers[name] = LayerMask(
+                shape=(rows, columns), entries=entries, weight_digest=layer["weight_digest"]
+            )
+        return cls(
+            concepts=tuple(header["concepts"]),
+            component=header["component"],
+            layers=layers,
+            provenance=header["provenance"],
+        )
+
+
+def load_mask(path: Path | str) -> PruningMask:
+    """Read a mask file.
+
+    Raises:
+        UserError: the file is missing or is not a mask.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the mask {path}: {error}") from error
+    return PruningMask.from_bytes(data)
+
+
+def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
+    """One mask that prunes what any of `masks` does.
+
+    Raises:
+        ModelMismatchError: the masks are of different models, components or sites.
+        ValueError: no mask was given.
+    """
+    masks = list(masks)
+    if not masks:
+        raise ValueError("no mask to unite")
+    first = masks[0]
+    for mask in masks[1:]:
+        same_layers = mask.layers.keys() == first.layers.keys() and all(
+            mask.layers[name].weight_digest == layer.weight_digest
+            for name, layer in first.layers.items()
+        )
+        if mask.component != first.component or not same_layers:
+            raise ModelMismatchError(
+                f"the masks of {first._title()} and {mask._title()} were made for different models "
+                "or sites"
+            )
+    layers = {
+        name: LayerMask(
+            shape=layer.shape,
+            entries=np.unique(np.concatenate([mask.layers[name].entries for mask in masks])),
+            weight_digest=layer.weight_digest,
+        )
+        for name, layer in first.layers.items()
+    }
+    return PruningMask(
+        concepts=tuple(dict.fromkeys(name for mask in masks for name in mask.concepts)),
+        component=first.component,
+        layers=layers,
+        provenance={
+            "model": first.provenance.get("model"),
+            "fusion": "union",
+            "masks": [mask.digest for mask in masks],
+        },
+    )

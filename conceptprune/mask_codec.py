@@ -1,0 +1,31 @@
+"""Compact coding of sorted flat indices: one byte for most entries of a sparse mask.
+
+Each gap to the next entry is written in base 255: a byte 255 moves on by 255 without an entry, any
+other byte moves on by its value and marks one. At 2 % density this takes about 1.01 bytes an entry.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SKIP = 255
+
+
+def encode_entries(entries: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Code strictly increasing, non-negative indices (int64 [n]) as bytes (uint8 [m], m >= n).
+
+    Raises:
+        ValueError: the indices are not strictly increasing from 0 on.
+    """
+    gaps = np.diff(entries, prepend=0)
+    if len(entries) and (entries[0] < 0 or (gaps[1:] <= 0).any()):
+        raise ValueError("mask entries must be non-negative and strictly increasing")
+    skips, marks = np.divmod(gaps, _SKIP)
+    coded = np.full(len(entries) + int(skips.sum()), _SKIP, dtype=np.uint8)
+    coded[np.cumsum(skips + 1) - 1] = marks
+    return coded
+
+
+def decode_entries(coded: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The inverse of `encode_entries`."""
+    positions: NDArray[np.int64] = np.cumsum(coded, dtype=np.int64)
+    return positions[coded != _SKIP]

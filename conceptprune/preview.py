@@ -1,0 +1,74 @@
+"""Images of prompts, drawn by a model to the end and judged, for before/after comparisons."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.prompts import Prompt
+from conceptprune.studio.asked import asked
+from conceptprune.studio.judge import Judge
+from conceptprune.studio.names import LOOKS, THINGS
+
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("png", pa.binary(), nullable=False),
+        pa.field("asked_thing", pa.string()),
+        pa.field("asked_look", pa.string()),
+        pa.field("seen_thing", pa.string()),
+        pa.field("seen_look", pa.string()),
+    ],
+    metadata={"conceptprune.format": "preview/1"},
+)
+"""One row an image; the last four columns are null where there is no judge."""
+
+Images = NDArray[np.uint8]
+
+
+@torch.no_grad()
+def draw(
+    model: StableDiffusion,
+    prompts: Sequence[Prompt],
+    *,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+) -> Images:
+    """Images [n, height, width, 3] uint8 of the prompts, each from its own seed."""
+    parts = []
+    for first in range(0, len(prompts), batch_size):
+        batch = model.begin(prompts[first : first + batch_size], steps=steps, guidance=guidance)
+        for _ in range(batch.trajectory.num_calls):
+            model.advance(batch)
+        parts.append(model.decode(batch.trajectory.latents))
+    images: Images = torch.cat(parts).numpy()
+    return images
+
+
+def preview_table(prompts: Sequence[Prompt], images: Images, judge: Judge | None) -> pa.Table:
+    """The images as PNG with what was asked for and what the studio's judge saw."""
+    columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+    verdicts = judge.verdicts(images) if judge else None
+    for index, prompt in enumerate(prompts):
+        columns["prompt"].append(prompt.text)
+        columns["seed"].append(prompt.seed)
+        columns["png"].append(_png(images[index]))
+        wanted = asked(prompt.text) if verdicts else None
+        columns["asked_thing"].append(wanted.thing if wanted else None)
+        columns["asked_look"].append(wanted.look if wanted else None)
+        columns["seen_thing"].append(THINGS[verdicts.thing[index]] if verdicts else None)
+        columns["seen_look"].append(LOOKS[verdicts.artist[index]] if verdicts else None)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _png(image: Images) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, format="png", optimize=False)
+    return sink.getvalue()

@@ -1,0 +1,157 @@
+"""A batch of denoising trajectories that can stop after any call and go on elsewhere."""
+
+import inspect
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from conceptprune.digest import canonical_json
+
+
+class Scheduler(Protocol):
+    """The part of a diffusers scheduler that a trajectory uses."""
+
+    timesteps: Tensor
+    init_noise_sigma: Any
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None: ...  # noqa: D102
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor: ...  # noqa: D102
+    def step(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryState:
+    """All a batch needs to go on from call `call`: latents, scheduler and generator state."""
+
+    call: int
+    tensors: dict[str, Tensor]
+    scalars: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """As safetensors: tensors by name, scalars as JSON in the metadata."""
+        metadata = {"conceptprune": canonical_json({"call": self.call, "scalars": self.scalars})}
+        # Cloned: a scheduler may keep the latents themselves, and safetensors forbids sharing.
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.tensors.items()
+        }
+        return safetensors.torch.save(tensors, metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "TrajectoryState":
+        """The inverse of `to_bytes`."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"]["conceptprune"])
+        return cls(
+            call=content["call"],
+            tensors=safetensors.torch.load(data),
+            scalars=content["scalars"],
+        )
+
+
+class Trajectory:
+    """B prompts' latents on their way through the first calls of a scheduler.
+
+    Every random number comes from the prompt's own CPU generator, so what a prompt sees does not
+    depend on its batch, its shard or its worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        steps: int,
+        latents: Tensor,
+        generators: list[torch.Generator],
+    ) -> None:
+        """`latents` are unit-variance noise [B, ...]; `scheduler` must be this trajectory's own."""
+        scheduler.set_timesteps(steps, device=latents.device)
+        self.scheduler = scheduler
+        self.generators = generators
+        self.latents = latents * scheduler.init_noise_sigma
+        self.call = 0
+        self._fresh = dict(vars(scheduler))
+        accepted = inspect.signature(scheduler.step).parameters
+        self._step_kwargs: dict[str, Any] = (
+            {"generator": generators} if "generator" in accepted else {}
+        )
+
+    @property
+    def num_calls(self) -> int:
+        """How many denoiser calls the whole trajectory has (PNDM: one more than its steps)."""
+        return len(self.scheduler.timesteps)
+
+    @property
+    def timestep(self) -> Tensor:
+        """The scheduler's timestep of the next call."""
+        return self.scheduler.timesteps[self.call]
+
+    def model_input(self) -> Tensor:
+        """The scaled latents [B, ...] that the denoiser sees at the next call."""
+        return self.scheduler.scale_model_input(self.latents, self.timestep)
+
+    def advance(self, prediction: Tensor) -> None:
+        """Take the (guided) prediction [B, ...] of this call and move on to the next."""
+        self.latents = self.scheduler.step(
+            prediction, self.timestep, self.latents, **self._step_kwargs, return_dict=False
+        )[0]
+        self.call += 1
+
+    def state(self) -> TrajectoryState:
+        """What has changed since the start, so that `restore` can go on from here.
+
+        Raises:
+            TypeError: the scheduler keeps state of a kind that cannot be stored.
+        """
+        tensors = {"latents": self.latents}
+        for index, generator in enumerate(self.generators):
+            tensors[f"generator.{index}"] = generator.get_state()
+        scalars: dict[str, Any] = {}
+        for name, value in vars(self.scheduler).items():
+            # Lists are looked at even when they are the same object: some schedulers change them
+            # in place.
+            if isinstance(value, list) and all(
+                item is None or isinstance(item, Tensor) for item in value
+            ):
+                scalars[name] = {"list": len(value)}
+                tensors |= {
+                    f"scheduler.{name}.{i}": item
+                    for i, item in enumerate(value)
+                    if item is not None
+                }
+            elif name == "_internal_dict" or value is self._fresh.get(name):
+                continue
+            elif isinstance(value, Tensor):
+                tensors[f"scheduler.{name}"] = value
+            elif value is None or isinstance(value, bool | int | float):
+                scalars[name] = {"value": value}
+            else:
+                raise TypeError(
+                    f"{type(self.scheduler).__name__}.{name} is a {type(value).__name__}: this "
+                    "scheduler cannot be stopped between windows; set collection.window to null"
+                )
+        return TrajectoryState(call=self.call, tensors=tensors, scalars=scalars)
+
+    def restore(self, state: TrajectoryState) -> None:
+        """Go on from `state`, which a trajectory of the same prompts and settings gave."""
+        device = self.latents.device
+        self.call = state.call
+        self.latents = state.tensors["latents"].to(device)
+        for index, generator in enumerate(self.generators):
+            generator.set_state(state.tensors[f"generator.{index}"])
+        for name, content in state.scalars.items():
+            if "list" in content:
+                items = [state.tensors.get(f"scheduler.{name}.{i}") for i in range(content["list"])]
+                value = [item if item is None else item.to(device) for item in items]
+            else:
+                value = content["value"]
+            setattr(self.scheduler, name, value)
+        prefix = "scheduler."
+        for name, tensor in state.tensors.items():
+            attribute = name.removeprefix(prefix)
+            if name.startswith(prefix) and "." not in attribute:
+                setattr(self.scheduler, attribute, tensor.to(device))

@@ -1,0 +1,81 @@
+"""Single weights of a model folder, read memory-mapped, and their digests."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from conceptprune.errors import UserError
+
+CHECKPOINT_NAMES = ("diffusion_pytorch_model", "model")
+"""Stems of the files that diffusers and transformers load when no variant is asked for."""
+
+
+def weight_digest(weight: Tensor) -> str:
+    """SHA-256 of a weight's shape and its values in float16.
+
+    In float16, so that a model is the same whether it was loaded in float32 or float16.
+    """
+    data = weight.detach().to("cpu", torch.float16).contiguous()
+    digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
+    digest.update(memoryview(data.view(torch.uint8).numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def component_of(pipe: object, component: str) -> nn.Module:
+    """The pipeline's module named `component` ("unet"), or `pipe` itself where it is a module.
+
+    Raises:
+        UserError: the pipeline has no such module.
+    """
+    if isinstance(pipe, nn.Module):
+        return pipe
+    module = getattr(pipe, component, None)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{type(pipe).__name__} has no component {component!r}")
+    return module
+
+
+def checkpoint_files(component_folder: Path) -> list[Path]:
+    """The safetensors files that `from_pretrained` loads, single or sharded; no variants.
+
+    Raises:
+        UserError: there is none.
+    """
+    for stem in CHECKPOINT_NAMES:
+        index = component_folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            content = json.loads(index.read_text(encoding="utf-8"))
+            return sorted({component_folder / name for name in content["weight_map"].values()})
+        single = component_folder / f"{stem}.safetensors"
+        if single.is_file():
+            return [single]
+    raise UserError(
+        f"{component_folder}: no safetensors checkpoint here "
+        f"(looked for {' and '.join(f'{stem}.safetensors' for stem in CHECKPOINT_NAMES)}); "
+        "pickled checkpoints are not read: convert the model first"
+    )
+
+
+def read_weights(
+    component_folder: Path, names: Iterable[str], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The `.weight` tensors [R, W] of the named modules, cast to `dtype`.
+
+    Raises:
+        UserError: a tensor is in none of the folder's safetensors files.
+    """
+    wanted = {f"{name}.weight": name for name in names}
+    found: dict[str, Tensor] = {}
+    for path in checkpoint_files(component_folder):
+        with safe_open(path, framework="pt") as stream:
+            for key in wanted.keys() & set(stream.keys()):
+                found[wanted[key]] = stream.get_tensor(key).to(dtype)
+    missing = sorted(wanted.keys() - {f"{name}.weight" for name in found})
+    if missing:
+        raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")
+    return found
