@@ -1,0 +1,261 @@
+"""The library picks the same weights as a plain float64 reading of the method.
+
+Entries may differ only where float32 arithmetic cannot decide: where a score is within rounding of
+its row's cut, or where the target's norm is within rounding of the base's.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conceptprune.collect import CollectionSettings, collect
+from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.mask import LayerMask, PruningMask
+from conceptprune.prompts import Prompt
+from conceptprune.select import SelectionSettings, select_entries
+from conceptprune.weights import weight_digest
+from tests.fidelity import reference
+from tests.fidelity.reference import ReferenceMask, RowNorms
+from tests.fidelity.sd15_shaped import NUM_TRANSFORMER_BLOCKS, build_pipeline
+
+THINGS = ("cat", "car", "tree", "house", "fish")
+BASE = [(f"a photo of a {thing}", seed) for seed, thing in enumerate(THINGS)]
+TARGET = [(f"a {thing} in the style of Ada Bell", seed) for seed, thing in enumerate(THINGS)]
+TAU = 10
+SPARSITIES = (0.01, 0.05)
+BATCH_SIZES = (1, 4, len(THINGS))
+
+ROUNDING = 5e-5
+"""Relative difference below which two float32 results count as equal: the denoiser's own rounding,
+which batch sizes change, grows to 1e-5 over ten calls."""
+MAX_TIES = 0.002
+"""Entries that may differ, as a fraction of the mask."""
+
+Norms = tuple[RowNorms, RowNorms]
+"""(base, target)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> StableDiffusionPipeline:
+    return build_pipeline()
+
+
+@pytest.fixture(scope="module")
+def norms(pipe: StableDiffusionPipeline) -> Norms:
+    return _norms(pipe)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{"normalise_rows": False}, {"halves": 1}],
+    ids=["row norms left out", "one half left out"],
+)
+def mutilated_norms(pipe: StableDiffusionPipeline, request: pytest.FixtureRequest) -> Norms:
+    return _norms(pipe, **request.param)
+
+
+def _norms(pipe: StableDiffusionPipeline, *, normalise_rows: bool = True, halves: int = 2) -> Norms:
+    base, target = (
+        reference.neuron_norms(pipe, prompts, tau=TAU, normalise_rows=normalise_rows, halves=halves)
+        for prompts in (BASE, TARGET)
+    )
+    return base, target
+
+
+def _reference_masks(
+    pipe: StableDiffusionPipeline, norms: Norms, *, sparsity: float, tau: int, threshold: float = 0
+) -> dict[str, ReferenceMask]:
+    base, target = ({name: calls[:tau] for name, calls in side.items()} for side in norms)
+    return reference.masks_from_norms(
+        reference.weights(pipe),
+        base=base,
+        target=target,
+        sparsity=sparsity,
+        threshold=threshold,
+        rounding=ROUNDING,
+    )
+
+
+Energies = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]
+"""(base, target), as the library collects them."""
+Masks = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def energies(pipe: StableDiffusionPipeline) -> Callable[[int, int], Energies]:
+    """Collect once for each (tau, batch size)."""
+    return cache(partial(_collect, StableDiffusion.from_pipeline(pipe)))
+
+
+def _collect(model: StableDiffusion, tau: int, batch_size: int) -> Energies:
+    settings = CollectionSettings(tau=tau, batch_size=batch_size)
+    base, target = (
+        collect(model, [Prompt(text=text, seed=seed) for text, seed in prompts], settings).energy()
+        for prompts in (BASE, TARGET)
+    )
+    return base, target
+
+
+def _library_masks(
+    pipe: StableDiffusionPipeline, energies: Energies, *, sparsity: float, threshold: float = 0
+) -> Masks:
+    base, target = energies
+    weights = reference.weights(pipe)
+    entries = select_entries(
+        weights, target, base, SelectionSettings(sparsity=sparsity, threshold=threshold)
+    )
+    masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
+    for name, flat in entries.items():
+        masks[name].view(-1)[flat] = True
+    return masks
+
+
+def _assert_same(masks: Masks, expected: dict[str, ReferenceMask]) -> None:
+    assert masks.keys() == expected.keys()
+    for name, mask in masks.items():
+        missing = expected[name].certain & ~mask
+        extra = mask & ~expected[name].possible
+        assert not missing.any(), f"{name}: {missing.sum()} clear entries are missing"
+        assert not extra.any(), f"{name}: {extra.sum()} entries should not be there"
+    ties = sum(int((masks[name] ^ expected[name].selected).sum()) for name in masks)
+    assert ties <= MAX_TIES * _count({name: mask.selected for name, mask in expected.items()})
+
+
+def _count(masks: Masks) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def test_the_pipeline_is_shaped_and_scheduled_like_sd15(pipe: StableDiffusionPipeline) -> None:
+    timesteps: list[int] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda _module, args: timesteps.append(int(args[1])))
+    pipe("a photo of a cat", output_type="latent")
+    hook.remove()
+
+    assert len(reference.layers(pipe)) == NUM_TRANSFORMER_BLOCKS
+    assert len(timesteps) == 51
+    assert timesteps[:4] == [981, 961, 961, 941]
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize(("sparsity", "tau"), list(itertools.product(SPARSITIES, (1, TAU))))
+def test_masks_equal_the_reference(
+    pipe: StableDiffusionPipeline,
+    norms: Norms,
+    energies: Callable[[int, int], Energies],
+    sparsity: float,
+    tau: int,
+    batch_size: int,
+) -> None:
+    masks = _library_masks(pipe, energies(tau, batch_size), sparsity=sparsity)
+
+    _assert_same(masks, _reference_masks(pipe, norms, sparsity=sparsity, tau=tau))
+
+
+def test_masks_with_a_threshold_equal_the_reference(
+    pipe: StableDiffusionPipeline, norms: Norms, energies: Callable[[int, int], Energies]
+) -> None:
+    masks = _library_masks(pipe, energies(TAU, 4), sparsity=0.05, threshold=0.5)
+
+    _assert_same(masks, _reference_masks(pipe, norms, sparsity=0.05, tau=TAU, threshold=0.5))
+
+
+def test_a_saved_and_loaded_model_gives_the_same_masks(
+    pipe: StableDiffusionPipeline, norms: Norms, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path)
+
+    masks = _library_masks(pipe, _collect(StableDiffusion.load(tmp_path), TAU, 4), sparsity=0.05)
+
+    _assert_same(masks, _reference_masks(pipe, norms, sparsity=0.05, tau=TAU))
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_the_comparison_notices_a_part_left_out(
+    pipe: StableDiffusionPipeline, norms: Norms, mutilated_norms: Norms, sparsity: float
+) -> None:
+    exact = _reference_masks(pipe, norms, sparsity=sparsity, tau=TAU)
+    wrong = _reference_masks(pipe, mutilated_norms, sparsity=sparsity, tau=TAU)
+
+    moved = {name: exact[name].selected ^ wrong[name].selected for name in exact}
+
+    assert _count(moved) > 0.05 * _count({name: mask.selected for name, mask in exact.items()})
+    with pytest.raises(AssertionError):
+        _assert_same({name: mask.selected for name, mask in wrong.items()}, exact)
+
+
+def test_apply_then_remove_restores_every_byte(
+    pipe: StableDiffusionPipeline, energies: Callable[[int, int], Energies]
+) -> None:
+    before = _bytes(pipe)
+    masks = _library_masks(pipe, energies(TAU, 4), sparsity=0.05)
+    mask = _pruning_mask(pipe, masks)
+
+    mask.apply(pipe)
+    for name, linear in reference.layers(pipe).items():
+        assert (linear.weight[masks[name]] == 0).all()
+    during = _bytes(pipe)
+    mask.remove(pipe)
+
+    assert during != before
+    assert _bytes(pipe) == before
+
+
+def test_an_empty_mask_changes_no_byte_of_any_output(pipe: StableDiffusionPipeline) -> None:
+    nothing = {
+        name: torch.zeros(weight.shape, dtype=torch.bool)
+        for name, weight in reference.weights(pipe).items()
+    }
+    weights_before, images_before = _bytes(pipe), _images(pipe)
+
+    _pruning_mask(pipe, nothing).apply(pipe)
+    weights_after, images_after = _bytes(pipe), _images(pipe)
+    _pruning_mask(pipe, nothing).remove(pipe)
+
+    assert weights_after == weights_before
+    assert images_after == images_before
+
+
+def _pruning_mask(pipe: StableDiffusionPipeline, masks: Masks) -> PruningMask:
+    return PruningMask(
+        concepts=("Ada Bell",),
+        component="unet",
+        layers={
+            name: LayerMask(
+                shape=(weight.shape[0], weight.shape[1]),
+                entries=masks[name].flatten().nonzero().squeeze(1).numpy(),
+                weight_digest=weight_digest(weight),
+            )
+            for name, weight in reference.weights(pipe).items()
+        },
+        provenance={},
+    )
+
+
+def _bytes(pipe: StableDiffusionPipeline) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in pipe.unet.state_dict().items()}
+
+
+def _images(pipe: StableDiffusionPipeline) -> bytes:
+    images = pipe(
+        [text for text, _ in TARGET[:2]],
+        num_inference_steps=3,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    return np.ascontiguousarray(images).tobytes()
