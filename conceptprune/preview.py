@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,10 @@ from PIL import Image
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.prompts import Prompt
 from conceptprune.studio.asked import asked
-from conceptprune.studio.judge import Judge
 from conceptprune.studio.names import LOOKS, THINGS
+
+if TYPE_CHECKING:
+    from conceptprune.studio.judge import Judge
 
 SCHEMA = pa.schema(
     [
@@ -52,7 +55,7 @@ def draw(
     return images
 
 
-def preview_table(prompts: Sequence[Prompt], images: Images, judge: Judge | None) -> pa.Table:
+def preview_table(prompts: Sequence[Prompt], images: Images, judge: "Judge | None") -> pa.Table:
     """The images as PNG with what was asked for and what the studio's judge saw."""
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     verdicts = judge.verdicts(images) if judge else None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,6 @@ from conceptprune.prompts import prompt_pairs
 from conceptprune.select import base_energy, select_entries
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
-from conceptprune.studio.judge import Judge
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -36,6 +35,9 @@ from conceptprune.work import (
     WindowWork,
     Work,
 )
+
+if TYPE_CHECKING:
+    from conceptprune.studio.judge import Judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,10 @@ class Worker:
         )
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> "Judge":
         """The studio's judge."""
+        from conceptprune.studio.judge import Judge
+
         return Judge.load()
 
     @property

@@ -1,4 +1,8 @@
-"""Stable Diffusion 1.x / 2.x: UNet denoiser, one CLIP text encoder, classifier-free guidance."""
+"""Stable Diffusion 1.x / 2.x: UNet denoiser, one CLIP text encoder, classifier-free guidance.
+
+diffusers and transformers take seconds to import and are imported where they are used: the many
+short-lived workers that only reduce statistics or select masks do without.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from conceptprune.digest import digest_file, digest_json
@@ -77,6 +78,9 @@ class StableDiffusion:
         Raises:
             UserError: a component is missing or is not in safetensors files.
         """
+        import diffusers
+        import transformers
+
         folder = Path(folder)
         common: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         try:
@@ -143,6 +147,8 @@ class StableDiffusion:
 
     def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Guided:
         """Start a batch: noise from each prompt's own seed, drawn as diffusers pipelines do."""
+        from diffusers.utils.torch_utils import randn_tensor
+
         channels = self.denoiser.config.in_channels
         size = self.denoiser.config.sample_size
         generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
@@ -198,6 +204,8 @@ class StableDiffusion:
 
 def load_scheduler(folder: Path, name: str | None = None) -> Any:
     """The folder's own scheduler, or the diffusers class `name` configured from it."""
+    import diffusers
+
     own_name = diffusers.DDIMScheduler.load_config(folder / "scheduler")["_class_name"]
     return getattr(diffusers, name or own_name).from_pretrained(folder / "scheduler")
 

@@ -1,0 +1,1 @@
+"""The Ray programs and the command line; everything numerical is in `conceptprune`."""

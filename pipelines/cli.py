@@ -1,0 +1,122 @@
+"""The command line: validate, plan, erase, status, export, report."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from conceptprune.errors import NumericalError, StoreError, UserError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+app = typer.Typer(
+    name="conceptprune",
+    help="Erase many concepts at once from a text-to-image diffusion model, by pruning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
+StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
+StoreArgument = Annotated[str, typer.Argument(help="Artifact store: a folder or s3://...")]
+RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
+
+
+@app.command()
+def validate(manifest: ManifestPath) -> None:
+    """Check a manifest completely; print nothing but its summary or every problem in it."""
+    from conceptprune.manifest import load_manifest
+
+    checked = load_manifest(manifest)
+    typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
+
+
+@app.command()
+def plan(
+    manifest: ManifestPath,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Also say what this store has already.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few denoiser calls, estimate the job.")
+    ] = False,
+) -> None:
+    """Say what a manifest would cost, without running or writing anything."""
+    from pipelines.plan_view import show_plan
+
+    show_plan(manifest, store, calibrate=calibrate, console=Console())
+
+
+@app.command()
+def erase(manifest: ManifestPath, store: StoreUri) -> None:
+    """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
+    from pipelines.erase import erase as run
+
+    raise typer.Exit(run(manifest, store, Console()))
+
+
+@app.command()
+def status(store: StoreArgument) -> None:
+    """Show each run of a store: what is done, what failed and why, what a rerun would do."""
+    from pipelines.status import show_status
+
+    show_status(store, Console())
+
+
+@app.command()
+def export(
+    store: StoreArgument,
+    concepts: Annotated[list[str], typer.Argument(help="Concept names, as in the manifest.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")],
+    form: Annotated[
+        str, typer.Option("--as", help="pipeline (a folder), delta (edited tensors), or mask.")
+    ] = "pipeline",
+    fuse: Annotated[
+        str | None, typer.Option("--fuse", help="union: all concepts in one checkpoint.")
+    ] = None,
+    run: RunOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="The base model's folder (not needed for the demo's)."),
+    ] = None,
+) -> None:
+    """Write a checkpoint without some concepts, with its metadata and a model card."""
+    from pipelines.export import export_concepts
+
+    export_concepts(store, concepts, out=out, form=form, fuse=fuse, run=run, model=model)
+
+
+@app.command()
+def report(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+    run: RunOption = None,
+) -> None:
+    """Write one self-contained page: before and after, accuracies, where the weights were."""
+    from pipelines.report import write_report
+
+    write_report(store, out=out, run=run)
+    typer.echo(f"wrote {out}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; bad input exits 2, a failed job or store 1, each with one clear message."""
+    try:
+        app(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except (StoreError, NumericalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

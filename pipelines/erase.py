@@ -1,0 +1,86 @@
+"""`python -m pipelines.erase MANIFEST --store URI`: the erase job, as `ray job submit` runs it."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.job import JobResult, PromptsFailedError, run_job
+from pipelines.preparation import prepare
+
+
+def erase(manifest: Path, store: str, console: Console) -> int:
+    """Run the job and print its table.
+
+    Returns:
+        0 when every concept is done, 1 when some failed; bad input raises UserError.
+    """
+    prepared = prepare(manifest)
+    try:
+        result = run_job(prepared, store, console)
+    except PromptsFailedError as error:
+        console.print(f"error: {error}", markup=False)
+        return 1
+    _print_result(result, store, prepared.denoiser_weights, console)
+    return 1 if result.failed_concepts else 0
+
+
+def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:
+    by_key = {row["key"]: row for row in result.rows}
+    table = Table(title=None, box=None, pad_edge=False)
+    for name in ("concept", "entries", "% of site", "% of model", "seconds", "artifact"):
+        justify = "left" if name in ("concept", "artifact") else "right"
+        table.add_column(name, justify=justify, no_wrap=name != "artifact", overflow="fold")
+    masks = [(plan.concept.name, plan.mask.key) for plan in result.plan.concepts]
+    if result.plan.fused:
+        masks.append(("(all, fused)", result.plan.fused.key))
+    seconds = _seconds_by_concept(result)
+    for name, key in masks:
+        row = by_key[key]
+        if row["entries"] is None:
+            table.add_row(Text(name), "-", "-", "-", "-", Text(f"{row['status']}"))
+            continue
+        table.add_row(
+            Text(name),
+            f"{row['entries']:,}",
+            f"{100 * row['entries'] / row['site_weights']:.2f}",
+            f"{100 * row['entries'] / denoiser_weights:.3f}",
+            f"{seconds.get(name, row['seconds']):.1f}",
+            Text(row["objects"][0]),
+        )
+    console.print(table)
+    for row in result.rows:
+        if row["status"] == "failed":
+            names = ", ".join(row["concepts"])
+            console.print(
+                f"failed: {row['kind']} {row['key'][:12]} ({names}) after {row['attempts']} "
+                f"attempts: {row['error']}",
+                markup=False,
+                highlight=False,
+            )
+    nothing = "nothing to compute: " if not result.computed else ""
+    console.print(
+        f"{nothing}run {result.plan.run}: {result.computed} units computed, {result.reused} "
+        f"reused, {result.seconds:.0f} s, store {store}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _seconds_by_concept(result: JobResult) -> dict[str, float]:
+    """Worker seconds that went into each concept; a shared unit counts in equal parts."""
+    seconds: dict[str, float] = {}
+    for row in result.rows:
+        for name in row["concepts"]:
+            share = (row["seconds"] or 0.0) / len(row["concepts"])
+            seconds[name] = seconds.get(name, 0.0) + share
+    return seconds
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["erase", *sys.argv[1:]])

@@ -1,0 +1,79 @@
+"""Which units of a plan are left to do, and in what order they become ready."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from conceptprune.plan import Plan
+from conceptprune.store import Store
+from conceptprune.work import Need, Work
+
+Committed = Callable[[str, str], bool]
+"""Whether the store has (kind, key)."""
+
+
+def committed_in(store: Store) -> Committed:
+    """A snapshot of what the store has, listed kind by kind when first asked."""
+    keys: dict[str, frozenset[str]] = {}
+
+    def committed(kind: str, key: str) -> bool:
+        if kind not in keys:
+            keys[kind] = store.committed(kind)
+        return key in keys[kind]
+
+    return committed
+
+
+def units_to_do(plan: Plan, committed: Committed) -> list[Work]:
+    """The plan's units that must run: unfinished results, and what these need, and no more."""
+    units = {unit.key: unit for unit in plan.units()}
+    wanted: set[str] = set()
+    pending = [key for key, unit in units.items() if unit.kind not in ("window", "statistics")]
+    while pending:
+        unit = units[pending.pop()]
+        if unit.key not in wanted and not committed(unit.kind, unit.key):
+            wanted.add(unit.key)
+            pending += [key for _, key in unit.needs]
+    return [unit for key, unit in units.items() if key in wanted]
+
+
+@dataclass(slots=True)
+class Graph:
+    """Units still to do; hands out those whose needs are met, first planned first."""
+
+    ready: deque[Work] = field(default_factory=deque)
+    _missing: dict[str, set[Need]] = field(default_factory=dict)
+    _waiting: dict[Need, list[Work]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, units: Iterable[Work]) -> "Graph":
+        """A graph of `units`; needs that are not among them are taken as committed."""
+        units = list(units)
+        graph = cls()
+        inside = {(unit.kind, unit.key) for unit in units}
+        for unit in units:
+            missing = {need for need in unit.needs if need in inside}
+            if missing:
+                graph._missing[unit.key] = missing
+                for need in missing:
+                    graph._waiting[need].append(unit)
+            else:
+                graph.ready.append(unit)
+        return graph
+
+    def finish(self, unit: Work) -> None:
+        """Mark a unit done; units that waited only for it become ready."""
+        need = (unit.kind, unit.key)
+        for waiting in self._waiting.pop(need, []):
+            missing = self._missing[waiting.key]
+            missing.discard(need)
+            if not missing:
+                del self._missing[waiting.key]
+                self.ready.append(waiting)
+
+    def fail(self, unit: Work) -> Iterator[Work]:
+        """Give up a unit; yields the units that can therefore never run."""
+        for waiting in self._waiting.pop((unit.kind, unit.key), []):
+            if self._missing.pop(waiting.key, None) is not None:
+                yield waiting
+                yield from self.fail(waiting)

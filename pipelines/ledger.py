@@ -1,0 +1,175 @@
+"""The ledger: one row for every unit of a run, with what became of it and where its results are."""
+
+import json
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from conceptprune.digest import canonical_json
+from conceptprune.plan import Plan
+from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
+from conceptprune.work import CheckpointWork, FuseWork, MaskWork, PreviewWork, WindowWork, Work
+from pipelines.schedule import Result
+
+SCHEMA = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("concepts", pa.list_(pa.string()), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("evaluations", pa.int64(), nullable=False),
+        pa.field("worker", pa.string()),
+        pa.field("finished", pa.timestamp("ms", tz="UTC")),
+        pa.field("objects", pa.list_(pa.string()), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("entries", pa.int64()),
+        pa.field("site_weights", pa.int64()),
+    ],
+    metadata={"conceptprune.format": "ledger/1"},
+)
+"""`status`: done (by this job), reused (committed before), failed, blocked (needs a failed unit),
+pending (not reached yet), or unneeded (its results are committed and this unit is not)."""
+
+RUN_FILE = "run.json"
+LEDGER_FILE = "ledger.parquet"
+READERS = 16
+"""Commit records of reused units are read so many at a time: an object store answers slowly."""
+
+
+def detail_of(work: Work) -> str:
+    """What a unit is about, in a few words, beside its kind."""
+    match work:
+        case WindowWork(window=window):
+            return f"{len(work.prompts)} prompts, calls {window.start}-{window.stop - 1}"
+        case MaskWork():
+            return work.concept
+        case FuseWork():
+            return f"{len(work.masks)} masks together"
+        case CheckpointWork():
+            return work.form
+        case PreviewWork():
+            return f"{len(work.prompts)} images {'after' if work.mask else 'before'}"
+    return ""
+
+
+def ledger_rows(
+    plan: Plan,
+    *,
+    todo: Collection[str],
+    results: Mapping[str, Result],
+    reused: Mapping[str, Commit],
+) -> list[dict[str, Any]]:
+    """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
+    concepts = plan.concepts_of()
+    rows = []
+    for work in plan.units():
+        result = results.get(work.key)
+        commit = result.commit if result else reused.get(work.key)
+        if result:
+            status = result.status
+        elif work.key in todo:
+            status = "pending"
+        elif commit:
+            status = "reused"
+        else:
+            status = "unneeded"
+        provenance = commit.provenance if commit else {}
+        refs = list(commit.objects.values()) if commit else []
+        rows.append(
+            {
+                "run": plan.run,
+                "kind": work.kind,
+                "key": work.key,
+                "detail": detail_of(work),
+                "concepts": list(concepts.get(work.key, ())),
+                "status": status,
+                "attempts": result.attempts if result else 0,
+                "error": result.error if result else None,
+                "seconds": provenance.get("seconds"),
+                "evaluations": plan.evaluations(work),
+                "worker": provenance.get("worker"),
+                "finished": _milliseconds(provenance.get("finished")),
+                "objects": [ref.path for ref in refs],
+                "bytes": sum(ref.size for ref in refs),
+                "entries": provenance.get("entries"),
+                "site_weights": provenance.get("site_weights"),
+            }
+        )
+    return rows
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
+
+
+def reused_commits(plan: Plan, store: Store, todo: Collection[str]) -> dict[str, Commit]:
+    """Commit records of the plan's units that are not to be done, by key, where they have one."""
+    units = [unit for unit in plan.units() if unit.key not in todo]
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda unit: store.find(unit.kind, unit.key), units)
+        return {commit.key: commit for commit in found if commit is not None}
+
+
+def write_ledger(store: Store, run: str, rows: list[dict[str, Any]]) -> None:
+    """Write or replace a run's ledger."""
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    store.write_run_file(run, LEDGER_FILE, table_to_parquet(table))
+
+
+def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
+    """A run's ledger rows; none where it has not been written yet."""
+    data = store.read_run_file(run, LEDGER_FILE)
+    return [] if data is None else parquet_to_table(data).to_pylist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a run was asked to do; written before any work, so that `status` can tell."""
+
+    run: str
+    manifest: Mapping[str, Any]
+    """As validated, without the model, whose folder is a matter of the machine."""
+    model_label: str
+    model_identity: str
+    denoiser_weights: int
+    started: float
+
+    def write(self, store: Store) -> None:
+        """Write or replace the record."""
+        content = {
+            "format": "conceptprune.run/1",
+            "run": self.run,
+            "manifest": self.manifest,
+            "model": {"label": self.model_label, "identity": self.model_identity},
+            "denoiser_weights": self.denoiser_weights,
+            "started": self.started,
+        }
+        store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
+
+    @classmethod
+    def read(cls, store: Store, run: str) -> "RunRecord":
+        """The record of `run`.
+
+        Raises:
+            KeyError: the store has no such run.
+        """
+        data = store.read_run_file(run, RUN_FILE)
+        if data is None:
+            raise KeyError(run)
+        content = json.loads(data)
+        return cls(
+            run=run,
+            manifest=content["manifest"],
+            model_label=content["model"]["label"],
+            model_identity=content["model"]["identity"],
+            denoiser_weights=content["denoiser_weights"],
+            started=content["started"],
+        )

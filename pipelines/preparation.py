@@ -1,0 +1,69 @@
+"""What happens before any work: the manifest is checked, the model identified, the plan made."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from safetensors import safe_open
+
+from conceptprune.families.stable_diffusion import COMPONENT, identity
+from conceptprune.manifest import Manifest, load_manifest
+from conceptprune.model_source import ModelSource
+from conceptprune.plan import Plan, build_plan, prompts_units
+from conceptprune.prompt_table import Pairs
+from conceptprune.prompts import prompt_pairs
+from conceptprune.weights import checkpoint_files
+from conceptprune.work import ModelSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A checked manifest and its model."""
+
+    manifest: Manifest
+    model: ModelSettings
+    denoiser_weights: int
+    """Weights of the whole denoiser, pruned or not."""
+
+    def plan(self, pairs: Pairs) -> Plan:
+        """The plan of the run with these prompts."""
+        return build_plan(self.manifest, self.model, pairs)
+
+
+def prepare(manifest_path: Path | str) -> Prepared:
+    """Check a manifest and find its model.
+
+    Raises:
+        UserError: the manifest is wrong, or the model is not there.
+    """
+    manifest = load_manifest(manifest_path)
+    source = ModelSource.of(manifest)
+    folder = source.folder()
+    model = ModelSettings(
+        source=source,
+        identity=identity(folder),
+        dtype=manifest.collection.dtype,
+        device=manifest.collection.device,
+        scheduler=manifest.collection.scheduler,
+    )
+    return Prepared(
+        manifest=manifest, model=model, denoiser_weights=_count_weights(folder / COMPONENT)
+    )
+
+
+def plan_here(prepared: Prepared) -> Plan:
+    """The plan, with its prompts made in this process: nothing is stored."""
+    pairs = {
+        concept.name: prompt_pairs(concept, seed=unit.seed)
+        for unit in prompts_units(prepared.manifest)
+        for concept in unit.concepts
+    }
+    return prepared.plan(pairs)
+
+
+def _count_weights(component_folder: Path) -> int:
+    total = 0
+    for path in checkpoint_files(component_folder):
+        with safe_open(path, framework="pt") as stream:
+            total += sum(prod(stream.get_slice(key).get_shape()) for key in stream.keys())  # noqa: SIM118
+    return total

@@ -1,0 +1,98 @@
+"""How a job tells what it is doing: a bar on a terminal, a plain line now and then elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from conceptprune.plan import Plan
+from conceptprune.work import Work
+from pipelines.schedule import Result
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class JobProgress:
+    """Counts of units, concepts and denoiser evaluations of one job."""
+
+    def __init__(self, console: Console, plan: Plan, units: list[Work]) -> None:
+        self._console = console
+        self._plan = plan
+        self._total_units = len(units)
+        self._evaluations = {unit.key: plan.evaluations(unit) for unit in units}
+        self._total_evaluations = sum(self._evaluations.values())
+        self._waiting = _units_by_concept(plan, units)
+        self._total_concepts = len(plan.concepts)
+        self._units = 0
+        self._done_evaluations = 0
+        self._failed = 0
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "JobProgress":
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]erase"),
+                BarColumn(),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(self._text(), total=max(1, self._total_evaluations))
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        else:
+            self._console.print(self._text(), markup=False, highlight=False)
+
+    def advance(self, result: Result) -> None:
+        """Take note of a unit's result."""
+        key = result.work.key
+        self._units += 1
+        self._failed += result.status != "done"
+        self._done_evaluations += self._evaluations[key]
+        for name in [name for name, keys in self._waiting.items() if key in keys]:
+            self._waiting[name].discard(key)
+            if not self._waiting[name]:
+                del self._waiting[name]
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done_evaluations, description=self._text())
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._console.print(self._text(), markup=False, highlight=False)
+
+    def _text(self) -> str:
+        seconds = time.monotonic() - self._started
+        rate = self._done_evaluations / seconds if seconds > 0 else 0.0
+        left = self._total_evaluations - self._done_evaluations
+        parts = [
+            f"{self._total_concepts - len(self._waiting)}/{self._total_concepts} concepts",
+            f"{self._units}/{self._total_units} units",
+            f"{rate:.0f} evaluations/s",
+        ]
+        if rate and left:
+            parts.append(f"about {left / rate:.0f} s left")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        return ", ".join(parts)
+
+
+def _units_by_concept(plan: Plan, units: list[Work]) -> dict[str, set[str]]:
+    todo = {unit.key for unit in units}
+    waiting: dict[str, set[str]] = {}
+    for key, names in plan.concepts_of().items():
+        if key in todo:
+            for name in names:
+                waiting.setdefault(name, set()).add(key)
+    return waiting
