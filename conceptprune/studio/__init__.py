@@ -1,0 +1,8 @@
+"""A small text-to-image model that ships with the project, to see erasure work on."""
+
+from pathlib import Path
+
+
+def model_path() -> Path:
+    """Folder of the shipped StableDiffusionPipeline, for `from_pretrained`."""
+    return Path(__file__).parent / "model"

@@ -1,0 +1,1 @@
+"""The recipe that made the shipped studio model: `python -m conceptprune.studio.training`."""

@@ -1,0 +1,46 @@
+"""A byte-pair tokenizer in CLIP's format, in which every word of a caption is one token."""
+
+import json
+import string
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from conceptprune.studio.training.captions import all_captions
+
+LENGTH = 16
+WORD_END = "</w>"
+CHARACTERS = string.ascii_lowercase + string.digits + ".,'-!?"
+LARGEST_VOCABULARY = 700
+
+
+def build() -> CLIPTokenizer:
+    """Merges are learned from the captions; any other lower-case text is spelled out."""
+    pairs = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
+    pairs.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=LARGEST_VOCABULARY,
+        min_frequency=1,
+        end_of_word_suffix=WORD_END,
+        initial_alphabet=list(CHARACTERS),
+        special_tokens=[],
+        show_progress=False,
+    )
+    pairs.train_from_iterator(all_captions(), trainer)
+    learned = json.loads(pairs.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]
+    tokens = [*CHARACTERS, *(c + WORD_END for c in CHARACTERS)]
+    known = set(tokens)
+    tokens += [t for t in sorted(learned["vocab"], key=learned["vocab"].get) if t not in known]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
+    """A text as LENGTH ids, padded or cut."""
+    ids: list[int] = tokenizer(
+        text, padding="max_length", max_length=LENGTH, truncation=True
+    ).input_ids
+    return ids
