@@ -137,7 +137,7 @@ class _Meter:
         self.halves = halves
         self.skip = skip
         self.call = 0
-        self.num_rows = dict.fromkeys(linears, 0)
+        self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
         self.sums = {
             name: torch.zeros(
                 (2, num_calls, linear.in_features),
@@ -179,19 +179,24 @@ class _Meter:
         Raises:
             NumericalError: a sum is infinite or not a number.
         """
-        layers = {}
-        for name, sums in self.sums.items():
-            sum_sq, sum_norm = sums.cpu().numpy()
-            bad = ~torch.isfinite(sums).all(dim=2).all(dim=0).cpu().numpy()
-            if bad.any():
-                raise NumericalError(
-                    f"layer {name}, denoiser call {first_call + int(bad.argmax())}: the activation "
-                    "overflowed or is not a number; try collection.dtype: bfloat16 or float32"
-                )
-            layers[name] = LayerStatistics(
-                sum_sq=sum_sq, sum_norm=sum_norm, num_rows=self.num_rows[name]
+        host = {name: self.sums[name].cpu() for name in self.num_rows}
+        bad = [
+            (int(call), order, name)
+            for order, (name, sums) in enumerate(host.items())
+            for call in (~sums.isfinite().all(dim=2).all(dim=0)).nonzero()
+        ]
+        if bad:
+            call, _, name = min(bad)  # Everything after the first one is its consequence.
+            raise NumericalError(
+                f"layer {name}, denoiser call {first_call + call}: the activation overflowed or is "
+                "not a number; try collection.dtype: bfloat16 or float32"
             )
-        return layers
+        return {
+            name: LayerStatistics(
+                sum_sq=sums[0].numpy(), sum_norm=sums[1].numpy(), num_rows=self.num_rows[name]
+            )
+            for name, sums in host.items()
+        }
 
 
 def neuron_energy(activations: Tensor) -> Tensor:

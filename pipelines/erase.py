@@ -30,8 +30,8 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
     by_key = {row["key"]: row for row in result.rows}
     table = Table(title=None, box=None, pad_edge=False)
     for name in ("concept", "entries", "% of site", "% of model", "seconds", "artifact"):
-        justify = "left" if name in ("concept", "artifact") else "right"
-        table.add_column(name, justify=justify, no_wrap=name != "artifact", overflow="fold")
+        words = name in ("concept", "artifact")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     masks = [(plan.concept.name, plan.mask.key) for plan in result.plan.concepts]
     if result.plan.fused:
         masks.append(("(all, fused)", result.plan.fused.key))
@@ -47,7 +47,7 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
             f"{100 * row['entries'] / row['site_weights']:.2f}",
             f"{100 * row['entries'] / denoiser_weights:.3f}",
             f"{seconds.get(name, row['seconds']):.1f}",
-            Text(row["objects"][0]),
+            Text(f"mask {_digest_of(row['objects'][0])}"),
         )
     console.print(table)
     for row in result.rows:
@@ -66,6 +66,10 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
         markup=False,
         highlight=False,
     )
+
+
+def _digest_of(path: str) -> str:
+    return path.rsplit("/", 1)[-1][:12]
 
 
 def _seconds_by_concept(result: JobResult) -> dict[str, float]:

@@ -50,9 +50,9 @@ class Graph:
         """A graph of `units`; needs that are not among them are taken as committed."""
         units = list(units)
         graph = cls()
-        inside = {(unit.kind, unit.key) for unit in units}
+        inside: set[Need] = {(unit.kind, unit.key) for unit in units}
         for unit in units:
-            missing = {need for need in unit.needs if need in inside}
+            missing: set[Need] = {need for need in unit.needs if need in inside}
             if missing:
                 graph._missing[unit.key] = missing
                 for need in missing:

@@ -1,24 +1,21 @@
 """The erase job: prompts, collection, reduction, selection, outputs; one pass, safe to rerun."""
 
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
-import ray
 from rich.console import Console
 
-from conceptprune.manifest import Compute
 from conceptprune.plan import Plan, collection_settings, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.work import Work
+from pipelines.cluster import connected
 from pipelines.graph import committed_in, units_to_do
 from pipelines.ledger import RunRecord, ledger_rows, reused_commits, write_ledger
 from pipelines.preparation import Prepared
@@ -27,6 +24,8 @@ from pipelines.schedule import Result, run_units
 from pipelines.workers import WorkerPool, WorkerSpec
 
 SECONDS_BETWEEN_LEDGERS = 10.0
+
+RunUnits = Callable[[Sequence[Work], Callable[[Result], None]], None]
 
 
 class PromptsFailedError(RuntimeError):
@@ -58,46 +57,40 @@ class JobResult:
 def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
     """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
 
+    Where everything is in the store already, no cluster is asked for.
+
     Raises:
         PromptsFailedError: prompts could not be made.
         StoreError: the store cannot be read or written.
     """
     started = time.time()
     store = Store(store_uri)
-    compute = prepared.manifest.compute
-    with _ray(compute), _terminated_as_interrupt():
-        pool = _pool(prepared, store_uri)
-        try:
-            plan = prepared.plan(_prompts(prepared, store, pool))
-            return _run_plan(prepared, plan, store, pool, console, started)
-        finally:
-            pool.close()
+    with _terminated_as_interrupt(), _runner(prepared, store_uri) as run:
+        plan = prepared.plan(_prompts(prepared, store, run))
+        RunRecord(
+            run=plan.run,
+            manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
+            model_label=prepared.model.source.label,
+            model_identity=prepared.model.identity,
+            denoiser_weights=prepared.denoiser_weights,
+            started=started,
+        ).write(store)
+        return _run_plan(plan, store, run, console, started)
 
 
 def _run_plan(
-    prepared: Prepared,
-    plan: Plan,
-    store: Store,
-    pool: WorkerPool,
-    console: Console,
-    started: float,
+    plan: Plan, store: Store, run: RunUnits, console: Console, started: float
 ) -> JobResult:
-    RunRecord(
-        run=plan.run,
-        manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
-        model_label=prepared.model.source.label,
-        model_identity=prepared.model.identity,
-        denoiser_weights=prepared.denoiser_weights,
-        started=started,
-    ).write(store)
     units = units_to_do(plan, committed_in(store))
     todo = {unit.key for unit in units}
     reused = reused_commits(plan, store, todo)
     results: dict[str, Result] = {}
-    last_ledger = 0.0
+    last_ledger = time.monotonic()
 
     def ledger() -> list[dict[str, Any]]:
-        return ledger_rows(plan, todo=todo, results=results, reused=reused)
+        rows = ledger_rows(plan, todo=todo, results=results, reused=reused)
+        write_ledger(store, plan.run, rows)
+        return rows
 
     def on_result(result: Result) -> None:
         nonlocal last_ledger
@@ -105,21 +98,16 @@ def _run_plan(
         progress.advance(result)
         if time.monotonic() - last_ledger > SECONDS_BETWEEN_LEDGERS:
             last_ledger = time.monotonic()
-            write_ledger(store, plan.run, ledger())
+            ledger()
 
+    ledger()
     try:
         if units:
             with JobProgress(console, plan, units) as progress:
-                run_units(
-                    units,
-                    pool,
-                    max_attempts=prepared.manifest.compute.max_attempts,
-                    on_result=on_result,
-                )
+                run(units, on_result)
     finally:
         # Also when the job is interrupted: what has been done so far is on record.
         rows = ledger()
-        write_ledger(store, plan.run, rows)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
@@ -129,9 +117,7 @@ def _run_plan(
     )
 
 
-def _prompts(
-    prepared: Prepared, store: Store, pool: WorkerPool
-) -> dict[str, tuple[PromptPair, ...]]:
+def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple[PromptPair, ...]]:
     committed = committed_in(store)
     units = prompts_units(prepared.manifest)
     errors: list[str] = []
@@ -140,9 +126,9 @@ def _prompts(
         if result.error:
             errors.append(result.error)
 
-    todo: list[Work] = [unit for unit in units if not committed(unit.kind, unit.key)]
-    attempts = prepared.manifest.compute.max_attempts
-    run_units(todo, pool, max_attempts=attempts, on_result=on_result)
+    todo = [unit for unit in units if not committed(unit.kind, unit.key)]
+    if todo:
+        run(todo, on_result)
     if errors:
         raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
     pairs: dict[str, tuple[PromptPair, ...]] = {}
@@ -152,7 +138,9 @@ def _prompts(
     return pairs
 
 
-def _pool(prepared: Prepared, store_uri: str) -> WorkerPool:
+@contextmanager
+def _runner(prepared: Prepared, store_uri: str) -> Iterator[RunUnits]:
+    """A function that runs units on the cluster, which is joined when it is first called."""
     compute = prepared.manifest.compute
     spec = WorkerSpec(
         store=store_uri,
@@ -160,33 +148,17 @@ def _pool(prepared: Prepared, store_uri: str) -> WorkerPool:
         settings=collection_settings(prepared.manifest),
         threads=compute.threads_per_actor,
     )
-    return WorkerPool(
-        spec,
-        max_actors=compute.actors,
-        cpus_per_actor=compute.cpus_per_actor,
-        gpus_per_actor=compute.gpus_per_actor,
-        max_tasks=2 * max(1, int(ray.cluster_resources().get("CPU", 1))),
-    )
+    with ExitStack() as joined:
 
+        def run(units: Sequence[Work], on_result: Callable[[Result], None]) -> None:
+            joined.enter_context(connected(compute))
+            pool = WorkerPool(spec, compute)
+            try:
+                run_units(units, pool, max_attempts=compute.max_attempts, on_result=on_result)
+            finally:
+                pool.close()
 
-@contextmanager
-def _ray(compute: Compute) -> Iterator[None]:
-    """The cluster this process belongs to or is told of; else a local one, for this job only."""
-    if ray.is_initialized():
-        yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:
-        # Logical CPUs for every actor and for a task beside them, however few cores there are:
-        # tasks are short, and without one of their own they would wait for ever.
-        actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
-        cpus = max(os.cpu_count() or 1, actor_cpus + 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        yield run
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,7 +12,9 @@ from conceptprune.digest import canonical_json
 from conceptprune.plan import Plan
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import CheckpointWork, FuseWork, MaskWork, PreviewWork, WindowWork, Work
-from pipelines.schedule import Result
+
+if TYPE_CHECKING:
+    from pipelines.schedule import Result
 
 SCHEMA = pa.schema(
     [
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("finished", pa.timestamp("ms", tz="UTC")),
         pa.field("objects", pa.list_(pa.string()), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("mask", pa.string()),
         pa.field("entries", pa.int64()),
         pa.field("site_weights", pa.int64()),
     ],
@@ -60,11 +63,21 @@ def detail_of(work: Work) -> str:
     return ""
 
 
+def mask_of(work: Work) -> str | None:
+    """Key of the mask that a unit makes or applies; None where there is none."""
+    match work:
+        case MaskWork() | FuseWork():
+            return work.key
+        case CheckpointWork() | PreviewWork():
+            return work.mask
+    return None
+
+
 def ledger_rows(
     plan: Plan,
     *,
     todo: Collection[str],
-    results: Mapping[str, Result],
+    results: "Mapping[str, Result]",
     reused: Mapping[str, Commit],
 ) -> list[dict[str, Any]]:
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
@@ -73,6 +86,7 @@ def ledger_rows(
     for work in plan.units():
         result = results.get(work.key)
         commit = result.commit if result else reused.get(work.key)
+        status: str
         if result:
             status = result.status
         elif work.key in todo:
@@ -99,6 +113,7 @@ def ledger_rows(
                 "finished": _milliseconds(provenance.get("finished")),
                 "objects": [ref.path for ref in refs],
                 "bytes": sum(ref.size for ref in refs),
+                "mask": mask_of(work),
                 "entries": provenance.get("entries"),
                 "site_weights": provenance.get("site_weights"),
             }

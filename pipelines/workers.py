@@ -7,6 +7,7 @@ import ray
 import torch
 
 from conceptprune.collect import CollectionSettings
+from conceptprune.manifest import Compute
 from conceptprune.stages import Worker
 from conceptprune.store import Commit, Store
 from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
@@ -39,8 +40,7 @@ class DenoiserActor:
         return self._worker.run(work)
 
 
-@ray.remote(num_cpus=1, max_retries=0)
-def run_task(spec: WorkerSpec, work: Work) -> Commit:
+def run_alone(spec: WorkerSpec, work: Work) -> Commit:
     """Do one unit that needs no denoiser."""
     return spec.build().run(work)
 
@@ -64,21 +64,18 @@ class WorkerPool:
     IN_FLIGHT_PER_ACTOR = 2
     """One running and one waiting, so that an actor never idles for a round trip."""
 
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        *,
-        max_actors: int,
-        cpus_per_actor: float,
-        gpus_per_actor: float,
-        max_tasks: int,
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, compute: Compute) -> None:
+        """A pool on the cluster this process is connected to."""
         self.spec = spec
-        self.max_actors = max_actors
-        self.max_tasks = max_tasks
+        self.max_actors = compute.actors
+        self.max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor_class = ray.remote(DenoiserActor).options(
-            num_cpus=cpus_per_actor, num_gpus=gpus_per_actor, max_restarts=0, max_task_retries=0
+            num_cpus=compute.cpus_per_actor,
+            num_gpus=compute.gpus_per_actor,
+            max_restarts=0,
+            max_task_retries=0,
         )
+        self._task = ray.remote(run_alone).options(num_cpus=1, max_retries=0)
         self._spec_ref = ray.put(spec)
         self.slots: list[ActorSlot] = []
         self._running: dict[Any, tuple[Work, ActorSlot | None]] = {}
@@ -100,7 +97,7 @@ class WorkerPool:
     def submit(self, work: Work) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""
         if not needs_denoiser(work):
-            self._running[run_task.remote(self._spec_ref, work)] = (work, None)
+            self._running[self._task.remote(self._spec_ref, work)] = (work, None)
             return
         slot = min(self.slots, key=lambda slot: len(slot.in_flight), default=None)
         if slot is None or (slot.in_flight and len(self.slots) < self.max_actors):

@@ -44,9 +44,11 @@ class StableDiffusion:
         text_encoder: nn.Module,
         tokenizer: Any,
         scheduler: Any,
-        vae: nn.Module | None = None,
+        vae: Any = None,
     ) -> None:
+        """Any diffusers-like modules; `unet` and `vae` carry their diffusers `config`."""
         self.denoiser = unet.eval()
+        self._unet_config: Any = unet.config
         self.text_encoder = text_encoder.eval()
         self.tokenizer = tokenizer
         self.scheduler = scheduler
@@ -149,8 +151,8 @@ class StableDiffusion:
         """Start a batch: noise from each prompt's own seed, drawn as diffusers pipelines do."""
         from diffusers.utils.torch_utils import randn_tensor
 
-        channels = self.denoiser.config.in_channels
-        size = self.denoiser.config.sample_size
+        channels = self._unet_config.in_channels
+        size = self._unet_config.sample_size
         generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
         noise = randn_tensor(
             (len(prompts), channels, size, size),
@@ -199,7 +201,8 @@ class StableDiffusion:
         scaled = latents / self.vae.config.scaling_factor
         pictures = self.vae.decode(scaled, return_dict=False)[0]
         unit = (pictures.float() / 2 + 0.5).clamp(0, 1)
-        return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        images: Tensor = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        return images
 
 
 def load_scheduler(folder: Path, name: str | None = None) -> Any:

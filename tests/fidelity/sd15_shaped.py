@@ -16,18 +16,30 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TEXT_DIM = 32
 MAX_TOKENS = 77
-LATENT_SIZE = 8
 NUM_TRANSFORMER_BLOCKS = 16
 
+# With these channels 1 % of the feed-forward's inner width (4 x channels) is at least one column:
+# 32 -> 128 -> 1 and 64 -> 256 -> 2.
+TEST_CHANNELS = (32, 64, 64, 64)
+TEST_LATENT_SIZE = 8
 
-def build_pipeline(seed: int = 0) -> StableDiffusionPipeline:
-    """Build the pipeline; the same seed gives the same weights."""
+
+def build_pipeline(
+    seed: int = 0,
+    *,
+    channels: tuple[int, int, int, int] = TEST_CHANNELS,
+    latent_size: int = TEST_LATENT_SIZE,
+) -> StableDiffusionPipeline:
+    """Build the pipeline; the same seed gives the same weights.
+
+    SD 1.5 itself would have channels (320, 640, 1280, 1280) and latents of 64.
+    """
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = _text_encoder(tokenizer)
-        unet = _unet()
-        vae = _vae()
+        unet = _unet(channels, latent_size)
+        vae = _vae(latent_size)
         _spread_neurons(unet)
     pipe = StableDiffusionPipeline(
         vae=vae,
@@ -43,18 +55,16 @@ def build_pipeline(seed: int = 0) -> StableDiffusionPipeline:
     return pipe
 
 
-def _unet() -> UNet2DConditionModel:
-    # With these channels 1 % of the feed-forward's inner width (4 x channels) is at least one
-    # column: 32 -> 128 -> 1 and 64 -> 256 -> 2.
+def _unet(channels: tuple[int, int, int, int], latent_size: int) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
+        sample_size=latent_size,
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(32, 64, 64, 64),
+        block_out_channels=channels,
         layers_per_block=2,
-        attention_head_dim=4,
+        attention_head_dim=8,
         cross_attention_dim=TEXT_DIM,
         norm_num_groups=8,
     )
@@ -109,7 +119,7 @@ def _tokenizer() -> CLIPTokenizer:
     )
 
 
-def _vae() -> AutoencoderKL:
+def _vae(latent_size: int) -> AutoencoderKL:
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -117,7 +127,7 @@ def _vae() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
-        sample_size=8 * LATENT_SIZE,
+        sample_size=8 * latent_size,
     )
     return vae.eval()
 

@@ -1,0 +1,29 @@
+"""Fixtures that many tests share: a tiny random pipeline with Stable Diffusion 1.5's shape."""
+
+import os
+from pathlib import Path
+
+# Before torch starts its threads: on a small machine, more than one only gets in the way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tests.fidelity.sd15_shaped import build_pipeline
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `from_pretrained` folder of the tiny pipeline."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    build_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_pipe() -> StableDiffusionPipeline:
+    """The tiny pipeline, fresh for each test."""
+    return build_pipeline()
