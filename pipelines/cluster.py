@@ -1,0 +1,30 @@
+"""The Ray cluster of a job: the one at hand, or a local one for the job only."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import ray
+
+from conceptprune.manifest import Compute
+
+
+@contextmanager
+def connected(compute: Compute) -> Iterator[None]:
+    """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        # Logical CPUs for every actor and for a task beside them, however few cores there are:
+        # tasks are short, and without one of their own they would wait for ever.
+        actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
+        cpus = max(os.cpu_count() or 1, actor_cpus + 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
