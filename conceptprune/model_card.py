@@ -1,0 +1,181 @@
+"""What an exported checkpoint says about itself: metadata for programs, a model card for people."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from conceptprune.mask import PruningMask
+from conceptprune.versions import versions
+
+FORMAT = "conceptprune.export/1"
+METADATA_FILE = "conceptprune.json"
+CARD_FILE = "README.md"
+
+Form = Literal["pipeline", "delta", "mask"]
+
+_KINDS_OF_FILE: dict[Form, str] = {
+    "pipeline": "A `from_pretrained` folder",
+    "delta": "The edited tensors of the denoiser, under diffusers' key names",
+    "mask": "A pruning mask, to apply to the base model and to take back",
+}
+_LOAD: dict[Form, tuple[str, ...]] = {
+    "pipeline": (
+        "from diffusers import StableDiffusionPipeline",
+        'pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        'image = pipe("a photo of a cat").images[0]',
+    ),
+    "delta": (
+        "# pipe = StableDiffusionPipeline.from_pretrained({base})",
+        "from safetensors.torch import load_file",
+        "edited = load_file({file})",
+        "pipe.{component}.load_state_dict(edited, strict=False)",
+    ),
+    "mask": (
+        "# pipe = StableDiffusionPipeline.from_pretrained({base})",
+        "mask = conceptprune.load_mask({file})",
+        "mask.apply(pipe)",
+        "mask.remove(pipe)  # gives back every byte",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A checkpoint as it is exported."""
+
+    form: Form
+    mask: PruningMask
+    """What is pruned: one concept's mask, or a union."""
+    parts: Sequence[PruningMask]
+    """The masks of the single concepts; where there is one, `mask` itself."""
+    model_digest: str
+    """Identity of the base model."""
+    denoiser_weights: int
+    """Weights of the whole denoiser."""
+    file: str | None
+    """Name of the safetensors file; None for a pipeline, which is the folder."""
+
+    @property
+    def base_model(self) -> str:
+        """What the run called its base model: a hub id, a folder's name, or "studio"."""
+        return str(self.parts[0].provenance["model"])
+
+    @property
+    def revision(self) -> str | None:
+        """The hub revision of the base model."""
+        revision: str | None = self.parts[0].provenance["revision"]
+        return revision
+
+
+def metadata_json(exported: Exported) -> str:
+    """Everything the card says and more, to be read by programs."""
+    mask = exported.mask
+    content = {
+        "format": FORMAT,
+        "form": exported.form,
+        "file": exported.file,
+        "base_model": exported.base_model,
+        "revision": exported.revision,
+        "model_digest": exported.model_digest,
+        "component": mask.component,
+        "concepts": mask.concepts,
+        "mask_digest": mask.digest,
+        "entries": mask.num_entries,
+        "site_weights": mask.num_weights,
+        "denoiser_weights": exported.denoiser_weights,
+        "parts": [
+            {"concepts": part.concepts, "mask_digest": part.digest, **part.provenance}
+            for part in exported.parts
+        ],
+        "exported_with": versions(),
+    }
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def model_card(exported: Exported) -> str:
+    """The card, in Markdown with the YAML front matter that model hubs read."""
+    mask = exported.mask
+    front_matter = {
+        "base_model": exported.base_model,
+        "library_name": "diffusers" if exported.form == "pipeline" else "conceptprune",
+        "pipeline_tag": "text-to-image",
+        "tags": ["conceptprune", "concept-erasure", "pruning", "text-to-image", "diffusers"],
+    }
+    made_with = exported.parts[0].provenance["versions"]
+    return (
+        _environment()
+        .get_template("model_card.md.jinja")
+        .render(
+            front_matter=yaml.safe_dump(front_matter, sort_keys=False),
+            form=exported.form,
+            kind_of_file=_KINDS_OF_FILE[exported.form],
+            load=_load_lines(exported),
+            base_model=exported.base_model,
+            revision=exported.revision,
+            model_digest=exported.model_digest,
+            mask_digest=mask.digest,
+            concepts=mask.concepts,
+            entries=mask.num_entries,
+            percent_of_site=100 * mask.density,
+            percent_of_model=100 * mask.num_entries / exported.denoiser_weights,
+            site=exported.parts[0].provenance["site"],
+            parts=[_part_row(part) for part in exported.parts],
+            versions=", ".join(f"{name} {version}" for name, version in sorted(made_with.items())),
+            metadata_file=METADATA_FILE,
+        )
+    )
+
+
+def _part_row(part: PruningMask) -> dict[str, Any]:
+    provenance = part.provenance
+    timesteps = [f"{timestep:g}" for timestep in provenance["timesteps"]]
+    return {
+        "concept": part.concepts[0],
+        "kind": provenance["kind"],
+        "sparsity": provenance["selection"]["sparsity"],
+        "tau": len(timesteps),
+        "timesteps": timesteps[0] if len(timesteps) == 1 else f"{timesteps[0]} to {timesteps[-1]}",
+        "guidance": provenance["collection"]["guidance"],
+        "seed": provenance["seed"],
+        "target": provenance["prompts_digest"]["target"],
+        "base": provenance["prompts_digest"]["base"],
+    }
+
+
+def _load_lines(exported: Exported) -> str:
+    label = exported.base_model
+    if exported.revision:
+        base = f"{json.dumps(label)}, revision={json.dumps(exported.revision)}"
+    elif label == "studio":
+        base = "conceptprune.studio.model_path()"
+    else:
+        base = json.dumps(f"path/to/{label}")
+    names = {"base": base, "file": json.dumps(exported.file), "component": exported.mask.component}
+    return "\n".join(line.format_map(names) for line in _LOAD[exported.form])
+
+
+def code_span(text: str) -> str:
+    """Text that others wrote, as Markdown shows it literally, in a table cell too."""
+    shown = "".join(char if char.isprintable() else " " for char in text).replace("|", "¦")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    padding = " " if "`" in shown else ""
+    return f"{fence}{padding}{shown}{padding}{fence}"
+
+
+def _environment() -> Environment:
+    # Markdown, not HTML: what others wrote goes through `code_span`.
+    environment = Environment(
+        loader=PackageLoader("conceptprune"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["code"] = code_span
+    environment.filters["code_list"] = lambda texts: ", ".join(map(code_span, texts))
+    return environment

@@ -1,0 +1,124 @@
+"""`conceptprune status`: what became of each run of a store, and what a rerun would do."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from conceptprune.errors import UserError
+from conceptprune.store import Store
+from pipelines.graph import Committed, committed_in
+from pipelines.ledger import RunRecord, read_ledger
+
+OPEN = ("failed", "blocked", "pending")
+"""Ledger statuses of units without a result."""
+
+SHOWN_CONCEPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """One run as the store has it now."""
+
+    record: RunRecord
+    rows: list[dict[str, Any]]
+    """The ledger; units that were committed after it was written are marked done."""
+
+    @classmethod
+    def read(cls, store: Store, record: RunRecord, committed: Committed) -> "RunStatus":
+        """The status of a run; `committed` tells what has been finished since its last ledger."""
+        rows = read_ledger(store, record.run)
+        for row in rows:
+            if row["status"] in OPEN and committed(row["kind"], row["key"]):
+                row["status"] = "done"
+        return cls(record=record, rows=rows)
+
+    @property
+    def num_concepts(self) -> int:
+        """How many concepts the run is to erase."""
+        return len(self.record.manifest["concepts"])
+
+    @property
+    def num_concepts_done(self) -> int:
+        """How many concepts miss nothing."""
+        known = {name for row in self.rows for name in row["concepts"]}
+        unfinished = {name for row in self.open_rows for name in row["concepts"]}
+        return len(known - unfinished)
+
+    @property
+    def open_rows(self) -> list[dict[str, Any]]:
+        """Ledger rows of units without a result, which a rerun would compute."""
+        return [row for row in self.rows if row["status"] in OPEN]
+
+
+def run_records(store: Store) -> list[RunRecord]:
+    """Records of a store's runs, the newest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    records = []
+    for run in store.runs():
+        try:
+            records.append(RunRecord.read(store, run))
+        except KeyError:
+            continue
+    if not records:
+        raise UserError(
+            f"{store.uri}: no run is recorded here; give the store that `conceptprune erase` "
+            "was given"
+        )
+    return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+
+
+def show_status(store: str, console: Console) -> None:
+    """Print each run of a store, the newest first.
+
+    Raises:
+        UserError: the store has no run.
+    """
+    opened = Store(store)
+    committed = committed_in(opened)
+    for record in run_records(opened):
+        for line in _lines(RunStatus.read(opened, record, committed)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(status: RunStatus) -> Iterator[str]:
+    record = status.record
+    started = datetime.fromtimestamp(record.started, UTC)
+    yield f"run {record.run}"
+    yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
+    yield f"  started   {started:%Y-%m-%d %H:%M:%S} UTC"
+    yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+    if not status.rows:
+        yield "  units     none on record: the job has just begun, or was stopped before the first"
+        return
+    counts = Counter(row["status"] for row in status.rows)
+    shown = ("done", "reused", *OPEN)
+    yield "  units     " + ", ".join(f"{counts[name]} {name}" for name in shown)
+    for row in status.rows:
+        if row["status"] == "failed":
+            yield f"  failed    {_failure(row)}"
+    left = len(status.open_rows)
+    verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
+    yield f"  rerun     a rerun would {verb}"
+
+
+def _failure(row: dict[str, Any]) -> str:
+    concepts = row["concepts"]
+    names = ", ".join(concepts[:SHOWN_CONCEPTS])
+    if len(concepts) > SHOWN_CONCEPTS:
+        names += f" and {len(concepts) - SHOWN_CONCEPTS} more"
+    detail = f", {row['detail']}" if row["detail"] and row["detail"] not in concepts else ""
+    attempts = f"{row['attempts']} {'attempt' if row['attempts'] == 1 else 'attempts'}"
+    unit = f"{row['kind']} {row['key'][:12]} ({names}{detail})"
+    return one_line(f"{unit} after {attempts}: {row['error']}")
+
+
+def one_line(text: str) -> str:
+    """Text that a store holds, fit for a terminal: no control characters, no line breaks."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -1,0 +1,123 @@
+"""A finished run of a tiny model in a local store, made without Ray."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conceptprune.plan import Plan, collection_settings, prompts_units
+from conceptprune.stages import Worker
+from conceptprune.store import Commit, Store
+from conceptprune.work import Work
+from pipelines.ledger import RunRecord, ledger_rows, write_ledger
+from pipelines.preparation import Prepared, plan_here, prepare
+from pipelines.schedule import Result
+
+HOSTILE_NAME = "../../Eve | `rm` [link](x)"
+CONCEPTS = ("Ada Bell", "Cy Dow", HOSTILE_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyStore:
+    uri: str
+    manifest: Path
+    model: Path
+    prepared: Prepared
+    plan: Plan
+    commits: dict[str, Commit]
+    """Of every unit, prompts included, by key."""
+
+    @property
+    def store(self) -> Store:
+        return Store(self.uri)
+
+
+def write_manifest(path: Path, model: Path, **changes: object) -> Path:
+    content = {
+        "version": 1,
+        "model": {"folder": str(model)},
+        "fillers": {"style": ["cat", "car", "tree"]},
+        "concepts": [{"name": name, "kind": "style"} for name in CONCEPTS],
+        "collection": {
+            "steps": 4,
+            "tau": 3,
+            "window": 2,
+            "batch_size": 2,
+            "shard_prompts": 2,
+            "dtype": "float32",
+            "device": "cpu",
+        },
+        "pruning": {"sparsity": 0.02},
+        "outputs": {
+            "deltas": True,
+            "pipelines": True,
+            "fuse": "union",
+            "preview": {"seeds": [0], "steps": 2, "prompts_per_concept": 1},
+        },
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def worker_of(prepared: Prepared, store: Store) -> Worker:
+    return Worker(store, prepared.model, collection_settings(prepared.manifest))
+
+
+def record_run(
+    store: Store,
+    prepared: Prepared,
+    plan: Plan,
+    results: Collection[Result] = (),
+    *,
+    started: float | None = None,
+    with_ledger: bool = True,
+) -> None:
+    """Leave behind what a job does that had to do every unit and came as far as `results`."""
+    RunRecord(
+        run=plan.run,
+        manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
+        model_label=prepared.model.source.label,
+        model_identity=prepared.model.identity,
+        denoiser_weights=prepared.denoiser_weights,
+        started=time.time() if started is None else started,
+    ).write(store)
+    if with_ledger:
+        rows = ledger_rows(
+            plan,
+            todo={unit.key for unit in plan.units()},
+            results={result.work.key: result for result in results},
+            reused={},
+        )
+        write_ledger(store, plan.run, rows)
+
+
+def done(work: Work, commit: Commit) -> Result:
+    return Result(work=work, status="done", attempts=1, commit=commit)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    folder = tmp_path_factory.mktemp("tiny_store")
+    manifest = write_manifest(folder / "manifest.yaml", tiny_folder)
+    prepared = prepare(manifest)
+    plan = plan_here(prepared)
+    uri = str(folder / "store")
+    worker = worker_of(prepared, Store(uri))
+    commits = {unit.key: worker.run(unit) for unit in prompts_units(prepared.manifest)}
+    results = []
+    for unit in plan.units():
+        commits[unit.key] = worker.run(unit)
+        results.append(done(unit, commits[unit.key]))
+    record_run(Store(uri), prepared, plan, results)
+    return TinyStore(
+        uri=uri,
+        manifest=manifest,
+        model=tiny_folder,
+        prepared=prepared,
+        plan=plan,
+        commits=commits,
+    )

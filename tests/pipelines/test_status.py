@@ -1,0 +1,147 @@
+"""`status` tells what became of each run, and needs no Ray for it."""
+
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conceptprune.errors import UserError
+from conceptprune.plan import prompts_units
+from conceptprune.store import Store
+from conceptprune.work import MaskWork, Work
+from pipelines.schedule import Result
+from pipelines.status import show_status
+from tests.pipelines.conftest import CONCEPTS, TinyStore, done, record_run, worker_of
+
+
+def status(uri: str) -> str:
+    sink = StringIO()
+    show_status(uri, Console(file=sink, width=80))
+    return sink.getvalue()
+
+
+@pytest.fixture
+def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+    """A run whose first concept has a poison mask; the second one's is pending."""
+    store = Store(str(tmp_path / "store"))
+    plan = tiny_store.plan
+    first, second, _ = plan.concepts
+    names = plan.concepts_of()
+    results = []
+    for unit in plan.units():
+        if unit.key == first.mask.key:
+            error = "ValueError: [bold]two\nlines\x1b[31m"
+            results.append(Result(work=unit, status="failed", attempts=3, error=error))
+        elif ("mask", first.mask.key) in unit.needs:
+            results.append(Result(work=unit, status="blocked", attempts=0, error="needs it"))
+        elif unit.key == second.mask.key or names[unit.key] == (CONCEPTS[1],):
+            continue
+        else:
+            results.append(done(unit, tiny_store.commits[unit.key]))
+    record_run(store, tiny_store.prepared, plan, results, started=1.7e9)
+    return store
+
+
+def open_units(tiny_store: TinyStore) -> list[Work]:
+    """Units that `failed_store` has no result of."""
+    first = tiny_store.plan.concepts[0].mask
+    names = tiny_store.plan.concepts_of()
+    return [
+        unit
+        for unit in tiny_store.plan.units()
+        if unit.key == first.key
+        or ("mask", first.key) in unit.needs
+        or names[unit.key] == (CONCEPTS[1],)
+    ]
+
+
+def test_a_finished_run_leaves_nothing_to_a_rerun(tiny_store: TinyStore) -> None:
+    shown = status(tiny_store.uri)
+    units = len(list(tiny_store.plan.units()))
+    assert f"run {tiny_store.plan.run}" in shown
+    assert f"model     tiny, digest {tiny_store.prepared.model.identity[:12]}" in shown
+    assert "concepts  3 of 3 done" in shown
+    assert f"{units} done, 0 reused, 0 failed, 0 blocked, 0 pending" in shown
+    assert "a rerun would compute nothing" in shown
+
+
+def test_a_failure_is_shown_with_its_unit_attempts_and_error(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    shown = status(failed_store.uri)
+    mask = tiny_store.plan.concepts[0].mask
+    # On one line, as text: no markup is obeyed and no control character comes through.
+    assert (
+        f"failed    mask {mask.key[:12]} (Ada Bell) after 3 attempts: "
+        "ValueError: [bold]two lines [31m\n"
+    ) in shown
+    assert "started   2023-11-14 22:13:20 UTC" in shown
+
+
+def test_concepts_and_units_without_a_result_are_counted(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    shown = status(failed_store.uri)
+    left = open_units(tiny_store)
+    num_blocked = sum(("mask", tiny_store.plan.concepts[0].mask.key) in unit.needs for unit in left)
+    num_pending = len(left) - num_blocked - 1
+    # The fused mask needs the first concept's: it is blocked for everyone.
+    assert num_blocked == 4
+    assert "concepts  0 of 3 done" in shown
+    assert f"1 failed, {num_blocked} blocked, {num_pending} pending" in shown
+    assert f"a rerun would compute {len(left)} units" in shown
+
+
+def test_work_that_was_committed_after_the_ledger_is_not_counted_as_left(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    left = open_units(tiny_store)
+    committed = next(unit for unit in left if isinstance(unit, MaskWork))
+    failed_store.commit(tiny_store.commits[committed.key])
+    shown = status(failed_store.uri)
+    assert f"a rerun would compute {len(left) - 1} units" in shown
+    assert "failed    " not in shown
+
+
+def test_a_concept_is_done_when_nothing_of_it_is_open(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    plan = tiny_store.plan
+    results = [
+        done(unit, tiny_store.commits[unit.key])
+        for unit in plan.units()
+        if plan.concepts_of()[unit.key] != (CONCEPTS[1],)
+    ]
+    record_run(store, tiny_store.prepared, plan, results)
+    assert "concepts  2 of 3 done" in status(store.uri)
+
+
+def test_a_run_without_a_ledger_is_shown(tiny_store: TinyStore, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    record_run(store, tiny_store.prepared, tiny_store.plan, with_ledger=False)
+    shown = status(store.uri)
+    assert "concepts  0 of 3 done" in shown
+    assert "none on record" in shown
+
+
+def test_a_store_without_runs_is_an_error(tiny_store: TinyStore, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run is recorded here"):
+        status(str(tmp_path / "nowhere"))
+    store = Store(str(tmp_path / "prompts_only"))
+    worker_of(tiny_store.prepared, store).run(prompts_units(tiny_store.prepared.manifest)[0])
+    with pytest.raises(UserError, match="no run is recorded here"):
+        status(store.uri)
+
+
+def test_status_does_not_import_ray(tiny_store: TinyStore) -> None:
+    code = (
+        "import sys; import pipelines.cli; "
+        "from rich.console import Console; from pipelines.status import show_status; "
+        f"show_status({tiny_store.uri!r}, Console()); "
+        "sys.exit('ray' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
