@@ -28,4 +28,5 @@ def encode_entries(entries: NDArray[np.int64]) -> NDArray[np.uint8]:
 def decode_entries(coded: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The inverse of `encode_entries`."""
     positions: NDArray[np.int64] = np.cumsum(coded, dtype=np.int64)
-    return positions[coded != _SKIP]
+    entries: NDArray[np.int64] = positions[coded != _SKIP]
+    return entries

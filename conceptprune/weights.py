@@ -22,7 +22,7 @@ def weight_digest(weight: Tensor) -> str:
     """
     data = weight.detach().to("cpu", torch.float16).contiguous()
     digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
-    digest.update(memoryview(data.view(torch.uint8).numpy()).cast("B"))
+    digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -140,7 +140,7 @@ class StableDiffusion:
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = tokens.attention_mask.to(self.device)
-        states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        states: Tensor = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
         return states.to(self.dtype)
 
     def encode(self, texts: Sequence[str]) -> Tensor:

@@ -1,0 +1,122 @@
+"""Masks of the studio's artists under many settings, from one collection."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from conceptprune.collect import CollectionSettings, collect
+from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
+from conceptprune.mask import LayerMask, PruningMask
+from conceptprune.prompts import Prompt
+from conceptprune.select import BaseRule, SelectionSettings, base_energy, select_entries
+from conceptprune.sites import SITES, site_linears
+from conceptprune.statistics import Statistics
+from conceptprune.studio.names import ARTISTS, THINGS
+from conceptprune.weights import weight_digest
+
+Halves = Literal["both", "conditional"]
+COLLECTION_SEED = 0
+BATCH_SIZE = 12
+SITE = "ffn_out"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One point of the frontier."""
+
+    sparsity: float
+    tau: int
+    halves: Halves = "both"
+    base: BaseRule = "plain"
+
+
+def photo_prompt(thing: str) -> str:
+    return f"a photo of a {thing}"
+
+
+def artist_prompt(thing: str, artist: str) -> str:
+    return f"a {thing} in the style of {artist}"
+
+
+class MaskMaker:
+    """Collects every artist and the photos once for each choice of halves, all calls."""
+
+    def __init__(self, model: StableDiffusion, *, steps: int, guidance: float) -> None:
+        self.model = model
+        self.steps = steps
+        self.guidance = guidance
+        self._sides: dict[tuple[Halves, str | None], Statistics] = {}
+        linears = site_linears(model.denoiser, SITES[SITE])
+        self._weights = {name: linear.weight.detach() for name, linear in linears.items()}
+
+    def side(self, halves: Halves, artist: str | None) -> Statistics:
+        """Statistics of an artist's prompts, or of photos (None), over all calls."""
+        if (halves, artist) not in self._sides:
+            texts = [artist_prompt(t, artist) if artist else photo_prompt(t) for t in THINGS]
+            settings = CollectionSettings(
+                steps=self.steps,
+                tau=self.steps,
+                guidance=self.guidance,
+                halves=halves,
+                batch_size=BATCH_SIZE,
+                site=SITE,
+            )
+            prompts = [Prompt(text=text, seed=COLLECTION_SEED) for text in texts]
+            self._sides[halves, artist] = collect(self.model, prompts, settings)
+        return self._sides[halves, artist]
+
+    def mask(self, artist: str, setting: Setting) -> PruningMask:
+        """The mask of one artist; every other artist counts as retained where the base asks."""
+        target = self.side(setting.halves, artist)
+        retained = [
+            self.side(setting.halves, other.name)
+            for other in ARTISTS
+            if setting.base != "plain" and other.name != artist
+        ]
+        plain = self.side(setting.halves, None)
+        base = base_energy(plain, retained, setting.base, num_prompts=target.num_prompts)
+        selection = SelectionSettings(sparsity=setting.sparsity, tau=setting.tau)
+        return self._mask(artist, select_entries(self._weights, target.energy(), base, selection))
+
+    def whole_site(self) -> PruningMask:
+        """A mask of every weight of the site: what pruning could do at the most."""
+        return self._mask("(all)", {n: np.arange(w.numel()) for n, w in self._weights.items()})
+
+    def random_like(self, mask: PruningMask, seed: int) -> PruningMask:
+        """As many entries in each layer as `mask` has, anywhere."""
+        rng = np.random.default_rng(seed)
+        entries = {
+            name: np.sort(
+                rng.choice(self._weights[name].numel(), len(layer.entries), replace=False)
+            )
+            for name, layer in mask.layers.items()
+        }
+        return self._mask("(random)", entries)
+
+    def _mask(self, name: str, entries: dict[str, np.ndarray]) -> PruningMask:
+        layers = {
+            layer: LayerMask(
+                shape=(weight.shape[0], weight.shape[1]),
+                entries=entries[layer],
+                weight_digest=weight_digest(weight),
+            )
+            for layer, weight in self._weights.items()
+        }
+        return PruningMask(
+            concepts=(name,), component=COMPONENT, layers=layers, provenance={"model": "studio"}
+        )
+
+
+def every_setting(sparsities: Sequence[float], taus: Sequence[int]) -> list[Setting]:
+    """The whole frontier: k x tau x guidance halves x base."""
+    halves: tuple[Halves, ...] = ("both", "conditional")
+    bases: tuple[BaseRule, ...] = ("plain", "plain+retained-mean", "plain+retained-max")
+    return [
+        Setting(sparsity=k, tau=tau, halves=half, base=base)
+        for base in bases
+        for half in halves
+        for tau in taus
+        for k in sparsities
+    ]

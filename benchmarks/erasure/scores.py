@@ -1,0 +1,161 @@
+"""What the judge sees in pictures of the studio, with and without masks, with intervals."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+
+from benchmarks.erasure.masks import artist_prompt, photo_prompt
+from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.mask import PruningMask
+from conceptprune.preview import Images, draw
+from conceptprune.prompts import Prompt
+from conceptprune.studio.asked import asked
+from conceptprune.studio.judge import Judge
+from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
+
+BATCH_SIZE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """k of n."""
+
+    hits: int
+    total: int
+
+    def __add__(self, other: "Rate") -> "Rate":
+        return Rate(self.hits + other.hits, self.total + other.total)
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.total if self.total else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        if not self.total:
+            return (float("nan"), float("nan"))
+        z, n, p = 1.96, self.total, self.value
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return (max(0.0, middle - half), min(1.0, middle + half))
+
+
+@dataclass(slots=True)
+class Score:
+    """Rates of one or more evaluations; they add."""
+
+    rates: dict[str, Rate] = field(default_factory=dict)
+    lost_to: dict[str, int] = field(default_factory=dict)
+    photo_change: list[float] = field(default_factory=list)
+
+    def add(self, other: "Score") -> None:
+        for name, rate in other.rates.items():
+            self.rates[name] = self.rates.get(name, Rate(0, 0)) + rate
+        for look, count in other.lost_to.items():
+            self.lost_to[look] = self.lost_to.get(look, 0) + count
+        self.photo_change += other.photo_change
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exam:
+    """The pictures asked for when some artists are erased."""
+
+    erased: tuple[Prompt, ...]
+    others: tuple[Prompt, ...]
+    photos: tuple[Prompt, ...]
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return (*self.erased, *self.others, *self.photos)
+
+
+def exam(artists: Sequence[str], seeds: Iterable[int], *, things_per_other: int) -> Exam:
+    """All things in the erased artists' styles and as photos, and some in each other style."""
+    seeds = list(seeds)
+    others = [artist.name for artist in ARTISTS if artist.name not in artists]
+    chosen = [
+        (THINGS[(7 * index + step) % len(THINGS)], other)
+        for index, other in enumerate(others)
+        for step in range(things_per_other)
+    ]
+
+    def drawn(texts: Iterable[str]) -> tuple[Prompt, ...]:
+        # A noise of its own for every picture, the same whatever else is asked.
+        return tuple(
+            Prompt(text=text, seed=1000 * seed + THINGS.index(_thing(text)))
+            for text in texts
+            for seed in seeds
+        )
+
+    return Exam(
+        erased=drawn(artist_prompt(thing, artist) for artist in artists for thing in THINGS),
+        others=drawn(artist_prompt(thing, other) for thing, other in chosen),
+        photos=drawn(photo_prompt(thing) for thing in THINGS),
+    )
+
+
+def _thing(text: str) -> str:
+    thing = asked(text).thing
+    if thing is None:
+        raise ValueError(f"no known thing in {text!r}")
+    return thing
+
+
+class Examiner:
+    """Draws and judges; pictures of the untouched model are drawn once."""
+
+    def __init__(self, model: StableDiffusion, *, steps: int, guidance: float) -> None:
+        self.model = model
+        self.judge = Judge.load()
+        self.steps = steps
+        self.guidance = guidance
+        self._untouched: dict[Prompt, Images] = {}
+
+    def score(self, questions: Exam, mask: PruningMask | None) -> Score:
+        """Rates with the mask applied (None: the untouched model)."""
+        if mask is None:
+            images = self.untouched(questions.prompts)
+        else:
+            mask.apply(self.model.denoiser)
+            try:
+                images = self._draw(questions.prompts)
+            finally:
+                mask.remove(self.model.denoiser)
+        verdicts = self.judge.verdicts(images)
+        seen = [
+            (THINGS[thing], LOOKS[artist])
+            for thing, artist in zip(verdicts.thing, verdicts.artist, strict=True)
+        ]
+        score = Score()
+        start = 0
+        for group in ("erased", "others", "photos"):
+            prompts = getattr(questions, group)
+            wanted = [asked(prompt.text) for prompt in prompts]
+            part = seen[start : start + len(prompts)]
+            looks = [want.look == saw[1] for want, saw in zip(wanted, part, strict=True)]
+            things = [want.thing == saw[0] for want, saw in zip(wanted, part, strict=True)]
+            score.rates[f"{group} look"] = Rate(sum(looks), len(looks))
+            score.rates[f"{group} thing"] = Rate(sum(things), len(things))
+            if group == "erased":
+                for _, look in part:
+                    score.lost_to[look] = score.lost_to.get(look, 0) + 1
+            start += len(prompts)
+        if questions.photos:
+            before = self.untouched(questions.photos).astype(np.int16)
+            after = images[-len(questions.photos) :].astype(np.int16)
+            score.photo_change = list(np.abs(after - before).mean((1, 2, 3)))
+        return score
+
+    def untouched(self, prompts: Sequence[Prompt]) -> Images:
+        """Pictures of the model as it is."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._untouched]
+        if missing:
+            self._untouched |= zip(missing, self._draw(missing), strict=True)
+        return np.stack([self._untouched[prompt] for prompt in prompts])
+
+    def _draw(self, prompts: Sequence[Prompt]) -> Images:
+        return draw(
+            self.model, prompts, steps=self.steps, guidance=self.guidance, batch_size=BATCH_SIZE
+        )
