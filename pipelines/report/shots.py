@@ -1,0 +1,149 @@
+"""Shots: one prompt and seed, drawn by the untouched model and by the pruned one."""
+
+import base64
+import io
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+Role = Literal["own", "photo", "retained"]
+"""Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
+concept, which is to stay."""
+
+MAX_PIXELS = 256
+"""Longest side of an embedded image; a larger one is shrunk, so that the page stays a page."""
+CRISP_PIXELS = 128
+"""Images up to this size are enlarged pixel by pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """An image, and what the judge saw in it; None throughout where there was no judge."""
+
+    png: bytes
+    asked_thing: str | None
+    asked_look: str | None
+    seen_thing: str | None
+    seen_look: str | None
+
+    @property
+    def verdict(self) -> str | None:
+        """What the judge saw, in words."""
+        return None if self.seen_look is None else f"{self.seen_thing}, {self.seen_look}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """A prompt and seed before and after; an image is None where its unit is not done."""
+
+    prompt: str
+    seed: int
+    role: Role
+    before: Drawn | None
+    after: Drawn | None
+
+
+def pair_shots(
+    before: Iterable[Mapping[str, Any]],
+    after: Iterable[Mapping[str, Any]],
+    *,
+    targets: Container[str],
+    bases: Container[str],
+) -> list[Shot]:
+    """Join rows of preview tables by prompt and seed, and say why each prompt was drawn."""
+    drawn_before = {(row["prompt"], row["seed"]): _drawn(row) for row in before}
+    drawn_after = {(row["prompt"], row["seed"]): _drawn(row) for row in after}
+    return [
+        Shot(
+            prompt=prompt,
+            seed=seed,
+            role="own" if prompt in targets else "photo" if prompt in bases else "retained",
+            before=drawn_before.get((prompt, seed)),
+            after=drawn_after.get((prompt, seed)),
+        )
+        for prompt, seed in {**drawn_before, **drawn_after}
+    ]
+
+
+def _drawn(row: Mapping[str, Any]) -> Drawn:
+    return Drawn(
+        png=row["png"],
+        asked_thing=row["asked_thing"],
+        asked_look=row["asked_look"],
+        seen_thing=row["seen_thing"],
+        seen_look=row["seen_look"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image ready to be put into the page."""
+
+    src: str
+    """A data URI."""
+    crisp: bool
+    verdict: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A shot as a strip shows it."""
+
+    prompt: str
+    seed: int
+    before: Picture | None
+    after: Picture | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Shots of one role, side by side; `total` counts those that are not shown too."""
+
+    role: Role
+    columns: tuple[Column, ...]
+    total: int
+
+
+def make_strip(shots: Sequence[Shot], role: Role, *, limit: int) -> Strip | None:
+    """Up to `limit` shots of a role, of as many different prompts as there are; None for none."""
+    mine = [shot for shot in shots if shot.role == role]
+    if not mine:
+        return None
+    columns = tuple(
+        Column(
+            prompt=shot.prompt,
+            seed=shot.seed,
+            before=_picture(shot.before),
+            after=_picture(shot.after),
+        )
+        for shot in _spread(mine, limit)
+    )
+    return Strip(role=role, columns=columns, total=len(mine))
+
+
+def _spread(shots: Sequence[Shot], limit: int) -> list[Shot]:
+    """Every prompt once where that fills the strip, evenly chosen; else all seeds."""
+    first_of_prompt = {shot.prompt: shot for shot in reversed(shots)}
+    once = [shot for shot in shots if first_of_prompt[shot.prompt] is shot]
+    chosen = once if len(once) >= limit else list(shots)
+    count = min(limit, len(chosen))
+    return [chosen[index * len(chosen) // count] for index in range(count)]
+
+
+def _picture(drawn: Drawn | None) -> Picture | None:
+    if drawn is None:
+        return None
+    data, mime = drawn.png, "image/png"
+    image = Image.open(io.BytesIO(data))
+    if max(image.size) > MAX_PIXELS:
+        sink = io.BytesIO()
+        image.thumbnail((MAX_PIXELS, MAX_PIXELS))
+        image.convert("RGB").save(sink, format="jpeg", quality=85)
+        data, mime = sink.getvalue(), "image/jpeg"
+    return Picture(
+        src=f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}",
+        crisp=max(image.size) <= CRISP_PIXELS,
+        verdict=drawn.verdict,
+    )
