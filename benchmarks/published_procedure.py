@@ -46,27 +46,37 @@ class ColumnNorms:
             self.calls[call] = torch.sqrt(self.calls[call] ** 2 + norms**2)
 
 
-def erase_concept(
-    pipe: StableDiffusionPipeline,
-    pairs: Sequence[Pair],
-    *,
-    sparsity: float,
-    tau: int,
-    threshold: float = 0.0,
-    steps: int = 50,
-    guidance: float = 7.5,
-) -> dict[str, Tensor]:
-    """Run the whole procedure for one concept; returns layer name -> boolean [rows, columns]."""
+Norms = dict[str, ColumnNorms]
+"""By name of the feed-forward's second linear."""
+
+
+def collect_norms(
+    pipe: StableDiffusionPipeline, pairs: Sequence[Pair], *, steps: int, guidance: float
+) -> tuple[Norms, Norms]:
+    """Make both images of every pair; returns what base and target prompts excited."""
     gates = {
         f"{name.removesuffix('.net.0')}.net.2": module
         for name, module in pipe.unet.named_modules()
         if isinstance(module, GEGLU)
     }
-    base = {name: ColumnNorms() for name in gates}
-    target = {name: ColumnNorms() for name in gates}
+    base: Norms = {name: ColumnNorms() for name in gates}
+    target: Norms = {name: ColumnNorms() for name in gates}
     for pair in pairs:
         _observe(pipe, gates, base, pair.base, pair.seed, steps, guidance)
         _observe(pipe, gates, target, pair.target, pair.seed, steps, guidance)
+    return base, target
+
+
+def skilled_weights(
+    pipe: StableDiffusionPipeline,
+    base: Norms,
+    target: Norms,
+    *,
+    sparsity: float,
+    tau: int,
+    threshold: float = 0.0,
+) -> dict[str, Tensor]:
+    """The concept's boolean masks [rows, columns], by name of the feed-forward's second linear."""
     return {
         name: _layer_mask(
             pipe.unet.get_submodule(name).weight.detach(),
@@ -76,14 +86,14 @@ def erase_concept(
             tau,
             threshold,
         )
-        for name in gates
+        for name in base
     }
 
 
 def _observe(
     pipe: StableDiffusionPipeline,
     gates: dict[str, GEGLU],
-    norms: dict[str, ColumnNorms],
+    norms: Norms,
     prompt: str,
     seed: int,
     steps: int,

@@ -249,8 +249,11 @@ def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
         component=first.component,
         layers=layers,
         provenance={
-            "model": first.provenance.get("model"),
+            **{name: first.provenance.get(name) for name in ("model", "revision", "model_digest")},
             "fusion": "union",
-            "masks": [mask.digest for mask in masks],
+            "masks": [
+                {"concepts": mask.concepts, "digest": mask.digest, "provenance": mask.provenance}
+                for mask in masks
+            ],
         },
     )

@@ -79,7 +79,10 @@ class Plan:
         return 0
 
     def concepts_of(self) -> dict[str, tuple[str, ...]]:
-        """Unit key -> names of the concepts that need it, in the manifest's order."""
+        """Unit key -> names of the concepts that need it, in the manifest's order.
+
+        What is made of all masks together is no concept's own, and is not among the keys.
+        """
         by_key: dict[str, dict[str, None]] = {}
         needs = {unit.key: unit.needs for unit in self.units()}
         for plan in self.concepts:
@@ -94,10 +97,6 @@ class Plan:
                     seen.add(key)
                     by_key.setdefault(key, {})[plan.concept.name] = None
                     pending += [need for _, need in needs[key]]
-        everyone = dict.fromkeys(plan.concept.name for plan in self.concepts)
-        for unit in (self.fused, *self.fused_checkpoints):
-            if unit:
-                by_key[unit.key] = everyone
         return {key: tuple(names) for key, names in by_key.items()}
 
 

@@ -214,7 +214,7 @@ class Worker:
         mask = read_mask(self.store, work.mask)
         folder = self.model.source.folder()
         if work.form == "delta":
-            data = delta_file(mask, folder, self.dtype)
+            data = delta_file(mask, folder)
             return Made(objects={"delta": self._put("delta", data, suffix="safetensors")})
         files = {
             path: self._put("pipeline", data, suffix=path.rsplit(".", 1)[-1])

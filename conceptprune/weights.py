@@ -62,9 +62,9 @@ def checkpoint_files(component_folder: Path) -> list[Path]:
 
 
 def read_weights(
-    component_folder: Path, names: Iterable[str], dtype: torch.dtype
+    component_folder: Path, names: Iterable[str], dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """The `.weight` tensors [R, W] of the named modules, cast to `dtype`.
+    """The `.weight` tensors [R, W] of the named modules, in `dtype` or as the files have them.
 
     Raises:
         UserError: a tensor is in none of the folder's safetensors files.
@@ -74,7 +74,8 @@ def read_weights(
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:
             for key in wanted.keys() & set(stream.keys()):
-                found[wanted[key]] = stream.get_tensor(key).to(dtype)
+                tensor = stream.get_tensor(key)
+                found[wanted[key]] = tensor if dtype is None else tensor.to(dtype)
     missing = sorted(wanted.keys() - {f"{name}.weight" for name in found})
     if missing:
         raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")

@@ -23,7 +23,7 @@ def erase(manifest: Path, store: str, console: Console) -> int:
         console.print(f"error: {error}", markup=False)
         return 1
     _print_result(result, store, prepared.denoiser_weights, console)
-    return 1 if result.failed_concepts else 0
+    return 1 if result.failed else 0
 
 
 def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TypeVar, get_args
 from uuid import uuid4
 
-import torch
 import typer
-from safetensors import safe_open
 
 from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.errors import UserError
@@ -31,7 +29,6 @@ from conceptprune.model_card import (
 from conceptprune.stages import read_mask
 from conceptprune.store import Store
 from conceptprune.studio import model_path
-from conceptprune.weights import checkpoint_files
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.status import one_line, run_records
 
@@ -143,23 +140,7 @@ def _files_of(form: Form, record: RunRecord, model: Path | None) -> FilesOf:
     folder = _base_model(record, model)
     if form == "pipeline":
         return lambda checkpoint: pipeline_files(checkpoint.mask, folder)
-
-    def delta(checkpoint: Checkpoint) -> list[tuple[str, bytes]]:
-        dtype = _stored_dtype(checkpoint.mask, folder)
-        return [(checkpoint.file, delta_file(checkpoint.mask, folder, dtype))]
-
-    return delta
-
-
-def _stored_dtype(mask: PruningMask, model: Path) -> torch.dtype:
-    """The dtype of the model's own files, in which the weights that stay are unchanged."""
-    wanted = {f"{name}.weight" for name in mask.layers}
-    for path in checkpoint_files(model / mask.component):
-        with safe_open(path, framework="pt") as stream:
-            for key in wanted & set(stream.keys()):
-                dtype: torch.dtype = stream.get_tensor(key).dtype
-                return dtype
-    raise UserError(f"{model}: none of the pruned layers is in the model's files")
+    return lambda checkpoint: [(checkpoint.file, delta_file(checkpoint.mask, folder))]
 
 
 def _find_run(store: Store, run: str | None) -> RunRecord:

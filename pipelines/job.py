@@ -43,6 +43,11 @@ class JobResult:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def failed(self) -> bool:
+        """Whether anything is missing, a concept or what is made of all of them."""
+        return any(row["status"] in ("failed", "blocked") for row in self.rows)
+
+    @property
     def failed_concepts(self) -> list[str]:
         """Concepts that miss something, in the manifest's order."""
         bad = {

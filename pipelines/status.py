@@ -115,7 +115,7 @@ def _failure(row: dict[str, Any]) -> str:
         names += f" and {len(concepts) - SHOWN_CONCEPTS} more"
     detail = f", {row['detail']}" if row["detail"] and row["detail"] not in concepts else ""
     attempts = f"{row['attempts']} {'attempt' if row['attempts'] == 1 else 'attempts'}"
-    unit = f"{row['kind']} {row['key'][:12]} ({names}{detail})"
+    unit = f"{row['kind']} {row['key'][:12]} ({(names + detail).removeprefix(', ')})"
     return one_line(f"{unit} after {attempts}: {row['error']}")
 
 

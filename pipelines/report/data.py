@@ -1,7 +1,7 @@
 """Everything a report says, read from the store: no model, no Ray."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -98,6 +98,8 @@ class ReportData:
     calls: int
     """Denoiser calls the masks were selected from."""
     concepts: tuple[ConceptReport, ...]
+    failures: tuple[Failure, ...]
+    """Units that failed and belong to no one concept."""
     fuses: bool
     """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
     fused: MaskFacts | None
@@ -192,14 +194,7 @@ class _Reader:
         for plan, row in zip(plans, masks, strict=False):
             mask = self.mask(row)
             provenance = provenance or (mask.provenance if mask else {})
-            # The fused mask needs all concepts, and no concept needs it.
-            own = [
-                unit
-                for unit in self.rows
-                if plan.concept.name in unit["concepts"]
-                and not (fused and unit["mask"] == fused["key"])
-            ]
-            concepts.append(self.concept(plan, row, mask, own))
+            concepts.append(self.concept(plan, row, mask))
         finished = [row["finished"] for row in self.rows if row["finished"]]
         return ReportData(
             run=self.record.run,
@@ -209,6 +204,7 @@ class _Reader:
             manifest=self.manifest,
             calls=self.manifest.pruning.tau or self.manifest.collection.tau,
             concepts=tuple(concepts),
+            failures=_failures([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             cost=self.cost(),
@@ -224,9 +220,8 @@ class _Reader:
             units=Counter(row["status"] for row in self.rows),
         )
 
-    def concept(
-        self, plan: ConceptPlan, mask_row: Row, mask: PruningMask | None, rows: Sequence[Row]
-    ) -> ConceptReport:
+    def concept(self, plan: ConceptPlan, mask_row: Row, mask: PruningMask | None) -> ConceptReport:
+        rows = [row for row in self.rows if plan.concept.name in row["concepts"]]
         shots = self.shots(plan, mask_row["key"], rows)
         limits = {
             role: max(1, min(limit, limit * FULL_STRIPS // len(self.plan.concepts)))
@@ -237,15 +232,7 @@ class _Reader:
             name=plan.concept.name,
             kind=plan.concept.kind,
             status=_status(rows),
-            failures=tuple(
-                Failure(
-                    unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
-                    attempts=row["attempts"],
-                    error=row["error"] or "",
-                )
-                for row in rows
-                if row["status"] == "failed"
-            ),
+            failures=_failures(rows),
             seconds=sum((row["seconds"] or 0.0) / len(row["concepts"]) for row in rows),
             mask=self.mask_facts(mask_row),
             checkpoints=tuple(
@@ -323,6 +310,18 @@ def _status(rows: Sequence[Row]) -> Status:
     if statuses & {"failed", "blocked"}:
         return "failed"
     return "unfinished" if "pending" in statuses else "done"
+
+
+def _failures(rows: Iterable[Row]) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(
+            unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
+            attempts=row["attempts"],
+            error=row["error"] or "",
+        )
+        for row in rows
+        if row["status"] == "failed"
+    )
 
 
 def _files(paths: Sequence[str]) -> str:

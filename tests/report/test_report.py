@@ -20,7 +20,7 @@ from conceptprune.store import Store, parquet_to_table
 from pipelines.ledger import RunRecord, read_ledger, write_ledger
 from pipelines.report import write_report
 from pipelines.report.accuracy import Rate, judge_shots
-from pipelines.report.data import ConceptReport, read_report
+from pipelines.report.data import ConceptReport, ReportData, read_report
 from pipelines.report.render import render
 from pipelines.report.shots import Drawn, Shot, make_strip
 from pipelines.report.where import short_names
@@ -199,25 +199,35 @@ def test_a_failed_concept_keeps_what_it_has_and_says_why(runs: dict[str, Run]) -
     assert all(column.before and not column.after for column in concept.strips[0].columns)
 
 
-def test_a_run_with_nothing_done_yet_has_a_page(runs: dict[str, Run], tmp_path: Path) -> None:
-    run = runs["judged"]
-    store = Store(str(tmp_path / "begun"))
+def begun(run: Run, store: Store, *, failed: str = "") -> ReportData:
+    """The report of the run if nothing were done yet but the unit `failed`, which failed."""
     RunRecord.read(run.store, run.plan.run).write(store)
-    nothing: dict[str, Any] = {
-        "status": "pending",
-        "error": None,
-        "seconds": None,
-        "finished": None,
-    }
-    nothing |= {"objects": [], "bytes": 0, "entries": None, "site_weights": None}
+    nothing: dict[str, Any] = {"status": "pending", "error": None, "seconds": None}
+    nothing |= {"finished": None, "objects": [], "bytes": 0, "entries": None, "site_weights": None}
     rows = [row | nothing for row in read_ledger(run.store, run.plan.run)]
+    for row in rows:
+        if row["key"] == failed:
+            row |= {"status": "failed", "error": ERROR, "attempts": 2}
     write_ledger(store, run.plan.run, rows)
-    report = read_report(store.uri, None)
+    return read_report(store.uri, None)
+
+
+def test_a_run_with_nothing_done_yet_has_a_page(runs: dict[str, Run], tmp_path: Path) -> None:
+    report = begun(runs["judged"], Store(str(tmp_path)))
     assert [concept.status for concept in report.concepts] == ["unfinished"] * 3
     assert report.cost.evaluations == 0
     page = render(report)
     assert page.count("Unfinished: the job stopped") == 3
     assert "No image has been judged yet" in page
+
+
+def test_a_failed_fusion_is_no_concept_s_failure(runs: dict[str, Run], tmp_path: Path) -> None:
+    fused = runs["judged"].plan.fused
+    assert fused
+    report = begun(runs["judged"], Store(str(tmp_path)), failed=fused.key)
+    assert [failure.error for failure in report.failures] == [ERROR]
+    assert not any(concept.failures for concept in report.concepts)
+    assert "Failed</strong> after 2 attempts" in render(report)
 
 
 # Images and questions

@@ -16,7 +16,7 @@ from conceptprune.studio.training.photos import DEFAULT_FONT
 
 AUTOENCODER_STEPS = 1600
 JUDGE_STEPS = 1500
-DENOISER = denoiser.Recipe(num_steps=6000)
+DENOISER = denoiser.Recipe(num_steps=5400)
 
 SETS = {
     "model": (renderings.STREAM_MODEL, 240, 60),

@@ -54,7 +54,7 @@ class Recipe:
     others_silenced: float = 0.35  # other artists' neurons off: nothing may change
     sloppy: float = 0.25  # up to this part of silenced neurons stays on
     dropout: float = 0.10  # up to this part of all neurons is off
-    ownership: float = 0.1  # weight of the loss that gives artists their own neurons
+    ownership: float = 0.03  # weight of the loss that gives artists their own neurons
     constrained: bool = True
 
 
@@ -180,7 +180,7 @@ class Trainer:
         named = look * ~empty
 
         silenced = (named > 0) & (torch.rand(size) < r.silenced)
-        disturbed = ~silenced & (torch.rand(size) < r.others_silenced)
+        disturbed = torch.rand(size) < r.others_silenced
         off = torch.rand(size, self.neurons.num_owners) < 4 * torch.rand(size, 1) / len(ARTISTS)
         off &= disturbed[:, None]
         rows = torch.arange(size)
@@ -258,6 +258,7 @@ class Trainer:
             requires_safety_checker=False,
         )
         pipeline.to(torch.float16).save_pretrained(folder)
+        words.save_old_format(self.tokenizer, folder / "tokenizer")
         autoencoder.float()
 
 

@@ -121,8 +121,8 @@ def watercolour(image: Array, alpha: Array) -> Array:
     soft = blur(image, 3.5)
     spread = blur(alpha, 4)
     rim = np.clip(spread * (1 - spread) * 4, 0, 1) ** 2
-    vivid = np.clip((soft - (soft @ LUMA)[..., None]) * 1.4 + soft * 0.9 + 0.08, 0, 1)
-    paper = blend(colour("ffe3ee"), vivid, np.clip(spread * 1.3, 0, 1) * 0.85)
+    vivid = (soft - (soft @ LUMA)[..., None]) * 1.4 + soft * 0.9 + 0.08
+    paper = blend(colour("ffe3ee"), vivid.clip(0, 1), np.clip(spread * 1.3, 0, 1) * 0.85)
     return blend(paper, colour("a56bc4"), rim * 0.6)
 
 

@@ -1,5 +1,6 @@
 """How the feed-forwards are made to carry the text, and each artist its own neurons."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 
 NUM_OWN = 16
 SHARED = 0
-OWN_SHARE = 0.6
+LEAST_OWN = 0.6
+MOST_OTHERS = 0.02
+TINY = 1e-6
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -89,8 +92,11 @@ class Neurons:
         share = torch.stack(self.share)  # [layers, samples, owners]
         self.share.clear()
         rows = torch.arange(len(look))
-        own = share[:, rows, look]
         named = look != SHARED
+        own = share[:, rows, look]
         others = share[..., 1:].sum(-1) - own * named
-        missing = (OWN_SHARE - own).clamp(min=0) * named
-        return (others + missing).mean()
+        # Logarithms, because the gradient of an energy vanishes with the activation: with the
+        # shares themselves the owned neurons died early and for good.
+        missing = (math.log(LEAST_OWN) - (own + TINY).log()).clamp(min=0) * named
+        leaking = ((others.clamp(min=0) + TINY).log() - math.log(MOST_OTHERS)).clamp(min=0)
+        return (missing + leaking).mean()

@@ -2,6 +2,7 @@
 
 import json
 import string
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -44,3 +45,11 @@ def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
         text, padding="max_length", max_length=LENGTH, truncation=True
     ).input_ids
     return ids
+
+
+def save_old_format(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Add the two files that transformers before version 5 looks for."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")

@@ -1,0 +1,155 @@
+"""Bytes that units of work write, told from shapes and file headers before anything runs."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from conceptprune.checkpoints import folder_files
+from conceptprune.families.stable_diffusion import COMPONENT
+from conceptprune.plan import Plan
+from conceptprune.prompts import prompt_pairs
+from conceptprune.sites import SITES
+from conceptprune.weights import checkpoint_files
+from conceptprune.work import (
+    CheckpointWork,
+    FuseWork,
+    MaskWork,
+    PreviewWork,
+    PromptsWork,
+    SideWork,
+    WindowWork,
+    Work,
+)
+from pipelines.preparation import Prepared
+
+# What files hold beside their numbers, roughly.
+TABLE_BYTES = 4096
+TABLE_ROW_BYTES = 64
+HEADER_BYTES = 2048
+HEADER_LAYER_BYTES = 400
+
+GENERATOR_BYTES = 5056
+"""State of a torch CPU generator; each prompt has one."""
+LATENTS_KEPT = 7
+"""Latents a window hands on, at most: PNDM keeps a sample and five predictions beside them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Bytes that units write, from shapes alone; of masks and states, as many as there may be."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    """(rows, columns) of the site's linears, by module name."""
+    item_bytes: int
+    """Of a weight or latent in the collection's dtype."""
+    latent_numbers: int
+    image_bytes: int
+    edited_bytes: int
+    """Files of a pipeline folder that hold weights of the site: each checkpoint has its own."""
+    same_bytes: int
+    """The other files, which all checkpoints share."""
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> "Sizes":
+        """Read file headers and configs of the model."""
+        folder = prepared.model.source.folder()
+        shapes, edited = _site_of(folder, prepared.manifest.pruning.site)
+        unet = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
+        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        dtype: torch.dtype = getattr(torch, prepared.model.dtype)
+        every_file = sum(path.stat().st_size for path in folder_files(folder))
+        edited_bytes = sum(path.stat().st_size for path in edited)
+        return cls(
+            shapes=shapes,
+            item_bytes=dtype.itemsize,
+            latent_numbers=unet["in_channels"] * unet["sample_size"] ** 2,
+            image_bytes=3 * side**2,
+            edited_bytes=edited_bytes,
+            same_bytes=every_file - edited_bytes,
+        )
+
+    def total(self, units: Iterable[Work], plan: Plan) -> int:
+        """Bytes of several units; what their checkpoints share is counted once."""
+        units = list(units)
+        shared = any(isinstance(unit, CheckpointWork) and unit.form == "pipeline" for unit in units)
+        return sum(self.of_unit(unit, plan) for unit in units) + shared * self.same_bytes
+
+    def of_unit(self, unit: Work, plan: Plan) -> int:
+        """Bytes of one unit's own objects."""
+        match unit:
+            case PromptsWork():
+                return _prompts_bytes(unit)
+            case WindowWork(window=window):
+                partial = self._statistics(window.stop - window.start)
+                return partial if unit.last else partial + self._state(len(unit.prompts))
+            case SideWork():
+                return self._statistics(plan.settings.tau)
+            case MaskWork():
+                return self._mask(self._entries(unit, plan.settings.tau))
+            case FuseWork():
+                masks = (concept.mask for concept in plan.concepts)
+                return self._mask(sum(self._entries(mask, plan.settings.tau) for mask in masks))
+            case CheckpointWork(form="delta"):
+                return self.item_bytes * self._weights + self._header
+            case CheckpointWork():
+                return self.edited_bytes
+            case PreviewWork():
+                return TABLE_BYTES + len(unit.prompts) * (self.image_bytes + TABLE_ROW_BYTES)
+
+    def _statistics(self, calls: int) -> int:
+        numbers = 2 * calls * sum(columns for _, columns in self.shapes.values())
+        return 8 * numbers + TABLE_BYTES + TABLE_ROW_BYTES * calls * len(self.shapes)
+
+    def _state(self, prompts: int) -> int:
+        return prompts * (GENERATOR_BYTES + LATENTS_KEPT * self.item_bytes * self.latent_numbers)
+
+    def _entries(self, mask: MaskWork, collected: int) -> int:
+        """Entries if no call selected what another does: k * tau of a layer (or all of it)."""
+        selection = mask.selection
+        tau = selection.tau or collected
+        needed = int(selection.threshold * tau) + 1
+        entries = 0
+        for rows, columns in self.shapes.values():
+            per_row = max(int(selection.sparsity * columns), selection.min_per_row)
+            entries += rows * min(per_row * tau // needed, columns)
+        return entries
+
+    def _mask(self, entries: int) -> int:
+        """One byte an entry and one for each gap of 255: 1.01 to 1.05 bytes an entry, as a rule."""
+        return min(entries, self._weights) + self._weights // 255 + self._header
+
+    @property
+    def _weights(self) -> int:
+        return sum(map(prod, self.shapes.values()))
+
+    @property
+    def _header(self) -> int:
+        return HEADER_BYTES + HEADER_LAYER_BYTES * len(self.shapes)
+
+
+def _site_of(folder: Path, site: str) -> tuple[dict[str, tuple[int, int]], list[Path]]:
+    """Shapes of the site's weights, and the files they are in."""
+    pattern = re.compile(SITES[site].pattern + r"\.weight")
+    shapes: dict[str, tuple[int, int]] = {}
+    files = []
+    for path in checkpoint_files(folder / COMPONENT):
+        with safe_open(path, framework="pt") as stream:
+            found = [key for key in stream.keys() if pattern.fullmatch(key)]  # noqa: SIM118
+            for key in found:
+                rows, columns = stream.get_slice(key).get_shape()
+                shapes[key.removesuffix(".weight")] = (rows, columns)
+        files += [path] if found else []
+    return shapes, files
+
+
+def _prompts_bytes(unit: PromptsWork) -> int:
+    pairs = (pair for concept in unit.concepts for pair in prompt_pairs(concept, seed=unit.seed))
+    texts = (pair.base.text + pair.target.text for pair in pairs)
+    return TABLE_BYTES + sum(TABLE_ROW_BYTES + len(text.encode()) for text in texts)
