@@ -98,10 +98,10 @@ def test_bytes_are_estimated_well_and_not_too_low(tiny_store: TinyStore, kind: s
     }
     written = sum(refs.values())
     estimate = Sizes.of(tiny_store.prepared).total(units, tiny_store.plan)
-    # Parquet's coding may add a little; masks are far below k * tau where calls agree.
+    # Compression saves a little; masks are far below k * tau where calls agree.
     assert 0.9 * written <= estimate <= 4 * written
     if kind in ("statistics", "checkpoint"):
-        assert estimate <= 1.1 * written
+        assert estimate <= 1.3 * written
 
 
 @pytest.mark.parametrize("pruning", [{"threshold": 0.5}, {"tau": 1}, {"min_per_row": 9}])
