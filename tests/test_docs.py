@@ -1,0 +1,100 @@
+"""What the documents say to run, runs; what they show, is there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+
+from conceptprune.manifest import parse_manifest
+from conceptprune.studio import model_path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "cluster/README.md")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The README's `conceptprune` commands, in its order."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("conceptprune ")]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `make demo` has run, with the store and the report it leaves."""
+    folder = tmp_path_factory.mktemp("demo")
+    store = folder / "runs" / "demo"
+    # With this very environment: that of the Makefile is installed already, or is this one.
+    settings = [f"STORE={store}", f"BIN={Path(sys.executable).parent}"]
+    make = ["make", "-C", ROOT, "--assume-old=.venv/installed", "demo", *settings]
+    subprocess.run(make, check=True)
+    assert (store / "report.html").stat().st_size > 100_000
+    return folder
+
+
+def test_every_command_of_the_readme_runs_after_the_demo(demo: Path) -> None:
+    (demo / "manifests").symlink_to(ROOT / "manifests")
+    names = [command[1] for command in commands()]
+    assert names == ["validate", "plan", "erase", "status", "export", "report"]
+    shown = {}
+    for command in commands():
+        program = str(Path(sys.executable).with_name(command[0]))
+        done = subprocess.run(
+            [program, *command[1:]], cwd=demo, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        shown[command[1]] = done.stdout
+    assert "nothing to compute" in shown["erase"]
+    assert "a rerun would compute nothing" in shown["status"]
+    StableDiffusionPipeline.from_pretrained(demo / "exported", torch_dtype=torch.float32)
+    assert (demo / "report.html").exists()
+
+
+def test_the_three_lines_of_the_readme_erase_and_restore(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mask, *_) = sorted((demo / "runs/demo/objects/mask").rglob("*.safetensors"))
+    monkeypatch.chdir(demo)
+    (demo / "vorla-brint.safetensors").symlink_to(mask)
+    pipe = StableDiffusionPipeline.from_pretrained(model_path(), torch_dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+    lines = next(block for block in blocks("python") if "load_mask" in block)
+    (upto_apply, removal) = lines.split("mask.remove")
+    variables = {"pipe": pipe}
+    exec(upto_apply, variables)
+    assert any(not before[k].equal(v) for k, v in pipe.unet.state_dict().items())
+    exec("mask.remove" + removal, variables)
+    assert all(before[k].equal(v) for k, v in pipe.unet.state_dict().items())
+
+
+def test_the_manifests_of_the_readme_are_valid() -> None:
+    for block in blocks("yaml"):
+        parse_manifest(block, source="README.md", folder=ROOT)
+        assert yaml.safe_load(block)["version"] == 1
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_paths_of_the_documents_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    local = [target for target in targets if not target.startswith("http")]
+    assert [t for t in local if not (ROOT / document).parent.joinpath(t).exists()] == []
+
+
+def test_the_readmes_first_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    first = next(block for block in blocks("bash"))
+    targets = re.findall(r"^make (\w+)", first, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
