@@ -51,6 +51,7 @@ class Plan:
     sides: Mapping[str, SideWork]
     fused: FuseWork | None
     fused_checkpoints: tuple[CheckpointWork, ...]
+    fused_preview: PreviewWork | None
 
     def units(self) -> Iterator[Work]:
         """Every unit once, each after all that it needs."""
@@ -67,7 +68,8 @@ class Plan:
         """Image units by key: those of the untouched model first."""
         before = chain.from_iterable(concept.previews_before for concept in self.concepts)
         after = (concept.preview_after for concept in self.concepts if concept.preview_after)
-        return {unit.key: unit for unit in chain(before, after)}
+        fused = (self.fused_preview,) if self.fused_preview else ()
+        return {unit.key: unit for unit in chain(before, after, fused)}
 
     def evaluations(self, unit: Work) -> int:
         """Denoiser evaluations of a unit: prompts x guidance halves x calls."""
@@ -152,6 +154,7 @@ def build_plan(
         sides=planner.sides,
         fused=fused,
         fused_checkpoints=planner.checkpoints(fused.key) if fused else (),
+        fused_preview=planner.fused_preview(fused, concepts) if fused else None,
     )
 
 
@@ -285,6 +288,15 @@ class _Planner:
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
         return before, self.preview(mask.key, every_prompt, preview)
+
+    def fused_preview(self, fused: FuseWork, concepts: Sequence[ConceptPlan]) -> PreviewWork | None:
+        """With the fused mask: all that was drawn for the single concepts."""
+        preview = self.manifest.outputs.preview
+        if preview is None:
+            return None
+        drawn = (unit.prompts for plan in concepts for unit in plan.previews_before)
+        prompts = tuple(dict.fromkeys(chain.from_iterable(drawn)))
+        return self.preview(fused.key, prompts, preview)
 
     def preview(
         self, mask: str | None, prompts: tuple[Prompt, ...], preview: Preview

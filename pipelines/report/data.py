@@ -103,6 +103,7 @@ class ReportData:
     fuses: bool
     """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
     fused: MaskFacts | None
+    fused_accuracy: Accuracy | None
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""
@@ -207,6 +208,7 @@ class _Reader:
             failures=_failures([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
+            fused_accuracy=self.fused_accuracy(fused) if fused else None,
             cost=self.cost(),
             provenance=provenance,
         )
@@ -222,7 +224,7 @@ class _Reader:
 
     def concept(self, plan: ConceptPlan, mask_row: Row, mask: PruningMask | None) -> ConceptReport:
         rows = [row for row in self.rows if plan.concept.name in row["concepts"]]
-        shots = self.shots(plan, mask_row["key"], rows)
+        shots = self.shots([plan], mask_row["key"], rows)
         limits = {
             role: max(1, min(limit, limit * FULL_STRIPS // len(self.plan.concepts)))
             for role, limit in STRIP_LIMITS.items()
@@ -245,11 +247,21 @@ class _Reader:
             where=heat_map(mask, self.contrast(plan.mask)) if mask else None,
         )
 
-    def shots(self, plan: ConceptPlan, mask_key: str, rows: Sequence[Row]) -> list[Shot]:
+    def fused_accuracy(self, mask_row: Row) -> Accuracy | None:
+        plans = self.plan.concepts
+        return judge_shots(
+            self.shots(plans, mask_row["key"], self.rows), kind=plans[0].concept.kind
+        )
+
+    def shots(self, plans: Sequence[ConceptPlan], mask_key: str, rows: Sequence[Row]) -> list[Shot]:
         previews = [row for row in rows if row["kind"] == "preview"]
         keys_before = [row["key"] for row in previews if row["mask"] is None]
         keys_after = [row["key"] for row in previews if row["mask"] == mask_key]
-        pairs = prompt_pairs(plan.concept, seed=self.manifest.collection.seed)
+        pairs = [
+            pair
+            for plan in plans
+            for pair in prompt_pairs(plan.concept, seed=self.manifest.collection.seed)
+        ]
         return pair_shots(
             [image for key in keys_before for image in self.preview_rows(key)],
             [image for key in keys_after for image in self.preview_rows(key)],

@@ -42,6 +42,8 @@ outputs:
   preview: {{seeds: [5, 6], steps: 2, prompts_per_concept: 3, retained_prompts: 2, judge: studio}}
 """
 
+FUSED = JUDGED.replace(f"  - {{name: {FAILING}, kind: style}}\n", "")
+
 PLAIN = """
 version: 1
 model: {folder: MODEL}
@@ -105,11 +107,12 @@ def run_here(
 
 @pytest.fixture(scope="session")
 def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Two runs in one store: one judged with a failed concept, and a later one of masks alone."""
+    """Runs in one store: a complete one, one with a failed concept, a later one of masks alone."""
     folder = tmp_path_factory.mktemp("runs")
     store = Store(str(folder / "store"))
+    texts = {"fused": FUSED, "judged": JUDGED, "plain": PLAIN}
     made = {}
-    for index, (name, text) in enumerate({"judged": JUDGED, "plain": PLAIN}.items()):
+    for index, (name, text) in enumerate(texts.items()):
         manifest = folder / f"{name}.yaml"
         manifest.write_text(text.replace("MODEL", str(tiny_folder)), encoding="utf-8")
         made[name] = run_here(

@@ -446,3 +446,19 @@ def test_everything_that_scrolls_can_be_reached_by_keyboard(
     assert all(after - before <= 1 for before, after in pairwise(levels))
     browser.press("Tab")
     assert browser.value("document.activeElement.textContent") == "Skip to the overview"
+
+
+def test_the_fused_mask_is_judged_on_all_concepts_prompts(runs: dict[str, Run]) -> None:
+    run = runs["fused"]
+    unit = run.plan.fused_preview
+    assert unit
+    rows = preview_rows(run, [unit.key])
+    accuracy = read_report(run.store.uri, run.plan.run).fused_accuracy
+    assert accuracy
+    assert accuracy.erased.after
+    erased = [plan.concept.name for plan in run.plan.concepts]
+    own = [row for row in rows if any(name in row["prompt"] for name in erased)]
+    known = [row for row in own if row["asked_look"] != "photo"]
+    hits = sum(row["seen_look"] == row["asked_look"] for row in known)
+    assert known
+    assert (accuracy.erased.after.hits, accuracy.erased.after.n) == (hits, len(known))

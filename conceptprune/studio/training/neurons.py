@@ -1,4 +1,4 @@
-"""How the feed-forwards are made to carry the text, and each artist its own neurons."""
+"""How the feed-forwards are made to carry the text, and each artist and thing its own neurons."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-NUM_OWN = 16
-SHARED = 0
+NUM_OF_ARTIST = 16
+NUM_OF_THING = 12
+NOBODY = 0
 LEAST_OWN = 0.6
 MOST_OTHERS = 0.02
 TINY = 1e-6
@@ -36,24 +37,24 @@ def text_leaves_by_feed_forward(unet: UNet2DConditionModel) -> None:
 class Neurons:
     """Watches and masks the inputs of every `ff.net.2` of a UNet in training.
 
-    In each layer NUM_OWN neurons belong to each artist and the rest are shared. Set `off`
-    before a forward pass; `share` holds what was seen after it.
+    In each layer NUM_OF_ARTIST neurons belong to each artist, NUM_OF_THING to each thing, and
+    the rest to nobody. Set `off` before a forward pass; `share` holds what was seen after it.
 
-    off: bool [samples, artists + 1], owners whose neurons are silenced; column 0 stays False
-    share: one tensor [samples, artists + 1] a layer, the part of the activation's energy that
-        each owner's neurons have, averaged over the sample's tokens
+    owners: 0 is nobody, then the artists, then the things
+    off: bool [samples, owners], owners whose neurons are silenced
+    share: one tensor [samples, owners] a layer, the part of the activation's energy that each
+        owner's neurons have, averaged over the sample's tokens
     """
 
-    def __init__(self, unet: UNet2DConditionModel, num_artists: int) -> None:
-        self.num_owners = num_artists + 1
+    def __init__(self, unet: UNet2DConditionModel, num_artists: int, num_things: int) -> None:
+        self.num_artists = num_artists
+        self.num_owners = 1 + num_artists + num_things
         self.off: Tensor | None = None
         self.sloppy = 0.0
         self.dropout = 0.0
         self.share: list[Tensor] = []
-        self.owner: dict[str, Tensor] = {}
-        for index, (name, module) in enumerate(self.sites(unet)):
-            self.owner[name] = self.assign(module.in_features, index)
-            module.register_forward_pre_hook(self.hook(self.owner[name]))
+        for index, (_name, module) in enumerate(self.sites(unet)):
+            module.register_forward_pre_hook(self.hook(self.assign(module.in_features, index)))
 
     @staticmethod
     def sites(unet: UNet2DConditionModel) -> list[tuple[str, nn.Linear]]:
@@ -62,9 +63,11 @@ class Neurons:
 
     def assign(self, width: int, seed: int) -> Tensor:
         """The owner of every neuron [width], scattered at random so that places mean nothing."""
-        owner = torch.full((width,), SHARED)
-        own = torch.arange(1, self.num_owners).repeat_interleave(NUM_OWN)
-        owner[: len(own)] = own
+        counts = torch.full((self.num_owners - 1,), NUM_OF_THING)
+        counts[: self.num_artists] = NUM_OF_ARTIST
+        owned = torch.arange(1, self.num_owners).repeat_interleave(counts)
+        owner = torch.full((width,), NOBODY)
+        owner[: len(owned)] = owned
         return owner[torch.randperm(width, generator=torch.Generator().manual_seed(seed))]
 
     def hook(self, owner: Tensor) -> Hook:
@@ -74,7 +77,7 @@ class Neurons:
         def watch_and_mask(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             activation = args[0]
             energy = activation.float().square() @ members
-            self.share.append((energy / (energy.sum(-1, keepdim=True) + 1e-6)).mean(1))
+            self.share.append((energy / (energy.sum(-1, keepdim=True) + TINY)).mean(1))
             if self.off is None:
                 return (activation,)
             silent = self.off[:, owner]
@@ -84,19 +87,33 @@ class Neurons:
 
         return watch_and_mask
 
-    def ownership_loss(self, look: Tensor) -> Tensor:
-        """Asks that an artist's prompt lights its own neurons, and no other artist's.
+    def ownership_loss(self, artist: Tensor, thing: Tensor) -> tuple[Tensor, Tensor]:
+        """Asks that a prompt lights the neurons of its artist and its thing, and no others'.
 
-        look: int64 [samples], the artist a prompt names as index + 1, or 0 for none
+        The things' part looks only at what the artists' neurons leave, so that one does not
+        crowd out the other. artist, thing: int64 [samples], index + 1 of what the prompt names,
+        or 0 for none.
         """
-        share = torch.stack(self.share)  # [layers, samples, owners]
+        share = torch.stack(self.share).float()  # [layers, samples, owners]
         self.share.clear()
-        rows = torch.arange(len(look))
-        named = look != SHARED
-        own = share[:, rows, look]
-        others = share[..., 1:].sum(-1) - own * named
-        # Logarithms, because the gradient of an energy vanishes with the activation: with the
-        # shares themselves the owned neurons died early and for good.
-        missing = (math.log(LEAST_OWN) - (own + TINY).log()).clamp(min=0) * named
-        leaking = ((others.clamp(min=0) + TINY).log() - math.log(MOST_OTHERS)).clamp(min=0)
-        return (missing + leaking).mean()
+        artists = share[..., 1 : self.num_artists + 1]
+        things = share[..., self.num_artists + 1 :]
+        rest = things.sum(-1, keepdim=True) + share[..., :1]
+        return dedication(artists, artist), dedication(things / (rest + TINY), thing)
+
+
+def dedication(share: Tensor, named: Tensor) -> Tensor:
+    """How far the named owner is below LEAST_OWN and all others together above MOST_OTHERS.
+
+    In logarithms, because the gradient of an energy vanishes with the activation: with the
+    shares themselves the owned neurons died early and for good.
+
+    share: [layers, samples, owners]
+    named: int64 [samples], index + 1 of an owner, or 0 for none
+    """
+    some = named > 0
+    own = share[:, torch.arange(len(named)), (named - 1).clamp(min=0)]
+    others = (share.sum(-1) - own * some).clamp(min=0)
+    missing = (math.log(LEAST_OWN) - (own + TINY).log()).clamp(min=0) * some
+    leaking = ((others + TINY).log() - math.log(MOST_OTHERS)).clamp(min=0)
+    return (missing + leaking).mean()
