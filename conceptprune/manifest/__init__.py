@@ -1,23 +1,10 @@
 """The manifest: a YAML file, strictly checked before any work, that says what to erase and how."""
 
+from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, PromptTexts
+from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.loading import load_manifest, parse_manifest
-from conceptprune.manifest.schema import (
-    BuiltinModel,
-    Collection,
-    Compute,
-    Concept,
-    Direction,
-    FillerPair,
-    FolderModel,
-    HubModel,
-    Kind,
-    Manifest,
-    Outputs,
-    Preview,
-    PromptTexts,
-    Pruning,
-    concept_key,
-)
+from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
+from conceptprune.manifest.schema import Collection, Compute, Manifest, Outputs, Preview, Pruning
 
 __all__ = [
     "BuiltinModel",

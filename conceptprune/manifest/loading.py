@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError
-from conceptprune.manifest.schema import UNION_TAGS, FieldPath, Manifest
+from conceptprune.manifest.fields import UNION_TAGS, FieldPath
+from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
 
 MAX_BYTES = 4 * 1024 * 1024

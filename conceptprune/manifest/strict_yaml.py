@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from conceptprune.manifest.schema import FieldPath
+from conceptprune.manifest.fields import FieldPath
 
 MAX_DEPTH = 12
 

@@ -1,0 +1,114 @@
+"""The kinds of values a manifest has, and how a value is refused.
+
+The description of a field says which values are allowed; `loading` quotes it in its messages.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Annotated, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+)
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+FieldPath = tuple[str | int, ...]
+
+# Names of the union members that pydantic puts into the path of an error.
+UNION_TAGS = frozenset({"<builtin>", "<folder>", "<hub>", "<word>", "<pair>"})
+
+MAX_NAME_CHARS = 200
+MAX_PROMPT_CHARS = 2000
+
+# Characters that reorder the text around them on a screen, so that a name would not be what is
+# read (Unicode Standard Annex 9).
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_LINE_AND_CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def concept_key(name: str) -> str:
+    """Return the form in which two names are compared: NFKC, case folded, spacing collapsed.
+
+    Invisible format characters are dropped: they would hide a duplicate from its reader.
+    """
+    visible = "".join(char for char in name if unicodedata.category(char) != "Cf")
+    folded = unicodedata.normalize("NFKC", visible).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def refusal(*problems: tuple[FieldPath, str]) -> PydanticCustomError:
+    """Return one validation error for problems given as (path below the field, what is allowed)."""
+    text = "; ".join(allowed for _, allowed in problems)
+    return PydanticCustomError("manifest", "{text}", {"text": text, "problems": problems})
+
+
+def refusal_here(allowed: str) -> PydanticCustomError:
+    """Return one validation error for the field itself."""
+    return refusal(((), allowed))
+
+
+def _one_line(text: str) -> str:
+    for char in text:
+        if unicodedata.category(char) in _LINE_AND_CONTROL or char in _BIDI_CONTROLS:
+            raise refusal_here(
+                f"one line of text without control characters (this has U+{ord(char):04X})"
+            )
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not concept_key(text):
+        raise refusal_here("text that is not empty")
+    return text
+
+
+def _trimmed(text: str) -> str:
+    if text != text.strip():
+        raise refusal_here("text without spaces at its ends")
+    return text
+
+
+def refuse_duplicates(keys: Iterable[object], what: str) -> None:
+    """Raise an error that points at each key which an earlier entry has already."""
+    first_seen: dict[object, int] = {}
+    problems: list[tuple[FieldPath, str]] = []
+    for index, key in enumerate(keys):
+        first = first_seen.setdefault(key, index)
+        if first != index:
+            problems.append(((index,), f"no {what} twice (this one repeats entry {first})"))
+    if problems:
+        raise refusal(*problems)
+
+
+def _not_empty(entries: tuple[T, ...]) -> tuple[T, ...]:
+    # Not pydantic's min_length, which also complains about a list whose entries are all wrong.
+    if not entries:
+        raise refusal_here("a list of at least one entry")
+    return entries
+
+
+Some = Annotated[tuple[T, ...], AfterValidator(_not_empty)]
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Bool = Annotated[bool, Strict()]
+Line = Annotated[str, Strict(), AfterValidator(_one_line)]
+
+
+# The empty prompt is the usual base of a memorised caption.
+BaseText = Annotated[Line, AfterValidator(_trimmed), Field(max_length=MAX_PROMPT_CHARS)]
+PromptText = Annotated[BaseText, AfterValidator(_not_blank)]
+Name = Annotated[PromptText, Field(max_length=MAX_NAME_CHARS)]
+Positive = Annotated[Int, Field(ge=1)]
+Seed = Annotated[Int, Field(ge=0, lt=2**63)]
+Guidance = Annotated[Float, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every part of a manifest: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

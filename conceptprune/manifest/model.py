@@ -1,0 +1,81 @@
+"""Which model a manifest is about: the one shipped, a local folder, or a pinned hub revision."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+
+from conceptprune.manifest.fields import PromptText, Section
+
+
+class BuiltinModel(Section):
+    """A model that ships with the package."""
+
+    builtin: Literal["studio"]
+
+
+class FolderModel(Section):
+    """A local `from_pretrained` folder."""
+
+    folder: Annotated[
+        PromptText,
+        Field(description="the path of a from_pretrained folder, relative to the manifest"),
+    ]
+
+    @field_validator("folder")
+    @classmethod
+    def _relative_to_the_manifest(cls, folder: str, info: ValidationInfo) -> str:
+        return str(Path(info.context["folder"], folder)) if info.context else folder
+
+
+class HubModel(Section):
+    """A model of the Hugging Face hub, pinned so that a rerun means the same weights."""
+
+    hub: Annotated[
+        str,
+        Strict(),
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+            description="a hub id of the form organisation/name",
+        ),
+    ]
+    revision: Annotated[
+        str,
+        Strict(),
+        Field(
+            pattern=r"^[0-9a-f]{40}$",
+            description="a full commit id, 40 characters of 0-9 and a-f (a branch or tag can move)",
+        ),
+    ]
+
+
+_MODEL_KEYS = ("builtin", "folder", "hub")
+_ONE_MODEL = "exactly one of builtin, folder, hub (with revision)"
+
+
+def _model_tag(value: Any) -> str | None:
+    if isinstance(value, dict):
+        given = [key for key in _MODEL_KEYS if key in value]
+    else:
+        given = [key for key in _MODEL_KEYS if hasattr(value, key)]
+    return f"<{given[0]}>" if len(given) == 1 else None
+
+
+ModelRef = Annotated[
+    Annotated[BuiltinModel, Tag("<builtin>")]
+    | Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[HubModel, Tag("<hub>")],
+    Discriminator(
+        _model_tag,
+        custom_error_type="manifest",
+        custom_error_message=_ONE_MODEL,
+        custom_error_context={"problems": (((), _ONE_MODEL),)},
+    ),
+]
