@@ -65,7 +65,9 @@ class Graph:
         """Mark a unit done; units that waited only for it become ready."""
         need = (unit.kind, unit.key)
         for waiting in self._waiting.pop(need, []):
-            missing = self._missing[waiting.key]
+            missing = self._missing.get(waiting.key)
+            if missing is None:
+                continue  # It was blocked by another of its needs.
             missing.discard(need)
             if not missing:
                 del self._missing[waiting.key]
