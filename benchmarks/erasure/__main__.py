@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.erasure.masks import MaskMaker, Setting, every_setting
+from benchmarks.erasure import masks
+from benchmarks.erasure.masks import MaskMaker, Setting
 from benchmarks.erasure.scores import Examiner, Score, exam
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.mask import PruningMask, union_masks
@@ -86,13 +87,13 @@ class Study:
         return total
 
 
-def frontier(study: Study) -> None:
-    """Every setting on a few artists and the choosing seeds."""
+def frontier(study: Study, center: Setting) -> None:
+    """k, tau, halves and base around a setting, on a few artists and the choosing seeds."""
     artists = [NAMES[index] for index in CHOOSING_ARTISTS]
     study.alone(artists, lambda _: None, CHOOSING_SEEDS, 1, what="untouched")
     whole = study.maker.whole_site()
     study.alone(artists, lambda _: whole, CHOOSING_SEEDS, 1, what="whole site zeroed")
-    for setting in every_setting(SPARSITIES, TAUS):
+    for setting in masks.frontier(PLAIN, center, SPARSITIES, TAUS):
 
         def mask_of(artist: str, setting: Setting = setting) -> PruningMask:
             return study.maker.mask(artist, setting)
@@ -139,16 +140,14 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.time()
     study = Study(arguments.out)
-    if arguments.part == "frontier":
-        frontier(study)
-    else:
-        setting = Setting(
-            sparsity=arguments.sparsity,
-            tau=arguments.tau,
-            halves=arguments.halves,
-            base=arguments.base,
-        )
-        final(study, setting)
+    setting = Setting(
+        sparsity=arguments.sparsity,
+        tau=arguments.tau,
+        halves=arguments.halves,
+        base=arguments.base,
+    )
+    part = frontier if arguments.part == "frontier" else final
+    part(study, setting)
     print(f"{time.time() - started:.0f} s")
 
 

@@ -1,7 +1,7 @@
 """Masks of the studio's artists under many settings, from one collection."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -109,14 +109,14 @@ class MaskMaker:
         )
 
 
-def every_setting(sparsities: Sequence[float], taus: Sequence[int]) -> list[Setting]:
-    """The whole frontier: k x tau x guidance halves x base."""
+def frontier(
+    published: Setting, chosen: Setting, sparsities: Sequence[float], taus: Sequence[int]
+) -> list[Setting]:
+    """k through both settings; then tau, halves and base one at a time through the chosen one."""
     halves: tuple[Halves, ...] = ("both", "conditional")
     bases: tuple[BaseRule, ...] = ("plain", "plain+retained-mean", "plain+retained-max")
-    return [
-        Setting(sparsity=k, tau=tau, halves=half, base=base)
-        for base in bases
-        for half in halves
-        for tau in taus
-        for k in sparsities
-    ]
+    settings = [replace(published, sparsity=k) for k in sparsities]
+    settings += [replace(chosen, sparsity=k) for k in sparsities]
+    settings += [replace(chosen, tau=tau) for tau in taus]
+    settings += [replace(chosen, halves=half, base=base) for half in halves for base in bases]
+    return list(dict.fromkeys(settings))
