@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, status, export, report."""
+"""The command line: validate, plan, erase, submit, status, export, report."""
 
 import sys
 from pathlib import Path
@@ -58,6 +58,28 @@ def erase(manifest: ManifestPath, store: StoreUri) -> None:
     from pipelines.erase import erase as run
 
     raise typer.Exit(run(manifest, store, Console()))
+
+
+@app.command()
+def submit(
+    manifest: ManifestPath,
+    store: StoreUri,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+            help="URL of the cluster's Jobs API.",
+        ),
+    ] = "http://127.0.0.1:8265",
+    working_dir: Annotated[
+        Path, typer.Option("--working-dir", help="What is uploaded; the manifest is in it.")
+    ] = Path(),
+) -> None:
+    """Run `erase` on a Ray cluster: submit it, show its log, exit with its verdict."""
+    from pipelines.submit import submit as run
+
+    raise typer.Exit(run(manifest, store, address=address, working_dir=working_dir))
 
 
 @app.command()

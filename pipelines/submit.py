@@ -1,0 +1,233 @@
+"""`conceptprune submit`: the erase job on a cluster, through Ray's Jobs API.
+
+What is uploaded is the working directory; the manifest is in it, and the store is one that every
+node sees. Neither credentials nor the token are part of the job: nodes have the former from their
+environment or role, and Ray's client reads the latter from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from conceptprune.digest import digest_json
+from conceptprune.errors import UserError
+from conceptprune.manifest import load_manifest
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Where Ray looks for the Jobs API, in its order."""
+
+EXCLUDES = (".git", ".venv", "runs", "tests", "benchmarks")
+"""Top-level folders that no job needs; .gitignore and .rayignore hold as well."""
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_DETACHED = 130
+"""What a shell makes of Ctrl-C: the job goes on, its verdict is not known."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+LOOKS_BEFORE_GIVING_UP = 30
+"""Failed attempts in a row to reach a head that was there before: about a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One call of the Jobs API, ready to be made: nothing in it is secret."""
+
+    run: str
+    """The submission id of the run's first job; later jobs have -2, -3, ... after it."""
+    entrypoint: str
+    runtime_env: dict[str, Any]
+
+    @classmethod
+    def of(cls, manifest: Path, store: str, working_dir: Path) -> "Submission":
+        """The call for a manifest and a store.
+
+        Raises:
+            UserError: the manifest is wrong, or it or the store is out of a cluster's reach.
+        """
+        content = load_manifest(manifest).model_dump(mode="json", exclude={"compute"})
+        _check_store(store)
+        travelling = _inside(manifest, working_dir)
+        words = ["python", "-m", "pipelines.erase", travelling, "--store", store]
+        return cls(
+            run="conceptprune-" + digest_json({"manifest": content, "store": store})[:16],
+            entrypoint=shlex.join(words),
+            runtime_env={
+                "working_dir": str(working_dir.resolve()),
+                "excludes": [f"/{folder}/" for folder in EXCLUDES],
+            },
+        )
+
+    def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:
+        """The job of this run that is waiting or running, among all jobs the cluster knows."""
+        return next((job for _, job in self._own(jobs) if not job.status.is_terminal()), None)
+
+    def next_id(self, jobs: Iterable[JobDetails]) -> str:
+        """The id of the run's next job."""
+        last = max((number for number, _ in self._own(jobs)), default=0)
+        return f"{self.run}-{last + 1}" if last else self.run
+
+    def _own(self, jobs: Iterable[JobDetails]) -> Iterator[tuple[int, JobDetails]]:
+        for job in jobs:
+            match = re.fullmatch(re.escape(self.run) + r"(?:-(\d+))?", job.submission_id or "")
+            if match:
+                yield int(match[1] or 1), job
+
+
+def submit(manifest: Path, store: str, *, address: str, working_dir: Path) -> int:
+    """Submit the erase job, show its log, and wait for its verdict.
+
+    Returns:
+        The job's own exit code: 0 all concepts done, 1 some failed (or the job did not run to its
+        end), 2 bad input; 130 after Ctrl-C, which leaves the job running.
+
+    Raises:
+        UserError: nothing was submitted, and the message says why.
+    """
+    submission = Submission.of(manifest, store, working_dir)
+    try:
+        client = _connect(address)
+        job = _start(client, submission, address)
+    except OSError as error:
+        print(f"error: no cluster at {address}, nothing was submitted: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    try:
+        print(f"submitted {job}", flush=True)
+        details = _wait(client, job)
+    except KeyboardInterrupt:
+        print(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", file=sys.stderr)
+        return EXIT_DETACHED
+    if details is None:
+        print(f"error: {job} is out of sight. {_how_to_go_on(job, address)}", file=sys.stderr)
+        return EXIT_FAILED
+    return _verdict(job, details)
+
+
+def _inside(manifest: Path, working_dir: Path) -> str:
+    """The manifest's path as the job will see it, in a copy of the working directory."""
+    if not working_dir.is_dir():
+        raise UserError(f"--working-dir {working_dir}: not a folder")
+    try:
+        relative = manifest.resolve().relative_to(working_dir.resolve())
+    except ValueError:
+        raise UserError(
+            f"{manifest} is not in --working-dir {working_dir}, so it would not reach the cluster"
+        ) from None
+    if relative.parts[0] in EXCLUDES:
+        raise UserError(
+            f"{manifest} is in {relative.parts[0]}/, which is not uploaded; move it elsewhere in "
+            "the working directory"
+        )
+    return relative.as_posix()
+
+
+def _check_store(store: str) -> None:
+    if "://" in store:
+        _refuse_credentials("--store", store)
+    elif not store.startswith("/"):
+        raise UserError(
+            f"--store {store}: a relative folder would be lost with the job's working directory; "
+            "give an absolute path of a folder that every node has, or s3://..."
+        )
+
+
+def _refuse_credentials(option: str, url: str) -> None:
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        # The message must not repeat them.
+        raise UserError(
+            f"{option}: no credentials in a URL, it is shown in logs and on the dashboard"
+        )
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """A client of the Jobs API at `address`, with the token of the environment."""
+    _refuse_credentials("--address", address)
+    if not re.match(r"https?://[^/]", address):
+        raise UserError(f"--address {address}: not the URL of a Jobs API, http://HOST:8265")
+    for name in ADDRESS_VARIABLES:
+        # Ray would prefer them to the address it is given.
+        os.environ.pop(name, None)
+    try:
+        return JobSubmissionClient(address)
+    except (AuthenticationError, RuntimeError) as error:
+        raise UserError(f"{address} does not take this client's jobs: {error}") from error
+
+
+def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
+    """Submit the run's next job, unless one of them is live; its id."""
+    jobs = client.list_jobs()
+    live = submission.live(jobs)
+    if live is not None:
+        raise UserError(
+            f"this run is {live.status} already, nothing was submitted. "
+            f"{_how_to_go_on(live.submission_id, address)}"
+        )
+    job = submission.next_id(jobs)
+    try:
+        client.submit_job(
+            entrypoint=submission.entrypoint,
+            submission_id=job,
+            runtime_env=submission.runtime_env,
+        )
+    except RuntimeError as error:
+        # An id is given out once: of two submitters at the same moment, one ends here.
+        raise UserError(f"{job} was not accepted: {error}") from error
+    return job
+
+
+def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:
+    """Print a job's log while it runs; its details when it has ended, None if it is lost."""
+    try:
+        asyncio.run(_print_log(client, job))
+    except Exception as error:
+        # Whatever breaks the log says nothing about the job.
+        print(f"the log broke off ({error}), the job may go on; waiting for it", file=sys.stderr)
+    failures = 0
+    while failures < LOOKS_BEFORE_GIVING_UP:
+        try:
+            details = client.get_job_info(job)
+        except (OSError, RuntimeError):
+            failures += 1
+        else:
+            failures = 0
+            if details.status.is_terminal():
+                return details
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return None
+
+
+async def _print_log(client: JobSubmissionClient, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)
+
+
+def _verdict(job: str, details: JobDetails) -> int:
+    """The exit code of the job; what its log does not say is said here."""
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    code = details.driver_exit_code
+    if details.status == JobStatus.STOPPED:
+        print(f"error: {job} was stopped", file=sys.stderr)
+    elif code is None:
+        print(f"error: {job} did not run: {details.message}", file=sys.stderr)
+    elif code not in (EXIT_FAILED, EXIT_BAD_INPUT):
+        print(f"error: {job} ended with exit code {code}", file=sys.stderr)
+    return EXIT_BAD_INPUT if code == EXIT_BAD_INPUT else EXIT_FAILED
+
+
+def _how_to_go_on(job: str, address: str) -> str:
+    follow = shlex.join(["ray", "job", "logs", "--address", address, "--follow", job])
+    stop = shlex.join(["ray", "job", "stop", "--address", address, job])
+    return f"Follow it with `{follow}`, stop it with `{stop}`"
