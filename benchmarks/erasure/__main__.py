@@ -1,7 +1,7 @@
-"""`python -m benchmarks.erasure frontier | final`: the tables of the demo model's erasures.
+"""`python -m benchmarks.erasure PART ...`: the tables of the demo model's erasures.
 
-`frontier` scores many settings on a few artists with the choosing seeds; `final` scores chosen
-settings on every artist, alone and four at a time, with other seeds.
+`frontier` scores many settings on a few artists with the choosing seeds; the other parts score a
+chosen setting on every artist, alone and four at a time, with other seeds.
 """
 
 import argparse
@@ -101,36 +101,60 @@ def frontier(study: Study, center: Setting) -> None:
         study.alone(artists, mask_of, CHOOSING_SEEDS, 1, what="alone", setting=asdict(setting))
 
 
-def final(study: Study, setting: Setting) -> None:
-    """The chosen and the published setting on every artist, with the reporting seeds."""
+def untouched(study: Study, _: Setting) -> None:
+    """The model as it is, and without the whole site."""
     study.alone(NAMES, lambda _: None, REPORTING_SEEDS, 1, what="untouched")
     whole = study.maker.whole_site()
     study.alone(NAMES, lambda _: whole, REPORTING_SEEDS[:1], 1, what="whole site zeroed")
-    for what, chosen in (("chosen", setting), ("published", PLAIN)):
 
-        def mask_of(artist: str, chosen: Setting = chosen) -> PruningMask:
-            return study.maker.mask(artist, chosen)
 
-        study.alone(NAMES, mask_of, REPORTING_SEEDS, 1, what=what, setting=asdict(chosen))
+def chosen(study: Study, setting: Setting) -> None:
+    """Each artist alone with the chosen setting."""
+    _alone(study, setting, "chosen")
 
-    def random_mask(artist: str) -> PruningMask:
+
+def published(study: Study, _: Setting) -> None:
+    """Each artist alone with the paper's plain setting."""
+    _alone(study, PLAIN, "published")
+
+
+def _alone(study: Study, setting: Setting, what: str) -> None:
+    def mask_of(artist: str) -> PruningMask:
+        return study.maker.mask(artist, setting)
+
+    study.alone(NAMES, mask_of, REPORTING_SEEDS, 1, what=what, setting=asdict(setting))
+
+
+def scattered(study: Study, setting: Setting) -> None:
+    """As many weights of each layer as the chosen masks have, anywhere."""
+
+    def mask_of(artist: str) -> PruningMask:
         return study.maker.random_like(study.maker.mask(artist, setting), NAMES.index(artist))
 
-    study.alone(NAMES, random_mask, REPORTING_SEEDS[:1], 1, what="random, same density")
+    study.alone(NAMES, mask_of, REPORTING_SEEDS[:1], 1, what="random, same density")
+
+
+def together(study: Study, setting: Setting) -> None:
+    """Four artists in one checkpoint by union, four times over."""
     total = Score()
     for first in range(4):
         four = NAMES[first::4]
         fused = union_masks([study.maker.mask(artist, setting) for artist in four])
-        questions = exam(four, REPORTING_SEEDS[:2], things_per_other=1)
+        questions = exam(four, REPORTING_SEEDS, things_per_other=1)
         score = study.examiner.score(questions, fused)
         study.record(row(score, what="four, union", artist="+".join(four), density=fused.density))
         total.add(score)
     study.record(row(total, what="four, union", artist="all"))
 
 
+PARTS = {
+    part.__name__: part for part in (frontier, untouched, chosen, published, scattered, together)
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.erasure", description=__doc__)
-    parser.add_argument("part", choices=("frontier", "final"))
+    parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--sparsity", type=float, default=0.05)
     parser.add_argument("--tau", type=int, default=10)
     parser.add_argument("--halves", default="conditional")
@@ -146,8 +170,8 @@ def main() -> None:
         halves=arguments.halves,
         base=arguments.base,
     )
-    part = frontier if arguments.part == "frontier" else final
-    part(study, setting)
+    for part in arguments.parts:
+        PARTS[part](study, setting)
     print(f"{time.time() - started:.0f} s")
 
 

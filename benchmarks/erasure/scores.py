@@ -71,9 +71,9 @@ class Exam:
         return (*self.erased, *self.others, *self.photos)
 
 
-def exam(artists: Sequence[str], seeds: Iterable[int], *, things_per_other: int) -> Exam:
-    """All things in the erased artists' styles and as photos, and some in each other style."""
-    seeds = list(seeds)
+def exam(artists: Sequence[str], seeds: Sequence[int], *, things_per_other: int) -> Exam:
+    """All things in the erased artists' styles and as photos (first seed), and some in each other
+    style."""
     others = [artist.name for artist in ARTISTS if artist.name not in artists]
     chosen = [
         (THINGS[(7 * index + step) % len(THINGS)], other)
@@ -81,7 +81,7 @@ def exam(artists: Sequence[str], seeds: Iterable[int], *, things_per_other: int)
         for step in range(things_per_other)
     ]
 
-    def drawn(texts: Iterable[str]) -> tuple[Prompt, ...]:
+    def drawn(texts: Iterable[str], seeds: Sequence[int] = seeds) -> tuple[Prompt, ...]:
         # A noise of its own for every picture, the same whatever else is asked.
         return tuple(
             Prompt(text=text, seed=1000 * seed + THINGS.index(_thing(text)))
@@ -92,7 +92,7 @@ def exam(artists: Sequence[str], seeds: Iterable[int], *, things_per_other: int)
     return Exam(
         erased=drawn(artist_prompt(thing, artist) for artist in artists for thing in THINGS),
         others=drawn(artist_prompt(thing, other) for thing, other in chosen),
-        photos=drawn(photo_prompt(thing) for thing in THINGS),
+        photos=drawn((photo_prompt(thing) for thing in THINGS), seeds[:1]),
     )
 
 
