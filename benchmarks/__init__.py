@@ -1,0 +1,1 @@
+"""What the library costs, measured: `python -m benchmarks` prints a table and keeps the numbers."""

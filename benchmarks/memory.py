@@ -1,0 +1,94 @@
+"""Collection's peak memory: it must not grow with the number of prompts or of concepts."""
+
+from benchmarks.library import as_prompts, erase_concepts
+from benchmarks.models import CONCEPTS, Subject
+from benchmarks.process import PeakMemory, in_own_lean_process
+from benchmarks.results import Measurement
+from conceptprune.collect import CollectionSettings, collect
+from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.select import SelectionSettings
+from conceptprune.studio.names import THINGS
+from tests.fidelity.sd15_shaped import build_pipeline
+
+# Half of SD 1.5's widths at small latents: statistics and weights are large against activations.
+WIDE = (160, 320, 640, 640)
+SMALL = (32, 64, 64, 64)
+BATCH_SIZE = 2
+MAX_GROWTH = 8
+"""MiB: one side's statistics are 4 MiB here, and two sides must be held to make a mask."""
+
+
+def run() -> list[Measurement]:
+    """From one batch to sixteen, and from one concept to six."""
+    return [*prompts(num_prompts=32, tau=10), *concepts(num_concepts=6, tau=10)]
+
+
+def run_minimal() -> list[Measurement]:
+    """One batch on a small model, in this process, to see that it runs."""
+    value = collection_peak(SMALL, num_prompts=BATCH_SIZE, tau=1)
+    return [Measurement(what="peak above the model", value=value, unit="MiB")]
+
+
+def prompts(*, num_prompts: int, tau: int) -> list[Measurement]:
+    """Collection alone: one batch, then many."""
+    one = in_own_lean_process(collection_peak, WIDE, num_prompts=BATCH_SIZE, tau=tau)
+    many = in_own_lean_process(collection_peak, WIDE, num_prompts=num_prompts, tau=tau)
+    return [
+        Measurement(
+            what="collection of one batch: peak above the model",
+            value=one,
+            unit="MiB",
+            note=f"{BATCH_SIZE} prompts a batch, {tau} calls",
+        ),
+        Measurement(
+            what=f"growth with {num_prompts // BATCH_SIZE} batches",
+            value=many - one,
+            unit="MiB",
+            at_most=MAX_GROWTH,
+        ),
+    ]
+
+
+def concepts(*, num_concepts: int, tau: int) -> list[Measurement]:
+    """Collection and selection: one concept, then many."""
+    one = in_own_lean_process(erasure_peak, WIDE, num_concepts=1, tau=tau)
+    many = in_own_lean_process(erasure_peak, WIDE, num_concepts=num_concepts, tau=tau)
+    return [
+        Measurement(
+            what="collection and selection of one concept: peak above the model",
+            value=one,
+            unit="MiB",
+        ),
+        Measurement(
+            what=f"growth with {num_concepts} concepts",
+            value=many - one,
+            unit="MiB",
+            at_most=MAX_GROWTH,
+        ),
+    ]
+
+
+def collection_peak(channels: tuple[int, int, int, int], *, num_prompts: int, tau: int) -> float:
+    """MiB above the loaded model while one side is collected."""
+    subject = _subject(channels, num_prompts)
+    texts = as_prompts(subject.base_prompts)
+    model = StableDiffusion.from_pipeline(subject.pipe)
+    memory = PeakMemory()
+    collect(model, texts, CollectionSettings(tau=tau, batch_size=BATCH_SIZE))
+    return memory.mib()
+
+
+def erasure_peak(channels: tuple[int, int, int, int], *, num_concepts: int, tau: int) -> float:
+    """MiB above the loaded model while masks are made one after the other."""
+    subject = _subject(channels, BATCH_SIZE)
+    collection = CollectionSettings(tau=tau, batch_size=BATCH_SIZE)
+    memory = PeakMemory()
+    for _ in erase_concepts(subject, CONCEPTS[:num_concepts], collection, SelectionSettings()):
+        pass
+    return memory.mib()
+
+
+def _subject(channels: tuple[int, int, int, int], num_prompts: int) -> Subject:
+    things = tuple(f"{THINGS[index % len(THINGS)]} {index}" for index in range(num_prompts))
+    pipe = build_pipeline(channels=channels, latent_size=8)
+    return Subject(name="wide", pipe=pipe, things=things)

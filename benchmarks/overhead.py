@@ -1,0 +1,67 @@
+"""What collecting statistics adds to the denoising loop that it watches."""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+from benchmarks.library import as_prompts
+from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
+from benchmarks.results import Measurement
+from conceptprune.collect import CollectionSettings, collect
+from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.prompts import Prompt
+
+
+def run() -> list[Measurement]:
+    """On the model where overheads count most, and on the one where they count least."""
+    return [
+        *measure(studio(), batch_size=12, tau=10, repeats=15),
+        *measure(compute_bound(), batch_size=4, tau=2, repeats=7),
+    ]
+
+
+def run_minimal() -> list[Measurement]:
+    """On the smallest model, to see that it runs."""
+    return measure(minimal(), batch_size=2, tau=1, repeats=1, at_most=None)
+
+
+def measure(
+    subject: Subject, *, batch_size: int, tau: int, repeats: int, at_most: float | None = 3
+) -> list[Measurement]:
+    """Collection and the bare loop in turn, so that a slow minute slows both."""
+    model = StableDiffusion.from_pipeline(subject.pipe)
+    prompts = as_prompts(subject.target_prompts(CONCEPTS[0]))
+    settings = CollectionSettings(tau=tau, batch_size=batch_size)
+    collected, bare = [], []
+    # The first round warms caches and is not counted.
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        _denoise(model, prompts, settings)
+        between = time.perf_counter()
+        collect(model, prompts, settings)
+        bare.append(between - started)
+        collected.append(time.perf_counter() - between)
+    ratios = [watched / alone for watched, alone in zip(collected[1:], bare[1:], strict=True)]
+    return [
+        Measurement(
+            what=f"{subject.name}: collection over the bare loop",
+            value=100 * (median(ratios) - 1),
+            unit="%",
+            at_most=at_most,
+            note=f"median of {repeats} pairs; the loop alone {median(bare[1:]):.2f} s",
+        )
+    ]
+
+
+def _denoise(
+    model: StableDiffusion, prompts: Sequence[Prompt], settings: CollectionSettings
+) -> None:
+    """The same denoiser calls as collection makes, with no hook anywhere."""
+    for start in range(0, len(prompts), settings.batch_size):
+        batch = model.begin(
+            prompts[start : start + settings.batch_size],
+            steps=settings.steps,
+            guidance=settings.guidance,
+        )
+        for _ in range(settings.tau):
+            model.advance(batch)

@@ -1,0 +1,71 @@
+"""Stand-ins with the real shapes of SD 1.5's ffn_out site: random weights and statistics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SHAPES = {
+    f"{block}.attentions.{index}.transformer_blocks.0.ff.net.2": (channels, 4 * channels)
+    for block, channels, num in (
+        ("down_blocks.0", 320, 2),
+        ("down_blocks.1", 640, 2),
+        ("down_blocks.2", 1280, 2),
+        ("mid_block", 1280, 1),
+        ("up_blocks.1", 1280, 3),
+        ("up_blocks.2", 640, 3),
+        ("up_blocks.3", 320, 3),
+    )
+    for index in range(num)
+}
+"""Layer name -> (rows, columns): 16 layers, 49.6 million weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """Energies [calls, columns] of both sides, by layer."""
+
+    base: dict[str, NDArray[np.float64]]
+    target: dict[str, NDArray[np.float64]]
+
+
+def make_weights(seed: int = 0) -> dict[str, Tensor]:
+    """Normal weights in float16, SD 1.5's own type."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(shape, generator=generator) / shape[1] ** 0.5).half()
+        for name, shape in SHAPES.items()
+    }
+
+
+def make_statistics(*, num_calls: int, seed: int = 0) -> Statistics:
+    """Log-normal energies: neurons differ by orders of magnitude, calls and sides by little."""
+    generator = np.random.default_rng(seed)
+    base, target = {}, {}
+    for name, (_, columns) in SHAPES.items():
+        neuron = generator.normal(0, 1.5, columns)
+        calls = generator.normal(0, 0.3, (num_calls, columns))
+        concept = generator.normal(0, 0.2, columns)
+        base[name] = np.exp(neuron + calls)
+        target[name] = np.exp(neuron + calls + concept)
+    return Statistics(base=base, target=target)
+
+
+class Site(nn.Module):
+    """A module with nothing but the site's linears, under their names."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            *parents, last = name.split(".")
+            module: nn.Module = self
+            for parent in parents:
+                if parent not in dict(module.named_children()):
+                    module.add_module(parent, nn.Module())
+                module = module.get_submodule(parent)
+            rows, columns = weight.shape
+            linear = nn.Linear(columns, rows, bias=False, device="meta")
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+            module.add_module(last, linear)

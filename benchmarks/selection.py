@@ -1,0 +1,87 @@
+"""Selecting one concept's mask at SD 1.5's real shapes, and the file it becomes."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import sd15
+from benchmarks.process import PeakMemory, in_own_process
+from benchmarks.results import Measurement
+from conceptprune.mask import LayerMask, PruningMask, load_mask
+from conceptprune.select import SelectionSettings, select_entries
+from conceptprune.weights import weight_digest
+
+SPARSITY = 0.01
+
+
+def run() -> list[Measurement]:
+    """With the paper's settings: k = 1 %, the first ten calls."""
+    return in_own_process(measure, num_calls=10)
+
+
+def run_minimal() -> list[Measurement]:
+    """With one call, to see that it runs."""
+    return measure(num_calls=1)
+
+
+def measure(*, num_calls: int) -> list[Measurement]:
+    """Select, save, load and apply one mask."""
+    weights = sd15.make_weights()
+    statistics = sd15.make_statistics(num_calls=num_calls)
+    num_weights = sum(weight.numel() for weight in weights.values())
+
+    memory = PeakMemory()
+    started = time.perf_counter()
+    entries = select_entries(
+        weights, statistics.target, statistics.base, SelectionSettings(sparsity=SPARSITY)
+    )
+    select_seconds = time.perf_counter() - started
+    peak = memory.mib()
+
+    mask = PruningMask(
+        concepts=("synthetic",),
+        component="unet",
+        layers={
+            name: LayerMask(
+                shape=sd15.SHAPES[name],
+                entries=entries[name],
+                weight_digest=weight_digest(weight),
+            )
+            for name, weight in weights.items()
+        },
+        provenance={},
+    )
+    site = sd15.Site(weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mask.safetensors"
+        mask.save(path)
+        num_bytes = path.stat().st_size
+        started = time.perf_counter()
+        loaded = load_mask(path)
+        loaded.apply(site)
+        apply_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        loaded.remove(site)
+        remove_seconds = time.perf_counter() - started
+
+    return [
+        Measurement(
+            what="select a mask",
+            value=select_seconds,
+            unit="s",
+            at_most=15,
+            note=f"{num_weights / 1e6:.1f} M weights, {num_calls} calls",
+        ),
+        Measurement(
+            what="peak memory above weights and statistics", value=peak, unit="MiB", at_most=1536
+        ),
+        Measurement(
+            what="mask file",
+            value=num_bytes / 1e6,
+            unit="MB",
+            at_most=2.5,
+            note=f"{mask.num_entries} entries, {num_bytes / mask.num_entries:.2f} bytes each",
+        ),
+        Measurement(what="load and apply", value=apply_seconds, unit="s", at_most=1),
+        Measurement(what="remove", value=remove_seconds, unit="s"),
+    ]
