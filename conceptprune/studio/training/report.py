@@ -21,11 +21,12 @@ from conceptprune.studio.training.acceptance import (
     skilled,
     unite,
 )
-from conceptprune.studio.training.sampling import Studio
+from conceptprune.studio.training.sampling import NUM_STEPS, Studio
 
 SEEDS = [101, 102, 103]
 LOOKS = list(range(NUM_LOOKS))
-BEST = Setting(k=0.06, tau=1, halves="conditional", base="max")
+# The published setting for styles: k 1 %, the first fifth of the calls, both halves, plain base.
+PUBLISHED = Setting(k=0.01, tau=NUM_STEPS // 5, halves="both", base="plain")
 GROUP = 4
 
 
@@ -39,7 +40,7 @@ def erasure_rates(sheet: Sheet, erased: list[int]) -> dict[str, float]:
     return rates
 
 
-def measure(folder: Path, judge: Judge, work: Path, setting: Setting = BEST) -> None:
+def measure(folder: Path, judge: Judge, work: Path, setting: Setting = PUBLISHED) -> None:
     """Whole model, site zeroed, each artist erased, groups erased; WORK/acceptance.json."""
     studio = Studio(folder)
     found: dict[str, Any] = {}
