@@ -8,23 +8,55 @@ PORT=${PORT:-6379}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 # Logical CPUs: the actors' and one more, for the tasks beside them.
 CPUS=${CPUS:-4}
+# The process id and the log of the head are kept here, one of each for every port.
+STATE=${STATE:-$HOME/.ray}
+HEAD="$STATE/conceptprune-head-$PORT"
 export RAY_AUTH_MODE=token
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# The `python` of a submitted command is the head's own.
+export PATH="$BIN:$PATH"
+
+listening() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$DASHBOARD_PORT") 2>/dev/null
+}
+
+# Whether the recorded process is still this head; ids are used again.
+running() {
+  [ -f "$HEAD.pid" ] && grep -aqs "start.--head" "/proc/$(cat "$HEAD.pid")/cmdline"
+}
 
 case "${1:-}" in
   start)
+    mkdir -p "$STATE"
+    if running || listening; then
+      echo "$0: a head runs already, or port $DASHBOARD_PORT is taken" >&2
+      exit 1
+    fi
     # A token of its own unless one is given: Ray finds it again in ~/.ray/auth_token.
-    [ -n "${RAY_AUTH_TOKEN_PATH:-}" ] || "$BIN/ray" get-auth-token --generate >/dev/null
-    "$BIN/ray" start --head --port "$PORT" --dashboard-host 127.0.0.1 \
-      --dashboard-port "$DASHBOARD_PORT" --num-cpus "$CPUS" --disable-usage-stats
+    [ -n "${RAY_AUTH_TOKEN_PATH:-}${RAY_AUTH_TOKEN:-}" ] ||
+      "$BIN/ray" get-auth-token --generate >/dev/null
+    # With --block all its processes end with this one, and no others: `ray stop` would end every
+    # Ray on the machine.
+    setsid nohup "$BIN/ray" start --head --block --port "$PORT" --dashboard-host 127.0.0.1 \
+      --dashboard-port "$DASHBOARD_PORT" --num-cpus "$CPUS" --disable-usage-stats \
+      >"$HEAD.log" 2>&1 </dev/null &
+    echo $! >"$HEAD.pid"
+    until listening; do
+      kill -0 $! 2>/dev/null || { cat "$HEAD.log" >&2; exit 1; }
+      sleep 0.2
+    done
+    echo "a head runs: http://127.0.0.1:$DASHBOARD_PORT, log $HEAD.log"
     ;;
   submit)
-    [ $# -ge 3 ] || { echo "usage: $0 submit MANIFEST STORE" >&2; exit 2; }
+    [ $# -eq 3 ] || { echo "usage: $0 submit MANIFEST STORE" >&2; exit 2; }
     "$BIN/ray" job submit --address "http://127.0.0.1:$DASHBOARD_PORT" --working-dir . \
-      -- "$BIN/python" -m pipelines.erase "$2" --store "$3"
+      -- python -m pipelines.erase "$2" --store "$3"
     ;;
   stop)
-    "$BIN/ray" stop
+    running || { echo "$0: no head runs" >&2; exit 1; }
+    kill "$(cat "$HEAD.pid")"
+    while running; do sleep 0.2; done
+    rm "$HEAD.pid"
     ;;
   *)
     echo "usage: $0 start | submit MANIFEST STORE | stop" >&2
