@@ -36,7 +36,8 @@ def erasure_rates(sheet: Sheet, erased: list[int]) -> dict[str, float]:
     photo = sheet.look == 0
     rates: dict[str, float] = {}
     for name, chosen in (("erased", gone), ("others", ~gone & ~photo), ("photos", photo)):
-        rates[name], rates[f"{name}, things"] = sheet.rates(chosen)
+        if chosen.any():
+            rates[name], rates[f"{name}, things"] = sheet.rates(chosen)
     return rates
 
 
@@ -61,7 +62,7 @@ def measure(folder: Path, judge: Judge, work: Path, setting: Setting = PUBLISHED
     energies = collect(studio)
     masks = {look: skilled(studio, energies, look, setting) for look in LOOKS[1:]}
     for look, mask in masks.items():
-        others = [0, *(1 + (look - 1 + away) % len(ARTISTS) for away in (1, 5, 9, 13))]
+        others = [0, *(1 + (look - 1 + away) % len(ARTISTS) for away in (1, 9))]
         with pruned(studio, mask):
             rates = erasure_rates(draw_sheet(studio, judge, [look, *others], SEEDS[:1]), [look])
         with pruned(studio, scattered(mask, look)):
