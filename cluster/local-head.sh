@@ -25,6 +25,18 @@ running() {
   [ -f "$HEAD.pid" ] && grep -aqs "start.--head" "/proc/$(cat "$HEAD.pid")/cmdline"
 }
 
+# Ends the head, by force where it does not listen; its processes end with it either way.
+stop() {
+  pid=$(cat "$HEAD.pid")
+  kill "$pid" 2>/dev/null || true
+  for _ in $(seq 100); do
+    running || break
+    sleep 0.2
+  done
+  ! running || kill -KILL "$pid"
+  rm "$HEAD.pid"
+}
+
 case "${1:-}" in
   start)
     mkdir -p "$STATE"
@@ -41,10 +53,17 @@ case "${1:-}" in
       --dashboard-port "$DASHBOARD_PORT" --num-cpus "$CPUS" --disable-usage-stats \
       >"$HEAD.log" 2>&1 </dev/null &
     echo $! >"$HEAD.pid"
-    until listening; do
-      kill -0 $! 2>/dev/null || { cat "$HEAD.log" >&2; exit 1; }
+    # Ray gives a head half a minute to start; it says so when it has.
+    for _ in $(seq 450); do
+      ! grep -qs "Ray runtime started" "$HEAD.log" || ! listening || break
+      kill -0 $! 2>/dev/null || break
       sleep 0.2
     done
+    if ! grep -q "Ray runtime started" "$HEAD.log"; then
+      cat "$HEAD.log" >&2
+      stop
+      exit 1
+    fi
     echo "a head runs: http://127.0.0.1:$DASHBOARD_PORT, log $HEAD.log"
     ;;
   submit)
@@ -54,9 +73,7 @@ case "${1:-}" in
     ;;
   stop)
     running || { echo "$0: no head runs" >&2; exit 1; }
-    kill "$(cat "$HEAD.pid")"
-    while running; do sleep 0.2; done
-    rm "$HEAD.pid"
+    stop
     ;;
   *)
     echo "usage: $0 start | submit MANIFEST STORE | stop" >&2

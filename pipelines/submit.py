@@ -100,7 +100,7 @@ def submit(manifest: Path, store: str, *, address: str, working_dir: Path) -> in
         client = _connect(address)
         job = _start(client, submission, address)
     except OSError as error:
-        print(f"error: no cluster at {address}, nothing was submitted: {error}", file=sys.stderr)
+        print(f"error: nothing was submitted to {address}: {error}", file=sys.stderr)
         return EXIT_FAILED
     try:
         print(f"submitted {job}", flush=True)

@@ -1,9 +1,11 @@
 """The single-machine head of `cluster/`: a real head with token authentication, and real jobs.
 
-All tests share one head; a job's processes take seconds to start, so there are few jobs.
+The commands are those of the documents. All tests share one head; a job's processes take seconds to
+start, so there are few jobs.
 """
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -18,48 +20,40 @@ import pytest
 import yaml
 
 from conceptprune.store import Store
+from pipelines.cli import main
 from pipelines.ledger import read_ledger
+from tests.cluster.documents import ROOT, documented, runnable
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "cluster" / "local-head.sh"
-PROGRAM = str(Path(sys.executable).with_name("conceptprune"))
+BIN = Path(sys.executable).parent
 ADDRESS = "http://127.0.0.1:8291"
 SECRET = "planted-secret"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    folder: Path
     token: str
     environment: dict[str, str]
 
-    def script(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return self.run([str(SCRIPT), *map(str, arguments)])
-
-    def submit(
-        self, manifest: Path, store: Path, **environment: str
+    def run(
+        self, command: list[str], *, cwd: Path = ROOT, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        return self.run(self.submit_command(manifest, store), **environment)
-
-    def submit_command(self, manifest: Path, store: Path) -> list[str]:
-        options = ["--store", str(store), "--address", ADDRESS]
-        return [PROGRAM, "submit", str(manifest), *options, "--working-dir", str(manifest.parent)]
+        """Run a documented command as one who has set the address and the token."""
+        words = [ADDRESS if word == "http://127.0.0.1:8265" else word for word in command]
+        return subprocess.run(
+            words,
+            cwd=cwd,
+            env={**self.environment, **environment},
+            text=True,
+            capture_output=True,
+            timeout=250,
+            check=False,
+        )
 
     def ask(self, path: str) -> str:
         """What the Jobs API answers, as it is sent."""
         request = Request(ADDRESS + path, headers={"Authorization": f"Bearer {self.token}"})
         with urlopen(request, timeout=60) as answer:
             return answer.read().decode()
-
-    def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            env={**self.environment, **environment},
-            text=True,
-            capture_output=True,
-            timeout=200,
-            check=False,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +63,30 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     (folder / "token").write_text(token, encoding="utf-8")
     environment = {
         **os.environ,
-        "BIN": str(Path(sys.executable).parent),
+        "BIN": str(BIN),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
         "PORT": "6391",
         "DASHBOARD_PORT": ADDRESS.rpartition(":")[2],
         "STATE": str(folder),
+        "RAY_API_SERVER_ADDRESS": ADDRESS,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "AWS_SECRET_ACCESS_KEY": SECRET,
     }
     environment.pop("RAY_ADDRESS", None)
-    head = Head(folder=folder, token=token, environment=environment)
-    started = head.script("start")
+    head = Head(token=token, environment=environment)
+    started = head.run(documented("bash cluster/local-head.sh start"))
     assert started.returncode == 0, started.stdout + started.stderr
     yield head
-    assert head.script("stop").returncode == 0
+    assert head.run(documented("bash cluster/local-head.sh stop")).returncode == 0
+
+
+@pytest.fixture
+def work(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A working directory with a manifest where the documents have theirs."""
+    folder = tmp_path / "work"
+    write_manifest(folder / "manifests" / "demo.yaml", tiny_folder)
+    return folder
 
 
 def write_manifest(path: Path, model: Path) -> Path:
@@ -94,20 +98,22 @@ def write_manifest(path: Path, model: Path) -> Path:
         "pruning": {"sparsity": 0.02},
         "compute": {"actors": 1, "cpus_per_actor": 0.5},
     }
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
-def test_a_run_is_submitted_left_refused_while_live_followed_and_submitted_again(
-    head: Head, tmp_path: Path, tiny_folder: Path
-) -> None:
-    manifest = write_manifest(tmp_path / "work" / "my manifest.yaml", tiny_folder)
-    store = tmp_path / "store"
+def submit(store: Path, manifest: str = "manifests/demo.yaml") -> list[str]:
+    return documented(
+        "conceptprune submit", **{"runs/cluster": str(store), "manifests/demo.yaml": manifest}
+    )
 
-    # Ctrl-C once it runs: the job goes on.
-    first = subprocess.Popen(
-        head.submit_command(manifest, store),
+
+def interrupted_submit(head: Head, work: Path, store: Path) -> tuple[str, str]:
+    """Submit, press Ctrl-C as soon as the job is known; its id, and what was said."""
+    process = subprocess.Popen(
+        submit(store),
+        cwd=work,
         env=head.environment,
         text=True,
         stdout=subprocess.PIPE,
@@ -115,62 +121,94 @@ def test_a_run_is_submitted_left_refused_while_live_followed_and_submitted_again
         # A process that a shell has put into the background ignores Ctrl-C, and its children do.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert first.stdout
-    run = first.stdout.readline().split()[-1]
-    assert run.startswith("conceptprune-")
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
-    assert f"ray job logs --address {ADDRESS} --follow {run}" in errors
+    assert process.stdout
+    first_line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    return first_line.split()[-1], errors
 
-    live = head.submit(manifest, store)
+
+def shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that needs no cluster prints; run in this process, which saves a start."""
+    with pytest.raises(SystemExit) as stop:
+        main(command[1:])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
+    head: Head, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    run, said = interrupted_submit(head, work, store)
+    assert f"ray job logs --address {ADDRESS} --follow {run}" in said
+
+    live = head.run(submit(store), cwd=work)
     assert live.returncode == 2
     assert "nothing was submitted" in live.stderr
+    assert run in live.stderr
 
-    follow = [str(Path(sys.executable).with_name("ray")), "job", "logs", "--address", ADDRESS]
-    followed = head.run([*follow, "--follow", run])
-    assert "1/1 concepts" in followed.stdout
-    opened = Store(str(store))
-    (recorded,) = opened.runs()
-    assert {row["status"] for row in read_ledger(opened, recorded)} == {"done"}
+    stopped = head.run(documented("ray job stop", JOB=run))
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert run in head.run(documented("ray job list")).stdout
 
-    again = head.submit(manifest, store)
+    again = head.run(submit(store), cwd=work)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"submitted {run}-2" in again.stdout
-    assert "nothing to compute" in again.stdout
+    assert "1/1 concepts" in again.stdout
+    opened = Store(str(store))
+    (recorded,) = opened.runs()
+    assert {row["status"] for row in read_ledger(opened, recorded)} <= {"done", "reused"}
+    assert "1/1 concepts" in head.run(documented("ray job logs", JOB=f"{run}-2")).stdout
 
-    told = head.ask("/api/jobs/") + head.ask(f"/api/jobs/{run}/logs")
+    ours = {"manifests/demo.yaml": str(work / "manifests/demo.yaml")}
+    assert "1 concepts to erase" in shown(documented("conceptprune validate", **ours), capsys)
+    plan = documented("conceptprune plan", **ours, **{"runs/cluster": str(store)})
+    assert "nothing to compute" in shown(plan, capsys)
+    status = documented("conceptprune status", **{"runs/cluster": str(store)})
+    assert "a rerun would compute nothing" in shown(status, capsys)
+
+    told = head.ask("/api/jobs/") + head.ask(f"/api/jobs/{run}-2/logs")
     assert "pipelines.erase" in told
     assert head.token not in told
     assert SECRET not in told
 
 
-def test_the_documented_command_runs_and_a_job_with_bad_input_is_told_by_its_exit_code(
+def test_a_job_with_bad_input_is_told_by_its_exit_code_but_not_by_rays_own_command(
     head: Head, tmp_path: Path
 ) -> None:
     # Good in itself, but no machine has the model: only the job can find that out.
     manifest = write_manifest(tmp_path / "work" / "manifest.yaml", tmp_path / "no-model")
     store = tmp_path / "store"
+    plain = documented(
+        "bash cluster/local-head.sh submit",
+        **{"manifests/demo.yaml": str(manifest), "runs/cluster": str(store)},
+    )
     with ThreadPoolExecutor() as pool:
-        plain = pool.submit(head.script, "submit", manifest, store)
-        verdict = head.submit(manifest, store)
+        ran = pool.submit(head.run, plain)
+        verdict = head.run(submit(store, "manifest.yaml"), cwd=manifest.parent)
     assert verdict.returncode == 2, verdict.stdout + verdict.stderr
     assert "no-model is not a folder on this machine" in verdict.stdout
-    # Ray's own command knows success and failure only.
-    said = plain.result()
-    assert said.returncode == 1
-    assert "no-model is not a folder on this machine" in said.stdout + said.stderr
+    assert ran.result().returncode == 1
+    assert "no-model is not a folder on this machine" in ran.result().stdout
 
 
-def test_without_the_token_nobody_gets_in(head: Head, tmp_path: Path, tiny_folder: Path) -> None:
-    manifest = write_manifest(tmp_path / "work" / "manifest.yaml", tiny_folder)
+def test_without_the_token_nobody_gets_in(head: Head, work: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text(secrets.token_hex(32), encoding="utf-8")
-    stranger = head.submit(manifest, tmp_path / "store", RAY_AUTH_TOKEN_PATH=str(other))
+    store = tmp_path / "store"
+    stranger = head.run(submit(store), cwd=work, RAY_AUTH_TOKEN_PATH=str(other))
     assert stranger.returncode == 2
     assert "Invalid authentication token" in stranger.stderr
-    assert not (tmp_path / "store").exists()
+    assert not store.exists()
 
 
 def test_a_head_is_not_started_twice(head: Head) -> None:
-    assert head.script("start").returncode == 1
+    assert head.run(documented("bash cluster/local-head.sh start")).returncode == 1
+
+
+def test_every_documented_command_is_run_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    run = set(re.findall(r'documented\(\s*"([^"]+)"', text))
+    assert [command for command in runnable() if not command.startswith(tuple(run))] == []
