@@ -39,6 +39,9 @@ SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_BEFORE_GIVING_UP = 30
 """Failed attempts in a row to reach a head that was there before: about a minute."""
 
+TRY_AGAIN = "try again later"
+"""What Ray says while a new head has no agent yet that could start a job."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
@@ -167,24 +170,31 @@ def _connect(address: str) -> JobSubmissionClient:
 
 def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
     """Submit the run's next job, unless one of them is live; its id."""
-    jobs = client.list_jobs()
-    live = submission.live(jobs)
-    if live is not None:
-        raise UserError(
-            f"this run is {live.status} already, nothing was submitted. "
-            f"{_how_to_go_on(live.submission_id, address)}"
-        )
-    job = submission.next_id(jobs)
-    try:
-        client.submit_job(
-            entrypoint=submission.entrypoint,
-            submission_id=job,
-            runtime_env=submission.runtime_env,
-        )
-    except RuntimeError as error:
-        # An id is given out once: of two submitters at the same moment, one ends here.
-        raise UserError(f"{job} was not accepted: {error}") from error
-    return job
+    refusal = ""
+    for _ in range(LOOKS_BEFORE_GIVING_UP):
+        jobs = client.list_jobs()
+        live = submission.live(jobs)
+        if live is not None:
+            raise UserError(
+                f"this run is {live.status} already, nothing was submitted. "
+                f"{_how_to_go_on(live.submission_id, address)}"
+            )
+        job = submission.next_id(jobs)
+        try:
+            client.submit_job(
+                entrypoint=submission.entrypoint,
+                submission_id=job,
+                runtime_env=submission.runtime_env,
+            )
+        except RuntimeError as error:
+            refusal = str(error)
+            if TRY_AGAIN not in refusal:
+                # An id is given out once: of two submitters at the same moment, one ends here.
+                raise UserError(f"{job} was not accepted: {error}") from error
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        else:
+            return job
+    raise ConnectionError(refusal)
 
 
 def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:

@@ -72,6 +72,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "AWS_SECRET_ACCESS_KEY": SECRET,
+        # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
+        "RAY_worker_niceness": "0",
     }
     environment.pop("RAY_ADDRESS", None)
     head = Head(token=token, environment=environment)

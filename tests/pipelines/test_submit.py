@@ -48,6 +48,7 @@ class Cluster:
         self.refusal: Exception | None = None
         self.log: list[str | BaseException] = ["0/1 concepts\n", "1/1 concepts\n"]
         self.failures = 0
+        self.not_ready = 0
 
     def __call__(self, address: str) -> "Cluster":
         if isinstance(self.refusal, AuthenticationError | OSError):
@@ -58,6 +59,9 @@ class Cluster:
         return self.jobs
 
     def submit_job(self, **call: Any) -> str:
+        if self.not_ready:
+            self.not_ready -= 1
+            raise RuntimeError("No available agent to submit job, please try again later.")
         if self.refusal is not None:
             raise self.refusal
         self.calls.append(call)
@@ -157,6 +161,17 @@ def test_of_two_submitters_at_the_same_moment_one_is_told(cluster: Cluster, mani
     cluster.refusal = RuntimeError("Job with submission_id already exists")
     with pytest.raises(UserError, match=r"not accepted: .*already exists"):
         submitted(manifest)
+
+
+def test_a_head_that_has_just_started_is_given_time(
+    cluster: Cluster, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.not_ready = 3
+    assert submitted(manifest) == 0
+    assert len(cluster.calls) == 1
+    cluster.not_ready = 1000
+    assert submitted(manifest) == 1
+    assert "No available agent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
