@@ -1,7 +1,5 @@
 """The erase job: prompts, collection, reduction, selection, outputs; one pass, safe to rerun."""
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,7 +68,7 @@ def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
     """
     started = time.time()
     store = Store(store_uri)
-    with _terminated_as_interrupt(), _runner(prepared, store_uri) as run:
+    with _runner(prepared, store_uri) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
             run=plan.run,
@@ -111,7 +109,8 @@ def _run_plan(
             with JobProgress(console, plan, units) as progress:
                 run(units, on_result)
     finally:
-        # Also when the job is interrupted: what has been done so far is on record.
+        # Also when the job is stopped (Ray turns a termination signal into SystemExit): what has
+        # been done so far is on record.
         rows = ledger()
     return JobResult(
         plan=plan,
@@ -164,20 +163,3 @@ def _runner(prepared: Prepared, store_uri: str) -> Iterator[RunUnits]:
                 pool.close()
 
         yield run
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Let a termination signal end the job as Ctrl-C does: the ledger is still written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -15,6 +15,7 @@ SURFACE = {
     "status": [],
     "export": ["--as", "--fuse", "--model", "--out", "--run"],
     "report": ["--out", "--run"],
+    "submit": ["--address", "--store", "--working-dir"],
 }
 
 
