@@ -223,9 +223,7 @@ def table_to_parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     # Sums hardly ever repeat: a dictionary of them would only be carried along.
     words = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    pq.write_table(
-        table, sink, compression="zstd", use_dictionary=words, write_page_checksum=True
-    )
+    pq.write_table(table, sink, compression="zstd", use_dictionary=words, write_page_checksum=True)
     return sink.getvalue()
 
 
