@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, submit, status, export, report."""
+"""The command line: validate, plan, erase, submit, status, export, report, gc."""
 
 import sys
 from pathlib import Path
@@ -126,6 +126,24 @@ def report(
 
     write_report(store, out=out, run=run)
     typer.echo(f"wrote {out}")
+
+
+@app.command()
+def gc(
+    store: StoreArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option("--forget", help="A run's id: drop the run, and what only it refers to."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option("--grace", help="Hours for which anything is kept; at least 2.")
+    ] = 24.0,
+) -> None:
+    """List what no run of a store refers to; with --yes, remove it."""
+    from pipelines.gc import collect_garbage
+
+    collect_garbage(store, Console(), yes=yes, forget=forget or (), grace_hours=grace)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,26 @@
+"""The artifact store: immutable objects under content digests, and commit records written last.
+
+    objects/<kind>/model=<m>/<sha256>.<suffix>   data, only ever written with these bytes
+    commits/<kind>/<key>.json                    "the work `key` is done, and these are its objects"
+    runs/run=<id>/...                            what each run planned and what became of it
+    damaged/...                                  what was found damaged, under its former path
+    probe/conditional-put                        see `Store.check`
+
+A local folder and an object store (`s3://...`) behave alike: `backend.py` names the few operations
+that both have, and `store.py` is written over these alone.
+"""
+
+from conceptprune.store.backend import Entry
+from conceptprune.store.parquet import parquet_to_table, table_to_parquet
+from conceptprune.store.records import Commit, LostWorkError, ObjectRef
+from conceptprune.store.store import Store
+
+__all__ = [
+    "Commit",
+    "Entry",
+    "LostWorkError",
+    "ObjectRef",
+    "Store",
+    "parquet_to_table",
+    "table_to_parquet",
+]

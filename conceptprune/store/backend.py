@@ -1,0 +1,51 @@
+"""What the store asks of the place its files lie in; `files.py`, `objects.py` and `s3.py` do it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from conceptprune.store.access import Access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file as a listing shows it."""
+
+    path: str
+    """Below the store's URI."""
+    size: int
+    modified: float
+    """Seconds since 1970."""
+
+
+class Backend(Protocol):
+    """Whole files by path; every method raises StoreError where the place fails for good."""
+
+    access: Access
+    """How its operations are tried."""
+    conditional: bool
+    """Whether `create` is one step, as far as is known; else it looks first, and then writes."""
+
+    def read(self, path: str) -> bytes | None:
+        """A file's bytes, or None where there is none."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless it exists; False where it did."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write or replace a file: readers see the old bytes or the new ones, never a part."""
+
+    def stat(self, path: str) -> Entry | None:
+        """What a listing would show of a file, or None where there is none."""
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Names of the files and folders in a folder."""
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """All files below a folder."""
+
+    def move(self, path: str, to: str) -> None:
+        """Move a file, over one that may be there; nothing happens where there is none."""
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove files; those that do not exist are passed over."""

@@ -1,0 +1,40 @@
+"""From a store's URI to the file system behind it, built in the process that uses it."""
+
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from conceptprune.errors import UserError
+from conceptprune.store.access import Access
+from conceptprune.store.backend import Backend
+from conceptprune.store.files import LocalFiles
+from conceptprune.store.objects import FsspecObjects
+
+S3_SCHEMES = ("s3://", "s3a://")
+
+
+def open_backend(uri: str, deadline: float) -> Backend:
+    """The files and folders at a URI; nothing is asked of the network yet.
+
+    Raises:
+        UserError: the URI's scheme is unknown, or lacks its library.
+    """
+    options: dict[str, object] = {"use_listings_cache": False, "skip_instance_cache": True}
+    on_s3 = uri.startswith(S3_SCHEMES)
+    if on_s3:
+        # Imported here, because it takes half a second that a local store need not wait for.
+        from conceptprune.store.s3 import FILE_SYSTEM_OPTIONS, S3Objects, s3_access
+
+        options |= FILE_SYSTEM_OPTIONS
+    try:
+        fs, root = fsspec.core.url_to_fs(uri, **options)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--store {uri}: {error}") from error
+    root = root.rstrip("/")
+    if on_s3:
+        return S3Objects(fs, root, s3_access(uri, deadline))
+    access = Access(uri=uri, deadline=deadline)
+    if isinstance(fs, LocalFileSystem):
+        return LocalFiles(Path(root), access)
+    return FsspecObjects(fs, root, access)

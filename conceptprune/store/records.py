@@ -1,0 +1,101 @@
+"""What the store keeps about finished work: references to objects, and commit records."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conceptprune.digest import canonical_json, digest_bytes, digest_json
+from conceptprune.errors import StoreError
+
+FORMAT = "conceptprune.store/2"
+
+
+class LostWorkError(StoreError):
+    """Committed work that is gone or damaged: unit (kind, key) has to be computed again."""
+
+    def __init__(self, message: str, *, kind: str, key: str, path: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.key = key
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By hand, because an exception's own way calls it with its message only.
+        return _lost_work, (str(self), self.kind, self.key, self.path)
+
+
+def _lost_work(message: str, kind: str, key: str, path: str) -> LostWorkError:
+    return LostWorkError(message, kind=kind, key=key, path=path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRef:
+    """Where an object lies in the store, and what its bytes must be."""
+
+    path: str
+    digest: str
+    size: int
+
+    def fault(self, data: bytes | None) -> str:
+        """What is wrong with `data` as this object's bytes; empty where nothing is."""
+        if data is None:
+            return "is missing"
+        found = digest_bytes(data)
+        if found != self.digest:
+            return f"is damaged: {len(data)} of {self.size} bytes, and their SHA-256 is {found}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """The record that a piece of work is done."""
+
+    kind: str
+    key: str
+    objects: Mapping[str, ObjectRef]
+    """By role ("statistics", "state"), so that a later reader finds what it needs."""
+    provenance: Mapping[str, Any]
+    """How it was made (seconds, worker, versions); takes no part in comparisons."""
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON that carries the digest of all the rest of it."""
+        content = {"format": FORMAT, **asdict(self)}
+        return canonical_json({**content, "sha256": digest_json(content)}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Commit":
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the bytes are not those of a record, or were damaged.
+            StoreError: the record is whole, and of another format.
+        """
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise ValueError("not a commit record")
+        if content.pop("sha256", None) != digest_json(content):
+            raise ValueError("a damaged commit record")
+        if content["format"] != FORMAT:
+            raise StoreError(
+                f"a commit record has the format {content['format']}, and this version of "
+                f"conceptprune knows {FORMAT}: use another store"
+            )
+        objects = {role: ObjectRef(**ref) for role, ref in content["objects"].items()}
+        return cls(
+            kind=content["kind"],
+            key=content["key"],
+            objects=objects,
+            provenance=content["provenance"],
+        )
+
+    def difference(self, earlier: "Commit") -> str:
+        """How this result differs from an earlier one of the same work; empty where equal."""
+        for role in sorted(self.objects.keys() | earlier.objects.keys()):
+            was, now = earlier.objects.get(role), self.objects.get(role)
+            if was is None or now is None or was.digest != now.digest:
+                return (
+                    f"its {role} was {was.digest if was else 'not made'} and is now "
+                    f"{now.digest if now else 'not made'}"
+                )
+        return ""
