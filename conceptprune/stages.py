@@ -143,7 +143,7 @@ class Worker:
             commit = self.store.get("window", work.previous)
             count = sum(role.startswith("state.") for role in commit.objects)
             states = [
-                TrajectoryState.from_bytes(self.store.read(commit.objects[f"state.{index}"]))
+                TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
                 for index in range(count)
             ]
         result = collect_window(self.denoiser, work.prompts, self.settings, work.window, states)
@@ -168,7 +168,7 @@ class Worker:
 
     def _statistics(self, kind: str, key: str, role: str) -> Statistics:
         commit = self.store.get(kind, key)
-        return Statistics.from_arrow(parquet_to_table(self.store.read(commit.objects[role])))
+        return Statistics.from_arrow(parquet_to_table(self.store.load(commit, role)))
 
     def _mask(self, work: MaskWork) -> Made:
         target = self._statistics("statistics", work.target, "statistics")
@@ -248,4 +248,4 @@ def read_mask(store: Store, key: str) -> PruningMask:
     Raises:
         StoreError: it is not committed, or is damaged.
     """
-    return PruningMask.from_bytes(store.read(store.get("mask", key).objects["mask"]))
+    return PruningMask.from_bytes(store.load(store.get("mask", key), "mask"))

@@ -68,6 +68,7 @@ def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
     """
     started = time.time()
     store = Store(store_uri)
+    store.check()
     with _runner(prepared, store_uri) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
@@ -137,8 +138,8 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
         raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
     pairs: dict[str, tuple[PromptPair, ...]] = {}
     for unit in units:
-        ref = store.get(unit.kind, unit.key).objects["prompts"]
-        pairs |= pairs_from_table(parquet_to_table(store.read(ref)))
+        commit = store.get(unit.kind, unit.key)
+        pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
     return pairs
 
 

@@ -273,7 +273,7 @@ class _Reader:
         commit = self.store.find("mask", row["key"]) if row["objects"] else None
         if commit is None:
             return None
-        return PruningMask.from_bytes(self.store.read(commit.objects["mask"]))
+        return PruningMask.from_bytes(self.store.load(commit, "mask"))
 
     def mask_facts(self, row: Row) -> MaskFacts | None:
         if not row["objects"]:
@@ -304,16 +304,14 @@ class _Reader:
         commit = self.store.find("statistics", key)
         if commit is None:
             return None
-        return Statistics.from_arrow(
-            parquet_to_table(self.store.read(commit.objects["statistics"]))
-        )
+        return Statistics.from_arrow(parquet_to_table(self.store.load(commit, "statistics")))
 
     def _preview_rows(self, key: str) -> list[dict[str, Any]]:
         commit = self.store.find("preview", key)
         if commit is None:
             return []
         rows: list[dict[str, Any]]
-        rows = parquet_to_table(self.store.read(commit.objects["preview"])).to_pylist()
+        rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
         return rows
 
 

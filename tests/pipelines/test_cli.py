@@ -14,6 +14,7 @@ SURFACE = {
     "erase": ["--store"],
     "status": [],
     "export": ["--as", "--fuse", "--model", "--out", "--run"],
+    "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
     "submit": ["--address", "--store", "--working-dir"],
 }
