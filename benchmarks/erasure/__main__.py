@@ -90,15 +90,15 @@ class Study:
 def frontier(study: Study, center: Setting) -> None:
     """k, tau, halves and base around a setting, on a few artists and the choosing seeds."""
     artists = [NAMES[index] for index in CHOOSING_ARTISTS]
-    study.alone(artists, lambda _: None, CHOOSING_SEEDS, 1, what="untouched")
+    study.alone(artists, lambda _: None, CHOOSING_SEEDS, 1, what="frontier: untouched")
     whole = study.maker.whole_site()
-    study.alone(artists, lambda _: whole, CHOOSING_SEEDS, 1, what="whole site zeroed")
+    study.alone(artists, lambda _: whole, CHOOSING_SEEDS, 1, what="frontier: whole site zeroed")
     for setting in masks.frontier(PLAIN, center, SPARSITIES, TAUS):
 
         def mask_of(artist: str, setting: Setting = setting) -> PruningMask:
             return study.maker.mask(artist, setting)
 
-        study.alone(artists, mask_of, CHOOSING_SEEDS, 1, what="alone", setting=asdict(setting))
+        study.alone(artists, mask_of, CHOOSING_SEEDS, 1, what="frontier", setting=asdict(setting))
 
 
 def untouched(study: Study, _: Setting) -> None:

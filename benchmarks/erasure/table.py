@@ -68,7 +68,7 @@ def frontier_table(lines: list[Line]) -> str:
     """One row for each setting on the frontier."""
     rows = []
     for line in lines:
-        if line["what"] != "alone":
+        if line["what"] != "frontier":
             continue
         setting = line["setting"]
         what = [f"{100 * setting['sparsity']:.1f} %", str(setting["tau"])]
