@@ -15,7 +15,7 @@ from conceptprune.errors import NumericalError, UserError
 from conceptprune.families.stable_diffusion import Guided, StableDiffusion
 from conceptprune.prompts import Prompt
 from conceptprune.sites import SITES, site_linears
-from conceptprune.statistics import LayerStatistics, Statistics, merge_shards
+from conceptprune.statistics import LayerStatistics, Statistics
 from conceptprune.trajectory import TrajectoryState
 
 EPSILON = 1e-12
@@ -54,7 +54,7 @@ class WindowResult:
 
     statistics: Statistics
     states: tuple[TrajectoryState, ...]
-    """One per batch: where the next window goes on."""
+    """One per batch: where the next window goes on; none where none follows."""
 
 
 def collect(
@@ -67,7 +67,7 @@ def collect(
         NumericalError: an activation overflowed or is not a number.
     """
     window = Window(0, settings.tau)
-    return collect_window(model, prompts, settings, window).statistics
+    return collect_window(model, prompts, settings, window, keep_states=False).statistics
 
 
 def collect_window(
@@ -76,15 +76,19 @@ def collect_window(
     settings: CollectionSettings,
     window: Window,
     states: Sequence[TrajectoryState] | None = None,
+    *,
+    keep_states: bool = True,
 ) -> WindowResult:
     """Statistics of one window of calls, going on from the previous window's `states`.
+
+    Without `keep_states` no window can follow, and memory does not grow with the prompts.
 
     Raises:
         UserError: the scheduler makes fewer calls than the window ends at.
         NumericalError: an activation overflowed or is not a number; names layer and call.
     """
     linears = site_linears(model.denoiser, SITES[settings.site])
-    parts: list[Statistics] = []
+    total: Statistics | None = None
     ends: list[TrajectoryState] = []
     for index, start in enumerate(range(0, len(prompts), settings.batch_size)):
         batch = model.begin(
@@ -99,9 +103,14 @@ def collect_window(
             )
         if states is not None:
             batch.trajectory.restore(states[index])
-        parts.append(_collect_batch(model, batch, linears, settings, window))
-        ends.append(batch.trajectory.state())
-    return WindowResult(statistics=merge_shards(parts), states=tuple(ends))
+        part = _collect_batch(model, batch, linears, settings, window)
+        # Added up batch by batch: holding all of them would make memory grow with the prompts.
+        total = part if total is None else total.merge(part)
+        if keep_states:
+            ends.append(batch.trajectory.state())
+    if total is None:
+        raise ValueError("no prompt to collect")
+    return WindowResult(statistics=total, states=tuple(ends))
 
 
 def _collect_batch(

@@ -146,13 +146,19 @@ class Worker:
                 TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
                 for index in range(count)
             ]
-        result = collect_window(self.denoiser, work.prompts, self.settings, work.window, states)
+        result = collect_window(
+            self.denoiser,
+            work.prompts,
+            self.settings,
+            work.window,
+            states,
+            keep_states=not work.last,
+        )
         table = result.statistics.to_arrow()
         objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
-        if not work.last:
-            for index, state in enumerate(result.states):
-                data = state.to_bytes()
-                objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
+        for index, state in enumerate(result.states):
+            data = state.to_bytes()
+            objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
         return Made(objects=objects)
 
     def _side(self, work: SideWork) -> Made:
