@@ -78,10 +78,12 @@ def collect_window(
     states: Sequence[TrajectoryState] | None = None,
     *,
     keep_states: bool = True,
+    at_once: int | None = None,
 ) -> WindowResult:
     """Statistics of one window of calls, going on from the previous window's `states`.
 
     Without `keep_states` no window can follow, and memory does not grow with the prompts.
+    `at_once` prompts of a batch go through the denoiser together, all of them by default.
 
     Raises:
         UserError: the scheduler makes fewer calls than the window ends at.
@@ -103,7 +105,7 @@ def collect_window(
             )
         if states is not None:
             batch.trajectory.restore(states[index])
-        part = _collect_batch(model, batch, linears, settings, window)
+        part = _collect_batch(model, batch, linears, settings, window, at_once)
         # Added up batch by batch: holding all of them would make memory grow with the prompts.
         total = part if total is None else total.merge(part)
         if keep_states:
@@ -119,6 +121,7 @@ def _collect_batch(
     linears: Mapping[str, nn.Linear],
     settings: CollectionSettings,
     window: Window,
+    at_once: int | None,
 ) -> Statistics:
     skip = batch.halves - 1 if settings.halves == "conditional" else 0
     meter = _Meter(linears, num_calls=window.stop - window.start, halves=batch.halves, skip=skip)
@@ -127,7 +130,7 @@ def _collect_batch(
         for call in range(window.start, window.stop):
             meter.call = call - window.start
             timesteps.append(float(batch.trajectory.timestep))
-            model.advance(batch)
+            model.advance(batch, at_once=at_once)
     return Statistics(
         first_call=window.start,
         timesteps=tuple(timesteps),
@@ -178,7 +181,8 @@ class _Meter:
             per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
             self.sums[name][0, self.call] += per_prompt.sum(0)
             self.sums[name][1, self.call] += per_prompt.sqrt().sum(0)
-            self.num_rows[name] = rows.shape[:-1].numel()
+            if self.call == 0:
+                self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
 
         return add
 

@@ -177,16 +177,33 @@ class StableDiffusion:
         )
 
     @torch.no_grad()
-    def advance(self, batch: Guided) -> None:
-        """One denoiser call on all halves of the batch, guidance, and the scheduler's step."""
+    def advance(self, batch: Guided, *, at_once: int | None = None) -> None:
+        """One denoiser call on all halves of the batch, guidance, and the scheduler's step.
+
+        `at_once` prompts go through the denoiser together (all of them by default): fewer take
+        less memory, and may move the last bits.
+        """
         trajectory = batch.trajectory
-        sample = torch.cat([trajectory.model_input()] * batch.halves)
-        prediction = self.denoiser(
-            sample, trajectory.timestep, encoder_hidden_states=batch.conditions, return_dict=False
-        )[0]
+        # [halves, prompts, ...]: a slice of prompts takes its halves along.
+        samples = trajectory.model_input().expand(batch.halves, *trajectory.latents.shape)
+        conditions = batch.conditions.unflatten(0, (batch.halves, -1))
+        num_prompts = samples.shape[1]
+        size = at_once or num_prompts
+        predictions = [
+            self.denoiser(
+                samples[:, first : first + size].flatten(0, 1),
+                trajectory.timestep,
+                encoder_hidden_states=conditions[:, first : first + size].flatten(0, 1),
+                return_dict=False,
+            )[0].unflatten(0, (batch.halves, -1))
+            for first in range(0, num_prompts, size)
+        ]
+        prediction = torch.cat(predictions, dim=1)
         if batch.halves == 2:
-            unconditional, conditional = prediction.chunk(2)
+            unconditional, conditional = prediction
             prediction = unconditional + batch.guidance * (conditional - unconditional)
+        else:
+            (prediction,) = prediction
         trajectory.advance(prediction)
 
     @torch.no_grad()
