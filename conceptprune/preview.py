@@ -43,14 +43,20 @@ def draw(
     steps: int,
     guidance: float,
     batch_size: int,
+    at_once: int | None = None,
 ) -> Images:
-    """Images [n, height, width, 3] uint8 of the prompts, each from its own seed."""
+    """Images [n, height, width, 3] uint8 of the prompts, each from its own seed.
+
+    `at_once` prompts of a batch go through the denoiser and the decoder together, all by default.
+    """
     parts = []
     for first in range(0, len(prompts), batch_size):
         batch = model.begin(prompts[first : first + batch_size], steps=steps, guidance=guidance)
         for _ in range(batch.trajectory.num_calls):
-            model.advance(batch)
-        parts.append(model.decode(batch.trajectory.latents))
+            model.advance(batch, at_once=at_once)
+        parts += [
+            model.decode(part) for part in batch.trajectory.latents.split(at_once or batch_size)
+        ]
     images: Images = torch.cat(parts).numpy()
     return images
 

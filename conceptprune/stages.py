@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from conceptprune.checkpoints import delta_file, pipeline_files
-from conceptprune.collect import CollectionSettings, collect_window
+from conceptprune.collect import CollectionSettings, WindowResult, collect_window
 from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
 from conceptprune.mask import LayerMask, PruningMask, union_masks
+from conceptprune.memory import BatchMemory
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
 from conceptprune.select import base_energy, select_entries
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store.claims import Claim, Claims
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -48,6 +50,26 @@ class Made:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A unit that is committed; `computed` where it was not before."""
+
+    commit: Commit
+    computed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A unit that another job is computing."""
+
+    claim: Claim
+
+
+def worker_name() -> str:
+    """Host and process of this worker, as records have it."""
+    return f"{platform.node()}/{os.getpid()}"
+
+
 class Worker:
     """Runs units against one store; loads the model when first needed, and once."""
 
@@ -55,6 +77,8 @@ class Worker:
         self.store = store
         self.model = model
         self.settings = settings
+        self._memory = BatchMemory(settings.batch_size)
+        self._preview_memory: dict[int, BatchMemory] = {}
 
     @cached_property
     def denoiser(self) -> StableDiffusion:
@@ -89,9 +113,20 @@ class Worker:
         Raises:
             UserError, NumericalError, StoreError: see the stages.
         """
-        done = self.store.find(work.kind, work.key)
-        if done is not None:
-            return done
+        return self.store.find(work.kind, work.key) or self._do(work)
+
+    def run_claimed(self, work: Work, claims: Claims) -> "Done | Held":
+        """Do one unit unless another job is at it; see `run`."""
+        with claims.held(work.kind, work.key) as other:
+            if other is not None:
+                return Held(claim=other)
+            # Looked for under the claim: whoever held it before may have finished.
+            found = self.store.find(work.kind, work.key)
+            if found is not None:
+                return Done(commit=found, computed=False)
+            return Done(commit=self._do(work), computed=True)
+
+    def _do(self, work: Work) -> Commit:
         started = time.perf_counter()
         made = self._make(work)
         commit = Commit(
@@ -102,7 +137,7 @@ class Worker:
                 **made.facts,
                 "seconds": round(time.perf_counter() - started, 3),
                 "finished": round(time.time(), 3),
-                "worker": f"{platform.node()}/{os.getpid()}",
+                "worker": worker_name(),
                 "threads": torch.get_num_threads(),
                 "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "versions": versions(),
@@ -146,20 +181,25 @@ class Worker:
                 TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
                 for index in range(count)
             ]
-        result = collect_window(
-            self.denoiser,
-            work.prompts,
-            self.settings,
-            work.window,
-            states,
-            keep_states=not work.last,
-        )
+
+        def collect(at_once: int) -> WindowResult:
+            return collect_window(
+                self.denoiser,
+                work.prompts,
+                self.settings,
+                work.window,
+                states,
+                keep_states=not work.last,
+                at_once=at_once,
+            )
+
+        result = self._memory.run(collect)
         table = result.statistics.to_arrow()
         objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
         for index, state in enumerate(result.states):
             data = state.to_bytes()
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
-        return Made(objects=objects)
+        return Made(objects=objects, facts={"at_once": self._memory.at_once})
 
     def _side(self, work: SideWork) -> Made:
         shards = [
@@ -232,20 +272,25 @@ class Worker:
         mask = None if work.mask is None else read_mask(self.store, work.mask)
         if mask:
             mask.apply(self.denoiser.denoiser)
+        memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
         try:
-            images = draw(
-                self.denoiser,
-                work.prompts,
-                steps=work.steps,
-                guidance=work.guidance,
-                batch_size=work.batch_size,
+            images = memory.run(
+                lambda at_once: draw(
+                    self.denoiser,
+                    work.prompts,
+                    steps=work.steps,
+                    guidance=work.guidance,
+                    batch_size=work.batch_size,
+                    at_once=at_once,
+                )
             )
         finally:
             if mask:
                 mask.remove(self.denoiser.denoiser)
         judge = self.judge if work.judge else None
         data = table_to_parquet(preview_table(work.prompts, images, judge))
-        return Made(objects={"preview": self._put("preview", data, suffix="parquet")})
+        objects = {"preview": self._put("preview", data, suffix="parquet")}
+        return Made(objects=objects, facts={"at_once": memory.at_once})
 
 
 def read_mask(store: Store, key: str) -> PruningMask:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from math import ceil
 
 import ray
+from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
 
 from conceptprune.manifest import Compute
 
@@ -28,3 +29,13 @@ def connected(compute: Compute) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def alive_nodes() -> frozenset[str]:
+    """Ids of the cluster's nodes that are up."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of nodes that were told to go, by an autoscaler or by `ray drain-node`."""
+    return frozenset(state.get_draining_nodes())

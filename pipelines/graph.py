@@ -42,16 +42,18 @@ class Graph:
     """Units still to do; hands out those whose needs are met, first planned first."""
 
     ready: deque[Work] = field(default_factory=deque)
+    _open: dict[str, Work] = field(default_factory=dict)
+    """Units without a result yet, by key: ready, waiting or handed out."""
     _missing: dict[str, set[Need]] = field(default_factory=dict)
     _waiting: dict[Need, list[Work]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of(cls, units: Iterable[Work]) -> "Graph":
         """A graph of `units`; needs that are not among them are taken as committed."""
-        units = list(units)
         graph = cls()
-        inside: set[Need] = {(unit.kind, unit.key) for unit in units}
-        for unit in units:
+        graph._open = {unit.key: unit for unit in units}
+        inside: set[Need] = {(unit.kind, unit.key) for unit in graph._open.values()}
+        for unit in graph._open.values():
             missing: set[Need] = {need for need in unit.needs if need in inside}
             if missing:
                 graph._missing[unit.key] = missing
@@ -61,9 +63,15 @@ class Graph:
                 graph.ready.append(unit)
         return graph
 
+    @property
+    def open_units(self) -> Iterable[Work]:
+        """Units without a result yet."""
+        return self._open.values()
+
     def finish(self, unit: Work) -> None:
         """Mark a unit done; units that waited only for it become ready."""
         need = (unit.kind, unit.key)
+        self._open.pop(unit.key, None)
         for waiting in self._waiting.pop(need, []):
             missing = self._missing.get(waiting.key)
             if missing is None:
@@ -75,7 +83,17 @@ class Graph:
 
     def fail(self, unit: Work) -> Iterator[Work]:
         """Give up a unit; yields the units that can therefore never run."""
+        self._open.pop(unit.key, None)
         for waiting in self._waiting.pop((unit.kind, unit.key), []):
             if self._missing.pop(waiting.key, None) is not None:
                 yield waiting
                 yield from self.fail(waiting)
+
+    def put_back(self, lost: Work, unit: Work) -> None:
+        """`unit`, which had been handed out, waits until `lost` has been done once more."""
+        need = (lost.kind, lost.key)
+        self._missing.setdefault(unit.key, set()).add(need)
+        self._waiting[need].append(unit)
+        if lost.key not in self._open:
+            self._open[lost.key] = lost
+            self.ready.appendleft(lost)

@@ -1,7 +1,7 @@
 """The erase job: prompts, collection, reduction, selection, outputs; one pass, safe to rerun."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,19 +11,22 @@ from rich.console import Console
 from conceptprune.plan import Plan, collection_settings, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.store import LostWorkError, Store, parquet_to_table
 from conceptprune.work import Work
 from pipelines.cluster import connected
 from pipelines.graph import committed_in, units_to_do
-from pipelines.ledger import RunRecord, ledger_rows, reused_commits, write_ledger
+from pipelines.journal import Journal, new_job
+from pipelines.ledger import RunRecord, reused_units
 from pipelines.preparation import Prepared
 from pipelines.progress import JobProgress
-from pipelines.schedule import Result, run_units
+from pipelines.schedule import Result, Tick, run_units
 from pipelines.workers import WorkerPool, WorkerSpec
 
-SECONDS_BETWEEN_LEDGERS = 10.0
+LOOKS_AT_PROMPTS = 3
 
-RunUnits = Callable[[Sequence[Work], Callable[[Result], None]], None]
+OnResult = Callable[[Result], None]
+OnTick = Callable[[Tick], None]
+RunUnits = Callable[[Sequence[Work], Mapping[str, Work], OnResult, OnTick], None]
 
 
 class PromptsFailedError(RuntimeError):
@@ -67,9 +70,10 @@ def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
         StoreError: the store cannot be read or written.
     """
     started = time.time()
+    job = new_job()
     store = Store(store_uri)
     store.check()
-    with _runner(prepared, store_uri) as run:
+    with _runner(prepared, store_uri, job) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
             run=plan.run,
@@ -79,87 +83,108 @@ def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        return _run_plan(plan, store, run, console, started)
+        return _run_plan(plan, store, run, console, job, started)
 
 
 def _run_plan(
-    plan: Plan, store: Store, run: RunUnits, console: Console, started: float
+    plan: Plan, store: Store, run: RunUnits, console: Console, job: str, started: float
 ) -> JobResult:
-    units = units_to_do(plan, committed_in(store))
+    committed = committed_in(store)
+    units = units_to_do(plan, committed)
     todo = {unit.key for unit in units}
-    reused = reused_commits(plan, store, todo)
-    results: dict[str, Result] = {}
-    last_ledger = time.monotonic()
-
-    def ledger() -> list[dict[str, Any]]:
-        rows = ledger_rows(plan, todo=todo, results=results, reused=reused)
-        write_ledger(store, plan.run, rows)
-        return rows
-
-    def on_result(result: Result) -> None:
-        nonlocal last_ledger
-        results[result.work.key] = result
-        progress.advance(result)
-        if time.monotonic() - last_ledger > SECONDS_BETWEEN_LEDGERS:
-            last_ledger = time.monotonic()
-            ledger()
-
-    ledger()
+    reused = reused_units(plan, store, todo, committed)
+    journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.begin()
     try:
         if units:
             with JobProgress(console, plan, units) as progress:
-                run(units, on_result)
-    finally:
-        # Also when the job is stopped (Ray turns a termination signal into SystemExit): what has
-        # been done so far is on record.
-        rows = ledger()
+
+                def on_result(result: Result) -> None:
+                    journal.results[result.work.key] = result
+                    progress.advance(result)
+
+                known = {unit.key: unit for unit in plan.units()}
+                run(units, known, on_result, journal.on_tick)
+    except BaseException:
+        # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
+        # has been done so far is on record.
+        journal.end("stopped")
+        raise
+    results = journal.results.values()
+    rows = journal.end("failed" if any(result.error for result in results) else "done")
+    computed = sum(result.status == "done" for result in results)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
-        computed=sum(result.status == "done" for result in results.values()),
-        reused=len(reused),
+        computed=computed,
+        reused=len(reused) + len(results) - computed - sum(bool(r.error) for r in results),
         rows=rows,
     )
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple[PromptPair, ...]]:
-    committed = committed_in(store)
     units = prompts_units(prepared.manifest)
-    errors: list[str] = []
-
-    def on_result(result: Result) -> None:
-        if result.error:
-            errors.append(result.error)
-
+    known: Mapping[str, Work] = {unit.key: unit for unit in units}
+    committed = committed_in(store)
     todo = [unit for unit in units if not committed(unit.kind, unit.key)]
-    if todo:
-        run(todo, on_result)
-    if errors:
-        raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
-    pairs: dict[str, tuple[PromptPair, ...]] = {}
-    for unit in units:
-        commit = store.get(unit.kind, unit.key)
-        pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+    for look in range(LOOKS_AT_PROMPTS):
+        errors: list[str] = []
+
+        def on_result(result: Result, errors: list[str] = errors) -> None:
+            if result.error:
+                errors.append(result.error)
+
+        if todo:
+            run(todo, known, on_result, lambda _: None)
+        if errors:
+            raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
+        pairs: dict[str, tuple[PromptPair, ...]] = {}
+        todo = []
+        for unit in units:
+            try:
+                data = store.load(store.get(unit.kind, unit.key), "prompts")
+            except LostWorkError:
+                if look == LOOKS_AT_PROMPTS - 1:
+                    raise
+                todo.append(unit)
+            else:
+                pairs |= pairs_from_table(parquet_to_table(data))
+        if not todo:
+            break
     return pairs
 
 
 @contextmanager
-def _runner(prepared: Prepared, store_uri: str) -> Iterator[RunUnits]:
+def _runner(prepared: Prepared, store_uri: str, job: str) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     compute = prepared.manifest.compute
     spec = WorkerSpec(
         store=store_uri,
+        job=job,
+        claim_seconds=compute.claim_seconds,
         model=prepared.model,
         settings=collection_settings(prepared.manifest),
         threads=compute.threads_per_actor,
     )
     with ExitStack() as joined:
 
-        def run(units: Sequence[Work], on_result: Callable[[Result], None]) -> None:
+        def run(
+            units: Sequence[Work],
+            known: Mapping[str, Work],
+            on_result: OnResult,
+            on_tick: OnTick,
+        ) -> None:
             joined.enter_context(connected(compute))
             pool = WorkerPool(spec, compute)
             try:
-                run_units(units, pool, max_attempts=compute.max_attempts, on_result=on_result)
+                run_units(
+                    units,
+                    pool,
+                    known=known,
+                    max_attempts=compute.max_attempts,
+                    on_result=on_result,
+                    on_tick=on_tick,
+                )
             finally:
                 pool.close()
 

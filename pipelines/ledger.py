@@ -12,6 +12,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.plan import Plan
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import CheckpointWork, FuseWork, MaskWork, PreviewWork, WindowWork, Work
+from pipelines.graph import Committed
 
 if TYPE_CHECKING:
     from pipelines.schedule import Result
@@ -35,16 +36,34 @@ SCHEMA = pa.schema(
         pa.field("mask", pa.string()),
         pa.field("entries", pa.int64()),
         pa.field("site_weights", pa.int64()),
+        pa.field("at_once", pa.int32()),
     ],
-    metadata={"conceptprune.format": "ledger/1"},
+    metadata={"conceptprune.format": "ledger/2"},
 )
-"""`status`: done (by this job), reused (committed before), failed, blocked (needs a failed unit),
-pending (not reached yet), or unneeded (its results are committed and this unit is not)."""
+"""`status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
+blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed and
+this unit is not). `at_once`: prompts that went through the denoiser together; fewer than a batch
+where memory ran out, which may have moved the last bits."""
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.parquet"
 READERS = 16
 """Commit records of reused units are read so many at a time: an object store answers slowly."""
+
+
+Made = Mapping[str, Any]
+"""What a ledger row takes from a unit's commit record."""
+
+NOTHING_MADE: Made = {
+    "seconds": None,
+    "worker": None,
+    "finished": None,
+    "objects": [],
+    "bytes": 0,
+    "entries": None,
+    "site_weights": None,
+    "at_once": None,
+}
 
 
 def detail_of(work: Work) -> str:
@@ -78,25 +97,21 @@ def ledger_rows(
     *,
     todo: Collection[str],
     results: "Mapping[str, Result]",
-    reused: Mapping[str, Commit],
+    reused: Mapping[str, Made],
 ) -> list[dict[str, Any]]:
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
     concepts = plan.concepts_of()
     rows = []
     for work in plan.units():
         result = results.get(work.key)
-        commit = result.commit if result else reused.get(work.key)
-        status: str
+        made = reused.get(work.key, NOTHING_MADE)
         if result:
-            status = result.status
+            status: str = result.status
+            made = made_by(result.commit) if result.commit else NOTHING_MADE
         elif work.key in todo:
             status = "pending"
-        elif commit:
-            status = "reused"
         else:
-            status = "unneeded"
-        provenance = commit.provenance if commit else {}
-        refs = list(commit.objects.values()) if commit else []
+            status = "reused" if work.key in reused else "unneeded"
         rows.append(
             {
                 "run": plan.run,
@@ -107,30 +122,57 @@ def ledger_rows(
                 "status": status,
                 "attempts": result.attempts if result else 0,
                 "error": result.error if result else None,
-                "seconds": provenance.get("seconds"),
                 "evaluations": plan.evaluations(work),
-                "worker": provenance.get("worker"),
-                "finished": _milliseconds(provenance.get("finished")),
-                "objects": [ref.path for ref in refs],
-                "bytes": sum(ref.size for ref in refs),
                 "mask": mask_of(work),
-                "entries": provenance.get("entries"),
-                "site_weights": provenance.get("site_weights"),
+                **made,
             }
         )
     return rows
 
 
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds * 1000)
+def made_by(commit: Commit) -> Made:
+    """The columns that follow from a commit record."""
+    provenance = commit.provenance
+    finished = provenance.get("finished")
+    refs = commit.objects.values()
+    return {
+        "seconds": provenance.get("seconds"),
+        "worker": provenance.get("worker"),
+        "finished": None if finished is None else int(finished * 1000),
+        "objects": [ref.path for ref in refs],
+        "bytes": sum(ref.size for ref in refs),
+        "entries": provenance.get("entries"),
+        "site_weights": provenance.get("site_weights"),
+        "at_once": commit.at_once,
+    }
 
 
-def reused_commits(plan: Plan, store: Store, todo: Collection[str]) -> dict[str, Commit]:
-    """Commit records of the plan's units that are not to be done, by key, where they have one."""
-    units = [unit for unit in plan.units() if unit.key not in todo]
+def reused_units(
+    plan: Plan, store: Store, todo: Collection[str], committed: Committed
+) -> dict[str, Made]:
+    """What is on record of the plan's committed units that are not to be done, by key.
+
+    Taken from the ledgers of earlier runs; only records of units that no ledger has (a job was
+    stopped before it wrote them down) are read one by one.
+    """
+    units = {
+        unit.key: unit
+        for unit in plan.units()
+        if unit.key not in todo and committed(unit.kind, unit.key)
+    }
+    found: dict[str, Made] = {}
+    # The run's own ledger first: it has all of it, unless a concept or a setting is new.
+    for run in sorted(store.runs(), key=lambda run: run != plan.run):
+        if len(found) == len(units):
+            break
+        for row in read_ledger(store, run):
+            if row["key"] in units and row["objects"]:
+                found.setdefault(row["key"], {name: row[name] for name in NOTHING_MADE})
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda unit: store.find(unit.kind, unit.key), units)
-        return {commit.key: commit for commit in found if commit is not None}
+        unknown = [unit for key, unit in units.items() if key not in found]
+        commits = readers.map(lambda unit: store.find(unit.kind, unit.key), unknown)
+        found |= {commit.key: made_by(commit) for commit in commits if commit is not None}
+    return found
 
 
 def write_ledger(store: Store, run: str, rows: list[dict[str, Any]]) -> None:
@@ -142,7 +184,11 @@ def write_ledger(store: Store, run: str, rows: list[dict[str, Any]]) -> None:
 def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
     """A run's ledger rows; none where it has not been written yet."""
     data = store.read_run_file(run, LEDGER_FILE)
-    return [] if data is None else parquet_to_table(data).to_pylist()
+    if data is None:
+        return []
+    rows = parquet_to_table(data).to_pylist()
+    # ledger/1 did not have all of the columns.
+    return [dict.fromkeys(SCHEMA.names) | row for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """How a job tells what it is doing: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -22,7 +23,8 @@ class JobProgress:
         self._total_units = len(units)
         self._evaluations = {unit.key: plan.evaluations(unit) for unit in units}
         self._total_evaluations = sum(self._evaluations.values())
-        self._waiting = _units_by_concept(plan, units)
+        self._names = plan.concepts_of()
+        self._waiting = _units_by_concept(self._names, units)
         self._total_concepts = len(plan.concepts)
         self._units = 0
         self._done_evaluations = 0
@@ -59,10 +61,15 @@ class JobProgress:
     def advance(self, result: Result) -> None:
         """Take note of a unit's result."""
         key = result.work.key
+        if key not in self._evaluations:
+            # Committed before, found lost, and computed again.
+            self._evaluations[key] = self._plan.evaluations(result.work)
+            self._total_evaluations += self._evaluations[key]
+            self._total_units += 1
         self._units += 1
-        self._failed += result.status != "done"
+        self._failed += result.error is not None
         self._done_evaluations += self._evaluations[key]
-        for name in [name for name, keys in self._waiting.items() if key in keys]:
+        for name in self._names.get(key, ()):
             self._waiting[name].discard(key)
             if not self._waiting[name]:
                 del self._waiting[name]
@@ -88,10 +95,12 @@ class JobProgress:
         return ", ".join(parts)
 
 
-def _units_by_concept(plan: Plan, units: list[Work]) -> dict[str, set[str]]:
+def _units_by_concept(
+    concepts: Mapping[str, tuple[str, ...]], units: list[Work]
+) -> dict[str, set[str]]:
     todo = {unit.key for unit in units}
     waiting: dict[str, set[str]] = {}
-    for key, names in plan.concepts_of().items():
+    for key, names in concepts.items():
         if key in todo:
             for name in names:
                 waiting.setdefault(name, set()).add(key)

@@ -1,21 +1,36 @@
 """The driver's loop: submit what is ready, take what is done, retry, give up on poison units."""
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
 
 from conceptprune.errors import NumericalError, UserError
-from conceptprune.store import Commit
+from conceptprune.stages import Held
+from conceptprune.store import Commit, LostWorkError
 from conceptprune.work import Work
 from pipelines.graph import Graph
-from pipelines.workers import ActorSlot, WorkerPool, needs_denoiser
+from pipelines.workers import Submission, WorkerPool
 
 FINAL_ERRORS = (UserError, NumericalError)
 """Errors that another attempt would only repeat."""
+
+MAX_INTERRUPTIONS = 20
+"""A unit whose machine was taken away so often is no longer taken to be innocent of it."""
+
+SECONDS_BETWEEN_TICKS = 1.0
+SECONDS_BETWEEN_LOOKS = 2.0
+"""At a unit that another job is computing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,88 +38,195 @@ class Result:
     """What became of a unit."""
 
     work: Work
-    status: Literal["done", "failed", "blocked"]
+    status: Literal["done", "reused", "failed", "blocked"]
+    """`reused`: another job computed it meanwhile."""
     attempts: int
     error: str | None = None
     commit: Commit | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """How the loop stands, about once a second."""
+
+    in_flight: int
+    actors: int
+    retries: int
+    """Attempts that failed and were made again, interruptions not among them."""
+    interruptions: int
+    """Units whose machine was taken away, and that went back without having used an attempt."""
+    lost: int
+    """Committed units that were found damaged or gone, and computed again."""
+
+
 OnResult = Callable[[Result], None]
+OnTick = Callable[[Tick], None]
 
 
 def run_units(
-    units: Iterable[Work], pool: WorkerPool, *, max_attempts: int, on_result: OnResult
+    units: Iterable[Work],
+    pool: WorkerPool,
+    *,
+    known: Mapping[str, Work],
+    max_attempts: int,
+    on_result: OnResult,
+    on_tick: OnTick = lambda _: None,
 ) -> None:
     """Run units in dependency order, a bounded number at a time, until each has a result.
 
     A unit that fails `max_attempts` times, or once for good, fails alone: only units that need it
-    are blocked, everything else goes on.
+    are blocked, everything else goes on. `known` are all units of the plan by key: one of them
+    that was committed and is found lost is done again.
     """
-    _Loop(Graph.of(units), pool, max_attempts, on_result).run()
+    _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick).run()
 
 
 class _Loop:
     def __init__(
-        self, graph: Graph, pool: WorkerPool, max_attempts: int, on_result: OnResult
+        self,
+        graph: Graph,
+        pool: WorkerPool,
+        known: Mapping[str, Work],
+        max_attempts: int,
+        on_result: OnResult,
+        on_tick: OnTick,
     ) -> None:
         self.graph = graph
         self.pool = pool
+        self.known = known
         self.max_attempts = max_attempts
         self.on_result = on_result
+        self.on_tick = on_tick
         self.attempts: Counter[str] = Counter()
+        self.interruptions: Counter[str] = Counter()
+        self.retries = 0
+        self.lost = 0
+        self.held: list[tuple[float, Work]] = []
+        """Units that another job is computing, and when to look again."""
+        self._last_tick = 0.0
 
     def run(self) -> None:
         while True:
+            self._return_held()
             self._submit_ready()
-            if not self.pool.refs:
+            self._tick()
+            if not self.pool.in_flight and not self.held:
                 return
-            finished, _ = ray.wait(self.pool.refs, num_returns=1)
-            self._take(finished[0])
+            for submission in self.pool.wait(SECONDS_BETWEEN_TICKS):
+                self._take(submission)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._last_tick < SECONDS_BETWEEN_TICKS:
+            return
+        self._last_tick = now
+        self.pool.refresh()
+        self.on_tick(
+            Tick(
+                in_flight=self.pool.in_flight,
+                actors=len(self.pool.slots),
+                retries=self.retries,
+                interruptions=self.interruptions.total(),
+                lost=self.lost,
+            )
+        )
+
+    def _return_held(self) -> None:
+        now = time.monotonic()
+        due = [work for at, work in self.held if at <= now]
+        self.held = [(at, work) for at, work in self.held if at > now]
+        self.graph.ready.extend(due)
 
     def _submit_ready(self) -> None:
-        held: deque[Work] = deque()
-        while self.graph.ready:
+        waiting: deque[Work] = deque()
+        while self.graph.ready and self.pool.has_any_room():
             work = self.graph.ready.popleft()
             if self.pool.has_room(work):
                 self.attempts[work.key] += 1
                 self.pool.submit(work)
             else:
-                held.append(work)
-        self.graph.ready = held
-        if not any(needs_denoiser(work) for work in held):
-            self.pool.release_idle()
+                waiting.append(work)
+        self.graph.ready.extendleft(reversed(waiting))
+        self.pool.release_idle(self.graph.open_units)
 
-    def _take(self, ref: object) -> None:
-        work, slot = self.pool.collect(ref)
+    def _take(self, submission: Submission) -> None:
+        work = submission.work
         try:
-            commit = ray.get(ref)
+            outcome = submission.result()
+        except ActorUnavailableError as error:
+            self._actor_gone(submission)
+            self._interrupted(work, error)
         except RayActorError as error:
-            self._actor_died(work, slot, error)
+            if not self.pool.has(submission.slot):
+                # It waited behind a unit whose end has just been dealt with.
+                self._hand_back(work)
+                return
+            self._actor_gone(submission)
+            if self.pool.was_taken_away(submission, error):
+                self._interrupted(work, error)
+            else:
+                self._retry_or_fail(work, error, final=False)
+        except (NodeDiedError, TaskCancelledError) as error:
+            self._interrupted(work, error)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            self._retry_or_fail(work, cause, final=isinstance(cause, FINAL_ERRORS))
-        except ray.exceptions.RayError as error:
+            if isinstance(cause, LostWorkError) and cause.key in self.known:
+                self._compute_again(self.known[cause.key], work, cause)
+            else:
+                self._retry_or_fail(work, cause, final=isinstance(cause, FINAL_ERRORS))
+        except RayError as error:
             self._retry_or_fail(work, error, final=False)
         else:
+            if isinstance(outcome, Held):
+                self.attempts[work.key] -= 1
+                self.held.append((time.monotonic() + SECONDS_BETWEEN_LOOKS, work))
+                return
             self.on_result(
-                Result(work=work, status="done", attempts=self.attempts[work.key], commit=commit)
+                Result(
+                    work=work,
+                    status="done" if outcome.computed else "reused",
+                    attempts=self.attempts[work.key],
+                    commit=outcome.commit,
+                )
             )
             self.graph.finish(work)
 
-    def _actor_died(self, work: Work, slot: ActorSlot | None, error: Exception) -> None:
+    def _actor_gone(self, submission: Submission) -> None:
         # Only the unit that was running can have killed its actor: the one waiting behind it goes
         # back without having used up an attempt.
-        for waiting in self.pool.drop(slot) if slot else []:
-            self.attempts[waiting.key] -= 1
-            self.graph.ready.appendleft(waiting)
-        self._retry_or_fail(work, error, final=False)
+        for waiting in self.pool.drop(submission):
+            self._hand_back(waiting)
+
+    def _hand_back(self, work: Work) -> None:
+        self.attempts[work.key] -= 1
+        self.graph.ready.appendleft(work)
+
+    def _interrupted(self, work: Work, error: Exception) -> None:
+        self.interruptions[work.key] += 1
+        if self.interruptions[work.key] > MAX_INTERRUPTIONS:
+            self._retry_or_fail(work, error, final=False)
+        else:
+            self._hand_back(work)
+
+    def _compute_again(self, lost: Work, work: Work, error: LostWorkError) -> None:
+        """`lost` was committed and is gone: that is no fault of `work`, which needs it."""
+        self.attempts[work.key] -= 1
+        self.lost += 1
+        self.graph.put_back(lost, work)
+        if self.attempts[lost.key] >= self.max_attempts:
+            self.graph.ready.remove(lost)
+            self._fail(lost, error)
 
     def _retry_or_fail(self, work: Work, error: Exception, *, final: bool) -> None:
-        attempts = self.attempts[work.key]
-        if not final and attempts < self.max_attempts:
+        if not final and self.attempts[work.key] < self.max_attempts:
+            self.retries += 1
             self.graph.ready.appendleft(work)
             return
+        self._fail(work, error)
+
+    def _fail(self, work: Work, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}".strip()
+        attempts = self.attempts[work.key]
         self.on_result(Result(work=work, status="failed", attempts=attempts, error=message))
         for blocked in self.graph.fail(work):
             self.on_result(

@@ -1,7 +1,8 @@
 """`conceptprune status`: what became of each run of a store, and what a rerun would do."""
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from conceptprune.errors import UserError
 from conceptprune.store import Store
+from conceptprune.store.claims import Claim, live_claims
 from pipelines.graph import Committed, committed_in
+from pipelines.journal import JobRecord, job_records
 from pipelines.ledger import RunRecord, read_ledger
 
 OPEN = ("failed", "blocked", "pending")
@@ -26,15 +29,23 @@ class RunStatus:
     record: RunRecord
     rows: list[dict[str, Any]]
     """The ledger; units that were committed after it was written are marked done."""
+    jobs: list[JobRecord]
+    claims: list[Claim]
+    """What its workers are at."""
 
     @classmethod
-    def read(cls, store: Store, record: RunRecord, committed: Committed) -> "RunStatus":
+    def read(
+        cls, store: Store, record: RunRecord, committed: Committed, claims: Sequence[Claim] = ()
+    ) -> "RunStatus":
         """The status of a run; `committed` tells what has been finished since its last ledger."""
         rows = read_ledger(store, record.run)
         for row in rows:
             if row["status"] in OPEN and committed(row["kind"], row["key"]):
                 row["status"] = "done"
-        return cls(record=record, rows=rows)
+        jobs = job_records(store, record.run)
+        ids = {job.job for job in jobs}
+        mine = [claim for claim in claims if claim.job in ids]
+        return cls(record=record, rows=rows, jobs=jobs, claims=mine)
 
     @property
     def num_concepts(self) -> int:
@@ -82,8 +93,9 @@ def show_status(store: str, console: Console) -> None:
     """
     opened = Store(store)
     committed = committed_in(opened)
+    claims = live_claims(opened)
     for record in run_records(opened):
-        for line in _lines(RunStatus.read(opened, record, committed)):
+        for line in _lines(RunStatus.read(opened, record, committed, claims)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -94,6 +106,10 @@ def _lines(status: RunStatus) -> Iterator[str]:
     yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
     yield f"  started   {started:%Y-%m-%d %H:%M:%S} UTC"
     yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+    yield from _jobs(status.jobs)
+    for claim in status.claims:
+        since = f"{max(0, time.time() - claim.since):.0f} s"
+        yield one_line(f"  computing {claim.kind} {claim.key[:12]}, {claim.worker}, for {since}")
     if not status.rows:
         yield "  units     none on record: the job has just begun, or was stopped before the first"
         return
@@ -106,6 +122,22 @@ def _lines(status: RunStatus) -> Iterator[str]:
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
     yield f"  rerun     a rerun would {verb}"
+
+
+def _jobs(jobs: list[JobRecord]) -> Iterator[str]:
+    """Jobs at work, and the last that ended."""
+    last = jobs[-1:]
+    for job in [job for job in jobs if job.state == "running" or job in last]:
+        age = f"{max(0, time.time() - job.seen):.0f} s ago"
+        if job.lost:
+            yield one_line(f"  job       {job.job}, {job.worker}: no sign of life, last {age}")
+        elif job.state == "running":
+            yield one_line(
+                f"  job       {job.job}, {job.worker}: running, sign of life {age}; {job.left} "
+                f"units left, {job.in_flight} in flight, {job.actors} actors"
+            )
+        else:
+            yield one_line(f"  job       {job.job}, {job.worker}: {job.state} {age}")
 
 
 def _failure(row: dict[str, Any]) -> str:

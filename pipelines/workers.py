@@ -1,46 +1,84 @@
 """The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import ray
-import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from conceptprune.collect import CollectionSettings
 from conceptprune.manifest import Compute
-from conceptprune.stages import Worker
-from conceptprune.store import Commit, Store
+from conceptprune.stages import Done, Held, Worker, worker_name
+from conceptprune.store import Store
+from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
+from pipelines.cluster import alive_nodes, draining_nodes
+
+
+class UnitRunner(Protocol):
+    """What runs units in a worker process."""
+
+    def run(self, work: Work) -> Done | Held:
+        """Do one unit, or say who is doing it."""
+
+
+class RunnerSpec(Protocol):
+    """What a worker process makes its runner from; small, and free of credentials."""
+
+    def build(self) -> UnitRunner:
+        """A runner in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What a worker process is built from; small, and free of credentials."""
+    """The runner of an erase job."""
 
     store: str
+    job: str
+    claim_seconds: float
     model: ModelSettings
     settings: CollectionSettings
     threads: int
     """torch threads, fixed because sums depend on how they are split."""
 
-    def build(self) -> Worker:
-        """A worker in this process."""
+    def build(self) -> UnitRunner:
+        """A worker in this process, that claims what it does."""
+        import torch
+
         torch.set_num_threads(self.threads)
-        return Worker(Store(self.store), self.model, self.settings)
+        store = Store(self.store)
+        claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
+        return _ClaimingWorker(Worker(store, self.model, self.settings), claims)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClaimingWorker:
+    worker: Worker
+    claims: Claims
+
+    def run(self, work: Work) -> Done | Held:
+        return self.worker.run_claimed(work, self.claims)
 
 
 class DenoiserActor:
     """A warm worker: loads the model once and keeps it on its device."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._worker = spec.build()
+    def __init__(self, spec: RunnerSpec) -> None:
+        self._runner = spec.build()
 
-    def run(self, work: Work) -> Commit:
+    def node(self) -> str:
+        """Id of the node it is on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def run(self, work: Work) -> Done | Held:
         """Do one unit."""
-        return self._worker.run(work)
+        return self._runner.run(work)
 
 
-def run_alone(spec: WorkerSpec, work: Work) -> Commit:
+def run_alone(spec: RunnerSpec, work: Work) -> Done | Held:
     """Do one unit that needs no denoiser."""
     return spec.build().run(work)
 
@@ -52,23 +90,48 @@ def needs_denoiser(work: Work) -> bool:
 
 @dataclass(slots=True, eq=False)
 class ActorSlot:
-    """One actor and the units it has been given, oldest first."""
+    """One actor and what it has been given, oldest first."""
 
     handle: Any
-    in_flight: list[Work]
+    node_ref: Any
+    node: str | None = None
+    """Known once the actor has started."""
+    draining: bool = False
+    """Its node is about to go: it finishes what it is at, and gets nothing more."""
+    in_flight: "list[Submission]" = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """A unit on its way."""
+
+    ref: Any
+    work: Work
+    slot: ActorSlot | None
+    """The actor that has it; None for a task."""
+
+    def result(self) -> Done | Held:
+        """What came of it.
+
+        Raises:
+            RayError: it failed, or its worker did.
+        """
+        outcome: Done | Held = ray.get(self.ref)
+        return outcome
 
 
 class WorkerPool:
-    """Up to `max_actors` actors, started as work asks for them, and bounded tasks."""
+    """Up to `max_actors` actors, started as work asks for them, and bounded tasks.
+
+    Actors are asked for whether or not there is room for them, so that an autoscaler sees it.
+    """
 
     IN_FLIGHT_PER_ACTOR = 2
     """One running and one waiting, so that an actor never idles for a round trip."""
 
-    def __init__(self, spec: WorkerSpec, compute: Compute) -> None:
+    def __init__(self, spec: RunnerSpec, compute: Compute) -> None:
         """A pool on the cluster this process is connected to."""
-        self.spec = spec
         self.max_actors = compute.actors
-        self.max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor_class = ray.remote(DenoiserActor).options(
             num_cpus=compute.cpus_per_actor,
             num_gpus=compute.gpus_per_actor,
@@ -76,59 +139,133 @@ class WorkerPool:
             max_task_retries=0,
         )
         self._task = ray.remote(run_alone).options(num_cpus=1, max_retries=0)
+        self._spec = spec
         self._spec_ref = ray.put(spec)
         self.slots: list[ActorSlot] = []
-        self._running: dict[Any, tuple[Work, ActorSlot | None]] = {}
+        self._running: dict[Any, Submission] = {}
+        self._tasks = 0
+        self._max_tasks = 2
+        self.refresh()
 
     @property
-    def refs(self) -> list[Any]:
-        """References of everything in flight."""
-        return list(self._running)
+    def in_flight(self) -> int:
+        """How many units are on their way."""
+        return len(self._running)
+
+    def refresh(self) -> None:
+        """Look at the cluster: its size, and which of its nodes are about to go."""
+        # A cluster that grows can take more tasks.
+        self._max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        leaving = draining_nodes()
+        for slot in self.slots:
+            if slot.node is None:
+                slot.node = _ready(slot.node_ref)
+            if slot.node in leaving and not slot.draining:
+                slot.draining = True
+                for submission in slot.in_flight[1:]:
+                    ray.cancel(submission.ref)
+
+    def has_any_room(self) -> bool:
+        """Whether a unit of any kind can be submitted now."""
+        return self._tasks < self._max_tasks or self._has_actor_room()
 
     def has_room(self, work: Work) -> bool:
         """Whether `work` can be submitted now."""
-        if not needs_denoiser(work):
-            tasks = sum(slot is None for _, slot in self._running.values())
-            return tasks < self.max_tasks
-        return len(self.slots) < self.max_actors or any(
-            len(slot.in_flight) < self.IN_FLIGHT_PER_ACTOR for slot in self.slots
-        )
+        return self._has_actor_room() if needs_denoiser(work) else self._tasks < self._max_tasks
 
     def submit(self, work: Work) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""
         if not needs_denoiser(work):
-            self._running[self._task.remote(self._spec_ref, work)] = (work, None)
+            self._tasks += 1
+            ref = self._task.remote(self._spec_ref, work)
+            self._running[ref] = Submission(ref, work, None)
             return
-        slot = min(self.slots, key=lambda slot: len(slot.in_flight), default=None)
-        if slot is None or (slot.in_flight and len(self.slots) < self.max_actors):
-            slot = ActorSlot(self._actor_class.remote(self.spec), [])
+        slot = min(self._staying, key=lambda slot: len(slot.in_flight), default=None)
+        if slot is None or (slot.in_flight and len(self._staying) < self.max_actors):
+            handle = self._actor_class.remote(self._spec)
+            slot = ActorSlot(handle, handle.node.remote())
             self.slots.append(slot)
-        slot.in_flight.append(work)
-        self._running[slot.handle.run.remote(work)] = (work, slot)
+        ref = slot.handle.run.remote(work)
+        submission = Submission(ref, work, slot)
+        slot.in_flight.append(submission)
+        self._running[ref] = submission
 
-    def collect(self, ref: Any) -> tuple[Work, ActorSlot | None]:
-        """Take a finished reference off the books."""
-        work, slot = self._running.pop(ref)
-        if slot is not None:
-            slot.in_flight.remove(work)
-        return work, slot
+    def wait(self, seconds: float) -> list[Submission]:
+        """Submissions that have finished; waits for the first at most so long."""
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        refs = list(self._running)
+        finished, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        if finished:
+            # And whatever else is there already.
+            finished, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [self._collect(ref) for ref in finished]
 
-    def drop(self, slot: ActorSlot) -> list[Work]:
-        """Forget a dead actor; returns the units it still had."""
-        if slot in self.slots:
-            self.slots.remove(slot)
-        for ref in [ref for ref, (_, owner) in self._running.items() if owner is slot]:
-            del self._running[ref]
-        return slot.in_flight
+    def was_taken_away(self, submission: Submission, error: RayActorError) -> bool:
+        """Whether an actor died because its node went, and not by what it was doing."""
+        if error.preempted:
+            return True
+        slot = submission.slot
+        return slot is not None and (slot.draining or slot.node not in {None, *alive_nodes()})
 
-    def release_idle(self) -> None:
-        """Let go of actors that have nothing to do, and of their devices."""
-        for slot in [slot for slot in self.slots if not slot.in_flight]:
-            self.slots.remove(slot)
-            ray.kill(slot.handle)
+    def has(self, slot: ActorSlot | None) -> bool:
+        """Whether an actor is still on the books."""
+        return slot in self.slots
+
+    def drop(self, submission: Submission) -> list[Work]:
+        """Forget a submission's dead actor; returns the units it still had."""
+        slot = submission.slot
+        if slot is None or slot not in self.slots:
+            return []
+        self.slots.remove(slot)
+        ray.kill(slot.handle)
+        left = list(slot.in_flight)
+        slot.in_flight.clear()
+        for waiting in left:
+            del self._running[waiting.ref]
+        return [waiting.work for waiting in left]
+
+    def release_idle(self, open_units: Iterable[Work]) -> None:
+        """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
+        idle = [slot for slot in self.slots if not slot.in_flight]
+        if not idle:
+            return
+        given = sum(len(slot.in_flight) for slot in self.slots)
+        left = sum(needs_denoiser(work) for work in open_units) - given
+        for index, slot in enumerate(idle):
+            if slot.draining or index >= left:
+                self.slots.remove(slot)
+                ray.kill(slot.handle)
 
     def close(self) -> None:
         """Let go of every actor."""
         for slot in self.slots:
             ray.kill(slot.handle)
         self.slots.clear()
+
+    @property
+    def _staying(self) -> list[ActorSlot]:
+        return [slot for slot in self.slots if not slot.draining]
+
+    def _has_actor_room(self) -> bool:
+        staying = self._staying
+        return len(staying) < self.max_actors or any(
+            len(slot.in_flight) < self.IN_FLIGHT_PER_ACTOR for slot in staying
+        )
+
+    def _collect(self, ref: Any) -> Submission:
+        submission = self._running.pop(ref)
+        if submission.slot is None:
+            self._tasks -= 1
+        else:
+            submission.slot.in_flight.remove(submission)
+        return submission
+
+
+def _ready(ref: Any) -> Any:
+    """A result that is there already; None where it is not, or never will be."""
+    try:
+        return ray.get(ref, timeout=0)
+    except (GetTimeoutError, RayError):
+        return None

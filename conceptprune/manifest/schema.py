@@ -135,6 +135,8 @@ class Compute(Section):
     gpus_per_actor: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 0.0
     threads_per_actor: Annotated[Positive, Field(description="a whole number of at least 1")] = 1
     max_attempts: Annotated[Positive, Field(description="a whole number of at least 1")] = 3
+    claim_seconds: Annotated[Float, Field(ge=1, description="a number of at least 1")] = 30.0
+    """A worker that dies holds up other jobs on the same store for so long, at most."""
 
 
 class Manifest(Section):

@@ -3,6 +3,7 @@
     objects/<kind>/model=<m>/<sha256>.<suffix>   data, only ever written with these bytes
     commits/<kind>/<key>.json                    "the work `key` is done, and these are its objects"
     runs/run=<id>/...                            what each run planned and what became of it
+    claims/<kind>/<key>.json                     who is computing a unit just now; they expire
     damaged/...                                  what was found damaged, under its former path
     probe/conditional-put                        see `Store.check`
 

@@ -58,6 +58,11 @@ class Commit:
     provenance: Mapping[str, Any]
     """How it was made (seconds, worker, versions); takes no part in comparisons."""
 
+    @property
+    def at_once(self) -> int | None:
+        """How many prompts of a batch went through the denoiser together; None without one."""
+        return self.provenance.get("at_once")
+
     def to_bytes(self) -> bytes:
         """Canonical JSON that carries the digest of all the rest of it."""
         content = {"format": FORMAT, **asdict(self)}

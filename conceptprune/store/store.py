@@ -164,7 +164,9 @@ class Store:
         return damaged
 
     def commit(self, commit: Commit) -> None:
-        """Record that work is done; of two equal results the first record stays.
+        """Record that work is done; of two results the first record stays.
+
+        Two may differ only where memory made one of them go through the denoiser in smaller parts.
 
         Raises:
             StoreError: the work was committed before with other bytes (it is not deterministic).
@@ -180,7 +182,7 @@ class Store:
             earlier = self.find(commit.kind, commit.key)
         if earlier is None:
             raise StoreError(f"{self.uri}: {path} was removed while it was being written")
-        if difference := commit.difference(earlier):
+        if commit.at_once == earlier.at_once and (difference := commit.difference(earlier)):
             raise StoreError(f"{commit.kind} {commit.key} is not deterministic: {difference}")
 
     def find(self, kind: str, key: str) -> Commit | None:
@@ -227,6 +229,22 @@ class Store:
     def read_run_file(self, run: str, name: str) -> bytes | None:
         """A file of a run, or None where there is none."""
         return self._backend.read(f"runs/run={run}/{name}")
+
+    def create_claim(self, path: str, data: bytes) -> bool:
+        """Write a claim (`claims.py`) unless there is one; False where there was."""
+        return self._backend.create(f"claims/{path}", data)
+
+    def write_claim(self, path: str, data: bytes) -> None:
+        """Write or replace a claim."""
+        self._backend.replace(f"claims/{path}", data)
+
+    def read_claim(self, path: str) -> bytes | None:
+        """A claim, or None where there is none."""
+        return self._backend.read(f"claims/{path}")
+
+    def claims(self) -> Iterator[Entry]:
+        """All claims, expired ones too."""
+        return self._backend.entries("claims")
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """All files below one of the store's folders, with sizes and times."""
