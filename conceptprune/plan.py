@@ -7,6 +7,7 @@ from itertools import chain
 from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Manifest, Preview
+from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.select import SelectionSettings
 from conceptprune.versions import versions
@@ -247,7 +248,15 @@ class _Planner:
         }
         # Everything the mask file says is part of its identity, versions included: equal keys
         # must mean equal bytes.
-        key = unit_key({"kind": "mask", "concept": concept.name, **keys, "provenance": provenance})
+        key = unit_key(
+            {
+                "kind": "mask",
+                "concept": concept.name,
+                **keys,
+                "provenance": provenance,
+                "table": NEURONS_FORMAT,
+            }
+        )
         return MaskWork(
             key=key,
             concept=concept.name,

@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         pa.field("seen_thing", pa.string()),
         pa.field("seen_look", pa.string()),
     ],
-    metadata={"conceptprune.format": "preview/1"},
+    metadata={"conceptprune.format": "preview/2", "conceptprune.sorted_by": "prompt,seed"},
 )
 """One row an image; the last four columns are null where there is no judge."""
 
@@ -74,7 +74,8 @@ def preview_table(prompts: Sequence[Prompt], images: Images, judge: "Judge | Non
         columns["asked_look"].append(wanted.look if wanted else None)
         columns["seen_thing"].append(THINGS[verdicts.thing[index]] if verdicts else None)
         columns["seen_look"].append(LOOKS[verdicts.artist[index]] if verdicts else None)
-    return pa.table(columns, schema=SCHEMA)
+    table = pa.table(columns, schema=SCHEMA)
+    return table.sort_by([("prompt", "ascending"), ("seed", "ascending")])
 
 
 def _png(image: Images) -> bytes:

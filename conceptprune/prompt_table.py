@@ -15,7 +15,7 @@ SCHEMA = pa.schema(
         pa.field("target", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
     ],
-    metadata={"conceptprune.format": "prompts/1"},
+    metadata={"conceptprune.format": "prompts/2", "conceptprune.sorted_by": "concept,pair"},
 )
 
 Pairs = Mapping[str, tuple[PromptPair, ...]]
@@ -33,7 +33,7 @@ def prompts_table(pairs: Pairs, kinds: Mapping[str, str]) -> pa.Table:
             "target": pair.target.text,
             "seed": pair.target.seed,
         }
-        for name, concept_pairs in pairs.items()
+        for name, concept_pairs in sorted(pairs.items())
         for index, pair in enumerate(concept_pairs)
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)

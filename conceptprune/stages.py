@@ -16,6 +16,7 @@ from conceptprune.collect import CollectionSettings, WindowResult, collect_windo
 from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
 from conceptprune.mask import LayerMask, PruningMask, union_masks
 from conceptprune.memory import BatchMemory
+from conceptprune.neurons import neurons_table
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
@@ -221,12 +222,9 @@ class Worker:
         base = self._statistics("statistics", work.base, "statistics")
         retained = [self._statistics("statistics", key, "statistics") for key in work.retained]
         weights = read_weights(self.model.source.folder() / COMPONENT, target.layers, self.dtype)
-        entries = select_entries(
-            weights,
-            target.energy(),
-            base_energy(base, retained, work.rule, num_prompts=target.num_prompts),
-            work.selection,
-        )
+        energy = target.energy()
+        exceeded = base_energy(base, retained, work.rule, num_prompts=target.num_prompts)
+        entries = select_entries(weights, energy, exceeded, work.selection)
         layers = {
             name: LayerMask(
                 shape=(weight.shape[0], weight.shape[1]),
@@ -245,7 +243,16 @@ class Worker:
                 "timesteps": target.timesteps[: work.selection.tau],
             },
         )
-        return self._made_mask(mask)
+        tau = work.selection.tau
+        table = neurons_table(
+            mask,
+            work.key,
+            target={name: calls[:tau] for name, calls in energy.items()},
+            base={name: calls[:tau] for name, calls in exceeded.items()},
+        )
+        made = self._made_mask(mask)
+        neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
+        return Made(objects={**made.objects, "neurons": neurons}, facts=made.facts)
 
     def _fuse(self, work: FuseWork) -> Made:
         return self._made_mask(union_masks([read_mask(self.store, key) for key in work.masks]))

@@ -107,6 +107,7 @@ class Statistics:
                 columns["sum_norm"].append(layer.sum_norm[index])
         metadata = {
             "conceptprune.format": f"statistics/{FORMAT_VERSION}",
+            "conceptprune.sorted_by": "layer,call",
             "conceptprune.provenance": canonical_json(dict(provenance or {})),
         }
         return pa.table(columns, schema=SCHEMA.with_metadata(metadata))

@@ -1,5 +1,6 @@
 """`python -m pipelines.erase MANIFEST --store URI`: the erase job, as `ray job submit` runs it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -47,7 +48,7 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
             f"{100 * row['entries'] / row['site_weights']:.2f}",
             f"{100 * row['entries'] / denoiser_weights:.3f}",
             f"{seconds.get(name, row['seconds']):.1f}",
-            Text(f"mask {_digest_of(row['objects'][0])}"),
+            Text(f"mask {_mask_digest(row['objects'])}"),
         )
     console.print(table)
     for row in result.rows:
@@ -68,7 +69,8 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
     )
 
 
-def _digest_of(path: str) -> str:
+def _mask_digest(paths: Iterable[str]) -> str:
+    (path,) = (path for path in paths if path.startswith("objects/mask/"))
     return path.rsplit("/", 1)[-1][:12]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
+        pa.field("unit", pa.int32(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
@@ -38,9 +39,9 @@ SCHEMA = pa.schema(
         pa.field("site_weights", pa.int64()),
         pa.field("at_once", pa.int32()),
     ],
-    metadata={"conceptprune.format": "ledger/2"},
+    metadata={"conceptprune.format": "ledger/2", "conceptprune.sorted_by": "unit"},
 )
-"""`status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
+"""`unit`: its place in the plan. `status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
 blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed and
 this unit is not). `at_once`: prompts that went through the denoiser together; fewer than a batch
 where memory ran out, which may have moved the last bits."""
@@ -102,7 +103,7 @@ def ledger_rows(
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
     concepts = plan.concepts_of()
     rows = []
-    for work in plan.units():
+    for unit, work in enumerate(plan.units()):
         result = results.get(work.key)
         made = reused.get(work.key, NOTHING_MADE)
         if result:
@@ -115,6 +116,7 @@ def ledger_rows(
         rows.append(
             {
                 "run": plan.run,
+                "unit": unit,
                 "kind": work.kind,
                 "key": work.key,
                 "detail": detail_of(work),

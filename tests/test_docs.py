@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 import yaml
@@ -75,6 +76,20 @@ def test_the_three_lines_of_the_readme_erase_and_restore(
     assert any(not before[k].equal(v) for k, v in pipe.unet.state_dict().items())
     exec("mask.remove" + removal, variables)
     assert all(before[k].equal(v) for k, v in pipe.unet.state_dict().items())
+
+
+def test_the_queries_of_the_readme_answer_for_the_demo(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo)
+    (block,) = blocks("sql")
+    shared, densities, failures = (
+        duckdb.sql(query).fetchall() for query in block.split(";") if query.strip()
+    )
+    assert len(shared) == 10
+    assert {call for _, call, _ in densities} == set(range(10))
+    assert all(0 < density < 0.1 for *_, density in densities)
+    assert failures == []
 
 
 def test_the_manifests_of_the_readme_are_valid() -> None:

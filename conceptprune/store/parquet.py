@@ -1,33 +1,58 @@
-"""Tables as Parquet bytes: equal for equal tables, and checked page by page."""
+"""Tables as Parquet bytes: equal for equal tables, sorted, checked by page and as a whole.
 
+The schema's metadata declares `conceptprune.format` (as in "statistics/1"), `conceptprune.sorted_by`
+(names of columns, the first one first) and `conceptprune.digest`.
+"""
+
+import hashlib
 import io
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 
 FORMAT_KEY = b"conceptprune.format"
-"""Schema metadata that every table of the store declares, as in "statistics/1"."""
+SORTED_BY_KEY = b"conceptprune.sorted_by"
+DIGEST_KEY = b"conceptprune.digest"
+
+DECLARED = (FORMAT_KEY, SORTED_BY_KEY)
+"""What a table's schema must say of itself; the digest is added when it is written."""
 
 
 def table_to_parquet(table: pa.Table) -> bytes:
     """Parquet bytes, equal for equal tables: fixed codec, page checksums, no time stamps.
 
     Raises:
-        ValueError: the table's schema does not declare its format.
+        ValueError: the schema does not declare its format and order, or the rows are not sorted.
     """
-    if FORMAT_KEY not in (table.schema.metadata or {}):
-        raise ValueError(f"the schema's metadata lacks {FORMAT_KEY.decode()}")
+    metadata = dict(table.schema.metadata or {})
+    if missing := [key.decode() for key in DECLARED if key not in metadata]:
+        raise ValueError(f"the schema's metadata lacks {' and '.join(missing)}")
+    order = [(name, "ascending") for name in sorted_by(table)]
+    places = pc.sort_indices(table, sort_keys=order)
+    if not places.equals(pa.array(range(len(table)), places.type)):
+        raise ValueError(f"the rows are not sorted by {', '.join(sorted_by(table))}")
+    table = table.replace_schema_metadata({**metadata, DIGEST_KEY: table_digest(table)})
     sink = io.BytesIO()
     # Sums hardly ever repeat: a dictionary of them would only be carried along.
     words = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=words, write_page_checksum=True)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=words,
+        write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(table.schema, order),
+    )
     return sink.getvalue()
 
 
 def parquet_to_table(data: bytes) -> pa.Table:
-    """The inverse of `table_to_parquet`; page checksums are verified.
+    """The inverse of `table_to_parquet`; page checksums and the digest are verified.
 
     Raises:
         StoreError: the bytes are damaged, or no such table.
@@ -36,6 +61,53 @@ def parquet_to_table(data: bytes) -> pa.Table:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"a Parquet table is damaged: {error}") from error
-    if FORMAT_KEY not in (table.schema.metadata or {}):
-        raise StoreError(f"a Parquet table does not declare {FORMAT_KEY.decode()}")
+    metadata = dict(table.schema.metadata or {})
+    if missing := [key.decode() for key in (*DECLARED, DIGEST_KEY) if key not in metadata]:
+        raise StoreError(f"a Parquet table does not declare {' and '.join(missing)}")
+    digest = metadata.pop(DIGEST_KEY).decode()
+    table = table.replace_schema_metadata(metadata)
+    if (found := table_digest(table)) != digest:
+        raise StoreError(f"a Parquet table is damaged: its digest was {digest} and is {found}")
     return table
+
+
+def sorted_by(table: pa.Table) -> list[str]:
+    """The columns a table says it is sorted by."""
+    return str(table.schema.metadata[SORTED_BY_KEY].decode()).split(",")
+
+
+def table_digest(table: pa.Table) -> str:
+    """SHA-256 of a table's columns and metadata, whatever the library and the codec."""
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    columns = [[field.name, _type_name(field.type)] for field in table.schema]
+    digest = hashlib.sha256(canonical_json({"columns": columns, "metadata": metadata}).encode())
+    for column in table.columns:
+        _add(digest, pa.concat_arrays(column.chunks or [pa.array([], column.type)]))
+    return digest.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    # Without the name of a list's items, which Parquet changes.
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+
+def _add(digest: Any, array: pa.Array) -> None:
+    """Add an array: which values there are, how long each is, and then the values themselves."""
+    digest.update(_bytes(array.is_valid().cast(pa.uint8())))
+    array = array.drop_null()
+    if pa.types.is_list(array.type):
+        digest.update(_bytes(pc.list_value_length(array)))
+        _add(digest, array.flatten())
+    elif pa.types.is_string(array.type) or pa.types.is_binary(array.type):
+        digest.update(_bytes(pc.binary_length(array)))
+        digest.update(b"".join(array.cast(pa.binary()).to_pylist()))
+    elif pa.types.is_timestamp(array.type):
+        digest.update(_bytes(array.cast(pa.int64())))
+    else:
+        digest.update(_bytes(array))
+
+
+def _bytes(numbers: pa.Array) -> bytes:
+    values = numbers.to_numpy(zero_copy_only=False)
+    little_endian: bytes = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return little_endian

@@ -8,7 +8,7 @@ from typing import Any
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
 
-FORMAT = "conceptprune.store/2"
+FORMAT = "conceptprune.store/3"
 
 
 class LostWorkError(StoreError):

@@ -276,16 +276,17 @@ class _Reader:
         return PruningMask.from_bytes(self.store.load(commit, "mask"))
 
     def mask_facts(self, row: Row) -> MaskFacts | None:
-        if not row["objects"]:
+        commit = self.store.find("mask", row["key"]) if row["objects"] else None
+        if commit is None:
             return None
-        path = row["objects"][0]
+        ref = commit.objects["mask"]
         return MaskFacts(
             entries=row["entries"],
             share_of_site=row["entries"] / row["site_weights"],
             share_of_model=row["entries"] / self.record.denoiser_weights,
-            digest=path.rsplit("/", 1)[-1].split(".")[0],
-            path=path,
-            size=row["bytes"],
+            digest=ref.digest,
+            path=ref.path,
+            size=ref.size,
         )
 
     def contrast(self, work: MaskWork) -> Contrast | None:
