@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,6 +28,9 @@ LONGEST_WAIT = 20.0
 logger = logging.getLogger("conceptprune.store")
 
 T = TypeVar("T")
+
+Observer = Callable[[str, float], None]
+"""Told of every operation that has ended: its verb (read, write, list, ...) and its seconds."""
 
 
 def deadline_from_environment() -> float:
@@ -66,6 +70,7 @@ class Access:
     """What an operation may raise when the store, and not this program, is at fault."""
     passes: Callable[[BaseException], bool] = passes
     reason_of: Callable[[Exception], str] = reason_of
+    observer: Observer | None = None
 
     def __call__(self, operation: str, function: Callable[[], T]) -> T:
         """What `function` returns; tried again with growing random waits until the deadline.
@@ -80,6 +85,7 @@ class Access:
             before_sleep=lambda state: self._log(operation, state),
             reraise=True,
         )
+        started = time.perf_counter()
         try:
             return retrying(function)
         except self.failures as error:
@@ -87,6 +93,9 @@ class Access:
             tried = f" (tried for {self.deadline:g} s)" if self.passes(error) else ""
             # From None: what lies below may show more of a request than belongs into a log.
             raise StoreError(f"{self.uri}: cannot {operation}: {reason}{tried}") from None
+        finally:
+            if self.observer:
+                self.observer(operation.split()[0], time.perf_counter() - started)
 
     def _log(self, operation: str, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -1,7 +1,7 @@
 """Tables as Parquet bytes: equal for equal tables, sorted, checked by page and as a whole.
 
-The schema's metadata declares `conceptprune.format` (as in "statistics/1"), `conceptprune.sorted_by`
-(names of columns, the first one first) and `conceptprune.digest`.
+The schema's metadata declares its format (`conceptprune.format`, as in "statistics/1"), its order
+(`conceptprune.sorted_by`, columns with commas between them) and its digest (`conceptprune.digest`).
 """
 
 import hashlib

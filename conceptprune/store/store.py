@@ -11,7 +11,7 @@ from typing import Any
 
 from conceptprune.digest import digest_bytes
 from conceptprune.errors import StoreError
-from conceptprune.store.access import deadline_from_environment
+from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
 from conceptprune.store.credentials import refuse_credentials
 from conceptprune.store.opening import open_backend
@@ -41,8 +41,12 @@ class Store:
     after that, and for any other fault, they raise StoreError. Pickled, a store is its URI.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, observer: Observer | None = None) -> None:
         """Open a store; nothing is written before the first object.
+
+        Args:
+            uri: a folder, or `s3://bucket/prefix`.
+            observer: told of every operation in this process; a pickled store has none.
 
         Raises:
             UserError: the URI's scheme is unknown, or it holds credentials.
@@ -50,7 +54,8 @@ class Store:
         refuse_credentials(uri)
         self.uri = uri
         self._deadline = deadline_from_environment()
-        self._opened = open_backend(uri, self._deadline)
+        self._observer = observer
+        self._opened = self._open()
         self._opened_in = os.getpid()
 
     def __repr__(self) -> str:
@@ -64,9 +69,14 @@ class Store:
     def _backend(self) -> Backend:
         if self._opened_in != os.getpid():
             # Forked: the parent's connections, and the threads that serve them, are not here.
-            self._opened = open_backend(self.uri, self._deadline)
+            self._opened = self._open()
             self._opened_in = os.getpid()
         return self._opened
+
+    def _open(self) -> Backend:
+        backend = open_backend(self.uri, self._deadline)
+        backend.access = replace(backend.access, observer=self._observer)
+        return backend
 
     def check(self) -> bool:
         """Find out, before any work, whether the store can be used and honours conditional puts.
