@@ -53,11 +53,22 @@ def plan(
 
 
 @app.command()
-def erase(manifest: ManifestPath, store: StoreUri) -> None:
+def erase(
+    manifest: ManifestPath,
+    store: StoreUri,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            help="json (one object a line, on standard error) or plain; by default what "
+            "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
+        ),
+    ] = None,
+) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from pipelines.erase import erase as run
 
-    raise typer.Exit(run(manifest, store, Console()))
+    raise typer.Exit(run(manifest, store, Console(), log_format))
 
 
 @app.command()

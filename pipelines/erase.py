@@ -7,24 +7,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conceptprune.plan import run_id
 from pipelines.job import JobResult, PromptsFailedError, run_job
+from pipelines.logs import LogLines, configure, identified, log_format
 from pipelines.preparation import prepare
 
+LOG_WIDTH = 200
+"""Columns of a table's line in a JSON log."""
 
-def erase(manifest: Path, store: str, console: Console) -> int:
-    """Run the job and print its table.
+
+def erase(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
+    """Run the job and print its table, as lines of the log where that is asked to be JSON.
 
     Returns:
         0 when every concept is done, 1 when some failed; bad input raises UserError.
     """
+    form = log_format(asked_format)
+    configure(form)
+    if form == "json":
+        console = Console(file=LogLines(), width=LOG_WIDTH)
     prepared = prepare(manifest)
-    try:
-        result = run_job(prepared, store, console)
-    except PromptsFailedError as error:
-        console.print(f"error: {error}", markup=False)
-        return 1
-    _print_result(result, store, prepared.denoiser_weights, console)
-    return 1 if result.failed else 0
+    with identified(run=run_id(prepared.manifest, prepared.model)):
+        try:
+            result = run_job(prepared, store, console, form)
+        except PromptsFailedError as error:
+            console.print(f"error: {error}", markup=False)
+            return 1
+        _print_result(result, store, prepared.denoiser_weights, console)
+        return 1 if result.failed else 0
 
 
 def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:

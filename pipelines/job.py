@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from conceptprune.plan import Plan, collection_settings, prompts_units
+from conceptprune.plan import Plan, collection_settings, prompts_units, run_id
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.store import LostWorkError, Store, parquet_to_table
@@ -17,6 +17,8 @@ from pipelines.cluster import connected
 from pipelines.graph import committed_in, units_to_do
 from pipelines.journal import Journal, new_job
 from pipelines.ledger import RunRecord, reused_units
+from pipelines.logs import LogFormat
+from pipelines.metrics import JobMetrics, StoreMetrics
 from pipelines.preparation import Prepared
 from pipelines.progress import JobProgress
 from pipelines.schedule import Result, Tick, run_units
@@ -26,7 +28,9 @@ LOOKS_AT_PROMPTS = 3
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
-RunUnits = Callable[[Sequence[Work], Mapping[str, Work], OnResult, OnTick], None]
+Evaluations = Callable[[Work], int]
+"""Denoiser evaluations of a unit."""
+RunUnits = Callable[[Sequence[Work], Mapping[str, Work], OnResult, OnTick, Evaluations], None]
 
 
 class PromptsFailedError(RuntimeError):
@@ -60,7 +64,9 @@ class JobResult:
         return [c.concept.name for c in self.plan.concepts if c.concept.name in bad]
 
 
-def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
+def run_job(
+    prepared: Prepared, store_uri: str, console: Console, form: LogFormat = "plain"
+) -> JobResult:
     """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
 
     Where everything is in the store already, no cluster is asked for.
@@ -71,9 +77,9 @@ def run_job(prepared: Prepared, store_uri: str, console: Console) -> JobResult:
     """
     started = time.time()
     job = new_job()
-    store = Store(store_uri)
+    store = Store(store_uri, StoreMetrics())
     store.check()
-    with _runner(prepared, store_uri, job) as run:
+    with _runner(prepared, store_uri, job, form) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
             run=plan.run,
@@ -104,7 +110,7 @@ def _run_plan(
                     progress.advance(result)
 
                 known = {unit.key: unit for unit in plan.units()}
-                run(units, known, on_result, journal.on_tick)
+                run(units, known, on_result, journal.on_tick, plan.evaluations)
     except BaseException:
         # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
         # has been done so far is on record.
@@ -135,7 +141,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
                 errors.append(result.error)
 
         if todo:
-            run(todo, known, on_result, lambda _: None)
+            run(todo, known, on_result, lambda _: None, lambda _: 0)
         if errors:
             raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
         pairs: dict[str, tuple[PromptPair, ...]] = {}
@@ -155,7 +161,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
 
 
 @contextmanager
-def _runner(prepared: Prepared, store_uri: str, job: str) -> Iterator[RunUnits]:
+def _runner(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     compute = prepared.manifest.compute
     spec = WorkerSpec(
@@ -165,6 +171,8 @@ def _runner(prepared: Prepared, store_uri: str, job: str) -> Iterator[RunUnits]:
         model=prepared.model,
         settings=collection_settings(prepared.manifest),
         threads=compute.threads_per_actor,
+        run=run_id(prepared.manifest, prepared.model),
+        log_format=form,
     )
     with ExitStack() as joined:
 
@@ -173,19 +181,35 @@ def _runner(prepared: Prepared, store_uri: str, job: str) -> Iterator[RunUnits]:
             known: Mapping[str, Work],
             on_result: OnResult,
             on_tick: OnTick,
+            evaluations: Evaluations,
         ) -> None:
             joined.enter_context(connected(compute))
+            metrics = JobMetrics()
             pool = WorkerPool(spec, compute)
+            left = {unit.key for unit in units}
+
+            def counted(result: Result) -> None:
+                left.discard(result.work.key)
+                metrics.unit(
+                    kind=result.work.kind,
+                    status=result.status,
+                    attempts=result.attempts,
+                    evaluations=evaluations(result.work),
+                )
+                metrics.now(units_left=len(left), actors=len(pool.slots))
+                on_result(result)
+
             try:
                 run_units(
                     units,
                     pool,
                     known=known,
                     max_attempts=compute.max_attempts,
-                    on_result=on_result,
+                    on_result=counted,
                     on_tick=on_tick,
                 )
             finally:
                 pool.close()
+                metrics.now(units_left=len(left), actors=0)
 
         yield run

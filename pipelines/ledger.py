@@ -41,7 +41,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"conceptprune.format": "ledger/2", "conceptprune.sorted_by": "unit"},
 )
-"""`unit`: its place in the plan. `status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
+"""`unit`: its place in the plan. `status`: done (by this job), reused (committed before, or by
+another job meanwhile), failed,
 blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed and
 this unit is not). `at_once`: prompts that went through the denoiser together; fewer than a batch
 where memory ran out, which may have moved the last bits."""

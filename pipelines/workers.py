@@ -15,6 +15,8 @@ from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
 from pipelines.cluster import alive_nodes, draining_nodes
+from pipelines.logs import LogFormat, configure, identified, logger
+from pipelines.metrics import StoreMetrics
 
 
 class UnitRunner(Protocol):
@@ -42,24 +44,37 @@ class WorkerSpec:
     settings: CollectionSettings
     threads: int
     """torch threads, fixed because sums depend on how they are split."""
+    run: str
+    """The run's id, for the log."""
+    log_format: LogFormat = "plain"
 
     def build(self) -> UnitRunner:
         """A worker in this process, that claims what it does."""
         import torch
 
+        configure(self.log_format)
         torch.set_num_threads(self.threads)
-        store = Store(self.store)
+        store = Store(self.store, StoreMetrics())
         claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
-        return _ClaimingWorker(Worker(store, self.model, self.settings), claims)
+        return _ClaimingWorker(Worker(store, self.model, self.settings), claims, self.run)
 
 
 @dataclass(frozen=True, slots=True)
 class _ClaimingWorker:
     worker: Worker
     claims: Claims
+    run_id: str
 
     def run(self, work: Work) -> Done | Held:
-        return self.worker.run_claimed(work, self.claims)
+        with identified(run=self.run_id, kind=work.kind, key=work.key):
+            try:
+                found = self.worker.run_claimed(work, self.claims)
+            except Exception as error:
+                # Only what kind of error: its text may quote prompts, and the driver has it.
+                logger.warning("failed: %s", type(error).__name__)
+                raise
+            logger.info("done" if isinstance(found, Done) else "another job is at it")
+            return found
 
 
 class DenoiserActor:

