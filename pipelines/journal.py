@@ -9,14 +9,17 @@ import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.plan import Plan
 from conceptprune.store import Store
 from pipelines.ledger import Made, ledger_rows, write_ledger
-from pipelines.schedule import Result, Tick
+
+if TYPE_CHECKING:
+    # `status` reads these records, and does so without Ray.
+    from pipelines.schedule import Result, Tick
 
 SECONDS_BETWEEN_SIGNS = 10.0
 SHARE_OF_TIME = 0.05
@@ -104,7 +107,7 @@ class Journal:
         write_ledger(self.store, self.plan.run, self.rows())
         self.record.write(self.store, self.plan.run)
 
-    def on_tick(self, tick: Tick) -> None:
+    def on_tick(self, tick: "Tick") -> None:
         """Write what is due, unless the last is still being written."""
         now = time.monotonic()
         if now < self._next_sign or (self._writing and not self._writing.done()):

@@ -1,7 +1,10 @@
 """`status` tells what became of each run, and needs no Ray for it."""
 
+import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +14,9 @@ from rich.console import Console
 from conceptprune.errors import UserError
 from conceptprune.plan import prompts_units
 from conceptprune.store import Store
+from conceptprune.store.claims import Claims
 from conceptprune.work import MaskWork, Work
+from pipelines.journal import JobRecord
 from pipelines.schedule import Result
 from pipelines.status import show_status
 from tests.pipelines.conftest import CONCEPTS, TinyStore, done, record_run, worker_of
@@ -145,3 +150,43 @@ def test_status_does_not_import_ray(tiny_store: TinyStore) -> None:
         "sys.exit('ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def job(tiny_store: TinyStore, store: Store, **changes: object) -> None:
+    """Record a job of the run."""
+    now = time.time()
+    record = JobRecord(job="20260102T030405-ab12cd", worker="host/17", started=now, seen=now)
+    replace(record, **changes).write(store, tiny_store.plan.run)
+
+
+def test_a_running_job_is_shown_with_its_sign_of_life_and_what_its_workers_are_at(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    job(tiny_store, failed_store, left=7, in_flight=3, actors=2, seen=time.time() - 9)
+    claims = Claims(failed_store, job="20260102T030405-ab12cd", worker="gpu-node/99")
+    with claims.held("window", "0123456789abcdef"):
+        shown = status(failed_store.uri)
+    assert re.search(
+        r"job +20260102T030405-ab12cd, host/17: running, sign of life (9|10) s ago; 7 units left, "
+        r"3 in flight, 2 actors",
+        shown,
+    )
+    assert re.search(r"computing window 0123456789ab, gpu-node/99, for \d+ s", shown)
+
+
+def test_a_job_that_died_without_a_word_is_told_from_one_that_runs(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    job(tiny_store, failed_store, seen=time.time() - 3600)
+    assert "host/17: no sign of life, last 3600 s ago" in status(failed_store.uri)
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "stopped"])
+def test_of_jobs_that_ended_the_last_is_shown(
+    failed_store: Store, tiny_store: TinyStore, state: str
+) -> None:
+    job(tiny_store, failed_store, job="20260101T000000-000000", state="done")
+    job(tiny_store, failed_store, state=state)
+    shown = status(failed_store.uri)
+    assert f"host/17: {state} 0 s ago" in shown
+    assert "20260101T000000-000000" not in shown

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from conceptprune.plan import Plan, collection_settings, prompts_units
 from conceptprune.stages import Worker
-from conceptprune.store import Commit, Store
+from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
 from conceptprune.work import Work
 from pipelines.graph import Graph
-from pipelines.ledger import RunRecord, ledger_rows, write_ledger
+from pipelines.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
 from pipelines.preparation import Prepared, plan_here, prepare
 from pipelines.schedule import Result
 
@@ -91,7 +91,7 @@ def run_here(
     ).write(store)
     graph = Graph.of(plan.units())
     results: dict[str, Result] = {}
-    reused: dict[str, Commit] = {}
+    reused: dict[str, Made] = {}
     while graph.ready:
         work = graph.ready.popleft()
         if failing(work):
@@ -99,7 +99,7 @@ def run_here(
             for blocked in graph.fail(work):
                 results[blocked.key] = Result(work=blocked, status="blocked", attempts=0)
             continue
-        reused[work.key] = worker.run(work)
+        reused[work.key] = made_by(worker.run(work))
         graph.finish(work)
     write_ledger(store, plan.run, ledger_rows(plan, todo=(), results=results, reused=reused))
     return Run(store=store, plan=plan)
