@@ -21,7 +21,7 @@ from conceptprune.store import Entry, Store
 from conceptprune.work import Need
 from pipelines.ledger import READERS, RunRecord, read_ledger
 
-FOLDERS = ("commits", "objects", "damaged")
+FOLDERS = ("commits", "objects", "damaged", "claims")
 """In the order of removal: a record never outlives its objects."""
 
 GRACE_HOURS = 24.0

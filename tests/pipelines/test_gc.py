@@ -17,7 +17,7 @@ from pipelines.graph import committed_in, units_to_do
 from tests.pipelines.conftest import TinyStore, done, record_run, worker_of
 
 DAY = 86_400.0
-PARTS = ("commits", "objects", "damaged", "runs")
+PARTS = ("commits", "objects", "damaged", "claims", "runs")
 
 
 def collect(store: Store, *, days_later: float = 2, **options: object) -> str:
@@ -204,6 +204,14 @@ def test_what_was_set_aside_and_what_a_killed_writer_left_go_with_time(store: St
     left.write_bytes(b"{")
     aside = {f"damaged/{path}" for path in paths_of(commit)}
     assert paths(store) - before == {*aside, "commits/mask/.writing-killed"}
+    collect(store, yes=True)
+    assert paths(store) == before
+
+
+def test_the_claim_of_a_worker_that_was_killed_goes_with_time(store: Store) -> None:
+    before = paths(store)
+    store.create_claim("window/k.json", b"{}")
+    assert paths(store) - before == {"claims/window/k.json"}
     collect(store, yes=True)
     assert paths(store) == before
 
