@@ -28,7 +28,7 @@ from conceptprune.studio.training.photos import DEFAULT_FONT
 AUTOENCODER_STEPS = 1600
 JUDGE_STEPS = 1500
 DENOISER = denoiser.Recipe(num_steps=5400)
-ABLATION_STEPS = 1500
+ABLATION_STEPS = 1000
 
 SETS = {
     "model": (renderings.STREAM_MODEL, 240, 60),
@@ -88,9 +88,10 @@ def train_judge(options: Options) -> None:
 
 def train_denoiser(options: Options) -> None:
     """Train the text encoder and UNet, or go on from the last checkpoint."""
-    work = options.work
+    work, model = options.work, trained_autoencoder(options.work)
     recipe = shortened(options.steps or DENOISER.num_steps)
-    denoiser.train(trained_autoencoder(work), pictures(work, "model"), recipe, work, "pipeline")
+    latents = denoiser.Latents(model, pictures(work, "model"))
+    denoiser.train(model, latents, recipe, work, "pipeline")
 
 
 def shortened(num_steps: int) -> denoiser.Recipe:
@@ -106,10 +107,10 @@ def measure(options: Options) -> None:
 
 def ablate(options: Options) -> None:
     """Train and measure the recipe without some of its parts."""
-    work = options.work
+    work, model = options.work, trained_autoencoder(options.work)
+    latents = denoiser.Latents(model, pictures(work, "model"))
     full = shortened(options.steps or ABLATION_STEPS)
-    models = trained_autoencoder(work), trained_judge(work)
-    ablation.run(models[0], pictures(work, "model"), models[1], full, work)
+    ablation.run(model, latents, trained_judge(work), full, work)
 
 
 def install(options: Options) -> None:

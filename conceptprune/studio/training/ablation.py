@@ -20,8 +20,7 @@ from conceptprune.studio.training.acceptance import (
     pruned,
     skilled,
 )
-from conceptprune.studio.training.denoiser import Recipe
-from conceptprune.studio.training.renderings import Renderings
+from conceptprune.studio.training.denoiser import Latents, Recipe
 from conceptprune.studio.training.report import erasure_rates
 from conceptprune.studio.training.sampling import NUM_STEPS, Studio
 
@@ -40,8 +39,7 @@ def variants(full: Recipe) -> dict[str, Recipe]:
         "structure": unplanted,
         "ownership": replace(full, constrained=False),
         "neither": replace(unplanted, constrained=False),
-        "structure-hoyer": replace(unplanted, hoyer=0.03),
-        "structure-hoyer-strong": replace(unplanted, hoyer=0.3),
+        "structure-hoyer": replace(unplanted, hoyer=0.1),
     }
 
 
@@ -67,7 +65,7 @@ def measure(folder: Path, judge: Judge) -> dict[str, Any]:
 
 
 def run(
-    autoencoder: AutoencoderKL, renderings: Renderings, judge: Judge, full: Recipe, work: Path
+    autoencoder: AutoencoderKL, latents: Latents, judge: Judge, full: Recipe, work: Path
 ) -> None:
     """Train and measure every variant, one after the other; WORK/ablation.json."""
     path = work / "ablation.json"
@@ -75,7 +73,7 @@ def run(
     for name, recipe in variants(full).items():
         if name in found:
             continue
-        denoiser.train(autoencoder, renderings, recipe, work, f"ablation-{name}")
+        denoiser.train(autoencoder, latents, recipe, work, f"ablation-{name}")
         found[name] = measure(work / f"ablation-{name}", judge)
         print(name, json.dumps(found[name]), flush=True)
         path.write_text(json.dumps(found, indent=1))

@@ -268,14 +268,13 @@ class Trainer:
 
 
 def train(
-    autoencoder: AutoencoderKL, renderings: Renderings, recipe: Recipe, work: Path, name: str
+    autoencoder: AutoencoderKL, latents: Latents, recipe: Recipe, work: Path, name: str
 ) -> None:
     """Run the recipe, or go on with it; leaves WORK/NAME, the exported pipeline."""
     trainer = Trainer(words.build(), recipe)
     checkpoint = work / f"{name}.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
-    latents = Latents(autoencoder, renderings)
     start, seen = time.monotonic(), []
     while trainer.step < recipe.num_steps:
         seen.append(trainer.advance(latents))
