@@ -37,8 +37,8 @@ class Cost:
 def run_studio() -> list[Measurement]:
     """All prompts and ten concepts, both ways.
 
-    In batches of six activations stay below what the C library's allocator gives back to the system
-    at once: in batches of twelve, fetching fresh pages again at every call costs a tenth of the time.
+    In batches of six the activations stay below what the C library's allocator gives back to the
+    system at once; in batches of twelve, fresh pages at every call cost a tenth of the time.
     """
     return compare(studio(), num_published=len(CONCEPTS), batch_size=6, at_least=25)
 

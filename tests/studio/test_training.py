@@ -8,7 +8,7 @@ import torch
 
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.studio.training import autoencoder
-from conceptprune.studio.training.ablation import variants
+from conceptprune.studio.training.ablation import SETTINGS, table, variants
 from conceptprune.studio.training.captions import all_captions, caption, unknown_artist_caption
 from conceptprune.studio.training.denoiser import Latents, Recipe, Trainer, build_unet
 from conceptprune.studio.training.neurons import (
@@ -120,6 +120,16 @@ def test_each_variant_leaves_out_what_it_is_named_after():
     assert {(r.seed, r.num_steps, r.photos) for r in made.values()} == {
         (full.seed, full.num_steps, full.photos)
     }
+
+
+def test_the_ablation_is_shown_in_percent():
+    erased = {"erased": 0.0, "others": 0.9861, "density": 0.0046}
+    whole = {"erased": 1.0, "erased, things": 0.8333, "photos": 0.9167}
+    found = {
+        "both": {"whole": whole, "site zeroed": (0.05, 0.07)} | dict.fromkeys(SETTINGS, erased)
+    }
+    *_, row = table(found).splitlines()
+    assert row == f"| both | 100.0 | 83.3 | 91.7 | 5.0{' | 0.0 | 98.6 | 0.5' * len(SETTINGS)} |"
 
 
 def test_unknown_artists_are_unknown():

@@ -77,3 +77,19 @@ def run(
         found[name] = measure(work / f"ablation-{name}", judge)
         print(name, json.dumps(found[name]), flush=True)
         path.write_text(json.dumps(found, indent=1))
+    print(table(found))
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """What `measure` found for every variant, as Markdown, in percent."""
+    head = ["parts", "artists", "their things", "photos", "site zeroed: artists"]
+    head += [f"{name}: {what}" for name in SETTINGS for what in ("erased", "others", "of the site")]
+    rows = [head, ["---"] * len(head)]
+    for name, rates in found.items():
+        whole = rates["whole"]
+        numbers = [whole["erased"], whole["erased, things"], whole["photos"]]
+        numbers.append(rates["site zeroed"][0])
+        for setting in SETTINGS:
+            numbers += [rates[setting][key] for key in ("erased", "others", "density")]
+        rows.append([name, *(f"{100 * number:.1f}" for number in numbers)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
