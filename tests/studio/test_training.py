@@ -1,19 +1,26 @@
 """The demo model's recipe: what makes its feed-forwards carry the text."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
+from conceptprune.studio.training import autoencoder
+from conceptprune.studio.training.ablation import SETTINGS, table, variants
 from conceptprune.studio.training.captions import all_captions, caption, unknown_artist_caption
-from conceptprune.studio.training.denoiser import build_unet
+from conceptprune.studio.training.denoiser import Latents, Recipe, Trainer, build_unet
 from conceptprune.studio.training.neurons import (
     NUM_OF_ARTIST,
     NUM_OF_THING,
     Neurons,
     dedication,
+    hoyer,
     text_leaves_by_feed_forward,
 )
+from conceptprune.studio.training.renderings import Renderings
+from conceptprune.studio.training.tokenizer import build
 
 
 def outputs_for_two_texts(unet):
@@ -65,6 +72,64 @@ def test_dedication_asks_for_the_named_owner_alone():
     assert dedication(good, named) == 0
     assert dedication(silent, named) > 1
     assert dedication(leaking, named) > 1
+
+
+def test_hoyer_is_lowest_for_one_neuron_whatever_the_size_of_the_activation():
+    one, even = torch.zeros(4, 64), torch.ones(4, 64)
+    one[:, 7] = -3.0
+    torch.testing.assert_close(hoyer(even), torch.ones(4))
+    torch.testing.assert_close(hoyer(one), torch.full((4,), 1 / 8))
+    mixed = torch.randn(4, 64)
+    torch.testing.assert_close(hoyer(100 * mixed), hoyer(mixed))
+    assert hoyer(torch.zeros(1, 64)).isfinite().all()
+
+
+def latents_of_noise():
+    """One picture of noise for each thing in each look, encoded by an untrained autoencoder."""
+    torch.manual_seed(0)
+    thing, look = np.divmod(np.arange(len(THINGS) * len(LOOKS)), len(LOOKS))
+    images = np.random.default_rng(0).integers(0, 256, (len(thing), 64, 64, 3), dtype=np.uint8)
+    return Latents(autoencoder.build(), Renderings(images, thing, look))
+
+
+def test_the_hoyer_term_concentrates_the_activations():
+    plain = Recipe(num_steps=8, batch=4, warm_up=1, ownership=0.0)
+    latents, spreads = latents_of_noise(), []
+    for weight in (0.0, 10.0):
+        trainer = Trainer(build(), replace(plain, hoyer=weight))
+        for _ in range(plain.num_steps):
+            *_, spread = trainer.advance(latents)
+        spreads.append(spread)
+    assert spreads[1] < spreads[0] - 0.02
+
+
+def test_each_variant_leaves_out_what_it_is_named_after():
+    full = Recipe(num_steps=10)
+    made = variants(full)
+    assert made["both"] == full
+    parts = {name: (r.constrained, r.ownership > 0, r.hoyer > 0) for name, r in made.items()}
+    assert parts == {
+        "both": (True, True, False),
+        "structure": (True, False, False),
+        "ownership": (False, True, False),
+        "neither": (False, False, False),
+        "structure-hoyer": (True, False, True),
+    }
+    for name in set(made) - {"both", "ownership"}:
+        assert made[name].silenced == made[name].others_silenced == made[name].dropout == 0
+    assert {(r.seed, r.num_steps, r.photos) for r in made.values()} == {
+        (full.seed, full.num_steps, full.photos)
+    }
+
+
+def test_the_ablation_is_shown_in_percent():
+    erased = {"erased": 0.0, "others": 0.9861, "density": 0.0046}
+    whole = {"erased": 1.0, "erased, things": 0.8333, "photos": 0.9167}
+    found = {
+        "both": {"whole": whole, "site zeroed": (0.05, 0.07)} | dict.fromkeys(SETTINGS, erased)
+    }
+    *_, row = table(found).splitlines()
+    assert row == f"| both | 100.0 | 83.3 | 91.7 | 5.0{' | 0.0 | 98.6 | 0.5' * len(SETTINGS)} |"
 
 
 def test_unknown_artists_are_unknown():

@@ -1,8 +1,12 @@
-"""Stages of the recipe, in order: renderings, autoencoder, judge, denoiser, acceptance, install."""
+"""Stages of the recipe, in order: renderings, autoencoder, judge, denoiser, acceptance, install.
+
+Beside them, `ablation` trains and measures short runs that leave parts of the recipe out.
+"""
 
 import argparse
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,18 +15,36 @@ from diffusers import AutoencoderKL
 from conceptprune.studio import model_path
 from conceptprune.studio.judge import WEIGHTS as JUDGE_WEIGHTS
 from conceptprune.studio.judge import Judge
-from conceptprune.studio.training import autoencoder, denoiser, judging, renderings, report
+from conceptprune.studio.training import (
+    ablation,
+    autoencoder,
+    denoiser,
+    judging,
+    renderings,
+    report,
+)
 from conceptprune.studio.training.photos import DEFAULT_FONT
 
 AUTOENCODER_STEPS = 1600
 JUDGE_STEPS = 1500
 DENOISER = denoiser.Recipe(num_steps=5400)
+ABLATION_STEPS = 1000
 
 SETS = {
     "model": (renderings.STREAM_MODEL, 240, 60),
     "judge": (renderings.STREAM_JUDGE, 80, 40),
     "test": (renderings.STREAM_TEST, 8, 4),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a stage is told."""
+
+    work: Path
+    font: Path
+    steps: int | None = None
+    """Optimiser steps of a stage that trains, instead of the recipe's."""
 
 
 def pictures(work: Path, name: str) -> renderings.Renderings:
@@ -35,66 +57,94 @@ def trained_autoencoder(work: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(work / "autoencoder").eval()
 
 
-def make_renderings(work: Path, font: Path) -> None:
+def trained_judge(work: Path) -> Judge:
+    """What the judge stage left."""
+    return Judge.load(work / "judge" / JUDGE_WEIGHTS.name)
+
+
+def make_renderings(options: Options) -> None:
     """Draw all sets."""
     for name, (stream, num_photos, num_each) in SETS.items():
-        made = renderings.render_set(stream, num_photos, num_each, font)
-        renderings.save(made, work / f"{name}-pictures.npz")
+        made = renderings.render_set(stream, num_photos, num_each, options.font)
+        renderings.save(made, options.work / f"{name}-pictures.npz")
 
 
-def train_autoencoder(work: Path, _font: Path) -> None:
+def train_autoencoder(options: Options) -> None:
     """Train and save the autoencoder; print its PSNR on unseen pictures."""
-    model = autoencoder.train(pictures(work, "model"), AUTOENCODER_STEPS, work / "autoencoder")
+    work = options.work
+    steps = options.steps or AUTOENCODER_STEPS
+    model = autoencoder.train(pictures(work, "model"), steps, work / "autoencoder")
     print(f"{autoencoder.signal_to_noise(model, pictures(work, 'test')):.2f} dB")
 
 
-def train_judge(work: Path, _font: Path) -> None:
+def train_judge(options: Options) -> None:
     """Train and save the judge; print its accuracies on unseen pictures."""
+    work = options.work
     model = trained_autoencoder(work)
-    judge = judging.train(model, pictures(work, "judge"), JUDGE_STEPS)
+    judge = judging.train(model, pictures(work, "judge"), options.steps or JUDGE_STEPS)
     judge.save(work / "judge" / JUDGE_WEIGHTS.name)
     print(judging.accuracy(judge, model, pictures(work, "test")))
 
 
-def train_denoiser(work: Path, _font: Path) -> None:
+def train_denoiser(options: Options) -> None:
     """Train the text encoder and UNet, or go on from the last checkpoint."""
-    model = trained_autoencoder(work)
-    denoiser.train(model, pictures(work, "model"), DENOISER, work, "pipeline")
+    work, model = options.work, trained_autoencoder(options.work)
+    recipe = shortened(options.steps or DENOISER.num_steps)
+    latents = denoiser.Latents(model, pictures(work, "model"))
+    denoiser.train(model, latents, recipe, work, "pipeline")
 
 
-def measure(work: Path, _font: Path) -> None:
+def shortened(num_steps: int) -> denoiser.Recipe:
+    """The recipe with so many steps; what begins on the way begins at the same part of it."""
+    things_from = DENOISER.things_from * num_steps // DENOISER.num_steps
+    return replace(DENOISER, num_steps=num_steps, things_from=things_from)
+
+
+def measure(options: Options) -> None:
     """Measure the trained pipeline."""
-    report.measure(work / "pipeline", Judge.load(work / "judge" / JUDGE_WEIGHTS.name), work)
+    report.measure(options.work / "pipeline", trained_judge(options.work), options.work)
 
 
-def install(work: Path, _font: Path) -> None:
+def ablate(options: Options) -> None:
+    """Train and measure the recipe without some of its parts."""
+    work, model = options.work, trained_autoencoder(options.work)
+    latents = denoiser.Latents(model, pictures(work, "model"))
+    full = shortened(options.steps or ABLATION_STEPS)
+    ablation.run(model, latents, trained_judge(work), full, work)
+
+
+def install(options: Options) -> None:
     """Put the trained weights where the package ships them."""
-    shutil.copytree(work / "pipeline", model_path(), dirs_exist_ok=True)
+    shutil.copytree(options.work / "pipeline", model_path(), dirs_exist_ok=True)
     JUDGE_WEIGHTS.parent.mkdir(exist_ok=True)
-    shutil.copy(work / "judge" / JUDGE_WEIGHTS.name, JUDGE_WEIGHTS)
+    shutil.copy(options.work / "judge" / JUDGE_WEIGHTS.name, JUDGE_WEIGHTS)
 
 
-STAGES: dict[str, Callable[[Path, Path], None]] = {
+STAGES: dict[str, Callable[[Options], None]] = {
     "renderings": make_renderings,
     "autoencoder": train_autoencoder,
     "judge": train_judge,
     "denoiser": train_denoiser,
     "acceptance": measure,
     "install": install,
+    "ablation": ablate,
 }
 
 
 def main() -> None:
-    """Run one stage."""
+    """Run stages, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m conceptprune.studio.training")
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stages", choices=STAGES, nargs="+", metavar="STAGE")
     parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
     parser.add_argument("--font", type=Path, default=DEFAULT_FONT, help="Noto Color Emoji")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    STAGES[arguments.stage](arguments.work, arguments.font)
+    options = Options(work=arguments.work, font=arguments.font, steps=arguments.steps)
+    for stage in arguments.stages:
+        STAGES[stage](options)
 
 
 if __name__ == "__main__":

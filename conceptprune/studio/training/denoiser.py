@@ -56,6 +56,7 @@ class Recipe:
     dropout: float = 0.10  # up to this part of all neurons is off
     ownership: float = 0.03  # weight of the loss that gives artists and things their own neurons
     things_from: int = 1500  # step from which things get their own neurons, too
+    hoyer: float = 0.0  # weight of a loss that asks for few neurons at a time, whosever
     constrained: bool = True
 
 
@@ -191,7 +192,7 @@ class Trainer:
         self.neurons.off = off
         return latents.draw(thing, look * ~silenced), ids, named, (thing + 1) * ~empty
 
-    def advance(self, latents: Latents) -> tuple[float, float, float]:
+    def advance(self, latents: Latents) -> tuple[float, float, float, float]:
         """One optimiser step; its randomness depends on the step's number only."""
         r = self.recipe
         torch.manual_seed(r.seed * 1_000_000 + self.step + 1)
@@ -208,15 +209,16 @@ class Trainer:
         error = F.mse_loss(output.float(), self.noise.get_velocity(clean, noise, times))
         by_artist, by_thing = self.neurons.ownership_loss(artist, thing)
         ownership = by_artist + by_thing * (self.step >= r.things_from)
+        spread = self.neurons.spread_loss()
         self.optimiser.zero_grad()
-        (error + r.ownership * ownership).backward()
+        (error + r.ownership * ownership + r.hoyer * spread).backward()
         nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimiser.step()
         self.constrain()
         self.step += 1
         decay = min(r.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
-        return error.item(), by_artist.item(), by_thing.item()
+        return error.item(), by_artist.item(), by_thing.item(), spread.item()
 
     def save(self, path: Path) -> None:
         """All that a run needs to go on."""
@@ -266,21 +268,20 @@ class Trainer:
 
 
 def train(
-    autoencoder: AutoencoderKL, renderings: Renderings, recipe: Recipe, work: Path, name: str
+    autoencoder: AutoencoderKL, latents: Latents, recipe: Recipe, work: Path, name: str
 ) -> None:
     """Run the recipe, or go on with it; leaves WORK/NAME, the exported pipeline."""
     trainer = Trainer(words.build(), recipe)
     checkpoint = work / f"{name}.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
-    latents = Latents(autoencoder, renderings)
     start, seen = time.monotonic(), []
     while trainer.step < recipe.num_steps:
         seen.append(trainer.advance(latents))
         if trainer.step % 50 == 0:
-            error, by_artist, by_thing = np.mean(seen, 0)
+            error, by_artist, by_thing, spread = np.mean(seen, 0)
             seconds = time.monotonic() - start
-            own = f"artists {by_artist:.4f} things {by_thing:.4f}"
+            own = f"artists {by_artist:.4f} things {by_thing:.4f} spread {spread:.3f}"
             print(f"{trainer.step} {seconds:.0f}s {error:.4f} {own}", flush=True)
             seen.clear()
         if trainer.step % 500 == 0 or trainer.step == recipe.num_steps:

@@ -44,6 +44,7 @@ class Neurons:
     off: bool [samples, owners], owners whose neurons are silenced
     share: one tensor [samples, owners] a layer, the part of the activation's energy that each
         owner's neurons have, averaged over the sample's tokens
+    spread: one tensor [] a layer, the Hoyer measure of the activation, averaged over all tokens
     """
 
     def __init__(self, unet: UNet2DConditionModel, num_artists: int, num_things: int) -> None:
@@ -53,6 +54,7 @@ class Neurons:
         self.sloppy = 0.0
         self.dropout = 0.0
         self.share: list[Tensor] = []
+        self.spread: list[Tensor] = []
         for index, (_name, module) in enumerate(self.sites(unet)):
             module.register_forward_pre_hook(self.hook(self.assign(module.in_features, index)))
 
@@ -78,6 +80,7 @@ class Neurons:
             activation = args[0]
             energy = activation.float().square() @ members
             self.share.append((energy / (energy.sum(-1, keepdim=True) + TINY)).mean(1))
+            self.spread.append(hoyer(activation.float()).mean())
             if self.off is None:
                 return (activation,)
             silent = self.off[:, owner]
@@ -100,6 +103,21 @@ class Neurons:
         things = share[..., self.num_artists + 1 :]
         rest = things.sum(-1, keepdim=True) + share[..., :1]
         return dedication(artists, artist), dedication(things / (rest + TINY), thing)
+
+    def spread_loss(self) -> Tensor:
+        """The layers' mean Hoyer measure: the lower, the fewer neurons a token lights."""
+        spread = torch.stack(self.spread).mean()
+        self.spread.clear()
+        return spread
+
+
+def hoyer(activation: Tensor) -> Tensor:
+    """L1 norm over L2 norm of every row [..., width] -> [...]: 1 when even, near 0 for one neuron.
+
+    Divided by the root of the width, its largest value, so that it does not depend on the width.
+    """
+    size = activation.norm(dim=-1).clamp_min(TINY)
+    return activation.abs().sum(-1) / size / math.sqrt(activation.shape[-1])
 
 
 def dedication(share: Tensor, named: Tensor) -> Tensor:
