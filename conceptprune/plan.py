@@ -6,10 +6,11 @@ from itertools import chain
 
 from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
-from conceptprune.manifest import Concept, Manifest, Preview
+from conceptprune.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest import Concept, Fuse, Manifest, Preview
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
-from conceptprune.select import SelectionSettings
+from conceptprune.selectors import selection_settings
 from conceptprune.versions import versions
 from conceptprune.work import (
     CheckpointWork,
@@ -132,6 +133,17 @@ def collection_settings(manifest: Manifest) -> CollectionSettings:
     )
 
 
+def fusion_of(asked: Fuse) -> Fusion:
+    """The fusion a manifest asks for."""
+    match asked.how:
+        case "union":
+            return Union()
+        case "retain-shared":
+            return RetainShared() if asked.alpha is None else RetainShared(alpha=asked.alpha)
+        case "budget":
+            return Budget() if asked.fraction is None else Budget(fraction=asked.fraction)
+
+
 def build_plan(
     manifest: Manifest,
     model: ModelSettings,
@@ -141,11 +153,7 @@ def build_plan(
     settings = collection_settings(manifest)
     planner = _Planner(manifest, model, settings, pairs)
     concepts = tuple(planner.concept(concept) for concept in manifest.concepts)
-    fused = None
-    if manifest.outputs.fuse:
-        masks = tuple(plan.mask.key for plan in concepts)
-        key = unit_key({"kind": "fuse", "how": manifest.outputs.fuse, "masks": list(masks)})
-        fused = FuseWork(key=key, masks=masks)
+    fused = planner.fused(concepts) if manifest.outputs.fuse else None
     return Plan(
         run=run_id(manifest, model),
         model=model,
@@ -220,12 +228,7 @@ class _Planner:
                 self.side([pair.target for pair in self.pairs[other.name]])
                 for other in self.retained(concept)
             )
-        selection = SelectionSettings(
-            sparsity=pruning.sparsity,
-            tau=pruning.tau,
-            threshold=pruning.threshold,
-            min_per_row=pruning.min_per_row,
-        )
+        selection = selection_settings(pruning)
         provenance = {
             "model": self.model.source.label,
             "revision": self.model.source.revision,
@@ -264,9 +267,32 @@ class _Planner:
             base=base.key,
             retained=tuple(side.key for side in retained),
             rule=pruning.base,
+            selector=pruning.selector,
             selection=selection,
             site=pruning.site,
             provenance=provenance,
+        )
+
+    def fused(self, concepts: Sequence[ConceptPlan]) -> FuseWork:
+        asked = self.manifest.outputs.fuse or Fuse()
+        masks = tuple(plan.mask.key for plan in concepts)
+        fusion = fusion_of(asked)
+        if not isinstance(fusion, Budget):
+            return FuseWork(masks=masks, fusion=fusion)
+        erased = {plan.concept.name for plan in concepts}
+        spared = [other for other in self.manifest.retain if other.name not in erased]
+        return FuseWork(
+            masks=masks,
+            fusion=fusion,
+            sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
+            retained=tuple(
+                (
+                    self.side([pair.target for pair in self.pairs[other.name]]).key,
+                    self.side([pair.base for pair in self.pairs[other.name]]).key,
+                )
+                for other in spared
+            ),
+            tau=self.manifest.pruning.tau,
         )
 
     def checkpoints(self, mask: str) -> tuple[CheckpointWork, ...]:

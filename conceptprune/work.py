@@ -5,15 +5,17 @@ a job is known before it runs, equal work is shared, and a rerun subtracts what 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from conceptprune.collect import CollectionSettings, Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept
+from conceptprune.fusion import Fusion
+from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.select import BaseRule, SelectionSettings
+from conceptprune.select import BaseRule
+from conceptprune.selectors import Settings
 
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
@@ -99,7 +101,8 @@ class MaskWork:
     retained: tuple[str, ...]
     """Keys of the sides to compare; `retained` are other concepts' target sides."""
     rule: BaseRule
-    selection: SelectionSettings
+    selector: SelectorName
+    selection: Settings
     site: str
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
@@ -113,16 +116,32 @@ class MaskWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FuseWork:
-    """Unite masks into one."""
+    """Make one mask of several."""
 
-    key: str
     masks: tuple[str, ...]
+    fusion: Fusion
+    sides: tuple[tuple[str, str], ...] = ()
+    """For a budget: each mask's (target, base) statistics."""
+    retained: tuple[tuple[str, str], ...] = ()
+    """For a budget: (target, base) statistics of the concepts to spare."""
+    tau: int | None = None
+    """For a budget: the calls to look at."""
     kind: Literal["mask"] = "mask"
 
     @property
+    def key(self) -> str:
+        """Identity: the masks and, for a budget, what it is spent by."""
+        fields = asdict(self)
+        return unit_key({**fields, "kind": "fuse"})
+
+    @property
     def needs(self) -> tuple[Need, ...]:
-        """The masks to unite."""
-        return tuple(("mask", key) for key in self.masks)
+        """The masks, and for a budget the statistics."""
+        sides = dict.fromkeys(key for pair in (*self.sides, *self.retained) for key in pair)
+        return (
+            *(("mask", key) for key in self.masks),
+            *(("statistics", key) for key in sides),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from conceptprune.checkpoints import folder_files
 from conceptprune.families.stable_diffusion import COMPONENT
+from conceptprune.fusion import Budget
 from conceptprune.plan import Plan
 from conceptprune.prompts import prompt_pairs
 from conceptprune.sites import SITES
@@ -95,7 +96,10 @@ class Sizes:
                 return self._mask(self._entries(unit, plan.settings.tau))
             case FuseWork():
                 masks = (concept.mask for concept in plan.concepts)
-                return self._mask(sum(self._entries(mask, plan.settings.tau) for mask in masks))
+                entries = sum(self._entries(mask, plan.settings.tau) for mask in masks)
+                if isinstance(unit.fusion, Budget):
+                    entries = min(entries, int(unit.fusion.fraction * self._weights))
+                return self._mask(entries)
             case CheckpointWork(form="delta"):
                 return self.item_bytes * self._weights + self._header
             case CheckpointWork():
@@ -111,15 +115,12 @@ class Sizes:
         return prompts * (GENERATOR_BYTES + LATENTS_KEPT * self.item_bytes * self.latent_numbers)
 
     def _entries(self, mask: MaskWork, collected: int) -> int:
-        """Entries if no call selected what another does: k * tau of a layer (or all of it)."""
-        selection = mask.selection
-        tau = selection.tau or collected
-        needed = int(selection.threshold * tau) + 1
-        entries = 0
-        for rows, columns in self.shapes.values():
-            per_row = max(int(selection.sparsity * columns), selection.min_per_row)
-            entries += rows * min(per_row * tau // needed, columns)
-        return entries
+        """The most entries that the settings allow."""
+        tau = mask.selection.tau or collected
+        return sum(
+            mask.selection.most_entries(rows, columns, tau)
+            for rows, columns in self.shapes.values()
+        )
 
     def _mask(self, entries: int) -> int:
         """One byte an entry and one for each gap of 255: 1.01 to 1.05 bytes an entry, as a rule."""

@@ -4,9 +4,10 @@ A rule that involves a second field is checked on the later one of the two, so t
 points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
@@ -38,6 +39,17 @@ Scheduler = Literal[
     "UniPCMultistepScheduler",
 ]
 GuidanceHalves = Literal["both", "conditional"]
+SelectorName = Literal["conceptprune", "fia"]
+
+# The settings that only one selector has.
+SELECTOR_OF: dict[str, SelectorName] = {
+    "sparsity": "conceptprune",
+    "threshold": "conceptprune",
+    "min_per_row": "conceptprune",
+    "r1": "fia",
+    "r2": "fia",
+}
+Fraction = Annotated[Float, Field(gt=0, le=1)]
 
 
 class Collection(Section):
@@ -79,9 +91,9 @@ class Collection(Section):
 class Pruning(Section):
     """How the weights to zero are selected from the collected statistics."""
 
-    selector: Literal["conceptprune"] = "conceptprune"
+    selector: SelectorName = "conceptprune"
     sparsity: Annotated[
-        Float, Field(gt=0, le=1, description="a number above 0 and at most 1 (0.01 is 1 %)")
+        Fraction, Field(description="a number above 0 and at most 1 (0.01 is 1 %)")
     ] = 0.01
     tau: Annotated[
         Positive | None,
@@ -91,8 +103,23 @@ class Pruning(Section):
         Float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")
     ] = 0.0
     min_per_row: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 0
+    r1: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.05
+    r2: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.02
     site: Literal["ffn_out"] = "ffn_out"
     base: Literal["plain", "plain+retained-mean", "plain+retained-max"] = "plain"
+
+    @field_validator(*SELECTOR_OF)
+    @classmethod
+    def _belongs_to_the_selector(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        selector = info.data.get("selector", SELECTOR_OF[name])
+        if selector != SELECTOR_OF[name] and value != cls.model_fields[name].default:
+            mine = [field for field, owner in SELECTOR_OF.items() if owner == selector]
+            raise refusal_here(
+                f"nothing: it is a setting of selector {SELECTOR_OF[name]}; {selector} has "
+                f"{', '.join(mine)}"
+            )
+        return value
 
 
 class Preview(Section):
@@ -116,12 +143,52 @@ class Preview(Section):
         return seeds
 
 
+FuseName = Literal["union", "retain-shared", "budget"]
+FUSE_FORMS = "union, retain-shared, budget, true (for union), or a section with how"
+
+
+class Fuse(Section):
+    """How the masks of all concepts become one; a name alone means its defaults."""
+
+    how: FuseName = "union"
+    alpha: Annotated[
+        Fraction | None, Field(description="a number above 0 and at most 1, of retain-shared")
+    ] = None
+    fraction: Annotated[
+        Fraction | None, Field(description="a number above 0 and at most 1, of budget")
+    ] = None
+
+    @field_validator("alpha", "fraction")
+    @classmethod
+    def _belongs_to_the_fusion(cls, value: float | None, info: ValidationInfo) -> float | None:
+        owner = "retain-shared" if info.field_name == "alpha" else "budget"
+        if value is not None and info.data.get("how", owner) != owner:
+            raise refusal_here(f"nothing: it is a setting of {owner}")
+        return value
+
+
+def _fuse_section(value: Any) -> Any:
+    """The short forms `union` and `true` as the section they stand for; false asks for nothing."""
+    match value:
+        case bool():
+            return {} if value else None
+        case str() if value in get_args(FuseName):
+            return {"how": value}
+        case None | dict() | Fuse():
+            return value
+    raise refusal_here(FUSE_FORMS)
+
+
 class Outputs(Section):
     """What is written beside the masks."""
 
     deltas: Annotated[Bool, Field(description="true or false")] = False
     pipelines: Annotated[Bool, Field(description="true or false")] = False
-    fuse: Literal["union"] | None = None
+    fuse: Annotated[
+        Fuse | None,
+        BeforeValidator(_fuse_section),
+        Field(description=FUSE_FORMS, examples=list(get_args(FuseName))),
+    ] = None
     preview: Annotated[
         Preview | None, Field(description="null, or a section of its own ({} for its defaults)")
     ] = None

@@ -59,6 +59,8 @@ def test_the_defaults_are_the_published_settings() -> None:
         "tau": None,
         "threshold": 0.0,
         "min_per_row": 0,
+        "r1": 0.05,
+        "r2": 0.02,
         "site": "ffn_out",
         "base": "plain",
     }
@@ -81,6 +83,28 @@ def test_a_preview_can_be_asked_for_with_its_defaults() -> None:
     preview = parse(MINIMAL + "outputs: {preview: {}}").outputs.preview
     assert preview is not None
     assert (preview.seeds, preview.judge, preview.prompts_per_concept) == ((0, 1), None, 4)
+
+
+@pytest.mark.parametrize(
+    ("written", "how", "alpha", "fraction"),
+    [
+        ("union", "union", None, None),
+        ("true", "union", None, None),
+        ("retain-shared", "retain-shared", None, None),
+        ("{how: retain-shared, alpha: 0.6}", "retain-shared", 0.6, None),
+        ("{how: budget, fraction: 0.01}", "budget", None, 0.01),
+    ],
+)
+def test_a_fusion_is_a_name_or_a_section(
+    written: str, how: str, alpha: float | None, fraction: float | None
+) -> None:
+    fuse = parse(MINIMAL + f"outputs: {{fuse: {written}}}").outputs.fuse
+    assert fuse is not None
+    assert (fuse.how, fuse.alpha, fuse.fraction) == (how, alpha, fraction)
+
+
+def test_false_fuses_nothing() -> None:
+    assert parse(MINIMAL + "outputs: {fuse: false}").outputs.fuse is None
 
 
 def test_a_relative_model_folder_is_relative_to_the_manifest(tmp_path: Path) -> None:
