@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +21,11 @@ PICTURES = 48
 """Of the erased artists, and about as many of the others, for each mask."""
 
 
-def fusions() -> Iterator[Fusion]:
+def fusions(fractions: Sequence[float]) -> Iterator[Fusion]:
     yield Union()
     yield RetainShared(alpha=0.8)
-    yield Budget(fraction=0.02)
+    for fraction in fractions:
+        yield Budget(fraction=fraction)
 
 
 def questions(number: int) -> Exam:
@@ -47,6 +48,8 @@ def questions(number: int) -> Exam:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.erasure.fusion")
     parser.add_argument("--sparsity", type=float, default=0.10)
+    parser.add_argument("--artists", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.02])
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("fusion_results.jsonl")
     )
@@ -57,9 +60,9 @@ def main() -> None:
     maker = MaskMaker(model, steps=STEPS, guidance=GUIDANCE)
     examiner = Examiner(model, steps=STEPS, guidance=GUIDANCE)
     setting = Setting(sparsity=arguments.sparsity, tau=10)
-    for number in reversed(NUMBERS):
+    for number in sorted(arguments.artists, reverse=True):
         erased, retained = NAMES[:number], NAMES[number:]
-        for fusion in fusions():
+        for fusion in fusions(arguments.fractions):
             if number == 1 and not isinstance(fusion, Budget | Union):
                 continue  # One concept shares nothing: the same mask as by union.
             mask = maker.fused(erased, setting, fusion, retained)

@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from conceptprune.manifest.concept import Concept, DefaultFillers
+from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
 from conceptprune.manifest.fields import (
     Bool,
     FieldPath,
@@ -209,8 +209,9 @@ class Compute(Section):
 class Manifest(Section):
     """A whole manifest: the model, the concepts to erase from it, and how.
 
-    After validation each concept carries the fillers that hold for it: its own, else those of
-    the manifest's `fillers` for its kind, else None for the published ones.
+    After validation each concept carries the fillers and the template that hold for it: its own,
+    else those that the manifest's `fillers` and `templates` have for its kind, else None for the
+    published ones.
     """
 
     version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
@@ -218,6 +219,7 @@ class Manifest(Section):
         ModelRef, Field(description="a section with one of builtin, folder, hub (with revision)")
     ]
     fillers: DefaultFillers = DefaultFillers()
+    templates: DefaultTemplates = DefaultTemplates()
     concepts: Annotated[
         Some[Concept],
         Field(description="a list of at least one {name, kind, ...}"),
@@ -253,14 +255,20 @@ class Manifest(Section):
 
     @field_validator("concepts", "retain")
     @classmethod
-    def _with_default_fillers(
+    def _with_the_manifests_own(
         cls, concepts: tuple[Concept, ...], info: ValidationInfo
     ) -> tuple[Concept, ...]:
-        defaults = dict(info.data.get("fillers", DefaultFillers()))
+        fillers = dict(info.data.get("fillers", DefaultFillers()))
+        templates = dict(info.data.get("templates", DefaultTemplates()))
         return tuple(
             concept
-            if concept.fillers or concept.prompts
-            else concept.model_copy(update={"fillers": defaults.get(concept.kind)})
+            if concept.prompts
+            else concept.model_copy(
+                update={
+                    "fillers": concept.fillers or fillers.get(concept.kind),
+                    "template": concept.template or templates.get(concept.kind),
+                }
+            )
             for concept in concepts
         )
 
