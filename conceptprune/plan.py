@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from typing import Any
 
 from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.fusion import Budget, Fusion, RetainShared, Union
-from conceptprune.manifest import Concept, Fuse, Manifest, Preview
+from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.selectors import selection_settings
@@ -20,6 +21,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
     window_units,
@@ -39,6 +42,7 @@ class ConceptPlan:
     checkpoints: tuple[CheckpointWork, ...]
     previews_before: tuple[PreviewWork, ...]
     preview_after: PreviewWork | None
+    sweeps: tuple[SweepWork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +58,16 @@ class Plan:
     fused: FuseWork | None
     fused_checkpoints: tuple[CheckpointWork, ...]
     fused_preview: PreviewWork | None
+    sweep_table: SweepTableWork | None = None
 
     def units(self) -> Iterator[Work]:
         """Every unit once, each after all that it needs."""
         yield from self.windows.values()
         yield from self.sides.values()
         yield from (concept.mask for concept in self.concepts)
+        yield from chain.from_iterable(concept.sweeps for concept in self.concepts)
+        if self.sweep_table:
+            yield self.sweep_table
         if self.fused:
             yield self.fused
         yield from chain.from_iterable(concept.checkpoints for concept in self.concepts)
@@ -91,6 +99,7 @@ class Plan:
         needs = {unit.key: unit.needs for unit in self.units()}
         for plan in self.concepts:
             pending = [plan.mask.key, *(unit.key for unit in plan.checkpoints)]
+            pending += [unit.key for unit in plan.sweeps]
             pending += [unit.key for unit in plan.previews_before]
             if plan.preview_after:
                 pending.append(plan.preview_after.key)
@@ -116,7 +125,8 @@ def prompts_units(manifest: Manifest) -> list[PromptsWork]:
 
 def run_id(manifest: Manifest, model: ModelSettings) -> str:
     """Identity of a run: what the manifest asks for and of which model, not how it is computed."""
-    asked = manifest.model_dump(mode="json", exclude={"compute", "model"})
+    without = {"compute", "model"} | ({"sweep"} if manifest.sweep is None else set())
+    asked = manifest.model_dump(mode="json", exclude=without)
     return digest_json({"manifest": asked, **model.key_parts})[:16]
 
 
@@ -164,7 +174,12 @@ def build_plan(
         fused=fused,
         fused_checkpoints=planner.checkpoints(fused.key) if fused else (),
         fused_preview=planner.fused_preview(fused, concepts) if fused else None,
+        sweep_table=_sweep_table(concepts) if manifest.sweep else None,
     )
+
+
+def _sweep_table(concepts: Sequence[ConceptPlan]) -> SweepTableWork:
+    return SweepTableWork(sweeps=tuple(unit.key for plan in concepts for unit in plan.sweeps))
 
 
 class _Planner:
@@ -214,6 +229,24 @@ class _Planner:
             checkpoints=self.checkpoints(mask.key),
             previews_before=before,
             preview_after=after,
+            sweeps=self.sweeps(mask),
+        )
+
+    def sweeps(self, mask: MaskWork) -> tuple[SweepWork, ...]:
+        """A unit for each selector and what one pass over the calls can compare."""
+        if self.manifest.sweep is None:
+            return ()
+        passes: dict[tuple[Any, ...], list[Pruning]] = {}
+        for pruning in self.manifest.sweep.settings(self.manifest.pruning):
+            shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
+            passes.setdefault(shared, []).append(pruning)
+        return tuple(
+            SweepWork(
+                mask=mask,
+                selector=group[0].selector,
+                settings=tuple(selection_settings(pruning) for pruning in group),
+            )
+            for group in passes.values()
         )
 
     def retained(self, concept: Concept) -> list[Concept]:

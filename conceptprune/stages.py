@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 
 from conceptprune.budget import Drive
@@ -27,6 +28,7 @@ from conceptprune.selectors import Evidence, select_mask, stronger_neurons
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claim, Claims
+from conceptprune.sweep import sweep_rows
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -38,6 +40,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
 )
@@ -160,6 +164,10 @@ class Worker:
                 return self._side(work)
             case MaskWork():
                 return self._mask(work)
+            case SweepWork():
+                return self._sweep(work)
+            case SweepTableWork():
+                return self._sweep_table(work)
             case FuseWork():
                 return self._fuse(work)
             case CheckpointWork():
@@ -256,6 +264,24 @@ class Worker:
             retained=[self._statistics("statistics", key, "statistics") for key in work.retained],
             rule=work.rule,
         )
+
+    def _sweep(self, work: SweepWork) -> Made:
+        evidence = self._evidence(work.mask)
+        layers = evidence.target.layers
+        weights = read_weights(self.model.source.folder() / COMPONENT, layers, self.dtype)
+        reference = read_mask(self.store, work.mask.key)
+        table = sweep_rows(work.selector, weights, evidence, work.settings, reference)
+        return Made(objects={"sweep": self._put_table("sweep", table)})
+
+    def _sweep_table(self, work: SweepTableWork) -> Made:
+        parts = [
+            parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
+            for key in work.sweeps
+        ]
+        return Made(objects={"sweep": self._put_table("sweep", pa.concat_tables(parts))})
+
+    def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
+        return self._put(role, table_to_parquet(table), suffix="parquet")
 
     def _fuse(self, work: FuseWork) -> Made:
         folder = self.model.source.folder()

@@ -115,6 +115,53 @@ class MaskWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SweepWork:
+    """Select one concept's weights under several settings, and say how many and which."""
+
+    mask: MaskWork
+    """The concept's mask with the manifest's own settings, to compare with."""
+    selector: SelectorName
+    settings: tuple[Settings, ...]
+    kind: Literal["sweep"] = "sweep"
+
+    @property
+    def key(self) -> str:
+        """Identity: what is compared with, and the settings."""
+        settings = [asdict(setting) for setting in self.settings]
+        return unit_key(
+            {
+                "kind": self.kind,
+                "mask": self.mask.key,
+                "selector": self.selector,
+                "settings": settings,
+            }
+        )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The mask and what it needs itself."""
+        return (("mask", self.mask.key), *self.mask.needs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTableWork:
+    """Put the rows of all concepts and settings into one table."""
+
+    sweeps: tuple[str, ...]
+    kind: Literal["sweep-table"] = "sweep-table"
+
+    @property
+    def key(self) -> str:
+        """Identity: the parts, in order."""
+        return unit_key({"kind": self.kind, "sweeps": list(self.sweeps)})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Every part."""
+        return tuple(("sweep", key) for key in self.sweeps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FuseWork:
     """Make one mask of several."""
 
@@ -178,7 +225,17 @@ class PreviewWork:
         return () if self.mask is None else (("mask", self.mask),)
 
 
-Work = PromptsWork | WindowWork | SideWork | MaskWork | FuseWork | CheckpointWork | PreviewWork
+Work = (
+    PromptsWork
+    | WindowWork
+    | SideWork
+    | MaskWork
+    | SweepWork
+    | SweepTableWork
+    | FuseWork
+    | CheckpointWork
+    | PreviewWork
+)
 
 
 def window_units(

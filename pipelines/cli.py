@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, submit, status, export, report, gc."""
+"""The command line: validate, plan, erase, sweep, submit, status, export, report, gc."""
 
 import sys
 from pathlib import Path
@@ -69,6 +69,14 @@ def erase(
     from pipelines.erase import erase as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format))
+
+
+@app.command()
+def sweep(manifest: ManifestPath, store: StoreUri) -> None:
+    """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
+    from pipelines.sweep import sweep as run
+
+    raise typer.Exit(run(manifest, store, Console()))
 
 
 @app.command()

@@ -24,6 +24,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
 )
@@ -100,6 +102,11 @@ class Sizes:
                 if isinstance(unit.fusion, Budget):
                     entries = min(entries, int(unit.fusion.fraction * self._weights))
                 return self._mask(entries)
+            case SweepWork(settings=settings):
+                return TABLE_BYTES + len(settings) * self._sweep_row
+            case SweepTableWork(sweeps=sweeps):
+                rows = sum(len(unit.settings) for c in plan.concepts for unit in c.sweeps)
+                return (TABLE_BYTES if sweeps else 0) + rows * self._sweep_row
             case CheckpointWork(form="delta"):
                 return self.item_bytes * self._weights + self._header
             case CheckpointWork():
@@ -125,6 +132,10 @@ class Sizes:
     def _mask(self, entries: int) -> int:
         """One byte an entry and one for each gap of 255: 1.01 to 1.05 bytes an entry, as a rule."""
         return min(entries, self._weights) + self._weights // 255 + self._header
+
+    @property
+    def _sweep_row(self) -> int:
+        return TABLE_ROW_BYTES * (2 + len(self.shapes))
 
     @property
     def _weights(self) -> int:

@@ -14,6 +14,7 @@ from conceptprune.manifest.schema import (
     Preview,
     Pruning,
     SelectorName,
+    Sweep,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PromptTexts",
     "Pruning",
     "SelectorName",
+    "Sweep",
     "concept_key",
     "load_manifest",
     "parse_manifest",

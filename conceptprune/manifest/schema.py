@@ -4,6 +4,7 @@ A rule that involves a second field is checked on the later one of the two, so t
 points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
+from itertools import product
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -50,6 +51,7 @@ SELECTOR_OF: dict[str, SelectorName] = {
     "r2": "fia",
 }
 Fraction = Annotated[Float, Field(gt=0, le=1)]
+FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
 
 
 class Collection(Section):
@@ -122,6 +124,41 @@ class Pruning(Section):
         return value
 
 
+class Sweep(Section):
+    """Settings of pruning to compare; what is left out stays as under pruning."""
+
+    selector: Annotated[
+        Some[SelectorName] | None, Field(description="a list of selectors, none of them twice")
+    ] = None
+    sparsity: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+    tau: Annotated[
+        Some[Positive] | None, Field(description="a list of numbers from 1 to collection.tau")
+    ] = None
+    threshold: Annotated[
+        Some[Annotated[Float, Field(ge=0, lt=1)]] | None,
+        Field(description="a list of numbers of at least 0 and below 1"),
+    ] = None
+    r1: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+    r2: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+
+    @field_validator("*")
+    @classmethod
+    def _no_duplicates(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        refuse_duplicates(values or (), "value")
+        return values
+
+    def settings(self, pruning: Pruning) -> tuple[Pruning, ...]:
+        """Every combination, each selector with its own settings only, in the order written."""
+        made = []
+        for selector in self.selector or (pruning.selector,):
+            mine = [name for name, owner in SELECTOR_OF.items() if owner == selector]
+            fields = [name for name in (*mine, "tau") if getattr(self, name, None) is not None]
+            for values in product(*(getattr(self, name) for name in fields)):
+                changes = dict(zip(fields, values, strict=True))
+                made.append(pruning.model_copy(update={"selector": selector, **changes}))
+        return tuple(made)
+
+
 class Preview(Section):
     """Images before and after, for the report."""
 
@@ -144,13 +181,16 @@ class Preview(Section):
 
 
 FuseName = Literal["union", "retain-shared", "budget"]
-FUSE_FORMS = "union, retain-shared, budget, true (for union), or a section with how"
+FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with how"
 
 
 class Fuse(Section):
-    """How the masks of all concepts become one; a name alone means its defaults."""
+    """How the masks of all concepts become one; a name alone means its defaults.
 
-    how: FuseName = "union"
+    Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
+    """
+
+    how: FuseName = "budget"
     alpha: Annotated[
         Fraction | None, Field(description="a number above 0 and at most 1, of retain-shared")
     ] = None
@@ -168,7 +208,7 @@ class Fuse(Section):
 
 
 def _fuse_section(value: Any) -> Any:
-    """The short forms `union` and `true` as the section they stand for; false asks for nothing."""
+    """The short forms, `union` or `true`, as the section they stand for; false asks for nothing."""
     match value:
         case bool():
             return {} if value else None
@@ -229,6 +269,7 @@ class Manifest(Section):
     ] = ()
     collection: Collection = Collection()
     pruning: Annotated[Pruning, Field(validate_default=True)] = Pruning()
+    sweep: Annotated[Sweep | None, Field(description="a section with lists of settings")] = None
     outputs: Outputs = Outputs()
     compute: Compute = Compute()
 
@@ -300,3 +341,18 @@ class Manifest(Section):
         if problems:
             raise refusal(*problems)
         return pruning
+
+    @field_validator("sweep")
+    @classmethod
+    def _sweep_fits_what_is_collected(
+        cls, sweep: Sweep | None, info: ValidationInfo
+    ) -> Sweep | None:
+        collection = info.data.get("collection")
+        problems: list[tuple[FieldPath, str]] = [
+            (("tau", index), f"at most collection.tau, which is {collection.tau}")
+            for index, tau in enumerate((sweep and sweep.tau) or ())
+            if collection and tau > collection.tau
+        ]
+        if problems:
+            raise refusal(*problems)
+        return sweep

@@ -93,7 +93,7 @@ def test_a_preview_can_be_asked_for_with_its_defaults() -> None:
     ("written", "how", "alpha", "fraction"),
     [
         ("union", "union", None, None),
-        ("true", "union", None, None),
+        ("true", "budget", None, None),
         ("retain-shared", "retain-shared", None, None),
         ("{how: retain-shared, alpha: 0.6}", "retain-shared", 0.6, None),
         ("{how: budget, fraction: 0.01}", "budget", None, 0.01),

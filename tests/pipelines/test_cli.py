@@ -16,6 +16,7 @@ SURFACE = {
     "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
+    "sweep": ["--store"],
     "submit": ["--address", "--store", "--working-dir"],
 }
 
