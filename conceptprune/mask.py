@@ -6,7 +6,7 @@ mask.remove(pipe)
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,10 @@ class PruningMask:
         """The mask that prunes what either does; see `union_masks`."""
         return union_masks([self, other])
 
+    def as_part(self) -> dict[str, Any]:
+        """What a fused mask records of a mask it was made of: JSON."""
+        return {"concepts": self.concepts, "digest": self.digest, "provenance": self.provenance}
+
     def _linears(self, pipe: Any) -> dict[str, nn.Linear]:
         modules = dict(component_of(pipe, self.component).named_modules())
         linears = {}
@@ -225,35 +229,54 @@ def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
     masks = list(masks)
     if not masks:
         raise ValueError("no mask to unite")
-    first = masks[0]
     for mask in masks[1:]:
-        same_layers = mask.layers.keys() == first.layers.keys() and all(
-            mask.layers[name].weight_digest == layer.weight_digest
-            for name, layer in first.layers.items()
-        )
-        if mask.component != first.component or not same_layers:
-            raise ModelMismatchError(
-                f"the masks of {first._title()} and {mask._title()} were made for different models "
-                "or sites"
-            )
-    layers = {
-        name: LayerMask(
-            shape=layer.shape,
-            entries=np.unique(np.concatenate([mask.layers[name].entries for mask in masks])),
-            weight_digest=layer.weight_digest,
-        )
+        check_same_weights(masks[0], mask)
+    entries = {
+        name: np.unique(np.concatenate([mask.layers[name].entries for mask in masks]))
+        for name in masks[0].layers
+    }
+    parts = [mask.as_part() for mask in masks]
+    return fused_mask(masks[0], parts, entries, {"how": "union"})
+
+
+def check_same_weights(first: PruningMask, second: PruningMask) -> None:
+    """Make sure that two masks may become one.
+
+    Raises:
+        ModelMismatchError: they are of different models, components or sites.
+    """
+    same_layers = second.layers.keys() == first.layers.keys() and all(
+        second.layers[name].weight_digest == layer.weight_digest
         for name, layer in first.layers.items()
+    )
+    if second.component != first.component or not same_layers:
+        raise ModelMismatchError(
+            f"the masks of {first._title()} and {second._title()} were made for different models "
+            "or sites"
+        )
+
+
+def fused_mask(
+    like: PruningMask,
+    parts: Sequence[Mapping[str, Any]],
+    entries: Mapping[str, NDArray[np.int64]],
+    fusion: Mapping[str, Any],
+) -> PruningMask:
+    """One mask with these `entries`, made of `parts` (`PruningMask.as_part`) by `fusion`.
+
+    `like` is any of the masks: it says what model and layers they are of.
+    """
+    layers = {
+        name: LayerMask(shape=layer.shape, entries=entries[name], weight_digest=layer.weight_digest)
+        for name, layer in like.layers.items()
     }
     return PruningMask(
-        concepts=tuple(dict.fromkeys(name for mask in masks for name in mask.concepts)),
-        component=first.component,
+        concepts=tuple(dict.fromkeys(name for part in parts for name in part["concepts"])),
+        component=like.component,
         layers=layers,
         provenance={
-            **{name: first.provenance.get(name) for name in ("model", "revision", "model_digest")},
-            "fusion": "union",
-            "masks": [
-                {"concepts": mask.concepts, "digest": mask.digest, "provenance": mask.provenance}
-                for mask in masks
-            ],
+            **{name: like.provenance.get(name) for name in ("model", "revision", "model_digest")},
+            "fusion": dict(fusion),
+            "masks": list(parts),
         },
     )

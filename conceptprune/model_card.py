@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,6 +123,7 @@ def model_card(exported: Exported) -> str:
             entries=mask.num_entries,
             percent_of_site=100 * mask.density,
             percent_of_model=100 * mask.num_entries / exported.denoiser_weights,
+            fusion=_fusion(mask),
             site=exported.parts[0].provenance["site"],
             parts=[_part_row(part) for part in exported.parts],
             versions=", ".join(f"{name} {version}" for name, version in sorted(made_with.items())),
@@ -137,7 +138,7 @@ def _part_row(part: PruningMask) -> dict[str, Any]:
     return {
         "concept": part.concepts[0],
         "kind": provenance["kind"],
-        "sparsity": provenance["selection"]["sparsity"],
+        "selection": _selection(provenance["selector"], provenance["selection"]),
         "tau": len(timesteps),
         "timesteps": timesteps[0] if len(timesteps) == 1 else f"{timesteps[0]} to {timesteps[-1]}",
         "guidance": provenance["collection"]["guidance"],
@@ -145,6 +146,25 @@ def _part_row(part: PruningMask) -> dict[str, Any]:
         "target": provenance["prompts_digest"]["target"],
         "base": provenance["prompts_digest"]["base"],
     }
+
+
+def _selection(selector: str, settings: Mapping[str, Any]) -> str:
+    """A selector and its settings, without those that are not in use."""
+    shown = [f"{name} {value:g}" for name, value in settings.items() if value and name != "tau"]
+    return ", ".join([selector, *shown])
+
+
+def _fusion(mask: PruningMask) -> str:
+    """How the masks of several concepts became one."""
+    fusion = mask.provenance.get("fusion")
+    settings = dict(fusion) if isinstance(fusion, Mapping) else {"how": fusion}
+    how = settings.pop("how")
+    return " ".join(
+        [
+            str(how),
+            *(f"{name} {settings[name]:g}" for name in ("alpha", "fraction") if name in settings),
+        ]
+    )
 
 
 def _load_lines(exported: Exported) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from conceptprune.mask import PruningMask
-from conceptprune.select import Energy
 
 FORMAT = "neurons/1"
 
@@ -32,24 +32,26 @@ than the base does: the only ones that can have selected its weights.
 """
 
 
-def neurons_table(mask: PruningMask, key: str, *, target: Energy, base: Energy) -> pa.Table:
-    """The table of one concept's mask; energies are [C, W] per layer, of the calls selected from.
+def neurons_table(
+    mask: PruningMask, key: str, stronger: Mapping[str, NDArray[np.bool_]]
+) -> pa.Table:
+    """The table of one concept's mask.
 
     Args:
         mask: the mask of a single concept.
         key: of the unit that made it.
-        target: the concept's energies.
-        base: what they had to exceed.
+        stronger: per layer [C, W], whether a call excites a neuron more than the base does, for
+            the calls selected from.
     """
     common = {"concept": mask.concepts[0], "kind": mask.provenance["kind"], "mask": key}
     tables = [
-        _layer_table(name, mask, common, target[name] > base[name]) for name in sorted(mask.layers)
+        _layer_table(name, mask, common, stronger[name]) for name in sorted(mask.layers)
     ]
     return pa.concat_tables(tables)
 
 
 def _layer_table(
-    name: str, mask: PruningMask, common: Mapping[str, Any], stronger: np.ndarray[Any, Any]
+    name: str, mask: PruningMask, common: Mapping[str, Any], stronger: NDArray[np.bool_]
 ) -> pa.Table:
     layer = mask.layers[name]
     num_rows, width = layer.shape

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from typing import Any
 
 from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
-from conceptprune.manifest import Concept, Manifest, Preview
+from conceptprune.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
-from conceptprune.select import SelectionSettings
+from conceptprune.selectors import selection_settings
 from conceptprune.versions import versions
 from conceptprune.work import (
     CheckpointWork,
@@ -19,6 +21,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
     window_units,
@@ -38,6 +42,7 @@ class ConceptPlan:
     checkpoints: tuple[CheckpointWork, ...]
     previews_before: tuple[PreviewWork, ...]
     preview_after: PreviewWork | None
+    sweeps: tuple[SweepWork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +58,16 @@ class Plan:
     fused: FuseWork | None
     fused_checkpoints: tuple[CheckpointWork, ...]
     fused_preview: PreviewWork | None
+    sweep_table: SweepTableWork | None = None
 
     def units(self) -> Iterator[Work]:
         """Every unit once, each after all that it needs."""
         yield from self.windows.values()
         yield from self.sides.values()
         yield from (concept.mask for concept in self.concepts)
+        yield from chain.from_iterable(concept.sweeps for concept in self.concepts)
+        if self.sweep_table:
+            yield self.sweep_table
         if self.fused:
             yield self.fused
         yield from chain.from_iterable(concept.checkpoints for concept in self.concepts)
@@ -90,6 +99,7 @@ class Plan:
         needs = {unit.key: unit.needs for unit in self.units()}
         for plan in self.concepts:
             pending = [plan.mask.key, *(unit.key for unit in plan.checkpoints)]
+            pending += [unit.key for unit in plan.sweeps]
             pending += [unit.key for unit in plan.previews_before]
             if plan.preview_after:
                 pending.append(plan.preview_after.key)
@@ -115,7 +125,8 @@ def prompts_units(manifest: Manifest) -> list[PromptsWork]:
 
 def run_id(manifest: Manifest, model: ModelSettings) -> str:
     """Identity of a run: what the manifest asks for and of which model, not how it is computed."""
-    asked = manifest.model_dump(mode="json", exclude={"compute", "model"})
+    without = {"compute", "model"} | ({"sweep"} if manifest.sweep is None else set())
+    asked = manifest.model_dump(mode="json", exclude=without)
     return digest_json({"manifest": asked, **model.key_parts})[:16]
 
 
@@ -132,6 +143,17 @@ def collection_settings(manifest: Manifest) -> CollectionSettings:
     )
 
 
+def fusion_of(asked: Fuse) -> Fusion:
+    """The fusion a manifest asks for."""
+    match asked.how:
+        case "union":
+            return Union()
+        case "retain-shared":
+            return RetainShared() if asked.alpha is None else RetainShared(alpha=asked.alpha)
+        case "budget":
+            return Budget() if asked.fraction is None else Budget(fraction=asked.fraction)
+
+
 def build_plan(
     manifest: Manifest,
     model: ModelSettings,
@@ -141,11 +163,7 @@ def build_plan(
     settings = collection_settings(manifest)
     planner = _Planner(manifest, model, settings, pairs)
     concepts = tuple(planner.concept(concept) for concept in manifest.concepts)
-    fused = None
-    if manifest.outputs.fuse:
-        masks = tuple(plan.mask.key for plan in concepts)
-        key = unit_key({"kind": "fuse", "how": manifest.outputs.fuse, "masks": list(masks)})
-        fused = FuseWork(key=key, masks=masks)
+    fused = planner.fused(concepts) if manifest.outputs.fuse else None
     return Plan(
         run=run_id(manifest, model),
         model=model,
@@ -156,7 +174,12 @@ def build_plan(
         fused=fused,
         fused_checkpoints=planner.checkpoints(fused.key) if fused else (),
         fused_preview=planner.fused_preview(fused, concepts) if fused else None,
+        sweep_table=_sweep_table(concepts) if manifest.sweep else None,
     )
+
+
+def _sweep_table(concepts: Sequence[ConceptPlan]) -> SweepTableWork:
+    return SweepTableWork(sweeps=tuple(unit.key for plan in concepts for unit in plan.sweeps))
 
 
 class _Planner:
@@ -206,6 +229,24 @@ class _Planner:
             checkpoints=self.checkpoints(mask.key),
             previews_before=before,
             preview_after=after,
+            sweeps=self.sweeps(mask),
+        )
+
+    def sweeps(self, mask: MaskWork) -> tuple[SweepWork, ...]:
+        """A unit for each selector and what one pass over the calls can compare."""
+        if self.manifest.sweep is None:
+            return ()
+        passes: dict[tuple[Any, ...], list[Pruning]] = {}
+        for pruning in self.manifest.sweep.settings(self.manifest.pruning):
+            shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
+            passes.setdefault(shared, []).append(pruning)
+        return tuple(
+            SweepWork(
+                mask=mask,
+                selector=group[0].selector,
+                settings=tuple(selection_settings(pruning) for pruning in group),
+            )
+            for group in passes.values()
         )
 
     def retained(self, concept: Concept) -> list[Concept]:
@@ -220,12 +261,7 @@ class _Planner:
                 self.side([pair.target for pair in self.pairs[other.name]])
                 for other in self.retained(concept)
             )
-        selection = SelectionSettings(
-            sparsity=pruning.sparsity,
-            tau=pruning.tau,
-            threshold=pruning.threshold,
-            min_per_row=pruning.min_per_row,
-        )
+        selection = selection_settings(pruning)
         provenance = {
             "model": self.model.source.label,
             "revision": self.model.source.revision,
@@ -264,9 +300,32 @@ class _Planner:
             base=base.key,
             retained=tuple(side.key for side in retained),
             rule=pruning.base,
+            selector=pruning.selector,
             selection=selection,
             site=pruning.site,
             provenance=provenance,
+        )
+
+    def fused(self, concepts: Sequence[ConceptPlan]) -> FuseWork:
+        asked = self.manifest.outputs.fuse or Fuse()
+        masks = tuple(plan.mask.key for plan in concepts)
+        fusion = fusion_of(asked)
+        if not isinstance(fusion, Budget):
+            return FuseWork(masks=masks, fusion=fusion)
+        erased = {plan.concept.name for plan in concepts}
+        spared = [other for other in self.manifest.retain if other.name not in erased]
+        return FuseWork(
+            masks=masks,
+            fusion=fusion,
+            sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
+            retained=tuple(
+                (
+                    self.side([pair.target for pair in self.pairs[other.name]]).key,
+                    self.side([pair.base for pair in self.pairs[other.name]]).key,
+                )
+                for other in spared
+            ),
+            tau=self.manifest.pruning.tau,
         )
 
     def checkpoints(self, mask: str) -> tuple[CheckpointWork, ...]:

@@ -113,11 +113,12 @@ class _Template:
     fillers_of: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def __call__(self, concept: Concept) -> list[_Texts]:
+        texts = concept.template or self
         pairs = (self._as_pair(filler) for filler in self._fillers_for(concept))
         return [
             _Texts(
-                base=self.base.format(filler=base),
-                target=self.target.format(concept=concept.name, filler=target),
+                base=texts.base.format(filler=base),
+                target=texts.target.format(concept=concept.name, filler=target),
             )
             for base, target in pairs
         ]

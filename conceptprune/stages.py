@@ -7,23 +7,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 
+from conceptprune.budget import Drive
 from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.collect import CollectionSettings, WindowResult, collect_window
 from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
-from conceptprune.mask import LayerMask, PruningMask, union_masks
+from conceptprune.fusion import Drives, fuse_masks
+from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
-from conceptprune.select import base_energy, select_entries
+from conceptprune.selectors import Evidence, select_mask, stronger_neurons
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claim, Claims
+from conceptprune.sweep import sweep_rows
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -35,6 +40,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
 )
@@ -157,6 +164,10 @@ class Worker:
                 return self._side(work)
             case MaskWork():
                 return self._mask(work)
+            case SweepWork():
+                return self._sweep(work)
+            case SweepTableWork():
+                return self._sweep_table(work)
             case FuseWork():
                 return self._fuse(work)
             case CheckpointWork():
@@ -214,17 +225,13 @@ class Worker:
         return Made(objects={"statistics": self._put("statistics", data, suffix="parquet")})
 
     def _statistics(self, kind: str, key: str, role: str) -> Statistics:
-        commit = self.store.get(kind, key)
-        return Statistics.from_arrow(parquet_to_table(self.store.load(commit, role)))
+        return read_statistics(self.store, kind, key, role)
 
     def _mask(self, work: MaskWork) -> Made:
-        target = self._statistics("statistics", work.target, "statistics")
-        base = self._statistics("statistics", work.base, "statistics")
-        retained = [self._statistics("statistics", key, "statistics") for key in work.retained]
+        evidence = self._evidence(work)
+        target = evidence.target
         weights = read_weights(self.model.source.folder() / COMPONENT, target.layers, self.dtype)
-        energy = target.energy()
-        exceeded = base_energy(base, retained, work.rule, num_prompts=target.num_prompts)
-        entries = select_entries(weights, energy, exceeded, work.selection)
+        entries = select_mask(work.selector, weights, evidence, work.selection)
         layers = {
             name: LayerMask(
                 shape=(weight.shape[0], weight.shape[1]),
@@ -244,18 +251,41 @@ class Worker:
             },
         )
         tau = work.selection.tau
-        table = neurons_table(
-            mask,
-            work.key,
-            target={name: calls[:tau] for name, calls in energy.items()},
-            base={name: calls[:tau] for name, calls in exceeded.items()},
-        )
+        stronger = {name: stronger_neurons(work.selector, name, evidence)[:tau] for name in layers}
+        table = neurons_table(mask, work.key, stronger)
         made = self._made_mask(mask)
         neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
         return Made(objects={**made.objects, "neurons": neurons}, facts=made.facts)
 
+    def _evidence(self, work: MaskWork) -> Evidence:
+        return Evidence(
+            target=self._statistics("statistics", work.target, "statistics"),
+            base=self._statistics("statistics", work.base, "statistics"),
+            retained=[self._statistics("statistics", key, "statistics") for key in work.retained],
+            rule=work.rule,
+        )
+
+    def _sweep(self, work: SweepWork) -> Made:
+        evidence = self._evidence(work.mask)
+        layers = evidence.target.layers
+        weights = read_weights(self.model.source.folder() / COMPONENT, layers, self.dtype)
+        reference = read_mask(self.store, work.mask.key)
+        table = sweep_rows(work.selector, weights, evidence, work.settings, reference)
+        return Made(objects={"sweep": self._put_table("sweep", table)})
+
+    def _sweep_table(self, work: SweepTableWork) -> Made:
+        parts = [
+            parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
+            for key in work.sweeps
+        ]
+        return Made(objects={"sweep": self._put_table("sweep", pa.concat_tables(parts))})
+
+    def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
+        return self._put(role, table_to_parquet(table), suffix="parquet")
+
     def _fuse(self, work: FuseWork) -> Made:
-        return self._made_mask(union_masks([read_mask(self.store, key) for key in work.masks]))
+        folder = self.model.source.folder()
+        return self._made_mask(fused(self.store, work, folder / COMPONENT, self.dtype))
 
     def _made_mask(self, mask: PruningMask) -> Made:
         return Made(
@@ -307,3 +337,44 @@ def read_mask(store: Store, key: str) -> PruningMask:
         StoreError: it is not committed, or is damaged.
     """
     return PruningMask.from_bytes(store.load(store.get("mask", key), "mask"))
+
+
+def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
+    """The committed statistics of that key.
+
+    Raises:
+        StoreError: they are not committed, or are damaged.
+    """
+    return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
+
+
+def fused(store: Store, work: FuseWork, component_folder: Path, dtype: torch.dtype) -> PruningMask:
+    """The mask that `work` describes, from the masks and statistics in the store.
+
+    Raises:
+        UserError, ModelMismatchError: see `fuse_masks`.
+        StoreError: something is not committed, or is damaged.
+    """
+    masks = (read_mask(store, key) for key in work.masks)
+    if not work.sides:
+        return fuse_masks(masks, work.fusion)
+    layers = read_mask(store, work.masks[0]).layers
+    weights = read_weights(component_folder, layers, dtype)
+    cached: dict[str, Statistics] = {}
+
+    def drive(sides: tuple[str, str]) -> Drive:
+        target, base = sides
+        # Bases are few and shared; targets are one concept's own.
+        if base not in cached:
+            cached[base] = read_statistics(store, "statistics", base, "statistics")
+        own = read_statistics(store, "statistics", target, "statistics")
+        return Drive.of(weights, own, cached[base], work.tau)
+
+    drives = Drives(
+        weights=weights,
+        concepts=[drive(sides) for sides in work.sides],
+        retained=[drive(sides) for sides in work.retained],
+    )
+    return fuse_masks(
+        masks, work.fusion, drives, provenance={"retained": [key for key, _ in work.retained]}
+    )

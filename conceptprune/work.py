@@ -5,15 +5,17 @@ a job is known before it runs, equal work is shared, and a rerun subtracts what 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from conceptprune.collect import CollectionSettings, Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept
+from conceptprune.fusion import Fusion
+from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.select import BaseRule, SelectionSettings
+from conceptprune.select import BaseRule
+from conceptprune.selectors import Settings
 
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
@@ -99,7 +101,8 @@ class MaskWork:
     retained: tuple[str, ...]
     """Keys of the sides to compare; `retained` are other concepts' target sides."""
     rule: BaseRule
-    selection: SelectionSettings
+    selector: SelectorName
+    selection: Settings
     site: str
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
@@ -112,17 +115,80 @@ class MaskWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuseWork:
-    """Unite masks into one."""
+class SweepWork:
+    """Select one concept's weights under several settings, and say how many and which."""
 
-    key: str
-    masks: tuple[str, ...]
-    kind: Literal["mask"] = "mask"
+    mask: MaskWork
+    """The concept's mask with the manifest's own settings, to compare with."""
+    selector: SelectorName
+    settings: tuple[Settings, ...]
+    kind: Literal["sweep"] = "sweep"
+
+    @property
+    def key(self) -> str:
+        """Identity: what is compared with, and the settings."""
+        settings = [asdict(setting) for setting in self.settings]
+        return unit_key(
+            {
+                "kind": self.kind,
+                "mask": self.mask.key,
+                "selector": self.selector,
+                "settings": settings,
+            }
+        )
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The masks to unite."""
-        return tuple(("mask", key) for key in self.masks)
+        """The mask and what it needs itself."""
+        return (("mask", self.mask.key), *self.mask.needs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTableWork:
+    """Put the rows of all concepts and settings into one table."""
+
+    sweeps: tuple[str, ...]
+    kind: Literal["sweep-table"] = "sweep-table"
+
+    @property
+    def key(self) -> str:
+        """Identity: the parts, in order."""
+        return unit_key({"kind": self.kind, "sweeps": list(self.sweeps)})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Every part."""
+        return tuple(("sweep", key) for key in self.sweeps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseWork:
+    """Make one mask of several."""
+
+    masks: tuple[str, ...]
+    fusion: Fusion
+    sides: tuple[tuple[str, str], ...] = ()
+    """For a budget: each mask's (target, base) statistics."""
+    retained: tuple[tuple[str, str], ...] = ()
+    """For a budget: (target, base) statistics of the concepts to spare."""
+    tau: int | None = None
+    """For a budget: the calls to look at."""
+    kind: Literal["mask"] = "mask"
+
+    @property
+    def key(self) -> str:
+        """Identity: the masks and, for a budget, what it is spent by."""
+        fields = asdict(self)
+        return unit_key({**fields, "kind": "fuse"})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The masks, and for a budget the statistics."""
+        sides = dict.fromkeys(key for pair in (*self.sides, *self.retained) for key in pair)
+        return (
+            *(("mask", key) for key in self.masks),
+            *(("statistics", key) for key in sides),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +225,17 @@ class PreviewWork:
         return () if self.mask is None else (("mask", self.mask),)
 
 
-Work = PromptsWork | WindowWork | SideWork | MaskWork | FuseWork | CheckpointWork | PreviewWork
+Work = (
+    PromptsWork
+    | WindowWork
+    | SideWork
+    | MaskWork
+    | SweepWork
+    | SweepTableWork
+    | FuseWork
+    | CheckpointWork
+    | PreviewWork
+)
 
 
 def window_units(

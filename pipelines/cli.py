@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, submit, status, export, report, gc."""
+"""The command line: validate, plan, erase, sweep, submit, status, export, report, gc."""
 
 import sys
 from pathlib import Path
@@ -72,6 +72,14 @@ def erase(
 
 
 @app.command()
+def sweep(manifest: ManifestPath, store: StoreUri) -> None:
+    """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
+    from pipelines.sweep import sweep as run
+
+    raise typer.Exit(run(manifest, store, Console()))
+
+
+@app.command()
 def submit(
     manifest: ManifestPath,
     store: StoreUri,
@@ -110,7 +118,15 @@ def export(
         str, typer.Option("--as", help="pipeline (a folder), delta (edited tensors), or mask.")
     ] = "pipeline",
     fuse: Annotated[
-        str | None, typer.Option("--fuse", help="union: all concepts in one checkpoint.")
+        str | None,
+        typer.Option("--fuse", help="All in one checkpoint: union, retain-shared or budget."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", help="Of retain-shared: keep what this share of them selects."),
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", help="Of budget: the site's share to spend.")
     ] = None,
     run: RunOption = None,
     model: Annotated[
@@ -121,7 +137,17 @@ def export(
     """Write a checkpoint without some concepts, with its metadata and a model card."""
     from pipelines.export import export_concepts
 
-    export_concepts(store, concepts, out=out, form=form, fuse=fuse, run=run, model=model)
+    export_concepts(
+        store,
+        concepts,
+        out=out,
+        form=form,
+        fuse=fuse,
+        alpha=alpha,
+        fraction=fraction,
+        run=run,
+        model=model,
+    )
 
 
 @app.command()

@@ -4,20 +4,23 @@ import difflib
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 from uuid import uuid4
 
+import torch
 import typer
+from pydantic import ValidationError
 
 from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.errors import UserError
-from conceptprune.families.stable_diffusion import identity
-from conceptprune.manifest import concept_key
-from conceptprune.mask import PruningMask, union_masks
+from conceptprune.families.stable_diffusion import COMPONENT, identity
+from conceptprune.fusion import Budget, fuse_masks
+from conceptprune.manifest import Fuse, FuseName, Manifest, Outputs, concept_key
+from conceptprune.mask import PruningMask
 from conceptprune.model_card import (
     CARD_FILE,
     METADATA_FILE,
@@ -26,14 +29,19 @@ from conceptprune.model_card import (
     metadata_json,
     model_card,
 )
-from conceptprune.stages import read_mask
-from conceptprune.store import Store
+from conceptprune.model_source import ModelSource
+from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
+from conceptprune.prompt_table import pairs_from_table
+from conceptprune.prompts import PromptPair
+from conceptprune.stages import fused, read_mask
+from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
+from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
-FUSIONS = ("union",)
+FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
 STUDIO = "studio"
 MAX_NAMES_SHOWN = 10
 MAX_SLUG_CHARS = 40
@@ -55,7 +63,8 @@ class Checkpoint:
     def name(self) -> str:
         """A file name; the digest keeps names apart that read alike once they are made safe."""
         names = self.mask.concepts
-        text = names[0] if len(names) == 1 else f"union of {len(names)}"
+        how = self.mask.provenance.get("fusion", {}).get("how", "union")
+        text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
         return f"{slug(text)}-{self.mask.digest[:DIGEST_CHARS]}"
 
     @property
@@ -71,6 +80,8 @@ def export_concepts(
     out: Path,
     form: str,
     fuse: str | None,
+    alpha: float | None = None,
+    fraction: float | None = None,
     run: str | None,
     model: Path | None,
 ) -> None:
@@ -84,16 +95,17 @@ def export_concepts(
             use, or a base model that is not the run's.
     """
     chosen = _choice("--as", form, FORMS)
-    if fuse is not None:
-        _choice("--fuse", fuse, FUSIONS)
+    fusion = _fusion(fuse, alpha, fraction)
     out = out.resolve()
     _check_unused(out)
     store = Store(store_uri)
     record = _find_run(store, run)
-    masks = _masks(store, record, concepts)
+    keys = _mask_keys(store, record, concepts)
+    masks = [read_mask(store, key) for key in keys.values()]
     files_of = _files_of(chosen, record, model)
-    if len(masks) > 1 and fuse:
-        checkpoints = [Checkpoint(mask=union_masks(masks), parts=masks)]
+    if len(masks) > 1 and fusion:
+        fused_mask = _fused(store, record, keys, fusion, model)
+        checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
@@ -152,8 +164,68 @@ def _find_run(store: Store, run: str | None) -> RunRecord:
     return by_id[run]
 
 
-def _masks(store: Store, record: RunRecord, concepts: Sequence[str]) -> list[PruningMask]:
-    """The masks of the concepts named, each once."""
+def _fusion(how: str | None, alpha: float | None, fraction: float | None) -> Fuse | None:
+    """What the options ask for, None for a checkpoint of each concept."""
+    if how is None:
+        if alpha is not None or fraction is not None:
+            raise UserError("--alpha and --fraction are settings of --fuse")
+        return None
+    try:
+        return Fuse(how=_choice("--fuse", how, FUSIONS), alpha=alpha, fraction=fraction)
+    except ValidationError as error:
+        details = error.errors()[0]
+        raise UserError(f"--{details['loc'][0]}: {details['msg']}") from error
+
+
+def _fused(
+    store: Store,
+    record: RunRecord,
+    keys: Mapping[str, str],
+    fuse: Fuse,
+    model: Path | None,
+) -> PruningMask:
+    """One mask of several concepts; `keys` are their masks' by concept name."""
+    fusion = fusion_of(fuse)
+    work = FuseWork(masks=tuple(keys.values()), fusion=fusion)
+    if not isinstance(fusion, Budget):
+        return fuse_masks((read_mask(store, key) for key in work.masks), fusion)
+    folder = _base_model(record, model)
+    planned = _plan_of(store, record, list(keys), fuse).fused
+    if planned is None:
+        raise ValueError("a plan with outputs.fuse has a fused mask")
+    work = replace(planned, masks=work.masks)
+    for kind, key in work.needs:
+        if store.find(kind, key) is None:
+            raise UserError(
+                f"--fuse budget: {kind} {key[:12]} of run {record.run} is not in {store.uri}; run "
+                "`conceptprune erase` with outputs: {fuse: budget}, which collects what it needs"
+            )
+    dtype: torch.dtype = getattr(torch, record.manifest["collection"]["dtype"])
+    return fused(store, work, folder / COMPONENT, dtype)
+
+
+def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:
+    """The plan of a recorded run for some of its concepts, with a fusion of these."""
+    manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
+    pairs: dict[str, tuple[PromptPair, ...]] = {}
+    for unit in prompts_units(manifest):
+        commit = store.get(unit.kind, unit.key)
+        pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+    collection = manifest.collection
+    settings = ModelSettings(
+        source=ModelSource(label=record.model_label),
+        identity=record.model_identity,
+        dtype=collection.dtype,
+        device=collection.device,
+        scheduler=collection.scheduler,
+    )
+    chosen = tuple(concept for concept in manifest.concepts if concept.name in concepts)
+    asked = manifest.model_copy(update={"concepts": chosen, "outputs": Outputs(fuse=fuse)})
+    return build_plan(asked, settings, pairs)
+
+
+def _mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
+    """Keys of the finished masks of the concepts named, in the manifest's order, by name."""
     names = {concept_key(item["name"]): item["name"] for item in record.manifest["concepts"]}
     wanted = dict.fromkeys(concept_key(concept) for concept in concepts)
     unknown = [concept for concept in concepts if concept_key(concept) not in names]
@@ -171,8 +243,8 @@ def _masks(store: Store, record: RunRecord, concepts: Sequence[str]) -> list[Pru
         # A fused mask comes after those of the concepts and does not have a concept's name.
         if row["kind"] == "mask" and row["concepts"] == [row["detail"]]
     }
-    masks = []
-    for name in (names[key] for key in wanted):
+    keys = {}
+    for name in (names[key] for key in names if key in wanted):
         row = rows.get(name)
         if row is None or store.find("mask", row["key"]) is None:
             reason = f" ({row['status']}: {row['error']})" if row and row["error"] else ""
@@ -180,8 +252,8 @@ def _masks(store: Store, record: RunRecord, concepts: Sequence[str]) -> list[Pru
                 f'the mask of "{name}" is not finished in run {record.run}{one_line(reason)}; '
                 "run `conceptprune erase` again"
             )
-        masks.append(read_mask(store, row["key"]))
-    return masks
+        keys[name] = row["key"]
+    return keys
 
 
 def _base_model(record: RunRecord, model: Path | None) -> Path:

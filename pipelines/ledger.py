@@ -11,7 +11,15 @@ import pyarrow as pa
 from conceptprune.digest import canonical_json
 from conceptprune.plan import Plan
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
-from conceptprune.work import CheckpointWork, FuseWork, MaskWork, PreviewWork, WindowWork, Work
+from conceptprune.work import (
+    CheckpointWork,
+    FuseWork,
+    MaskWork,
+    PreviewWork,
+    SweepWork,
+    WindowWork,
+    Work,
+)
 from pipelines.graph import Committed
 
 if TYPE_CHECKING:
@@ -75,6 +83,8 @@ def detail_of(work: Work) -> str:
             return f"{len(work.prompts)} prompts, calls {window.start}-{window.stop - 1}"
         case MaskWork():
             return work.concept
+        case SweepWork(settings=settings):
+            return f"{work.selector}, {len(settings)} settings"
         case FuseWork():
             return f"{len(work.masks)} masks together"
         case CheckpointWork():

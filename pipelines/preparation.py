@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
+from conceptprune.errors import UserError
 from conceptprune.families.stable_diffusion import COMPONENT, identity
-from conceptprune.manifest import Manifest, load_manifest
+from conceptprune.manifest import Manifest, Outputs, load_manifest
 from conceptprune.model_source import ModelSource
 from conceptprune.plan import Plan, build_plan, prompts_units
 from conceptprune.prompt_table import Pairs
@@ -30,13 +32,22 @@ class Prepared:
         return build_plan(self.manifest, self.model, pairs)
 
 
-def prepare(manifest_path: Path | str) -> Prepared:
+def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     """Check a manifest and find its model.
+
+    What is not asked for is taken out of the manifest: its sweep, or with `sweep` its outputs.
 
     Raises:
         UserError: the manifest is wrong, or the model is not there.
     """
     manifest = load_manifest(manifest_path)
+    if sweep and manifest.sweep is None:
+        raise UserError(
+            f"{manifest_path} has no section sweep: give it lists of settings to compare, such as "
+            "sweep: {sparsity: [0.005, 0.01, 0.02], tau: [5, 10]}"
+        )
+    unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
+    manifest = manifest.model_copy(update=unasked)
     source = ModelSource.of(manifest)
     folder = source.folder()
     model = ModelSettings(

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from conceptprune.checkpoints import folder_files
 from conceptprune.families.stable_diffusion import COMPONENT
+from conceptprune.fusion import Budget
 from conceptprune.plan import Plan
 from conceptprune.prompts import prompt_pairs
 from conceptprune.sites import SITES
@@ -23,6 +24,8 @@ from conceptprune.work import (
     PreviewWork,
     PromptsWork,
     SideWork,
+    SweepTableWork,
+    SweepWork,
     WindowWork,
     Work,
 )
@@ -95,7 +98,15 @@ class Sizes:
                 return self._mask(self._entries(unit, plan.settings.tau))
             case FuseWork():
                 masks = (concept.mask for concept in plan.concepts)
-                return self._mask(sum(self._entries(mask, plan.settings.tau) for mask in masks))
+                entries = sum(self._entries(mask, plan.settings.tau) for mask in masks)
+                if isinstance(unit.fusion, Budget):
+                    entries = min(entries, int(unit.fusion.fraction * self._weights))
+                return self._mask(entries)
+            case SweepWork(settings=settings):
+                return TABLE_BYTES + len(settings) * self._sweep_row
+            case SweepTableWork(sweeps=sweeps):
+                rows = sum(len(unit.settings) for c in plan.concepts for unit in c.sweeps)
+                return (TABLE_BYTES if sweeps else 0) + rows * self._sweep_row
             case CheckpointWork(form="delta"):
                 return self.item_bytes * self._weights + self._header
             case CheckpointWork():
@@ -111,19 +122,20 @@ class Sizes:
         return prompts * (GENERATOR_BYTES + LATENTS_KEPT * self.item_bytes * self.latent_numbers)
 
     def _entries(self, mask: MaskWork, collected: int) -> int:
-        """Entries if no call selected what another does: k * tau of a layer (or all of it)."""
-        selection = mask.selection
-        tau = selection.tau or collected
-        needed = int(selection.threshold * tau) + 1
-        entries = 0
-        for rows, columns in self.shapes.values():
-            per_row = max(int(selection.sparsity * columns), selection.min_per_row)
-            entries += rows * min(per_row * tau // needed, columns)
-        return entries
+        """The most entries that the settings allow."""
+        tau = mask.selection.tau or collected
+        return sum(
+            mask.selection.most_entries(rows, columns, tau)
+            for rows, columns in self.shapes.values()
+        )
 
     def _mask(self, entries: int) -> int:
         """One byte an entry and one for each gap of 255: 1.01 to 1.05 bytes an entry, as a rule."""
         return min(entries, self._weights) + self._weights // 255 + self._header
+
+    @property
+    def _sweep_row(self) -> int:
+        return TABLE_ROW_BYTES * (2 + len(self.shapes))
 
     @property
     def _weights(self) -> int:

@@ -11,6 +11,7 @@ from conceptprune.model_source import ModelSource
 from conceptprune.plan import Plan, build_plan, prompts_units
 from conceptprune.prompts import prompt_pairs
 from conceptprune.work import ModelSettings
+from pipelines.graph import units_to_do
 
 ARTISTS = ("Ada Bell", "Cy Dorn")
 
@@ -87,6 +88,36 @@ def test_another_k_reuses_all_statistics() -> None:
     assert keys(before, "window") == keys(after, "window")
     assert keys(before, "statistics") == keys(after, "statistics")
     assert not keys(before, "mask") & keys(after, "mask")
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [{"selector": "fia"}, {"sparsity": 0.05}, {"threshold": 0.3}, {"tau": 3}],
+    ids=str,
+)
+def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
+    pruning: dict[str, Any],
+) -> None:
+    outputs = {"deltas": True, "fuse": "union", "preview": {}}
+    done = {(unit.kind, unit.key) for unit in make_plan(outputs=outputs).units()}
+    plan = make_plan(outputs=outputs, pruning=pruning)
+    left = units_to_do(plan, lambda kind, key: (kind, key) in done)
+    assert {unit.kind for unit in left} == {"mask", "checkpoint", "preview"}
+    # Two concepts' masks and the fused one, a delta of each, images after each.
+    assert len(left) == 3 + 3 + 3
+
+
+def test_a_budget_needs_the_statistics_of_what_it_erases_and_of_what_it_spares() -> None:
+    retain = [{"name": name, "kind": "style"} for name in ("Ada Bell", "Gil Hart")]
+    plan = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.1}}, retain=retain)
+    assert plan.fused
+    # Gil Hart alone is spared: Ada Bell is erased too.
+    assert (len(plan.fused.sides), len(plan.fused.retained)) == (2, 1)
+    assert {key for kind, key in plan.fused.needs if kind == "statistics"} == set(plan.sides)
+    assert len(plan.sides) == 4
+    other = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.2}}, retain=retain)
+    assert other.fused
+    assert other.fused.key != plan.fused.key
 
 
 def test_windows_change_what_is_done_but_not_its_results() -> None:

@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+from conceptprune.budget import Drive
 from conceptprune.collect import CollectionSettings, collect
 from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
+from conceptprune.fusion import Drives, Fusion, fuse_masks
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.prompts import Prompt
 from conceptprune.select import BaseRule, SelectionSettings, base_energy, select_entries
@@ -79,6 +81,21 @@ class MaskMaker:
         base = base_energy(plain, retained, setting.base, num_prompts=target.num_prompts)
         selection = SelectionSettings(sparsity=setting.sparsity, tau=setting.tau)
         return self._mask(artist, select_entries(self._weights, target.energy(), base, selection))
+
+    def fused(
+        self, artists: Sequence[str], setting: Setting, fusion: Fusion, retained: Sequence[str]
+    ) -> PruningMask:
+        """One mask for several artists; a budget spares the retained ones."""
+        drives = Drives(
+            weights=self._weights,
+            concepts=[self._drive(artist, setting) for artist in artists],
+            retained=[self._drive(artist, setting) for artist in retained],
+        )
+        return fuse_masks((self.mask(artist, setting) for artist in artists), fusion, drives)
+
+    def _drive(self, artist: str, setting: Setting) -> Drive:
+        target, base = self.side(setting.halves, artist), self.side(setting.halves, None)
+        return Drive.of(self._weights, target, base, setting.tau)
 
     def whole_site(self) -> PruningMask:
         """A mask of every weight of the site: what pruning could do at the most."""

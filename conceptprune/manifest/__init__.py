@@ -4,7 +4,18 @@ from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, 
 from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.loading import load_manifest, parse_manifest
 from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
-from conceptprune.manifest.schema import Collection, Compute, Manifest, Outputs, Preview, Pruning
+from conceptprune.manifest.schema import (
+    Collection,
+    Compute,
+    Fuse,
+    FuseName,
+    Manifest,
+    Outputs,
+    Preview,
+    Pruning,
+    SelectorName,
+    Sweep,
+)
 
 __all__ = [
     "BuiltinModel",
@@ -14,6 +25,8 @@ __all__ = [
     "Direction",
     "FillerPair",
     "FolderModel",
+    "Fuse",
+    "FuseName",
     "HubModel",
     "Kind",
     "Manifest",
@@ -21,6 +34,8 @@ __all__ = [
     "Preview",
     "PromptTexts",
     "Pruning",
+    "SelectorName",
+    "Sweep",
     "concept_key",
     "load_manifest",
     "parse_manifest",

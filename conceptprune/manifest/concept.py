@@ -1,8 +1,12 @@
 """One concept of a manifest, and the prompts or fillers it may bring."""
 
+from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -30,10 +34,10 @@ Direction = Literal["male_to_female", "female_to_male"]
 
 # What a concept of each kind may say beyond its name and kind.
 FIELDS_OF_KIND: dict[Kind, frozenset[str]] = {
-    "style": frozenset({"prompts", "fillers"}),
-    "nudity": frozenset({"prompts", "fillers"}),
-    "object": frozenset({"prompts", "fillers"}),
-    "bias": frozenset({"prompts", "fillers", "direction"}),
+    "style": frozenset({"prompts", "template", "fillers"}),
+    "nudity": frozenset({"prompts", "template", "fillers"}),
+    "object": frozenset({"prompts", "template", "fillers"}),
+    "bias": frozenset({"prompts", "template", "fillers", "direction"}),
     "memorised": frozenset({"prompts", "captions", "caption_base"}),
     "custom": frozenset({"prompts"}),
 }
@@ -47,6 +51,71 @@ class PromptTexts(Section):
     seed: Annotated[
         Seed | None, Field(description="the seed of this pair, a whole number from 0 to 2**63 - 1")
     ] = None
+
+
+def _names_gaps(text: str, gaps: frozenset[str]) -> str:
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise refusal_here(f"text with its gaps in braces ({error}); write {{{{ for a brace") from (
+            error
+        )
+    found = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+    if any(name not in gaps or spec or conversion for name, spec, conversion in found):
+        raise refusal_here(f"no other gap than {', '.join(f'{{{gap}}}' for gap in sorted(gaps))}")
+    if "filler" not in {name for name, _, _ in found}:
+        raise refusal_here("text with a gap {filler}")
+    return text
+
+
+class PromptTemplate(Section):
+    """Two prompts with gaps, in the place of the published ones of a kind."""
+
+    base: Annotated[
+        PromptText,
+        AfterValidator(lambda text: _names_gaps(text, frozenset({"filler"}))),
+        Field(description="a prompt with a gap {filler}, without the concept"),
+    ]
+    target: Annotated[
+        PromptText,
+        AfterValidator(lambda text: _names_gaps(text, frozenset({"filler", "concept"}))),
+        Field(description="a prompt with a gap {filler}, and {concept} where its name goes"),
+    ]
+
+
+class DefaultTemplates(Section):
+    """Templates for all concepts of a kind that bring none of their own."""
+
+    style: PromptTemplate | None = None
+    nudity: PromptTemplate | None = None
+    object: PromptTemplate | None = None
+    bias: PromptTemplate | None = None
+
+
+MAX_CAPTIONS_BYTES = 1024 * 1024
+
+
+def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
+    """The lines of `{file: path}`, a path relative to the manifest; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    file = value.get("file")
+    if set(value) != {"file"} or not isinstance(file, str):
+        raise refusal_here(CAPTIONS)
+    path = Path(info.context["folder"] if info.context else "", file)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_CAPTIONS_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise refusal_here(f"a file of captions that can be read: {path}: {error}") from error
+    if len(content) > MAX_CAPTIONS_BYTES:
+        raise refusal_here(f"a file of at most {MAX_CAPTIONS_BYTES} bytes")
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+CAPTIONS = "a list of at least one memorised caption, or {file: path} with one a line"
 
 
 class FillerPair(Section):
@@ -99,6 +168,9 @@ class Concept(Section):
             description="a list of at least one {base, target, seed (optional)}",
         ),
     ] = None
+    template: Annotated[
+        PromptTemplate | None, Field(description="a section with base and target")
+    ] = None
     fillers: Annotated[
         Some[Filler] | None,
         Field(
@@ -111,16 +183,14 @@ class Concept(Section):
     ] = None
     captions: Annotated[
         Some[PromptText] | None,
-        Field(
-            validate_default=True,
-            description="a list of at least one memorised caption",
-        ),
+        BeforeValidator(_captions_of_file),
+        Field(validate_default=True, description=CAPTIONS),
     ] = None
     caption_base: Annotated[
         BaseText | None, Field(description="one line: the base prompt of all captions")
     ] = None
 
-    @field_validator("prompts", "fillers", "direction", "captions", "caption_base")
+    @field_validator("prompts", "template", "fillers", "direction", "captions", "caption_base")
     @classmethod
     def _belongs_to_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
@@ -129,7 +199,7 @@ class Concept(Section):
         takes = ", ".join(sorted(FIELDS_OF_KIND[kind]))
         raise refusal_here(f"nothing: a concept of kind {kind} takes only {takes} here")
 
-    @field_validator("fillers", "direction", "captions", "caption_base")
+    @field_validator("template", "fillers", "direction", "captions", "caption_base")
     @classmethod
     def _replaced_by_prompts(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and info.data.get("prompts") is not None:

@@ -264,8 +264,9 @@ def _nearest_in(value: Any, path: FieldPath) -> str | None:
         keys = _keys_at(path)
         guesses = (_nearest(key, keys) for key in value if key not in keys)
         return next((guess for guess in guesses if guess is not None), None)
-    annotation, _ = _field_at(path)
+    annotation, info = _field_at(path)
     choices = [choice for choice in _choices_in(annotation) if isinstance(choice, str)]
+    choices += (info and info.examples) or []
     return _nearest(value, choices) if isinstance(value, str) and value not in choices else None
 
 

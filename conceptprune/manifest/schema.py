@@ -4,15 +4,17 @@ A rule that involves a second field is checked on the later one of the two, so t
 points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
-from typing import Annotated, Literal
+from itertools import product
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
 )
 
-from conceptprune.manifest.concept import Concept, DefaultFillers
+from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
 from conceptprune.manifest.fields import (
     Bool,
     FieldPath,
@@ -38,6 +40,18 @@ Scheduler = Literal[
     "UniPCMultistepScheduler",
 ]
 GuidanceHalves = Literal["both", "conditional"]
+SelectorName = Literal["conceptprune", "fia"]
+
+# The settings that only one selector has.
+SELECTOR_OF: dict[str, SelectorName] = {
+    "sparsity": "conceptprune",
+    "threshold": "conceptprune",
+    "min_per_row": "conceptprune",
+    "r1": "fia",
+    "r2": "fia",
+}
+Fraction = Annotated[Float, Field(gt=0, le=1)]
+FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
 
 
 class Collection(Section):
@@ -79,9 +93,9 @@ class Collection(Section):
 class Pruning(Section):
     """How the weights to zero are selected from the collected statistics."""
 
-    selector: Literal["conceptprune"] = "conceptprune"
+    selector: SelectorName = "conceptprune"
     sparsity: Annotated[
-        Float, Field(gt=0, le=1, description="a number above 0 and at most 1 (0.01 is 1 %)")
+        Fraction, Field(description="a number above 0 and at most 1 (0.01 is 1 %)")
     ] = 0.01
     tau: Annotated[
         Positive | None,
@@ -91,8 +105,58 @@ class Pruning(Section):
         Float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")
     ] = 0.0
     min_per_row: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 0
+    r1: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.05
+    r2: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.02
     site: Literal["ffn_out"] = "ffn_out"
     base: Literal["plain", "plain+retained-mean", "plain+retained-max"] = "plain"
+
+    @field_validator(*SELECTOR_OF)
+    @classmethod
+    def _belongs_to_the_selector(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        selector = info.data.get("selector", SELECTOR_OF[name])
+        if selector != SELECTOR_OF[name] and value != cls.model_fields[name].default:
+            mine = [field for field, owner in SELECTOR_OF.items() if owner == selector]
+            raise refusal_here(
+                f"nothing: it is a setting of selector {SELECTOR_OF[name]}; {selector} has "
+                f"{', '.join(mine)}"
+            )
+        return value
+
+
+class Sweep(Section):
+    """Settings of pruning to compare; what is left out stays as under pruning."""
+
+    selector: Annotated[
+        Some[SelectorName] | None, Field(description="a list of selectors, none of them twice")
+    ] = None
+    sparsity: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+    tau: Annotated[
+        Some[Positive] | None, Field(description="a list of numbers from 1 to collection.tau")
+    ] = None
+    threshold: Annotated[
+        Some[Annotated[Float, Field(ge=0, lt=1)]] | None,
+        Field(description="a list of numbers of at least 0 and below 1"),
+    ] = None
+    r1: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+    r2: Annotated[Some[Fraction] | None, Field(description=FRACTIONS)] = None
+
+    @field_validator("*")
+    @classmethod
+    def _no_duplicates(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        refuse_duplicates(values or (), "value")
+        return values
+
+    def settings(self, pruning: Pruning) -> tuple[Pruning, ...]:
+        """Every combination, each selector with its own settings only, in the order written."""
+        made = []
+        for selector in self.selector or (pruning.selector,):
+            mine = [name for name, owner in SELECTOR_OF.items() if owner == selector]
+            fields = [name for name in (*mine, "tau") if getattr(self, name, None) is not None]
+            for values in product(*(getattr(self, name) for name in fields)):
+                changes = dict(zip(fields, values, strict=True))
+                made.append(pruning.model_copy(update={"selector": selector, **changes}))
+        return tuple(made)
 
 
 class Preview(Section):
@@ -116,12 +180,55 @@ class Preview(Section):
         return seeds
 
 
+FuseName = Literal["union", "retain-shared", "budget"]
+FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with how"
+
+
+class Fuse(Section):
+    """How the masks of all concepts become one; a name alone means its defaults.
+
+    Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
+    """
+
+    how: FuseName = "budget"
+    alpha: Annotated[
+        Fraction | None, Field(description="a number above 0 and at most 1, of retain-shared")
+    ] = None
+    fraction: Annotated[
+        Fraction | None, Field(description="a number above 0 and at most 1, of budget")
+    ] = None
+
+    @field_validator("alpha", "fraction")
+    @classmethod
+    def _belongs_to_the_fusion(cls, value: float | None, info: ValidationInfo) -> float | None:
+        owner = "retain-shared" if info.field_name == "alpha" else "budget"
+        if value is not None and info.data.get("how", owner) != owner:
+            raise refusal_here(f"nothing: it is a setting of {owner}")
+        return value
+
+
+def _fuse_section(value: Any) -> Any:
+    """The short forms, `union` or `true`, as the section they stand for; false asks for nothing."""
+    match value:
+        case bool():
+            return {} if value else None
+        case str() if value in get_args(FuseName):
+            return {"how": value}
+        case None | dict() | Fuse():
+            return value
+    raise refusal_here(FUSE_FORMS)
+
+
 class Outputs(Section):
     """What is written beside the masks."""
 
     deltas: Annotated[Bool, Field(description="true or false")] = False
     pipelines: Annotated[Bool, Field(description="true or false")] = False
-    fuse: Literal["union"] | None = None
+    fuse: Annotated[
+        Fuse | None,
+        BeforeValidator(_fuse_section),
+        Field(description=FUSE_FORMS, examples=list(get_args(FuseName))),
+    ] = None
     preview: Annotated[
         Preview | None, Field(description="null, or a section of its own ({} for its defaults)")
     ] = None
@@ -142,8 +249,9 @@ class Compute(Section):
 class Manifest(Section):
     """A whole manifest: the model, the concepts to erase from it, and how.
 
-    After validation each concept carries the fillers that hold for it: its own, else those of
-    the manifest's `fillers` for its kind, else None for the published ones.
+    After validation each concept carries the fillers and the template that hold for it: its own,
+    else those that the manifest's `fillers` and `templates` have for its kind, else None for the
+    published ones.
     """
 
     version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
@@ -151,6 +259,7 @@ class Manifest(Section):
         ModelRef, Field(description="a section with one of builtin, folder, hub (with revision)")
     ]
     fillers: DefaultFillers = DefaultFillers()
+    templates: DefaultTemplates = DefaultTemplates()
     concepts: Annotated[
         Some[Concept],
         Field(description="a list of at least one {name, kind, ...}"),
@@ -160,6 +269,7 @@ class Manifest(Section):
     ] = ()
     collection: Collection = Collection()
     pruning: Annotated[Pruning, Field(validate_default=True)] = Pruning()
+    sweep: Annotated[Sweep | None, Field(description="a section with lists of settings")] = None
     outputs: Outputs = Outputs()
     compute: Compute = Compute()
 
@@ -186,14 +296,20 @@ class Manifest(Section):
 
     @field_validator("concepts", "retain")
     @classmethod
-    def _with_default_fillers(
+    def _with_the_manifests_own(
         cls, concepts: tuple[Concept, ...], info: ValidationInfo
     ) -> tuple[Concept, ...]:
-        defaults = dict(info.data.get("fillers", DefaultFillers()))
+        fillers = dict(info.data.get("fillers", DefaultFillers()))
+        templates = dict(info.data.get("templates", DefaultTemplates()))
         return tuple(
             concept
-            if concept.fillers or concept.prompts
-            else concept.model_copy(update={"fillers": defaults.get(concept.kind)})
+            if concept.prompts
+            else concept.model_copy(
+                update={
+                    "fillers": concept.fillers or fillers.get(concept.kind),
+                    "template": concept.template or templates.get(concept.kind),
+                }
+            )
             for concept in concepts
         )
 
@@ -225,3 +341,18 @@ class Manifest(Section):
         if problems:
             raise refusal(*problems)
         return pruning
+
+    @field_validator("sweep")
+    @classmethod
+    def _sweep_fits_what_is_collected(
+        cls, sweep: Sweep | None, info: ValidationInfo
+    ) -> Sweep | None:
+        collection = info.data.get("collection")
+        problems: list[tuple[FieldPath, str]] = [
+            (("tau", index), f"at most collection.tau, which is {collection.tau}")
+            for index, tau in enumerate((sweep and sweep.tau) or ())
+            if collection and tau > collection.tau
+        ]
+        if problems:
+            raise refusal(*problems)
+        return sweep

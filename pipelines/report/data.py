@@ -15,7 +15,7 @@ from conceptprune.mask import PruningMask
 from conceptprune.model_source import ModelSource
 from conceptprune.plan import ConceptPlan, Plan
 from conceptprune.prompts import prompt_pairs
-from conceptprune.select import base_energy
+from conceptprune.selectors import Evidence, stronger_neurons
 from conceptprune.statistics import Statistics
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.work import MaskWork, ModelSettings
@@ -295,10 +295,12 @@ class _Reader:
         kept = [side for side in retained if side]
         if target is None or base is None or len(kept) < len(retained):
             return None
+        evidence = Evidence(target=target, base=base, retained=kept, rule=work.rule)
         return Contrast(
             timesteps=target.timesteps[: work.selection.tau],
-            target=target.energy(),
-            base=base_energy(base, kept, work.rule, num_prompts=target.num_prompts),
+            stronger={
+                name: stronger_neurons(work.selector, name, evidence) for name in target.layers
+            },
         )
 
     def _statistics(self, key: str) -> Statistics | None:

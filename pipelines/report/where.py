@@ -1,12 +1,12 @@
 """Where a mask's weights sit: by layer, and by the denoiser calls that speak for pruning them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conceptprune.mask import PruningMask
-from conceptprune.select import Energy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,10 @@ class HeatMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast:
-    """Energies [C, W] per layer of the concept's and of the base prompts."""
+    """Per layer [C, W]: whether a call excites a neuron more with the concept than without."""
 
     timesteps: tuple[float, ...]
-    target: Energy
-    base: Energy
+    stronger: Mapping[str, NDArray[np.bool_]]
 
 
 def heat_map(mask: PruningMask, contrast: Contrast | None) -> HeatMap:
@@ -52,8 +51,7 @@ def heat_map(mask: PruningMask, contrast: Contrast | None) -> HeatMap:
         by_call: tuple[float, ...] = ()
         if contrast:
             per_neuron = np.bincount(layer.entries % width, minlength=width)
-            stronger = contrast.target[name] > contrast.base[name]
-            calls = stronger[: len(contrast.timesteps)]
+            calls = contrast.stronger[name][: len(contrast.timesteps)]
             by_call = tuple(float(share) for share in calls @ per_neuron / size)
         rows.append(
             LayerRow(

@@ -1,6 +1,8 @@
 """What a good manifest means: its defaults, and what is resolved while it is loaded."""
 
+import unicodedata
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,11 +14,13 @@ from conceptprune.manifest import (
     FillerPair,
     FolderModel,
     HubModel,
+    Kind,
     Manifest,
     concept_key,
     load_manifest,
     parse_manifest,
 )
+from conceptprune.prompts import prompt_pairs
 
 SHIPPED = sorted((Path(__file__).parents[2] / "manifests").glob("*.yaml"))
 MINIMAL = "version: 1\nmodel: {builtin: studio}\nconcepts: [{name: Van Gogh, kind: style}]\n"
@@ -59,6 +63,8 @@ def test_the_defaults_are_the_published_settings() -> None:
         "tau": None,
         "threshold": 0.0,
         "min_per_row": 0,
+        "r1": 0.05,
+        "r2": 0.02,
         "site": "ffn_out",
         "base": "plain",
     }
@@ -81,6 +87,28 @@ def test_a_preview_can_be_asked_for_with_its_defaults() -> None:
     preview = parse(MINIMAL + "outputs: {preview: {}}").outputs.preview
     assert preview is not None
     assert (preview.seeds, preview.judge, preview.prompts_per_concept) == ((0, 1), None, 4)
+
+
+@pytest.mark.parametrize(
+    ("written", "how", "alpha", "fraction"),
+    [
+        ("union", "union", None, None),
+        ("true", "budget", None, None),
+        ("retain-shared", "retain-shared", None, None),
+        ("{how: retain-shared, alpha: 0.6}", "retain-shared", 0.6, None),
+        ("{how: budget, fraction: 0.01}", "budget", None, 0.01),
+    ],
+)
+def test_a_fusion_is_a_name_or_a_section(
+    written: str, how: str, alpha: float | None, fraction: float | None
+) -> None:
+    fuse = parse(MINIMAL + f"outputs: {{fuse: {written}}}").outputs.fuse
+    assert fuse is not None
+    assert (fuse.how, fuse.alpha, fuse.fraction) == (how, alpha, fraction)
+
+
+def test_false_fuses_nothing() -> None:
+    assert parse(MINIMAL + "outputs: {fuse: false}").outputs.fuse is None
 
 
 def test_a_relative_model_folder_is_relative_to_the_manifest(tmp_path: Path) -> None:
@@ -175,3 +203,63 @@ def test_a_concept_may_be_erased_and_also_be_retained_while_others_are(tmp_path:
         encoding="utf-8",
     )
     assert [concept.name for concept in load_manifest(path).retain] == ["Monet", "Turner"]
+
+
+def test_captions_may_stand_in_a_file_beside_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text(
+        "# known\nThrow Pillow\n\n  A Podcast \n", encoding="utf-8"
+    )
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "version: 1\nmodel: {builtin: studio}\n"
+        "concepts: [{name: x, kind: memorised, captions: {file: captions.txt}}]\n",
+        encoding="utf-8",
+    )
+    manifest = load_manifest(path)
+    assert manifest.concepts[0].captions == ("Throw Pillow", "A Podcast")
+    # What is recorded of it needs the file no longer.
+    assert Manifest.model_validate(manifest.model_dump()) == manifest
+
+
+def test_the_manifests_templates_go_to_concepts_of_their_kind_that_have_none() -> None:
+    manifest = parse(
+        "version: 1\n"
+        "model: {builtin: studio}\n"
+        'templates: {style: {base: "{filler}", target: "{filler} by {concept}"}}\n'
+        "concepts:\n"
+        "  - {name: a, kind: style, fillers: [cat]}\n"
+        '  - {name: b, kind: style, template: {base: "a {filler}", target: "b {filler}"}}\n'
+        "  - {name: c, kind: object}\n"
+    )
+    assert [c.template and c.template.target for c in manifest.concepts] == [
+        "{filler} by {concept}",
+        "b {filler}",
+        None,
+    ]
+    (pair,) = prompt_pairs(manifest.concepts[0], seed=0)
+    assert (pair.base.text, pair.target.text) == ("cat", "cat by a")
+
+
+def test_five_hundred_painters_are_each_named_once_the_older_ones_first() -> None:
+    path = next(path for path in SHIPPED if path.stem == "artists-500")
+    names = [concept.name for concept in load_manifest(path).concepts]
+    assert len(names) == 500
+    # Accents, stops and hyphens do not make two of one painter.
+    plain = {
+        "".join(c for c in unicodedata.normalize("NFKD", name).casefold() if c.isalpha())
+        for name in names
+    }
+    assert len(plain) == 500
+    assert names[0] == "Leonardo da Vinci"
+    assert names.index("Claude Monet") < names.index("Pablo Picasso")
+    assert all(name == " ".join(name.split()) and name[0].isupper() for name in names)
+
+
+def test_the_nightly_list_has_every_kind_and_makes_prompts_of_all_of_them() -> None:
+    path = next(path for path in SHIPPED if path.stem == "nightly")
+    manifest = load_manifest(path)
+    assert {concept.kind for concept in manifest.concepts} == set(get_args(Kind))
+    for concept in (*manifest.concepts, *manifest.retain):
+        pairs = prompt_pairs(concept, seed=0)
+        assert len(pairs) >= 4
+        assert all(pair.base != pair.target for pair in pairs)

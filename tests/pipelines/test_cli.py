@@ -13,9 +13,10 @@ SURFACE = {
     "plan": ["--calibrate", "--store"],
     "erase": ["--log-format", "--store"],
     "status": [],
-    "export": ["--as", "--fuse", "--model", "--out", "--run"],
+    "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
+    "sweep": ["--store"],
     "submit": ["--address", "--store", "--working-dir"],
 }
 

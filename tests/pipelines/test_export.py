@@ -15,7 +15,7 @@ from torch import Tensor
 
 import conceptprune
 from conceptprune.errors import UserError
-from conceptprune.mask import PruningMask
+from conceptprune.mask import PruningMask, union_masks
 from conceptprune.model_card import Exported, code_span, model_card
 from conceptprune.stages import read_mask
 from conceptprune.store import Store
@@ -138,6 +138,28 @@ def test_fused_concepts_are_one_checkpoint(
     assert len(metadata(out)["parts"]) == 2  # type: ignore[arg-type]
 
 
+def test_a_budget_is_spent_from_the_stores_own_statistics(
+    run_export: Run, tiny_store: TinyStore
+) -> None:
+    out = run_export(ADA, CY, form="mask", fuse="budget", fraction=0.005)
+    mask = conceptprune.load_mask(only_safetensors(out))
+    assert mask.num_entries == int(0.005 * mask.num_weights)
+    union = union_masks([mask_of(tiny_store, name) for name in (ADA, CY)])
+    assert union.num_entries > mask.num_entries
+    for name, layer in mask.layers.items():
+        assert set(layer.entries) <= set(union.layers[name].entries)
+    assert "`budget fraction 0.005`" in (out / "README.md").read_text()
+
+
+def test_shared_entries_can_be_retained(run_export: Run, tiny_store: TinyStore) -> None:
+    out = run_export(ADA, CY, form="mask", fuse="retain-shared", alpha=1.0)
+    mask = conceptprune.load_mask(only_safetensors(out))
+    ada, cy = (mask_of(tiny_store, name) for name in (ADA, CY))
+    for name, layer in mask.layers.items():
+        expected = set(ada.layers[name].entries) ^ set(cy.layers[name].entries)
+        assert set(layer.entries) == expected
+
+
 def test_several_concepts_get_a_folder_each(
     run_export: Run, tiny_store: TinyStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +249,7 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
         f"{mask.num_entries:,}",
         f"{100 * mask.density:.2f} %",
         f"{100 * mask.num_entries / tiny_store.prepared.denoiser_weights:.3f} %",
-        "| `Ada Bell` | style | 0.02 | 3 |",
+        "| `Ada Bell` | style | conceptprune, sparsity 0.02 | 3 |",
         tiny_store.plan.concepts[0].target.prompts_digest[:16],
         f"torch {torch.__version__}",
         "Anyone with the base model can put the zeroed weights back",
@@ -264,7 +286,10 @@ def test_the_code_of_the_delta_card_runs(
             {"form": "pipline"},
             r"--as pipline: allowed are pipeline, delta, mask; nearest: pipeline",
         ),
-        ({"form": "mask", "fuse": "unoin"}, r"--fuse unoin: allowed are union; nearest: union"),
+        (
+            {"form": "mask", "fuse": "unoin"},
+            r"--fuse unoin: allowed are union, retain-shared, budget; nearest: union",
+        ),
         ({"form": "mask", "run": "nope"}, r"has no such run; there are: [0-9a-f]{16}"),
         ({"form": "delta", "model": None}, r"--model: the folder of tiny is needed"),
         ({"form": "delta", "model": Path("/nowhere")}, r"/nowhere is not a folder"),

@@ -1,0 +1,84 @@
+"""`conceptprune sweep`: many settings compared from one collection, as a table in the store."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from conceptprune.store import Store, parquet_to_table
+from pipelines.job import PromptsFailedError, run_job
+from pipelines.preparation import prepare
+
+SETTINGS = ("selector", "sparsity", "threshold", "min_per_row", "r1", "r2", "tau")
+
+
+def sweep(manifest: Path, store: str, console: Console) -> int:
+    """Run the sweep of a manifest and print its table.
+
+    Returns:
+        0 when every concept is done, 1 when some failed; bad input raises UserError.
+    """
+    prepared = prepare(manifest, sweep=True)
+    try:
+        result = run_job(prepared, store, console)
+    except PromptsFailedError as error:
+        console.print(f"error: {error}", markup=False)
+        return 1
+    for row in result.rows:
+        if row["status"] == "failed":
+            names = ", ".join(row["concepts"])
+            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({names}): {row['error']}")
+    table = result.plan.sweep_table
+    opened = Store(store)
+    commit = opened.find(table.kind, table.key) if table else None
+    if commit is not None:
+        _print_table(parquet_to_table(opened.load(commit, "sweep")), console)
+        path = commit.objects["sweep"].path
+        _say(console, f"every concept and layer: {path}")
+    _say(
+        console,
+        f"run {result.plan.run}: {result.computed} units computed, {result.reused} reused, "
+        f"{result.seconds:.0f} s, store {store}",
+    )
+    return 1 if result.failed else 0
+
+
+def _print_table(rows: pa.Table, console: Console) -> None:
+    """One line for each setting, over its concepts."""
+    by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows.to_pylist():
+        by_setting.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)
+    shown = [
+        index
+        for index, name in enumerate(SETTINGS)
+        if name in ("selector", "tau") or len({setting[index] for setting in by_setting}) > 1
+    ]
+    table = Table(box=None, pad_edge=False)
+    names = [SETTINGS[index] for index in shown]
+    for name in (*names, "concepts", "% of site", "from", "to", "overlap"):
+        table.add_column(name, justify="left" if name == "selector" else "right", no_wrap=True)
+    for setting, mine in by_setting.items():
+        values = ["-" if setting[index] is None else f"{setting[index]}" for index in shown]
+        counted = [row for row in mine if row["error"] is None]
+        if not counted:
+            table.add_row(*values, "0", "refused", "", "", "")
+            continue
+        densities = [100 * row["density"] for row in counted]
+        overlap = sum(row["overlap"] for row in counted) / len(counted)
+        table.add_row(
+            *values,
+            f"{len(counted)}",
+            f"{sum(densities) / len(counted):.3f}",
+            f"{min(densities):.3f}",
+            f"{max(densities):.3f}",
+            f"{overlap:.3f}",
+        )
+    console.print(table)
+    for error in dict.fromkeys(filter(None, rows["error"].to_pylist())):
+        _say(console, f"refused: {error}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
