@@ -44,9 +44,7 @@ def neurons_table(
             the calls selected from.
     """
     common = {"concept": mask.concepts[0], "kind": mask.provenance["kind"], "mask": key}
-    tables = [
-        _layer_table(name, mask, common, stronger[name]) for name in sorted(mask.layers)
-    ]
+    tables = [_layer_table(name, mask, common, stronger[name]) for name in sorted(mask.layers)]
     return pa.concat_tables(tables)
 
 
