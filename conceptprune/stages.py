@@ -28,7 +28,7 @@ from conceptprune.selectors import Evidence, select_mask, stronger_neurons
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claim, Claims
-from conceptprune.sweep import sweep_rows
+from conceptprune.sweep import sorted_rows, sweep_rows
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -278,7 +278,9 @@ class Worker:
             parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
             for key in work.sweeps
         ]
-        return Made(objects={"sweep": self._put_table("sweep", pa.concat_tables(parts))})
+        return Made(
+            objects={"sweep": self._put_table("sweep", sorted_rows(pa.concat_tables(parts)))}
+        )
 
     def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
         return self._put(role, table_to_parquet(table), suffix="parquet")

@@ -12,6 +12,8 @@ from conceptprune.manifest import SelectorName
 from conceptprune.mask import PruningMask
 from conceptprune.selectors import Evidence, Settings, select_in_layer
 
+KEY = ("concept", "selector", "sparsity", "threshold", "min_per_row", "r1", "r2", "tau")
+
 SCHEMA = pa.schema(
     [
         pa.field("concept", pa.string(), nullable=False),
@@ -28,18 +30,12 @@ SCHEMA = pa.schema(
         pa.field("overlap", pa.float64()),
         pa.field("reference_entries", pa.int64(), nullable=False),
         pa.field("site_weights", pa.int64(), nullable=False),
-        pa.field(
-            "layers",
-            pa.list_(
-                pa.struct(
-                    [("layer", pa.string()), ("density", pa.float64()), ("entries", pa.int64())]
-                )
-            ),
-            nullable=False,
-        ),
+        pa.field("layers", pa.list_(pa.string()), nullable=False),
+        pa.field("layer_entries", pa.list_(pa.int64()), nullable=False),
+        pa.field("layer_density", pa.list_(pa.float64()), nullable=False),
         pa.field("error", pa.string()),
     ],
-    metadata={"conceptprune.format": "sweep/1"},
+    metadata={"conceptprune.format": "sweep/1", "conceptprune.sorted_by": ",".join(KEY)},
 )
 """`shared`: entries that the reference mask (the manifest's own settings) has too; `overlap`: these
 over the entries that either has (Jaccard's index); `error`: why a setting selects nothing."""
@@ -55,7 +51,7 @@ def sweep_rows(
     """One row for each setting; layers are selected one at a time, and only counted."""
     entries = np.zeros(len(settings), dtype=np.int64)
     shared = np.zeros(len(settings), dtype=np.int64)
-    layers: list[list[dict[str, object]]] = [[] for _ in settings]
+    layers: list[list[tuple[str, int, float]]] = [[] for _ in settings]
     error: str | None = None
     try:
         for name in sorted(weights):
@@ -65,7 +61,7 @@ def sweep_rows(
                 entries[index] += len(flat)
                 shared[index] += len(np.intersect1d(flat, known, assume_unique=True))
                 density = len(flat) / weights[name].numel()
-                layers[index].append({"layer": name, "density": density, "entries": len(flat)})
+                layers[index].append((name, len(flat), density))
     except UserError as problem:
         # One k too small for a narrow layer: the other settings' rows are wanted all the same.
         error, layers = str(problem), [[] for _ in settings]
@@ -87,8 +83,15 @@ def sweep_rows(
             **({} if error else counted),
             "reference_entries": wanted,
             "site_weights": size,
-            "layers": layers[index],
+            "layers": [name for name, _, _ in layers[index]],
+            "layer_entries": [number for _, number, _ in layers[index]],
+            "layer_density": [density for _, _, density in layers[index]],
             "error": error,
         }
         rows.append({name: row.get(name) for name in SCHEMA.names})
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return sorted_rows(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def sorted_rows(table: pa.Table) -> pa.Table:
+    """The rows by concept and setting, as the schema says."""
+    return table.sort_by([(name, "ascending") for name in KEY])

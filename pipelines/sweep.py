@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptprune.store import Store, parquet_to_table
+from conceptprune.sweep import KEY
 from pipelines.job import PromptsFailedError, run_job
 from pipelines.preparation import prepare
 
-SETTINGS = ("selector", "sparsity", "threshold", "min_per_row", "r1", "r2", "tau")
+SETTINGS = KEY[1:]
 
 
 def sweep(manifest: Path, store: str, console: Console) -> int:

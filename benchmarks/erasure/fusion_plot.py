@@ -17,6 +17,8 @@ LEFT, RIGHT, TOP, BOTTOM = 70 * SCALE, 200 * SCALE, 40 * SCALE, 60 * SCALE
 RADIUS = 5 * SCALE
 COLOURS = {"union": "#c0392b", "retain-shared": "#b7791f", "budget": "#1f6fb2"}
 INK, GRID = "#222222", "#dddddd"
+CROWDED = 0.05
+"""Dots nearer than this to the corner where all is well get no label."""
 
 
 def title(line: Line) -> str:
@@ -69,6 +71,7 @@ def draw_plot(lines: list[Line], path: Path) -> None:
     x, y = place(0.5, 0)
     pen.text((x, y + 32 * SCALE), "erased artists still seen", INK, font, anchor="mt")
     pen.text((LEFT, 12 * SCALE), "other artists kept", INK, font, anchor="lt")
+    labelled = 0
     for line in lines:
         across, up = line["erased look"], line["others look"]
         colour = COLOURS[line["fusion"]["how"]]
@@ -78,6 +81,17 @@ def draw_plot(lines: list[Line], path: Path) -> None:
         low, high = (place(across["rate"], end) for end in up["interval"])
         pen.line([low, high], colour, SCALE)
         pen.ellipse([x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS], colour)
+        if across["rate"] > CROWDED or up["rate"] < 1 - CROWDED:
+            label = f"{line['artists']} artists, k {100 * line['setting']['sparsity']:g} %"
+            label += f", {title(line)}: {100 * line['density']:.1f} % of the site"
+            right = across["rate"] > 0.5
+            shift = -6 if right else 9
+            # Dots along the top get their labels one below the other.
+            below = (24 + 20 * labelled) * SCALE if right else 0
+            anchor = "rm" if right else "ls"
+            place_y = y - 9 * SCALE * (not right) + below
+            pen.text((x + shift * SCALE, place_y), label, INK, font, anchor)
+            labelled += right
     y = TOP
     for how, colour in COLOURS.items():
         x = WIDTH - RIGHT + 30 * SCALE

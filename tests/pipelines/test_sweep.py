@@ -82,7 +82,7 @@ def test_a_sweep_has_a_row_for_every_concept_and_setting(swept: tuple[Swept, Pla
     for row in rows:
         assert (row["sparsity"] is None) is (row["selector"] == "fia")
         if not row["error"]:
-            assert row["entries"] == sum(layer["entries"] for layer in row["layers"])
+            assert row["entries"] == sum(row["layer_entries"])
             assert row["density"] == row["entries"] / row["site_weights"]
             assert row["shared"] <= min(row["entries"], row["reference_entries"])
 
@@ -127,7 +127,7 @@ def test_a_row_says_what_erasing_with_its_setting_prunes(swept: tuple[Swept, Pla
                 and all(row[name] == value for name, value in setting.items())
             ]
             assert row["entries"] == mask.num_entries
-            densities = {layer["layer"]: layer["density"] for layer in row["layers"]}
+            densities = dict(zip(row["layers"], row["layer_density"], strict=True))
             assert densities == mask.layer_density()
 
 
