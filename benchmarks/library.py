@@ -12,7 +12,6 @@ from conceptprune.collect import CollectionSettings, collect
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.prompts import Prompt
 from conceptprune.select import Energy, SelectionSettings, select_entries
-from conceptprune.sites import SITES, site_linears
 
 SEED = 0
 
@@ -34,8 +33,8 @@ def erase_concepts(
 ) -> Iterator[ErasedConcept]:
     """Collect the base once, then each concept's target; masks come one by one."""
     model = StableDiffusion.from_pipeline(subject.pipe)
-    linears = site_linears(model.denoiser, SITES[collection.site])
-    weights = {name: linear.weight.detach() for name, linear in linears.items()}
+    linears = model.metered(collection.sites)
+    weights = {name: metered.linear.weight.detach() for name, metered in linears.items()}
     base = energy(model, subject.base_prompts, collection)
     for concept in concepts:
         target = energy(model, subject.target_prompts(concept), collection)

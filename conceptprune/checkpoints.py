@@ -1,32 +1,36 @@
 """Checkpoints without a mask's weights: the edited tensors alone, or a whole pipeline folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import safe_open
 
 from conceptprune.digest import canonical_json
-from conceptprune.mask import PruningMask
+from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.weights import checkpoint_files, read_weights
 
-CONFIG_SUFFIXES = {".json", ".txt", ".md"}
+CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
 """What a pipeline folder has beside its weights."""
 
 
-def delta_file(mask: PruningMask, model_folder: Path) -> bytes:
-    """One safetensors file of the edited tensors, under the component's own parameter names.
+def delta_file(mask: PruningMask, model_folder: Path, component: str | None = None) -> bytes:
+    """One safetensors file of a component's edited tensors, under its own parameter names.
+
+    `component` is the mask's first one by default; a mask of several needs a file for each.
 
     Tensors keep the dtype of the model's own files, so that only pruned weights change.
 
     Load it with `pipe.unet.load_state_dict(load_file(path), strict=False)`.
     """
-    names = [name for name, layer in mask.layers.items() if len(layer.entries)]
-    weights = read_weights(model_folder / mask.component, names)
-    tensors = {f"{name}.weight": tensor for name, tensor in mask.pruned_weights(weights).items()}
+    component = component or mask.components[0]
+    part = mask.of_component(component)
+    names = [name for name, layer in part.items() if len(layer.entries)]
+    weights = read_weights(model_folder / component, names)
+    tensors = {f"{name}.weight": part[name].pruned(weights[name]) for name in names}
     header = {
         "format": "conceptprune.delta/1",
-        "component": mask.component,
+        "component": component,
         "concepts": mask.concepts,
         "mask": mask.digest,
         "provenance": mask.provenance,
@@ -42,10 +46,13 @@ def pipeline_files(mask: PruningMask, model_folder: Path) -> Iterator[tuple[str,
     Variants (`*.fp16.*`) and single-file checkpoints are left out: they would bring back what was
     pruned. So are pickled weights.
     """
-    edited = {f"{name}.weight": name for name, layer in mask.layers.items() if len(layer.entries)}
-    pruned = set(checkpoint_files(model_folder / mask.component))
+    pruned = {
+        path: mask.of_component(component)
+        for component in mask.components
+        for path in checkpoint_files(model_folder / component)
+    }
     for path in folder_files(model_folder):
-        data = _without_entries(path, mask, edited) if path in pruned else path.read_bytes()
+        data = _without_entries(path, pruned[path]) if path in pruned else path.read_bytes()
         yield path.relative_to(model_folder).as_posix(), data
 
 
@@ -62,12 +69,11 @@ def folder_files(model_folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def _without_entries(path: Path, mask: PruningMask, edited: dict[str, str]) -> bytes:
+def _without_entries(path: Path, layers: Mapping[str, LayerMask]) -> bytes:
     with safe_open(path, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in sorted(stream.keys())}
-    weights = {edited[key]: tensor for key, tensor in tensors.items() if key in edited}
-    for name, layer in mask.layers.items():
-        if name in weights and len(layer.entries):
-            tensors[f"{name}.weight"] = weights[name].clone()
-            tensors[f"{name}.weight"].view(-1)[layer.entries] = 0
+    for name, layer in layers.items():
+        key = f"{name}.weight"
+        if key in tensors and len(layer.entries):
+            tensors[key] = layer.pruned(tensors[key])
     return safetensors.torch.save(tensors, {"format": "pt"})

@@ -11,10 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conceptprune.errors import NumericalError, UserError
-from conceptprune.families.stable_diffusion import Guided, StableDiffusion
+from conceptprune.errors import NumericalError
+from conceptprune.families.model import DiffusionModel, Guided, Metered
 from conceptprune.prompts import Prompt
-from conceptprune.sites import SITES, site_linears
 from conceptprune.statistics import LayerStatistics, Statistics
 from conceptprune.trajectory import TrajectoryState
 
@@ -37,7 +36,13 @@ class CollectionSettings:
     halves: Literal["both", "conditional"] = "both"
     """Which guidance halves are summed (both are always run)."""
     batch_size: int = 8
-    site: str = "ffn_out"
+    site: str | tuple[str, ...] = "ffn_out"
+    """One site or several, all from the same forward passes."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites' names."""
+        return (self.site,) if isinstance(self.site, str) else self.site
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class WindowResult:
 
 
 def collect(
-    model: StableDiffusion, prompts: Sequence[Prompt], settings: CollectionSettings
+    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
 ) -> Statistics:
     """Statistics of `prompts` over the first `settings.tau` denoiser calls.
 
@@ -71,7 +76,7 @@ def collect(
 
 
 def collect_window(
-    model: StableDiffusion,
+    model: DiffusionModel,
     prompts: Sequence[Prompt],
     settings: CollectionSettings,
     window: Window,
@@ -89,7 +94,8 @@ def collect_window(
         UserError: the scheduler makes fewer calls than the window ends at.
         NumericalError: an activation overflowed or is not a number; names layer and call.
     """
-    linears = site_linears(model.denoiser, SITES[settings.site])
+    linears = model.metered(settings.sites)
+    model.encode_all(prompt.text for prompt in prompts)
     total: Statistics | None = None
     ends: list[TrajectoryState] = []
     for index, start in enumerate(range(0, len(prompts), settings.batch_size)):
@@ -98,14 +104,11 @@ def collect_window(
             steps=settings.steps,
             guidance=settings.guidance,
         )
-        if window.stop > batch.trajectory.num_calls:
-            raise UserError(
-                f"collection.tau: {window.stop} calls were asked for, but the scheduler makes only "
-                f"{batch.trajectory.num_calls} with steps: {settings.steps}"
-            )
+        model.check_calls(batch, window.stop)
         if states is not None:
             batch.trajectory.restore(states[index])
-        part = _collect_batch(model, batch, linears, settings, window, at_once)
+        texts = [prompt.text for prompt in prompts[start : start + settings.batch_size]]
+        part = _collect_batch(model, batch, texts, linears, settings, window, at_once)
         # Added up batch by batch: holding all of them would make memory grow with the prompts.
         total = part if total is None else total.merge(part)
         if keep_states:
@@ -116,34 +119,76 @@ def collect_window(
 
 
 def _collect_batch(
-    model: StableDiffusion,
+    model: DiffusionModel,
     batch: Guided,
-    linears: Mapping[str, nn.Linear],
+    texts: Sequence[str],
+    linears: Mapping[str, Metered],
     settings: CollectionSettings,
     window: Window,
     at_once: int | None,
 ) -> Statistics:
     skip = batch.halves - 1 if settings.halves == "conditional" else 0
-    meter = _Meter(linears, num_calls=window.stop - window.start, halves=batch.halves, skip=skip)
-    timesteps = []
-    with meter.attached():
-        for call in range(window.start, window.stop):
+    calls = range(window.start, window.stop)
+    layers: dict[str, LayerStatistics] = {}
+    if any(metered.sees == "latents" for metered in linears.values()):
+        seen = {name: metered for name, metered in linears.items() if metered.sees != "text"}
+        meter = _Meter(seen, num_calls=len(calls), halves=batch.halves, skip=skip)
+        timestep_of: dict[int, float] = {}
+
+        def on_call(call: int, timestep: float, halves: int) -> None:
             meter.call = call - window.start
-            timesteps.append(float(batch.trajectory.timestep))
-            model.advance(batch, at_once=at_once)
+            meter.halves = halves
+            meter.skip = halves - 1 if settings.halves == "conditional" else 0
+            timestep_of[call] = timestep
+
+        with meter.attached():
+            model.run(batch, window.stop, on_call, at_once=at_once)
+        timesteps = [timestep_of[call] for call in calls]
+        layers |= meter.layers(window.start)
+    else:
+        timesteps = batch.trajectory.timesteps[window.start : window.stop].double().tolist()
+        seen = {name: metered for name, metered in linears.items() if metered.sees == "prompt"}
+        if seen:
+            meter = _Meter(seen, num_calls=1, halves=batch.halves, skip=skip)
+            with torch.no_grad():
+                flat = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
+                meter.add(list(seen), model.prompt_states(flat))
+            layers |= _at_every_call(meter.layers(window.start), len(calls))
+    seen = {name: metered for name, metered in linears.items() if metered.sees == "text"}
+    if seen:
+        # The prompts' own texts: the empty one of the other half tells nothing of a concept.
+        meter = _Meter(seen, num_calls=1, halves=1, skip=0)
+        with meter.attached(), torch.no_grad():
+            for text in texts:
+                model.encode_prompt(text)
+        layers |= _at_every_call(meter.layers(window.start), len(calls))
     return Statistics(
         first_call=window.start,
         timesteps=tuple(timesteps),
-        num_prompts=len(batch.trajectory.generators),
-        layers=meter.layers(window.start),
+        num_prompts=len(texts),
+        layers=layers,
     )
+
+
+def _at_every_call(
+    layers: Mapping[str, LayerStatistics], num_calls: int
+) -> dict[str, LayerStatistics]:
+    """What was seen once [1, W], for each call [C, W]: it is the same at all of them."""
+    return {
+        name: LayerStatistics(
+            sum_sq=layer.sum_sq.repeat(num_calls, axis=0),
+            sum_norm=layer.sum_norm.repeat(num_calls, axis=0),
+            num_rows=layer.num_rows,
+        )
+        for name, layer in layers.items()
+    }
 
 
 class _Meter:
     """Sums of squared, row-normalised inputs of linears, kept on the device until asked for."""
 
     def __init__(
-        self, linears: Mapping[str, nn.Linear], *, num_calls: int, halves: int, skip: int
+        self, linears: Mapping[str, Metered], *, num_calls: int, halves: int, skip: int
     ) -> None:
         self.linears = linears
         self.halves = halves
@@ -152,19 +197,19 @@ class _Meter:
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
         self.sums = {
             name: torch.zeros(
-                (2, num_calls, linear.in_features),
+                (2, num_calls, metered.linear.in_features - metered.first_column),
                 dtype=torch.float64,
-                device=linear.weight.device,
+                device=metered.linear.weight.device,
             )
-            for name, linear in linears.items()
+            for name, metered in linears.items()
         }
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook the linears for the duration."""
         handles = [
-            linear.register_forward_pre_hook(self._hook(name))
-            for name, linear in self.linears.items()
+            metered.linear.register_forward_pre_hook(self._hook(name, metered.first_column))
+            for name, metered in self.linears.items()
         ]
         try:
             yield
@@ -172,19 +217,25 @@ class _Meter:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, name: str, first_column: int) -> Any:
         def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # Halves lie one after the other along the batch, the unconditional one first.
-            rows = inputs[0].unflatten(0, (self.halves, -1))[self.skip :]
-            num_halves, num_prompts = rows.shape[:2]
-            energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
-            per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
-            self.sums[name][0, self.call] += per_prompt.sum(0)
-            self.sums[name][1, self.call] += per_prompt.sqrt().sum(0)
-            if self.call == 0:
-                self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
+            self.add([name], inputs[0][..., first_column:])
 
         return add
+
+    def add(self, names: Sequence[str], inputs: Tensor) -> None:
+        """Add `inputs` [N, T, W] of the linears `names`, which all take the same."""
+        # Halves lie one after the other along the batch, the unconditional one first.
+        rows = inputs.unflatten(0, (self.halves, -1))[self.skip :]
+        num_halves, num_prompts = rows.shape[:2]
+        energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
+        per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
+        sum_sq, sum_norm = per_prompt.sum(0), per_prompt.sqrt().sum(0)
+        for name in names:
+            self.sums[name][0, self.call] += sum_sq
+            self.sums[name][1, self.call] += sum_norm
+            if self.call == 0:
+                self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
 
     def layers(self, first_call: int) -> dict[str, LayerStatistics]:
         """The sums, moved to the host once.

@@ -21,6 +21,10 @@ class EmptyMaskError(UserError):
     """Settings under which a layer would get no mask entry at all, so nothing would be erased."""
 
 
+class NoEffectError(UserError):
+    """A mask that changes no image at all."""
+
+
 class NumericalError(RuntimeError):
     """A NaN or an overflow in an activation or a statistic; the message says where."""
 

@@ -7,7 +7,7 @@ mask.remove(pipe)
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from conceptprune.applied import applied_masks, original_weight, restore_entries
 from conceptprune.digest import canonical_json, digest_bytes
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.mask_codec import decode_entries, encode_entries
+from conceptprune.sites import split_layer
 from conceptprune.weights import component_of, weight_digest
 
 FORMAT = "conceptprune.mask/1"
@@ -36,17 +37,53 @@ class LayerMask:
     """Sorted flat indices `row * columns + column` of the entries that become zero."""
     weight_digest: str
     """`weights.weight_digest` of the weight the mask was made for."""
+    first_column: int = 0
+    """The site has the columns from here on; those before it take something else."""
+
+    @property
+    def num_weights(self) -> int:
+        """How many of the linear's weights belong to the site."""
+        rows, columns = self.shape
+        return rows * (columns - self.first_column)
+
+    def pruned(self, weight: Tensor) -> Tensor:
+        """A copy of the weight [rows, columns] with the entries at zero."""
+        copy = weight.clone()
+        copy.view(-1)[self.entries] = 0
+        return copy
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the mask file says of it beside its entries."""
+        fused = {"first_column": self.first_column} if self.first_column else {}
+        return {"shape": self.shape, "weight_digest": self.weight_digest, **fused}
+
+
+def widened(entries: NDArray[np.int64], columns: int, first_column: int) -> NDArray[np.int64]:
+    """Flat indices into a weight of `columns`, of those into its columns from `first_column` on."""
+    if not first_column:
+        return entries
+    rows, column = np.divmod(entries, columns - first_column)
+    return rows * columns + column + first_column
+
+
+def narrowed(entries: NDArray[np.int64], columns: int, first_column: int) -> NDArray[np.int64]:
+    """The inverse of `widened`."""
+    if not first_column:
+        return entries
+    rows, column = np.divmod(entries, columns)
+    return rows * (columns - first_column) + column - first_column
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruningMask:
-    """Entries to zero in the linears of one component, and where they come from."""
+    """Entries to zero in the linears of a denoiser, of other components too, and their origin."""
 
     concepts: tuple[str, ...]
     component: str
-    """The pipeline attribute the layer names belong to ("unet")."""
+    """The pipeline attribute of the denoiser ("unet"), whose layers have bare module names."""
     layers: Mapping[str, LayerMask]
-    """By module name; every linear of the site, also those that lose nothing."""
+    """By layer name (see `sites`); every linear of the site, also those that lose nothing."""
     provenance: Mapping[str, Any]
     """JSON: model, site, settings, prompts' digests, library versions."""
 
@@ -58,7 +95,7 @@ class PruningMask:
     @property
     def num_weights(self) -> int:
         """How many weights the site has."""
-        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
+        return sum(layer.num_weights for layer in self.layers.values())
 
     @property
     def density(self) -> float:
@@ -67,10 +104,31 @@ class PruningMask:
 
     def layer_density(self) -> dict[str, float]:
         """Pruned fraction of each layer's weights, by module name."""
-        return {
-            name: len(layer.entries) / (layer.shape[0] * layer.shape[1])
+        return {name: len(layer.entries) / layer.num_weights for name, layer in self.layers.items()}
+
+    def on_site(self) -> "PruningMask":
+        """The same with entries counted in the columns of the site alone."""
+        layers = {
+            name: replace(
+                layer,
+                shape=(layer.shape[0], layer.shape[1] - layer.first_column),
+                entries=narrowed(layer.entries, layer.shape[1], layer.first_column),
+                first_column=0,
+            )
             for name, layer in self.layers.items()
         }
+        return replace(self, layers=layers)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that have layers here, the denoiser first."""
+        found = {split_layer(name, self.component)[0] for name in self.layers}
+        return tuple(sorted(found, key=lambda name: (name != self.component, name)))
+
+    def of_component(self, component: str) -> dict[str, LayerMask]:
+        """The layers of one component, by module name."""
+        located = {split_layer(name, self.component): layer for name, layer in self.layers.items()}
+        return {name: layer for (part, name), layer in located.items() if part == component}
 
     @cached_property
     def digest(self) -> str:
@@ -112,8 +170,7 @@ class PruningMask:
         pruned = {}
         for name, layer in self.layers.items():
             if len(layer.entries):
-                pruned[name] = weights[name].clone()
-                pruned[name].view(-1)[layer.entries] = 0
+                pruned[name] = layer.pruned(weights[name])
         return pruned
 
     def union(self, other: "PruningMask") -> "PruningMask":
@@ -125,10 +182,19 @@ class PruningMask:
         return {"concepts": self.concepts, "digest": self.digest, "provenance": self.provenance}
 
     def _linears(self, pipe: Any) -> dict[str, nn.Linear]:
-        modules = dict(component_of(pipe, self.component).named_modules())
+        if isinstance(pipe, nn.Module) and len(self.components) > 1:
+            raise UserError(
+                f"the mask of {self._title()} has layers of {' and '.join(self.components)}: "
+                "apply it to the whole pipeline"
+            )
+        modules = {
+            component: dict(component_of(pipe, component).named_modules())
+            for component in self.components
+        }
         linears = {}
         for name, layer in self.layers.items():
-            linear = modules.get(name)
+            component, module = split_layer(name, self.component)
+            linear = modules[component].get(module)
             if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != layer.shape:
                 found = "is missing" if linear is None else f"is {linear}"
                 raise ModelMismatchError(
@@ -160,10 +226,7 @@ class PruningMask:
             "concepts": self.concepts,
             "component": self.component,
             "provenance": self.provenance,
-            "layers": {
-                name: {"shape": layer.shape, "weight_digest": layer.weight_digest}
-                for name, layer in self.layers.items()
-            },
+            "layers": {name: layer.header for name, layer in self.layers.items()},
         }
         # One metadata key only: safetensors writes several in no fixed order.
         return safetensors.numpy.save(tensors, {"conceptprune": canonical_json(header)})
@@ -196,7 +259,10 @@ class PruningMask:
             if len(entries) and entries[-1] >= rows * columns:
                 raise UserError(f"damaged mask: an entry of {name} lies outside {rows} x {columns}")
             layers[name] = LayerMask(
-                shape=(rows, columns), entries=entries, weight_digest=layer["weight_digest"]
+                shape=(rows, columns),
+                entries=entries,
+                weight_digest=layer["weight_digest"],
+                first_column=layer.get("first_column", 0),
             )
         return cls(
             concepts=tuple(header["concepts"]),
@@ -266,10 +332,7 @@ def fused_mask(
 
     `like` is any of the masks: it says what model and layers they are of.
     """
-    layers = {
-        name: LayerMask(shape=layer.shape, entries=entries[name], weight_digest=layer.weight_digest)
-        for name, layer in like.layers.items()
-    }
+    layers = {name: replace(layer, entries=entries[name]) for name, layer in like.layers.items()}
     return PruningMask(
         concepts=tuple(dict.fromkeys(name for part in parts for name in part["concepts"])),
         component=like.component,

@@ -25,18 +25,18 @@ _KINDS_OF_FILE: dict[Form, str] = {
 }
 _LOAD: dict[Form, tuple[str, ...]] = {
     "pipeline": (
-        "from diffusers import StableDiffusionPipeline",
-        'pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        "from diffusers import DiffusionPipeline",
+        'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")',
         'image = pipe("a photo of a cat").images[0]',
     ),
     "delta": (
-        "# pipe = StableDiffusionPipeline.from_pretrained({base})",
+        "# pipe = DiffusionPipeline.from_pretrained({base})",
         "from safetensors.torch import load_file",
         "edited = load_file({file})",
         "pipe.{component}.load_state_dict(edited, strict=False)",
     ),
     "mask": (
-        "# pipe = StableDiffusionPipeline.from_pretrained({base})",
+        "# pipe = DiffusionPipeline.from_pretrained({base})",
         "mask = conceptprune.load_mask({file})",
         "mask.apply(pipe)",
         "mask.remove(pipe)  # gives back every byte",
@@ -70,6 +70,10 @@ class Exported:
         """The hub revision of the base model."""
         revision: str | None = self.parts[0].provenance["revision"]
         return revision
+
+
+def _sites(site: str | list[str]) -> str:
+    return site if isinstance(site, str) else ", ".join(site)
 
 
 def metadata_json(exported: Exported) -> str:
@@ -124,7 +128,7 @@ def model_card(exported: Exported) -> str:
             percent_of_site=100 * mask.density,
             percent_of_model=100 * mask.num_entries / exported.denoiser_weights,
             fusion=_fusion(mask),
-            site=exported.parts[0].provenance["site"],
+            site=_sites(exported.parts[0].provenance["site"]),
             parts=[_part_row(part) for part in exported.parts],
             versions=", ".join(f"{name} {version}" for name, version in sorted(made_with.items())),
             metadata_file=METADATA_FILE,
@@ -175,7 +179,8 @@ def _load_lines(exported: Exported) -> str:
         base = "conceptprune.studio.model_path()"
     else:
         base = json.dumps(f"path/to/{label}")
-    names = {"base": base, "file": json.dumps(exported.file), "component": exported.mask.component}
+    component = exported.mask.components[0]
+    names = {"base": base, "file": json.dumps(exported.file), "component": component}
     return "\n".join(line.format_map(names) for line in _LOAD[exported.form])
 
 

@@ -7,8 +7,8 @@ from conceptprune.errors import UserError
 from conceptprune.manifest import BuiltinModel, FolderModel, Manifest
 from conceptprune.studio import model_path
 
-HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
-HUB_NOT = ["*.fp16.*", "*.non_ema.*"]
+HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
+HUB_NOT = ["*.fp16.*", "*.fp16-*", "*.non_ema.*"]
 """What is fetched of a hub model, and what not: no pickled checkpoint, no variants."""
 
 

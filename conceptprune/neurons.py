@@ -52,14 +52,14 @@ def _layer_table(
     name: str, mask: PruningMask, common: Mapping[str, Any], stronger: NDArray[np.bool_]
 ) -> pa.Table:
     layer = mask.layers[name]
-    num_rows, width = layer.shape
+    _, width = layer.shape
     neurons, weights = np.unique(layer.entries % width, return_counts=True)
     columns: dict[str, Any] = {
         **{column: [value] * len(neurons) for column, value in common.items()},
         "layer": [name] * len(neurons),
         "neuron": neurons,
         "weights": weights,
-        "layer_weights": [num_rows * width] * len(neurons),
-        "calls": [np.flatnonzero(stronger[:, neuron]) for neuron in neurons],
+        "layer_weights": [layer.num_weights] * len(neurons),
+        "calls": [np.flatnonzero(stronger[:, neuron - layer.first_column]) for neuron in neurons],
     }
     return pa.table(columns, schema=SCHEMA)

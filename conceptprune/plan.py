@@ -7,6 +7,7 @@ from typing import Any
 
 from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
+from conceptprune.families.table import family_named
 from conceptprune.fusion import Budget, Fusion, RetainShared, Union
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
@@ -84,10 +85,11 @@ class Plan:
     def evaluations(self, unit: Work) -> int:
         """Denoiser evaluations of a unit: prompts x guidance halves x calls."""
         if isinstance(unit, WindowWork):
-            halves = 2 if self.settings.guidance > 1 else 1
+            halves = family_named(self.model.pipeline).halves(self.settings.guidance)
             return len(unit.prompts) * halves * (unit.window.stop - unit.window.start)
         if isinstance(unit, PreviewWork):
-            return len(unit.prompts) * (2 if unit.guidance > 1 else 1) * unit.steps
+            halves = family_named(self.model.pipeline).halves(unit.guidance)
+            return len(unit.prompts) * halves * unit.steps
         return 0
 
     def concepts_of(self) -> dict[str, tuple[str, ...]]:
@@ -355,19 +357,24 @@ class _Planner:
             groups.append(_drawn(chosen, preview))
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
-        return before, self.preview(mask.key, every_prompt, preview)
+        return before, self.preview(mask.key, every_prompt, preview, before)
 
     def fused_preview(self, fused: FuseWork, concepts: Sequence[ConceptPlan]) -> PreviewWork | None:
         """With the fused mask: all that was drawn for the single concepts."""
         preview = self.manifest.outputs.preview
         if preview is None:
             return None
-        drawn = (unit.prompts for plan in concepts for unit in plan.previews_before)
+        before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
+        drawn = (unit.prompts for unit in before.values())
         prompts = tuple(dict.fromkeys(chain.from_iterable(drawn)))
-        return self.preview(fused.key, prompts, preview)
+        return self.preview(fused.key, prompts, preview, tuple(before.values()))
 
     def preview(
-        self, mask: str | None, prompts: tuple[Prompt, ...], preview: Preview
+        self,
+        mask: str | None,
+        prompts: tuple[Prompt, ...],
+        preview: Preview,
+        before: tuple[PreviewWork, ...] = (),
     ) -> PreviewWork:
         settings = {
             "steps": preview.steps,
@@ -393,6 +400,7 @@ class _Planner:
             guidance=preview.guidance,
             batch_size=preview.batch_size,
             judge=preview.judge,
+            before=tuple(unit.key for unit in before),
         )
 
 

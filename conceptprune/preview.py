@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.families.model import DiffusionModel
 from conceptprune.prompts import Prompt
 from conceptprune.studio.asked import asked
 from conceptprune.studio.names import LOOKS, THINGS
@@ -37,7 +37,7 @@ Images = NDArray[np.uint8]
 
 @torch.no_grad()
 def draw(
-    model: StableDiffusion,
+    model: DiffusionModel,
     prompts: Sequence[Prompt],
     *,
     steps: int,
@@ -51,12 +51,8 @@ def draw(
     """
     parts = []
     for first in range(0, len(prompts), batch_size):
-        batch = model.begin(prompts[first : first + batch_size], steps=steps, guidance=guidance)
-        for _ in range(batch.trajectory.num_calls):
-            model.advance(batch, at_once=at_once)
-        parts += [
-            model.decode(part) for part in batch.trajectory.latents.split(at_once or batch_size)
-        ]
+        batch = prompts[first : first + batch_size]
+        parts.append(model.draw(batch, steps=steps, guidance=guidance, at_once=at_once))
     images: Images = torch.cat(parts).numpy()
     return images
 

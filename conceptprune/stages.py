@@ -4,7 +4,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from conceptprune.budget import Drive
 from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.collect import CollectionSettings, WindowResult, collect_window
-from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
+from conceptprune.errors import NoEffectError
+from conceptprune.families.model import DiffusionModel
+from conceptprune.families.table import denoiser_of, family_named
 from conceptprune.fusion import Drives, fuse_masks
-from conceptprune.mask import LayerMask, PruningMask
+from conceptprune.mask import LayerMask, PruningMask, widened
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
 from conceptprune.preview import draw, preview_table
@@ -31,7 +34,7 @@ from conceptprune.store.claims import Claim, Claims
 from conceptprune.sweep import sorted_rows, sweep_rows
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
-from conceptprune.weights import read_weights, weight_digest
+from conceptprune.weights import read_layers, weight_digest
 from conceptprune.work import (
     CheckpointWork,
     FuseWork,
@@ -89,17 +92,17 @@ class Worker:
         self._preview_memory: dict[int, BatchMemory] = {}
 
     @cached_property
-    def denoiser(self) -> StableDiffusion:
+    def denoiser(self) -> DiffusionModel:
         """The model, loaded on this worker's device."""
         device = self.model.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return StableDiffusion.load(
+        return family_named(self.model.pipeline).load(
             self.model.source.folder(),
             dtype=self.dtype,
             device=device,
             scheduler=self.model.scheduler,
-            with_decoder=True,
+            resolution=self.model.resolution,
         )
 
     @cached_property
@@ -230,19 +233,26 @@ class Worker:
     def _mask(self, work: MaskWork) -> Made:
         evidence = self._evidence(work)
         target = evidence.target
-        weights = read_weights(self.model.source.folder() / COMPONENT, target.layers, self.dtype)
-        entries = select_mask(work.selector, weights, evidence, work.selection)
+        folder = self.model.source.folder()
+        component = denoiser_of(folder)
+        weights = read_layers(folder, target.layers, component, self.dtype)
+        site_weights = on_site(weights, target)
+        first_columns = {
+            name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
+        }
+        entries = select_mask(work.selector, site_weights, evidence, work.selection)
         layers = {
             name: LayerMask(
                 shape=(weight.shape[0], weight.shape[1]),
-                entries=entries[name],
+                first_column=first_columns[name],
+                entries=widened(entries[name], weight.shape[1], first_columns[name]),
                 weight_digest=weight_digest(weight),
             )
             for name, weight in weights.items()
         }
         mask = PruningMask(
             concepts=(work.concept,),
-            component=COMPONENT,
+            component=component,
             layers=layers,
             provenance={
                 **work.provenance,
@@ -268,9 +278,11 @@ class Worker:
     def _sweep(self, work: SweepWork) -> Made:
         evidence = self._evidence(work.mask)
         layers = evidence.target.layers
-        weights = read_weights(self.model.source.folder() / COMPONENT, layers, self.dtype)
-        reference = read_mask(self.store, work.mask.key)
-        table = sweep_rows(work.selector, weights, evidence, work.settings, reference)
+        folder = self.model.source.folder()
+        weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
+        site_weights = on_site(weights, evidence.target)
+        reference = read_mask(self.store, work.mask.key).on_site()
+        table = sweep_rows(work.selector, site_weights, evidence, work.settings, reference)
         return Made(objects={"sweep": self._put_table("sweep", table)})
 
     def _sweep_table(self, work: SweepTableWork) -> Made:
@@ -287,7 +299,7 @@ class Worker:
 
     def _fuse(self, work: FuseWork) -> Made:
         folder = self.model.source.folder()
-        return self._made_mask(fused(self.store, work, folder / COMPONENT, self.dtype))
+        return self._made_mask(fused(self.store, work, folder, self.dtype))
 
     def _made_mask(self, mask: PruningMask) -> Made:
         return Made(
@@ -299,8 +311,14 @@ class Worker:
         mask = read_mask(self.store, work.mask)
         folder = self.model.source.folder()
         if work.form == "delta":
-            data = delta_file(mask, folder)
-            return Made(objects={"delta": self._put("delta", data, suffix="safetensors")})
+            return Made(
+                objects={
+                    "delta" if component == mask.components[0] else f"delta.{component}": self._put(
+                        "delta", delta_file(mask, folder, component), suffix="safetensors"
+                    )
+                    for component in mask.components
+                }
+            )
         files = {
             path: self._put("pipeline", data, suffix=path.rsplit(".", 1)[-1])
             for path, data in pipeline_files(mask, folder)
@@ -310,7 +328,8 @@ class Worker:
     def _preview(self, work: PreviewWork) -> Made:
         mask = None if work.mask is None else read_mask(self.store, work.mask)
         if mask:
-            mask.apply(self.denoiser.denoiser)
+            mask.apply(self.denoiser.pipe)
+            self.denoiser.forget_encodings()
         memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
         try:
             images = memory.run(
@@ -325,11 +344,32 @@ class Worker:
             )
         finally:
             if mask:
-                mask.remove(self.denoiser.denoiser)
+                mask.remove(self.denoiser.pipe)
+                self.denoiser.forget_encodings()
         judge = self.judge if work.judge else None
-        data = table_to_parquet(preview_table(work.prompts, images, judge))
+        table = preview_table(work.prompts, images, judge)
+        if work.before:
+            self._check_effect(work, table)
+        data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})
+
+    def _check_effect(self, work: PreviewWork, after: pa.Table) -> None:
+        """Raise a `NoEffectError` where every image is that of the model without the mask."""
+        before: set[tuple[str, int, bytes]] = set()
+        for key in work.before:
+            table = parquet_to_table(self.store.load(self.store.get("preview", key), "preview"))
+            before |= set(_images(table))
+        if before.issuperset(_images(after)):
+            raise NoEffectError(
+                f"the mask changes none of {after.num_rows} images: what was pruned does nothing "
+                "here; check that the site is one the model uses, or raise pruning.sparsity"
+            )
+
+
+def _images(table: pa.Table) -> Iterator[tuple[str, int, bytes]]:
+    columns = (table[name].to_pylist() for name in ("prompt", "seed", "png"))
+    return zip(*columns, strict=True)
 
 
 def read_mask(store: Store, key: str) -> PruningMask:
@@ -350,7 +390,15 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
     return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
 
 
-def fused(store: Store, work: FuseWork, component_folder: Path, dtype: torch.dtype) -> PruningMask:
+def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
+    """Of each weight [R, W] the last columns, of which there are statistics."""
+    return {
+        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
+        for name, weight in weights.items()
+    }
+
+
+def fused(store: Store, work: FuseWork, folder: Path, dtype: torch.dtype) -> PruningMask:
     """The mask that `work` describes, from the masks and statistics in the store.
 
     Raises:
@@ -361,15 +409,16 @@ def fused(store: Store, work: FuseWork, component_folder: Path, dtype: torch.dty
     if not work.sides:
         return fuse_masks(masks, work.fusion)
     layers = read_mask(store, work.masks[0]).layers
-    weights = read_weights(component_folder, layers, dtype)
+    weights = read_layers(folder, layers, denoiser_of(folder), dtype)
+    widths = {name: weight.shape[1] for name, weight in weights.items()}
     cached: dict[str, Statistics] = {}
 
     def drive(sides: tuple[str, str]) -> Drive:
         target, base = sides
         # Bases are few and shared; targets are one concept's own.
         if base not in cached:
-            cached[base] = read_statistics(store, "statistics", base, "statistics")
-        own = read_statistics(store, "statistics", target, "statistics")
+            cached[base] = read_statistics(store, "statistics", base, "statistics").padded(widths)
+        own = read_statistics(store, "statistics", target, "statistics").padded(widths)
         return Drive.of(weights, own, cached[base], work.tau)
 
     drives = Drives(

@@ -4,7 +4,7 @@ Shapes: C denoiser calls, W input columns ("neurons") of a prunable linear, P pr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -86,6 +86,18 @@ class Statistics:
             num_prompts=self.num_prompts + other.num_prompts,
             layers=layers,
         )
+
+    def padded(self, widths: Mapping[str, int]) -> "Statistics":
+        """With zeros for the columns before a layer's own, up to `widths` columns by layer."""
+        layers = {}
+        for name, layer in self.layers.items():
+            before = ((0, 0), (widths[name] - layer.sum_sq.shape[1], 0))
+            layers[name] = LayerStatistics(
+                sum_sq=np.pad(layer.sum_sq, before),
+                sum_norm=np.pad(layer.sum_norm, before),
+                num_rows=layer.num_rows,
+            )
+        return replace(self, layers=layers)
 
     def energy(self, tau: int | None = None) -> dict[str, NDArray[np.float64]]:
         """Per layer, `sum_sq` of the first `tau` calls: [tau, W] float64."""

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,10 +17,8 @@ class Scheduler(Protocol):
     """The part of a diffusers scheduler that a trajectory uses."""
 
     timesteps: Tensor
-    init_noise_sigma: Any
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None: ...  # noqa: D102
-    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor: ...  # noqa: D102
+    def set_timesteps(self, num_inference_steps: int, **kwargs: Any) -> None: ...  # noqa: D102
     def step(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
 
 
@@ -67,12 +66,18 @@ class Trajectory:
         steps: int,
         latents: Tensor,
         generators: list[torch.Generator],
+        schedule: Mapping[str, Any] | None = None,
     ) -> None:
-        """`latents` are unit-variance noise [B, ...]; `scheduler` must be this trajectory's own."""
-        scheduler.set_timesteps(steps, device=latents.device)
+        """`latents` are unit-variance noise [B, ...]; `scheduler` must be this trajectory's own.
+
+        `schedule` is what the scheduler's `set_timesteps` is told beside the number of steps.
+        """
+        scheduler.set_timesteps(steps, device=latents.device, **(schedule or {}))
         self.scheduler = scheduler
+        self.steps = steps
         self.generators = generators
-        self.latents = latents * scheduler.init_noise_sigma
+        # Flow-matching schedulers know no scale: they start from unit variance.
+        self.latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         self.call = 0
         self._fresh = dict(vars(scheduler))
         accepted = inspect.signature(scheduler.step).parameters
@@ -86,13 +91,20 @@ class Trajectory:
         return len(self.scheduler.timesteps)
 
     @property
+    def timesteps(self) -> Tensor:
+        """The scheduler's timestep of every call."""
+        return self.scheduler.timesteps
+
+    @property
     def timestep(self) -> Tensor:
         """The scheduler's timestep of the next call."""
         return self.scheduler.timesteps[self.call]
 
     def model_input(self) -> Tensor:
         """The scaled latents [B, ...] that the denoiser sees at the next call."""
-        return self.scheduler.scale_model_input(self.latents, self.timestep)
+        scale = getattr(self.scheduler, "scale_model_input", None)
+        latents: Tensor = scale(self.latents, self.timestep) if scale else self.latents
+        return latents
 
     def advance(self, prediction: Tensor) -> None:
         """Take the (guided) prediction [B, ...] of this call and move on to the next."""

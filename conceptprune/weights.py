@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
+from conceptprune.sites import join_layer, split_layer
 
 CHECKPOINT_NAMES = ("diffusion_pytorch_model", "model")
 """Stems of the files that diffusers and transformers load when no variant is asked for."""
@@ -59,6 +60,27 @@ def checkpoint_files(component_folder: Path) -> list[Path]:
         f"(looked for {' and '.join(f'{stem}.safetensors' for stem in CHECKPOINT_NAMES)}); "
         "pickled checkpoints are not read: convert the model first"
     )
+
+
+def read_layers(
+    model_folder: Path, layers: Iterable[str], denoiser: str, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The weights [R, W] of layers (see `sites`) of any components, by layer, in their order.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    layers = list(layers)
+    by_component: dict[str, list[str]] = {}
+    for layer in layers:
+        component, module = split_layer(layer, denoiser)
+        by_component.setdefault(component, []).append(module)
+    found = {
+        join_layer(component, module, denoiser): weight
+        for component, modules in by_component.items()
+        for module, weight in read_weights(model_folder / component, modules, dtype).items()
+    }
+    return {layer: found[layer] for layer in layers}
 
 
 def read_weights(

@@ -27,15 +27,20 @@ class ModelSettings:
 
     source: ModelSource
     identity: str
-    """Digest of the model's files (`families.stable_diffusion.identity`)."""
+    """Digest of the model's files (`families.table.identity`)."""
+    pipeline: str
+    """The diffusers pipeline class, which decides the family."""
     dtype: Literal["float16", "bfloat16", "float32"]
     device: Literal["auto", "cpu", "cuda"]
     scheduler: str | None = None
+    resolution: int | None = None
+    """Side of the images in pixels; None is the model's own."""
 
     @property
     def key_parts(self) -> dict[str, Any]:
         """What of it decides results; the device and the folder do not."""
-        return {"model": self.identity, "dtype": self.dtype, "scheduler": self.scheduler}
+        size = {} if self.resolution is None else {"resolution": self.resolution}
+        return {"model": self.identity, "dtype": self.dtype, "scheduler": self.scheduler, **size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,7 @@ class MaskWork:
     rule: BaseRule
     selector: SelectorName
     selection: Settings
-    site: str
+    site: str | tuple[str, ...]
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
     kind: Literal["mask"] = "mask"
@@ -217,12 +222,16 @@ class PreviewWork:
     guidance: float
     batch_size: int
     judge: Literal["studio"] | None
+    before: tuple[str, ...] = ()
+    """Keys of the same images without the mask, which some image must differ from. They follow
+    from the rest, and are no part of the key."""
     kind: Literal["preview"] = "preview"
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The mask, if one is applied."""
-        return () if self.mask is None else (("mask", self.mask),)
+        """The mask, if one is applied, and the images without it."""
+        mask = () if self.mask is None else (("mask", self.mask),)
+        return (*mask, *(("preview", key) for key in self.before))
 
 
 Work = (

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.errors import UserError
-from conceptprune.families.stable_diffusion import COMPONENT, identity
+from conceptprune.families.table import identity
 from conceptprune.fusion import Budget, fuse_masks
 from conceptprune.manifest import Fuse, FuseName, Manifest, Outputs, concept_key
 from conceptprune.mask import PruningMask
@@ -71,6 +71,12 @@ class Checkpoint:
     def file(self) -> str:
         """Name of the safetensors file, in the forms that are one."""
         return f"{self.name}.safetensors"
+
+    def delta_file(self, component: str) -> str:
+        """Name of the file with a component's edited tensors."""
+        if component == self.mask.components[0]:
+            return self.file
+        return f"{self.name}.{component}.safetensors"
 
 
 def export_concepts(
@@ -152,7 +158,10 @@ def _files_of(form: Form, record: RunRecord, model: Path | None) -> FilesOf:
     folder = _base_model(record, model)
     if form == "pipeline":
         return lambda checkpoint: pipeline_files(checkpoint.mask, folder)
-    return lambda checkpoint: [(checkpoint.file, delta_file(checkpoint.mask, folder))]
+    return lambda checkpoint: [
+        (checkpoint.delta_file(component), delta_file(checkpoint.mask, folder, component))
+        for component in checkpoint.mask.components
+    ]
 
 
 def _find_run(store: Store, run: str | None) -> RunRecord:
@@ -201,7 +210,7 @@ def _fused(
                 "`conceptprune erase` with outputs: {fuse: budget}, which collects what it needs"
             )
     dtype: torch.dtype = getattr(torch, record.manifest["collection"]["dtype"])
-    return fused(store, work, folder / COMPONENT, dtype)
+    return fused(store, work, folder, dtype)
 
 
 def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:
@@ -215,6 +224,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
     settings = ModelSettings(
         source=ModelSource(label=record.model_label),
         identity=record.model_identity,
+        pipeline=record.pipeline,
         dtype=collection.dtype,
         device=collection.device,
         scheduler=collection.scheduler,

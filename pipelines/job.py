@@ -86,6 +86,7 @@ def run_job(
             manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
             model_label=prepared.model.source.label,
             model_identity=prepared.model.identity,
+            pipeline=prepared.model.pipeline,
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)

@@ -213,6 +213,8 @@ class RunRecord:
     """As validated, without the model, whose folder is a matter of the machine."""
     model_label: str
     model_identity: str
+    pipeline: str
+    """The model's diffusers pipeline class."""
     denoiser_weights: int
     started: float
 
@@ -222,7 +224,11 @@ class RunRecord:
             "format": "conceptprune.run/1",
             "run": self.run,
             "manifest": self.manifest,
-            "model": {"label": self.model_label, "identity": self.model_identity},
+            "model": {
+                "label": self.model_label,
+                "identity": self.model_identity,
+                "pipeline": self.pipeline,
+            },
             "denoiser_weights": self.denoiser_weights,
             "started": self.started,
         }
@@ -244,6 +250,8 @@ class RunRecord:
             manifest=content["manifest"],
             model_label=content["model"]["label"],
             model_identity=content["model"]["identity"],
+            # The first versions knew one family only and did not record it.
+            pipeline=content["model"].get("pipeline", "StableDiffusionPipeline"),
             denoiser_weights=content["denoiser_weights"],
             started=content["started"],
         )

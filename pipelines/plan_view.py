@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.families.table import family_named
 from conceptprune.plan import ConceptPlan, Plan, prompts_units
 from conceptprune.store import Store
 from conceptprune.work import (
@@ -151,11 +151,12 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(prepared.manifest.compute.threads_per_actor)
     try:
-        model = StableDiffusion.load(
+        model = family_named(prepared.model.pipeline).load(
             prepared.model.source.folder(),
             dtype=getattr(torch, prepared.model.dtype),
             device=device,
             scheduler=prepared.model.scheduler,
+            resolution=prepared.model.resolution,
         )
         seconds = []
         for _ in range(1 + TIMED_CALLS):

@@ -8,10 +8,10 @@ from typing import Any
 from safetensors import safe_open
 
 from conceptprune.errors import UserError
-from conceptprune.families.stable_diffusion import COMPONENT, identity
+from conceptprune.families.table import check_sites, denoiser_of, family_named, identity, read_index
 from conceptprune.manifest import Manifest, Outputs, load_manifest
 from conceptprune.model_source import ModelSource
-from conceptprune.plan import Plan, build_plan, prompts_units
+from conceptprune.plan import Plan, build_plan, collection_settings, prompts_units
 from conceptprune.prompt_table import Pairs
 from conceptprune.prompts import prompt_pairs
 from conceptprune.weights import checkpoint_files
@@ -50,15 +50,25 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     manifest = manifest.model_copy(update=unasked)
     source = ModelSource.of(manifest)
     folder = source.folder()
+    pipeline = read_index(folder)["_class_name"]
+    family = family_named(pipeline)
+    family.check_scheduler(manifest.collection.scheduler)
+    check_sites(pipeline, collection_settings(manifest).sites)
+    if manifest.collection.window is not None and not family.resumable:
+        raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
     model = ModelSettings(
         source=source,
         identity=identity(folder),
+        pipeline=pipeline,
         dtype=manifest.collection.dtype,
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
+        resolution=manifest.collection.resolution,
     )
     return Prepared(
-        manifest=manifest, model=model, denoiser_weights=_count_weights(folder / COMPONENT)
+        manifest=manifest,
+        model=model,
+        denoiser_weights=_count_weights(folder / denoiser_of(folder)),
     )
 
 

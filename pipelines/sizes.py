@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 
 from conceptprune.checkpoints import folder_files
-from conceptprune.families.stable_diffusion import COMPONENT
+from conceptprune.families.table import components, denoiser_of, family_named
 from conceptprune.fusion import Budget
-from conceptprune.plan import Plan
+from conceptprune.plan import Plan, collection_settings
 from conceptprune.prompts import prompt_pairs
-from conceptprune.sites import SITES
+from conceptprune.sites import Site, find_sites, join_layer
 from conceptprune.weights import checkpoint_files
 from conceptprune.work import (
     CheckpointWork,
@@ -62,18 +62,30 @@ class Sizes:
     def of(cls, prepared: Prepared) -> "Sizes":
         """Read file headers and configs of the model."""
         folder = prepared.model.source.folder()
-        shapes, edited = _site_of(folder, prepared.manifest.pruning.site)
-        unet = json.loads((folder / COMPONENT / "config.json").read_text(encoding="utf-8"))
+        family = family_named(prepared.model.pipeline)
+        denoiser = denoiser_of(folder)
+        component = folder / denoiser
+        shapes: dict[str, tuple[int, int]] = {}
+        edited: list[Path] = []
+        encoders = [name for name in components(folder) if name.startswith("text_encoder")]
+        sites = collection_settings(prepared.manifest).sites
+        for site in find_sites(family.sites, sites, prepared.model.pipeline):
+            for part in encoders if site.sees == "text" else [denoiser]:
+                found, files = _site_of(folder / part, site)
+                shapes |= {join_layer(part, name, denoiser): found[name] for name in found}
+                edited += [path for path in files if path not in edited]
+        config = json.loads((component / "config.json").read_text(encoding="utf-8"))
         vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        scale = 2 ** (len(vae["block_out_channels"]) - 1)
+        resolution = prepared.model.resolution or scale * family.default_side(config)
         dtype: torch.dtype = getattr(torch, prepared.model.dtype)
         every_file = sum(path.stat().st_size for path in folder_files(folder))
         edited_bytes = sum(path.stat().st_size for path in edited)
         return cls(
             shapes=shapes,
             item_bytes=dtype.itemsize,
-            latent_numbers=unet["in_channels"] * unet["sample_size"] ** 2,
-            image_bytes=3 * side**2,
+            latent_numbers=family.latent_channels(config) * (resolution // scale) ** 2,
+            image_bytes=3 * resolution**2,
             edited_bytes=edited_bytes,
             same_bytes=every_file - edited_bytes,
         )
@@ -146,17 +158,18 @@ class Sizes:
         return HEADER_BYTES + HEADER_LAYER_BYTES * len(self.shapes)
 
 
-def _site_of(folder: Path, site: str) -> tuple[dict[str, tuple[int, int]], list[Path]]:
+def _site_of(component: Path, site: Site) -> tuple[dict[str, tuple[int, int]], list[Path]]:
     """Shapes of the site's weights, and the files they are in."""
-    pattern = re.compile(SITES[site].pattern + r"\.weight")
+    pattern = re.compile(f"(?:{site.pattern})" + r"\.weight")
     shapes: dict[str, tuple[int, int]] = {}
     files = []
-    for path in checkpoint_files(folder / COMPONENT):
+    for path in checkpoint_files(component):
         with safe_open(path, framework="pt") as stream:
             found = [key for key in stream.keys() if pattern.fullmatch(key)]  # noqa: SIM118
             for key in found:
+                name = key.removesuffix(".weight")
                 rows, columns = stream.get_slice(key).get_shape()
-                shapes[key.removesuffix(".weight")] = (rows, columns)
+                shapes[name] = (rows, columns - site.first_column(name, (rows, columns)))
         files += [path] if found else []
     return shapes, files
 

@@ -8,10 +8,11 @@ import pytest
 from safetensors.torch import load_file
 
 from conceptprune.checkpoints import delta_file, pipeline_files
-from conceptprune.families.stable_diffusion import COMPONENT
+from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.weights import read_weights, weight_digest
 
+COMPONENT = StableDiffusion.component
 LAYER = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"
 KEY = f"{LAYER}.weight"
 

@@ -30,6 +30,7 @@ def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
     model = ModelSettings(
         source=ModelSource.of(manifest),
         identity="f" * 64,
+        pipeline="StableDiffusionPipeline",
         dtype=collection.dtype,
         device=collection.device,
         scheduler=collection.scheduler,

@@ -56,7 +56,7 @@ class Study:
     """One run: a model, its masks, its examiner, and a file of results."""
 
     def __init__(self, out: Path) -> None:
-        self.model = StableDiffusion.load(model_path(), with_decoder=True)
+        self.model = StableDiffusion.load(model_path())
         self.maker = MaskMaker(self.model, steps=STEPS, guidance=GUIDANCE)
         self.examiner = Examiner(self.model, steps=STEPS, guidance=GUIDANCE)
         self.out = out

@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.time()
-    model = StableDiffusion.load(model_path(), with_decoder=True)
+    model = StableDiffusion.load(model_path())
     maker = MaskMaker(model, steps=STEPS, guidance=GUIDANCE)
     examiner = Examiner(model, steps=STEPS, guidance=GUIDANCE)
     setting = Setting(sparsity=arguments.sparsity, tau=10)

@@ -8,7 +8,7 @@ import numpy as np
 
 from conceptprune.budget import Drive
 from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
+from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.fusion import Drives, Fusion, fuse_masks
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.prompts import Prompt
@@ -122,7 +122,10 @@ class MaskMaker:
             for layer, weight in self._weights.items()
         }
         return PruningMask(
-            concepts=(name,), component=COMPONENT, layers=layers, provenance={"model": "studio"}
+            concepts=(name,),
+            component=StableDiffusion.component,
+            layers=layers,
+            provenance={"model": "studio"},
         )
 
 

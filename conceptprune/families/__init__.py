@@ -1,1 +1,1 @@
-"""Model families: how to load a denoiser, encode prompts and run its trajectory."""
+"""Families of models: what is particular to each, and the table that finds the one of a folder."""

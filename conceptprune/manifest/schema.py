@@ -4,12 +4,17 @@ A rule that involves a second field is checked on the later one of the two, so t
 points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
+import re
 from itertools import product
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
+    Strict,
+    Tag,
     ValidationInfo,
     field_validator,
 )
@@ -31,6 +36,7 @@ from conceptprune.manifest.fields import (
     refuse_duplicates,
 )
 from conceptprune.manifest.model import ModelRef
+from conceptprune.sites import PATTERN_PREFIX, SITES
 
 Scheduler = Literal[
     "DDIMScheduler",
@@ -39,6 +45,26 @@ Scheduler = Literal[
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 ]
+
+
+def _site_name(name: str) -> str:
+    if name.startswith(PATTERN_PREFIX):
+        try:
+            re.compile(name.removeprefix(PATTERN_PREFIX))
+        except re.error as error:
+            raise refusal_here(f"'re:' and a regular expression (this one: {error})") from error
+    elif name not in SITES:
+        raise refusal_here(f"one of {', '.join(SITES)}, or 're:' and a regular expression")
+    return name
+
+
+SiteName = Annotated[str, Strict(), AfterValidator(_site_name)]
+
+
+def _one_or_several(value: Any) -> str:
+    return "<one>" if isinstance(value, str) else "<several>"
+
+
 GuidanceHalves = Literal["both", "conditional"]
 SelectorName = Literal["conceptprune", "fia"]
 
@@ -65,6 +91,10 @@ class Collection(Section):
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
     guidance_halves: GuidanceHalves = "both"
     scheduler: Scheduler | None = None
+    resolution: Annotated[
+        Positive | None,
+        Field(multiple_of=16, description="a multiple of 16, or null for the model's own size"),
+    ] = None
     seed: Annotated[Seed, Field(description="a whole number from 0 to 2**63 - 1")] = 0
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
@@ -107,7 +137,14 @@ class Pruning(Section):
     min_per_row: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 0
     r1: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.05
     r2: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.02
-    site: Literal["ffn_out"] = "ffn_out"
+    site: Annotated[
+        Annotated[SiteName, Tag("<one>")] | Annotated[Some[SiteName], Tag("<several>")],
+        Discriminator(_one_or_several),
+        Field(
+            description=f"one of {', '.join(SITES)}, or a list of them, or 're:' and a regular "
+            "expression for the module names of linears in the denoiser"
+        ),
+    ] = "ffn_out"
     base: Literal["plain", "plain+retained-mean", "plain+retained-max"] = "plain"
 
     @field_validator(*SELECTOR_OF)

@@ -164,9 +164,11 @@ def _plan(record: RunRecord, manifest: Manifest) -> Plan:
     model = ModelSettings(
         source=ModelSource(label=record.model_label),
         identity=record.model_identity,
+        pipeline=record.pipeline,
         dtype=manifest.collection.dtype,
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
+        resolution=manifest.collection.resolution,
     )
     return plan_here(
         Prepared(manifest=manifest, model=model, denoiser_weights=record.denoiser_weights)

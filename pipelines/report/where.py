@@ -46,11 +46,11 @@ def heat_map(mask: PruningMask, contrast: Contrast | None) -> HeatMap:
     rows = []
     labels = short_names(mask.layers)
     for name, layer in mask.layers.items():
-        num_rows, width = layer.shape
-        size = num_rows * width
+        _, width = layer.shape
+        size = layer.num_weights
         by_call: tuple[float, ...] = ()
         if contrast:
-            per_neuron = np.bincount(layer.entries % width, minlength=width)
+            per_neuron = np.bincount(layer.entries % width, minlength=width)[layer.first_column :]
             calls = contrast.stronger[name][: len(contrast.timesteps)]
             by_call = tuple(float(share) for share in calls @ per_neuron / size)
         rows.append(

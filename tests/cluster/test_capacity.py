@@ -102,7 +102,11 @@ def plan(preview: bool = False) -> Plan:
         context={"folder": "/"},
     )
     model = ModelSettings(
-        source=ModelSource.of(manifest), identity="0" * 64, dtype="float16", device="cuda"
+        source=ModelSource.of(manifest),
+        identity="0" * 64,
+        pipeline="StableDiffusionPipeline",
+        dtype="float16",
+        device="cuda",
     )
     seed = manifest.collection.seed
     pairs = {concept.name: prompt_pairs(concept, seed=seed) for concept in manifest.concepts}

@@ -50,6 +50,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "guidance": 7.5,
         "guidance_halves": "both",
         "scheduler": None,
+        "resolution": None,
         "seed": 0,
         "batch_size": 8,
         "shard_prompts": 32,

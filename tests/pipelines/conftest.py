@@ -82,6 +82,7 @@ def record_run(
         manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
         model_label=prepared.model.source.label,
         model_identity=prepared.model.identity,
+        pipeline=prepared.model.pipeline,
         denoiser_weights=prepared.denoiser_weights,
         started=time.time() if started is None else started,
     ).write(store)
