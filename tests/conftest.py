@@ -15,6 +15,11 @@ from tests.fidelity.sd15_shaped import build_pipeline
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here, because the options of `tests/chaos` are known only where that folder is named.
+    parser.addoption("--chaos-long", action="store_true", help="all of tests/chaos, several times")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `from_pretrained` folder of the tiny pipeline."""
