@@ -17,7 +17,15 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here, because the options of `tests/chaos` are known only where that folder is named.
-    parser.addoption("--chaos-long", action="store_true", help="all of tests/chaos, several times")
+    parser.addoption(
+        "--chaos-long",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="SEEDS",
+        help="do all of tests/chaos with so many seeds, by default three",
+    )
 
 
 @pytest.fixture(scope="session")

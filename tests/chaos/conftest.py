@@ -17,13 +17,21 @@ from conceptprune.plan import collection_settings, prompts_units
 from conceptprune.stages import Worker
 from conceptprune.store import Store
 from pipelines.preparation import plan_here, prepare
-from tests.chaos.scene import RAY, Masks, Outcome, Scene, at_work, clean_environment, table_of
+from tests.chaos.scene import (
+    RAY,
+    Masks,
+    Outcome,
+    Scene,
+    at_work,
+    clean_environment,
+    masks_of,
+    table_of,
+)
 from tests.chaos.witness import FolderWitness, ProxyWitness
 from tests.s3.faults import FaultProxy
 from tests.s3.server import BUCKET, SeaweedServer, running_server, use_server
 
 ARTISTS = ("Ada Bell", "Cy Dorn", "Eve Fal", "Gus Hill")
-SEEDS_OF_THE_LONG_FORM = 3
 OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 Write = Callable[..., Path]
@@ -38,8 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "seed" in metafunc.fixturenames and "seed" not in given:
-        long = metafunc.config.getoption("--chaos-long")
-        metafunc.parametrize("seed", range(SEEDS_OF_THE_LONG_FORM if long else 1))
+        metafunc.parametrize("seed", range(metafunc.config.getoption("--chaos-long") or 1))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -112,12 +119,12 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Masks:
     """The masks as this process makes them, one unit after the other, without Ray."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    store = Store(str(tmp_path_factory.mktemp("undisturbed")))
     prepared = prepare(write())
-    worker = Worker(Store(str(folder)), prepared.model, collection_settings(prepared.manifest))
+    worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
     for unit in (*prompts_units(prepared.manifest), *plan_here(prepared).units()):
         worker.run(unit)
-    return {path.name: path.read_bytes() for path in (folder / "objects/mask").rglob("*.*")}
+    return masks_of(store)
 
 
 @pytest.fixture
@@ -170,6 +177,12 @@ class Nodes:
     def raylet(self, node: Any) -> psutil.Process:
         (raylet,) = node.all_processes["raylet"]
         return psutil.Process(raylet.process.pid)
+
+    def kill_raylet(self, node: Any) -> None:
+        """Its workers end by themselves, once it is gone and no zombie."""
+        (raylet,) = node.all_processes["raylet"]
+        raylet.process.kill()
+        raylet.process.wait()
 
     def workers_of(self, node: Any) -> list[psutil.Process]:
         """Processes that have been given something to do."""

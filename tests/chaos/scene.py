@@ -23,7 +23,7 @@ PATIENCE = 120.0
 LOOK = 0.02
 
 Masks = dict[str, bytes]
-"""By file name, which is the digest."""
+"""By path, in which there is the digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +157,7 @@ class Scene:
         return read_ledger(self.store, run)
 
     def masks(self) -> Masks:
-        paths = [entry.path for entry in self.store.entries("objects/mask")]
-        return {path.rsplit("/", 1)[-1]: self.store._backend.read(path) or b"" for path in paths}
+        return masks_of(self.store)
 
     def again(self) -> set[str]:
         """Units that were begun more than once."""
@@ -182,6 +181,12 @@ class Scene:
             if driver.process.poll() is None:
                 driver.process.kill()
                 driver.process.wait()
+
+
+def masks_of(store: Store) -> Masks:
+    """Every committed mask."""
+    refs = [store.get("mask", key).objects["mask"] for key in store.committed("mask")]
+    return {ref.path: store.read(ref) for ref in refs}
 
 
 def at_work(process: psutil.Process) -> bool:

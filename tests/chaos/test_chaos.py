@@ -71,7 +71,7 @@ def test_a_raylet_is_killed(scene: MakeScene, cluster: Nodes, write: Write, judg
     node = cluster.of(job.busy_worker())
     workers = cluster.workers_of(node)
     in_flight = set(job.claims())
-    cluster.raylet(node).kill()
+    cluster.kill_raylet(node)
     job.faults += 1
     in_flight |= job.claimed_until_gone(workers)
     job.finish(driver)
