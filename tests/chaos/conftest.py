@@ -195,9 +195,14 @@ class Nodes:
 
     def drain(self, node: Any) -> None:
         """Give notice that a node will be taken away."""
+        (found,) = (
+            entry["NodeID"]
+            for entry in self.cluster.global_state.node_table()
+            if entry["ObjectStoreSocketName"] == node.plasma_store_socket_name
+        )
         ray = str(Path(sys.executable).with_name("ray"))
         command = [
-            *(ray, "drain-node", f"--address={self.address}", f"--node-id={node.unique_id}"),
+            *(ray, "drain-node", f"--address={self.address}", f"--node-id={found}"),
             "--reason=DRAIN_NODE_REASON_PREEMPTION",
             "--reason-message=chaos",
             "--deadline-remaining-seconds=600",

@@ -18,7 +18,7 @@ from conceptprune.store import Store
 from pipelines.ledger import read_ledger
 from tests.chaos.witness import KINDS, Witness
 
-PATIENCE = 120.0
+PATIENCE = 250.0
 """Seconds for anything that has to happen: this machine may have much else to do."""
 LOOK = 0.02
 
