@@ -6,7 +6,7 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then write report.html
 	$(BIN)/conceptprune erase manifests/demo.yaml --store $(STORE)
@@ -22,6 +22,9 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of CI
 	$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; minutes, not part of CI
+	$(BIN)/python -m pytest tests/chaos --chaos-long
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

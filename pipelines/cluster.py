@@ -1,6 +1,7 @@
 """The Ray cluster of a job: the one at hand, or a local one for the job only."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -9,6 +10,8 @@ import ray
 from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
 
 from conceptprune.manifest import Compute
+
+SECONDS_TO_ANSWER = 2.0
 
 
 @contextmanager
@@ -31,9 +34,21 @@ def connected(compute: Compute) -> Iterator[None]:
         ray.shutdown()
 
 
-def alive_nodes() -> frozenset[str]:
-    """Ids of the cluster's nodes that are up."""
-    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+def is_up(node: str) -> bool:
+    """Whether a node of the cluster is up at this moment.
+
+    Ray finds out by health checks that fail for a while. Until then a node that has just died
+    counts as alive, with all of its workers dead; but it no longer takes a connection.
+    """
+    for found in ray.nodes():
+        if found["NodeID"] == node and found["Alive"]:
+            address = (found["NodeManagerAddress"], found["NodeManagerPort"])
+            try:
+                socket.create_connection(address, SECONDS_TO_ANSWER).close()
+            except OSError:
+                return False
+            return True
+    return False
 
 
 def draining_nodes() -> frozenset[str]:

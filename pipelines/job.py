@@ -22,6 +22,7 @@ from pipelines.metrics import JobMetrics, StoreMetrics
 from pipelines.preparation import Prepared
 from pipelines.progress import JobProgress
 from pipelines.schedule import Result, Tick, run_units
+from pipelines.watchdog import Watchdog
 from pipelines.workers import WorkerPool, WorkerSpec
 
 LOOKS_AT_PROMPTS = 3
@@ -200,17 +201,23 @@ def _runner(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> It
                 metrics.now(units_left=len(left), actors=len(pool.slots))
                 on_result(result)
 
-            try:
-                run_units(
-                    units,
-                    pool,
-                    known=known,
-                    max_attempts=compute.max_attempts,
-                    on_result=counted,
-                    on_tick=on_tick,
-                )
-            finally:
-                pool.close()
-                metrics.now(units_left=len(left), actors=0)
+            with Watchdog() as watchdog:
+
+                def beat(tick: Tick) -> None:
+                    watchdog.beat()
+                    on_tick(tick)
+
+                try:
+                    run_units(
+                        units,
+                        pool,
+                        known=known,
+                        max_attempts=compute.max_attempts,
+                        on_result=counted,
+                        on_tick=beat,
+                    )
+                finally:
+                    pool.close()
+                    metrics.now(units_left=len(left), actors=0)
 
         yield run

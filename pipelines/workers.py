@@ -14,7 +14,7 @@ from conceptprune.stages import Done, Held, Worker, worker_name
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
-from pipelines.cluster import alive_nodes, draining_nodes
+from pipelines.cluster import draining_nodes, is_up
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
 
@@ -222,7 +222,9 @@ class WorkerPool:
         if error.preempted:
             return True
         slot = submission.slot
-        return slot is not None and (slot.draining or slot.node not in {None, *alive_nodes()})
+        if slot is None:
+            return False
+        return slot.draining or (slot.node is not None and not is_up(slot.node))
 
     def has(self, slot: ActorSlot | None) -> bool:
         """Whether an actor is still on the books."""

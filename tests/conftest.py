@@ -15,6 +15,19 @@ from tests.fidelity.sd15_shaped import build_pipeline
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here, because the options of `tests/chaos` are known only where that folder is named.
+    parser.addoption(
+        "--chaos-long",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="SEEDS",
+        help="do all of tests/chaos with so many seeds, by default three",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `from_pretrained` folder of the tiny pipeline."""

@@ -61,7 +61,11 @@ class FaultProxy:
 
     def __init__(self, port: int) -> None:
         self.choose: Choose = lambda request: None
+        self.delay = 0.0
+        """Seconds by which each request is held up."""
         self.requests: list[Request] = []
+        self.answered: list[tuple[Request, int]] = []
+        """What was answered, and with which status."""
         self.injected: Counter[Fault] = Counter()
         self._upstream = port
         self._loop = asyncio.new_event_loop()
@@ -89,7 +93,10 @@ class FaultProxy:
             fault = self.choose(request)
             if fault:
                 self.injected[fault] += 1
+            await asyncio.sleep(self.delay)
             answer = await self._answer(fault, head + body, request)
+            if answer:
+                self.answered.append((request, int(answer.split(b" ", 2)[1])))
             writer.write(answer)
             await writer.drain()
         writer.close()

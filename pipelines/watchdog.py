@@ -1,0 +1,56 @@
+"""Ends a driver that stands still, for its cluster has stopped to answer."""
+
+import logging
+import os
+import threading
+from types import TracebackType
+from typing import Self
+
+SECONDS_OF_SILENCE = 120.0
+"""Twice what Ray itself waits for a head that is gone; for one that hangs, it waits for ever."""
+LOOKS = 24
+
+logger = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """While entered, ends this process with exit code 1 unless `beat` is called again and again.
+
+    A call into Ray that does not return can be ended in no other way. Nothing is lost by it: what
+    is committed stays so, and the next job goes on from there.
+    """
+
+    def __init__(self, seconds: float = SECONDS_OF_SILENCE) -> None:
+        self.seconds = seconds
+        self._silent = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def beat(self) -> None:
+        """Say that there is progress."""
+        self._silent = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        # Looks are counted, and not seconds: a process that was itself stopped has missed none.
+        while not self._done.wait(self.seconds / LOOKS):
+            self._silent += 1
+            if self._silent > LOOKS:
+                logger.critical(
+                    "no answer from the Ray cluster for %g s: given up; what is committed stays, "
+                    "run the job again to go on",
+                    self.seconds,
+                )
+                os._exit(1)

@@ -1,0 +1,29 @@
+"""A driver whose cluster does not answer ends, and one that is at work does not."""
+
+import subprocess
+import sys
+
+STANDS_STILL = """
+import time
+from pipelines.watchdog import Watchdog
+with Watchdog(seconds=1.2) as watchdog:
+    for _ in range({beats}):
+        watchdog.beat()
+        time.sleep(0.1)
+    time.sleep({silence})
+"""
+
+
+def run(**times: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", STANDS_STILL.format(**times)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_process_that_stands_still_is_ended_and_says_why() -> None:
+    ended = run(beats=0, silence=50)
+    assert ended.returncode == 1
+    assert "no answer from the Ray cluster" in ended.stderr
+
+
+def test_a_process_that_goes_on_is_left_alone() -> None:
+    assert run(beats=30, silence=0).returncode == 0
