@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 
-from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Manifest, Preview
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
-from conceptprune.select import SelectionSettings
+from conceptprune.settings import CollectionSettings, SelectionSettings
 from conceptprune.versions import versions
 from conceptprune.work import (
     CheckpointWork,

@@ -1,7 +1,5 @@
 """What a worker does with each kind of unit: read what it needs, compute, write, commit."""
 
-import os
-import platform
 import resource
 import time
 from collections.abc import Mapping
@@ -17,13 +15,14 @@ from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
 from conceptprune.mask import LayerMask, PruningMask, union_masks
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
+from conceptprune.outcome import Done, Held, worker_name
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
 from conceptprune.select import base_energy, select_entries
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
-from conceptprune.store.claims import Claim, Claims
+from conceptprune.store.claims import Claims
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
 from conceptprune.weights import read_weights, weight_digest
@@ -49,26 +48,6 @@ class Made:
 
     objects: Mapping[str, ObjectRef]
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A unit that is committed; `computed` where it was not before."""
-
-    commit: Commit
-    computed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A unit that another job is computing."""
-
-    claim: Claim
-
-
-def worker_name() -> str:
-    """Host and process of this worker, as records have it."""
-    return f"{platform.node()}/{os.getpid()}"
 
 
 class Worker:
@@ -116,7 +95,7 @@ class Worker:
         """
         return self.store.find(work.kind, work.key) or self._do(work)
 
-    def run_claimed(self, work: Work, claims: Claims) -> "Done | Held":
+    def run_claimed(self, work: Work, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
         with claims.held(work.kind, work.key) as other:
             if other is not None:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conceptprune.collect import CollectionSettings, Window
 from conceptprune.digest import unit_key
 from conceptprune.manifest import Concept
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.select import BaseRule, SelectionSettings
+from conceptprune.settings import BaseRule, CollectionSettings, SelectionSettings, Window
 
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""

@@ -16,7 +16,7 @@ from ray.exceptions import (
 )
 
 from conceptprune.errors import NumericalError, UserError
-from conceptprune.stages import Held
+from conceptprune.outcome import Held
 from conceptprune.store import Commit, LostWorkError
 from conceptprune.work import Work
 from pipelines.graph import Graph

@@ -3,20 +3,23 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from conceptprune.collect import CollectionSettings
 from conceptprune.manifest import Compute
-from conceptprune.stages import Done, Held, Worker, worker_name
+from conceptprune.outcome import Done, Held, worker_name
+from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
 from pipelines.cluster import alive_nodes, draining_nodes
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
+
+if TYPE_CHECKING:
+    from conceptprune.stages import Worker
 
 
 class UnitRunner(Protocol):
@@ -50,7 +53,10 @@ class WorkerSpec:
 
     def build(self) -> UnitRunner:
         """A worker in this process, that claims what it does."""
+        # Imported here: the driver, which only plans and hands out, needs none of it.
         import torch
+
+        from conceptprune.stages import Worker
 
         configure(self.log_format)
         torch.set_num_threads(self.threads)
@@ -61,7 +67,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class _ClaimingWorker:
-    worker: Worker
+    worker: "Worker"
     claims: Claims
     run_id: str
 
