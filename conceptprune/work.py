@@ -161,6 +161,11 @@ class PreviewWork:
 Work = PromptsWork | WindowWork | SideWork | MaskWork | FuseWork | CheckpointWork | PreviewWork
 
 
+def needs_denoiser(work: Work) -> bool:
+    """Whether a unit runs the denoiser, and so belongs on a worker that keeps it loaded."""
+    return work.kind in ("window", "preview")
+
+
 def window_units(
     model: ModelSettings,
     prompts: tuple[Prompt, ...],

@@ -1,7 +1,6 @@
 """The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +12,7 @@ from conceptprune.outcome import Done, Held, worker_name
 from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
-from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
+from conceptprune.work import ModelSettings, Work, needs_denoiser
 from pipelines.cluster import alive_nodes, draining_nodes
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
@@ -104,11 +103,6 @@ def run_alone(spec: RunnerSpec, work: Work) -> Done | Held:
     return spec.build().run(work)
 
 
-def needs_denoiser(work: Work) -> bool:
-    """Whether a unit runs the denoiser, and so belongs on a warm actor."""
-    return isinstance(work, WindowWork | PreviewWork)
-
-
 @dataclass(slots=True, eq=False)
 class ActorSlot:
     """One actor and what it has been given, oldest first."""
@@ -186,10 +180,6 @@ class WorkerPool:
                 for submission in slot.in_flight[1:]:
                     ray.cancel(submission.ref)
 
-    def has_any_room(self) -> bool:
-        """Whether a unit of any kind can be submitted now."""
-        return self._tasks < self._max_tasks or self._has_actor_room()
-
     def has_room(self, work: Work) -> bool:
         """Whether `work` can be submitted now."""
         return self._has_actor_room() if needs_denoiser(work) else self._tasks < self._max_tasks
@@ -247,13 +237,13 @@ class WorkerPool:
             del self._running[waiting.ref]
         return [waiting.work for waiting in left]
 
-    def release_idle(self, open_units: Iterable[Work]) -> None:
+    def release_idle(self, open_denoiser_units: int) -> None:
         """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
         idle = [slot for slot in self.slots if not slot.in_flight]
         if not idle:
             return
         given = sum(len(slot.in_flight) for slot in self.slots)
-        left = sum(needs_denoiser(work) for work in open_units) - given
+        left = open_denoiser_units - given
         for index, slot in enumerate(idle):
             if slot.draining or index >= left:
                 self.slots.remove(slot)
