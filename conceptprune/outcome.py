@@ -1,11 +1,13 @@
-"""What a worker answers when it was given a unit."""
+"""How a worker does a unit under a claim, and what it answers."""
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from conceptprune.store import Commit
-from conceptprune.store.claims import Claim
+from conceptprune.store.claims import Claim, Claims
+from conceptprune.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +28,15 @@ class Held:
 def worker_name() -> str:
     """Host and process of this worker, as records have it."""
     return f"{platform.node()}/{os.getpid()}"
+
+
+def run_claimed(work: Work, claims: Claims, do: Callable[[Work], Commit]) -> Done | Held:
+    """Have `do` compute and commit one unit, unless another job is at it or it is done."""
+    with claims.held(work.kind, work.key) as other:
+        if other is not None:
+            return Held(claim=other)
+        # Looked for under the claim: whoever held it before may have finished.
+        found = claims.store.find(work.kind, work.key)
+        if found is not None:
+            return Done(commit=found, computed=False)
+        return Done(commit=do(work), computed=True)

@@ -15,7 +15,7 @@ from conceptprune.families.stable_diffusion import COMPONENT, StableDiffusion
 from conceptprune.mask import LayerMask, PruningMask, union_masks
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
-from conceptprune.outcome import Done, Held, worker_name
+from conceptprune.outcome import Done, Held, run_claimed, worker_name
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
@@ -97,14 +97,7 @@ class Worker:
 
     def run_claimed(self, work: Work, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
-        with claims.held(work.kind, work.key) as other:
-            if other is not None:
-                return Held(claim=other)
-            # Looked for under the claim: whoever held it before may have finished.
-            found = self.store.find(work.kind, work.key)
-            if found is not None:
-                return Done(commit=found, computed=False)
-            return Done(commit=self._do(work), computed=True)
+        return run_claimed(work, claims, self._do)
 
     def _do(self, work: Work) -> Commit:
         started = time.perf_counter()
