@@ -1,13 +1,14 @@
 """A mask as a table for queries: which neurons lose weights, and the calls that speak for it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from conceptprune.mask import PruningMask
-from conceptprune.select import Energy
+if TYPE_CHECKING:
+    from conceptprune.mask import PruningMask
+    from conceptprune.select import Energy
 
 FORMAT = "neurons/1"
 
@@ -32,7 +33,7 @@ than the base does: the only ones that can have selected its weights.
 """
 
 
-def neurons_table(mask: PruningMask, key: str, *, target: Energy, base: Energy) -> pa.Table:
+def neurons_table(mask: "PruningMask", key: str, *, target: "Energy", base: "Energy") -> pa.Table:
     """The table of one concept's mask; energies are [C, W] per layer, of the calls selected from.
 
     Args:
@@ -49,7 +50,7 @@ def neurons_table(mask: PruningMask, key: str, *, target: Energy, base: Energy) 
 
 
 def _layer_table(
-    name: str, mask: PruningMask, common: Mapping[str, Any], stronger: np.ndarray[Any, Any]
+    name: str, mask: "PruningMask", common: Mapping[str, Any], stronger: np.ndarray[Any, Any]
 ) -> pa.Table:
     layer = mask.layers[name]
     num_rows, width = layer.shape
