@@ -29,8 +29,8 @@ from pipelines.schedule import Result, Tick, run_units
 from pipelines.workers import WorkerPool
 
 RAYLETS = 4
-CPUS_OF_A_RAYLET = 4
-CPUS_OF_AN_ACTOR = 0.1
+CPUS_OF_A_RAYLET = 8
+CPUS_OF_AN_ACTOR = 0.2
 """Logical. Ray fills a raylet to half before it goes on to the next, so 64 actors lie on all four
 and leave tasks some CPUs on each."""
 OBJECT_STORE_BYTES = 100_000_000
@@ -93,6 +93,8 @@ class Point:
     """Seconds until every actor was up."""
     wall: float
     """Seconds from then to the last unit that actors do."""
+    tail: float
+    """Seconds from then to the last reduction and mask."""
     efficiency: float
     """Share of `wall` that the actors slept in units."""
     overhead: float
@@ -207,6 +209,7 @@ def measure(uri: str, *, workers: int, units: int, seconds: float, raylets: int)
         actors_by_node=tuple(sorted(watch.nodes.values(), reverse=True)),
         starting=watch.last_actor - watch.begun,
         wall=wall,
+        tail=whole - (watch.last_window - watch.begun),
         efficiency=watch.slept(seconds) / (workers * wall),
         overhead=1000 * processor / len(todo),
         memory=tuple(watch.memory),
