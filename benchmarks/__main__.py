@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import memory, overhead, results, selection, speed
+from benchmarks import memory, overhead, results, resume, scale, selection, speed
 from benchmarks.results import Measurement
 
 CASES: dict[str, Callable[[], list[Measurement]]] = {
@@ -16,6 +16,8 @@ CASES: dict[str, Callable[[], list[Measurement]]] = {
     "overhead": overhead.run,
     "selection": selection.run,
     "memory": memory.run,
+    "scale": scale.run,
+    "resume": resume.run,
 }
 RESULTS = Path(__file__).parent / "results.json"
 

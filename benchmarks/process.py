@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import torch
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -27,13 +25,25 @@ def in_own_lean_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return _spawn(_give_back_what_is_freed, partial(work, *args, **kwargs))
 
 
+def in_own_bare_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` in a fresh Python that imports nothing but what `work` does."""
+    return _spawn(_prepare_nothing, partial(work, *args, **kwargs))
+
+
 def _spawn(prepare: Callable[[], None], work: Callable[[], T]) -> T:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=prepare) as pool:
         return pool.submit(work).result()
 
 
+def _prepare_nothing() -> None:
+    pass
+
+
 def _use_one_thread() -> None:
+    # Imported here: what is measured may do without it.
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -6,7 +6,7 @@ Shapes: B prompts a batch, H guidance halves, T tokens, W neurons (columns) of a
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from conceptprune.errors import NumericalError
 from conceptprune.families.model import DiffusionModel, Guided, Metered
 from conceptprune.prompts import Prompt
+from conceptprune.settings import CollectionSettings as CollectionSettings
+from conceptprune.settings import Window as Window
 from conceptprune.statistics import LayerStatistics, Statistics
 from conceptprune.trajectory import TrajectoryState
 
@@ -23,34 +25,6 @@ EPSILON = 1e-12
 CHUNK_ELEMENTS = 1 << 20
 """Squared activations are formed for so many elements at a time: they stay in a CPU's cache and
 memory above the batch's own activations stays flat."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionSettings:
-    """How statistics are collected; the defaults are the paper's."""
-
-    steps: int = 50
-    tau: int = 10
-    """Only the first so many denoiser calls are run."""
-    guidance: float = 7.5
-    halves: Literal["both", "conditional"] = "both"
-    """Which guidance halves are summed (both are always run)."""
-    batch_size: int = 8
-    site: str | tuple[str, ...] = "ffn_out"
-    """One site or several, all from the same forward passes."""
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The sites' names."""
-        return (self.site,) if isinstance(self.site, str) else self.site
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Denoiser calls `start` (included) to `stop` (excluded)."""
-
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

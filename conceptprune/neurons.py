@@ -1,13 +1,14 @@
 """A mask as a table for queries: which neurons lose weights, and the calls that speak for it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conceptprune.mask import PruningMask
+if TYPE_CHECKING:
+    from conceptprune.mask import PruningMask
 
 FORMAT = "neurons/1"
 
@@ -33,7 +34,7 @@ than the base does: the only ones that can have selected its weights.
 
 
 def neurons_table(
-    mask: PruningMask, key: str, stronger: Mapping[str, NDArray[np.bool_]]
+    mask: "PruningMask", key: str, stronger: Mapping[str, NDArray[np.bool_]]
 ) -> pa.Table:
     """The table of one concept's mask.
 
@@ -49,7 +50,7 @@ def neurons_table(
 
 
 def _layer_table(
-    name: str, mask: PruningMask, common: Mapping[str, Any], stronger: NDArray[np.bool_]
+    name: str, mask: "PruningMask", common: Mapping[str, Any], stronger: NDArray[np.bool_]
 ) -> pa.Table:
     layer = mask.layers[name]
     _, width = layer.shape

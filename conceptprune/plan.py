@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-from conceptprune.collect import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.families.table import family_named
 from conceptprune.fusion import Budget, Fusion, RetainShared, Union
@@ -13,6 +12,7 @@ from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.selectors import selection_settings
+from conceptprune.settings import CollectionSettings
 from conceptprune.versions import versions
 from conceptprune.work import (
     CheckpointWork,

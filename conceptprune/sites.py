@@ -7,11 +7,12 @@ component has the component's name and a slash before it ("text_encoder/text_mod
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from conceptprune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PATTERN_PREFIX = "re:"
 """Before a regular expression that stands for a site no family knows by name."""
@@ -89,12 +90,14 @@ def join_layer(component: str, module: str, denoiser: str) -> str:
     return module if component == denoiser else f"{component}/{module}"
 
 
-def site_linears(component: nn.Module, site: Site) -> dict[str, nn.Linear]:
+def site_linears(component: "nn.Module", site: Site) -> "dict[str, nn.Linear]":
     """The site's linears in `component`, by module name, in sorted order.
 
     Raises:
         UserError: nothing matches, or a matching module is not an `nn.Linear`.
     """
+    from torch import nn  # Not above: manifests are checked without torch.
+
     pattern = re.compile(site.pattern)
     found: dict[str, nn.Linear] = {}
     for name, module in sorted(component.named_modules()):

@@ -1,7 +1,5 @@
 """What a worker does with each kind of unit: read what it needs, compute, write, commit."""
 
-import os
-import platform
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +22,14 @@ from conceptprune.fusion import Drives, fuse_masks
 from conceptprune.mask import LayerMask, PruningMask, widened
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
+from conceptprune.outcome import Done, Held, run_claimed, worker_name
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
 from conceptprune.selectors import Evidence, select_mask, stronger_neurons
 from conceptprune.statistics import Statistics, join_calls, merge_shards
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
-from conceptprune.store.claims import Claim, Claims
+from conceptprune.store.claims import Claims
 from conceptprune.sweep import sorted_rows, sweep_rows
 from conceptprune.trajectory import TrajectoryState
 from conceptprune.versions import versions
@@ -59,26 +58,6 @@ class Made:
 
     objects: Mapping[str, ObjectRef]
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A unit that is committed; `computed` where it was not before."""
-
-    commit: Commit
-    computed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A unit that another job is computing."""
-
-    claim: Claim
-
-
-def worker_name() -> str:
-    """Host and process of this worker, as records have it."""
-    return f"{platform.node()}/{os.getpid()}"
 
 
 class Worker:
@@ -126,16 +105,9 @@ class Worker:
         """
         return self.store.find(work.kind, work.key) or self._do(work)
 
-    def run_claimed(self, work: Work, claims: Claims) -> "Done | Held":
+    def run_claimed(self, work: Work, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
-        with claims.held(work.kind, work.key) as other:
-            if other is not None:
-                return Held(claim=other)
-            # Looked for under the claim: whoever held it before may have finished.
-            found = self.store.find(work.kind, work.key)
-            if found is not None:
-                return Done(commit=found, computed=False)
-            return Done(commit=self._do(work), computed=True)
+        return run_claimed(work, claims, self._do)
 
     def _do(self, work: Work) -> Commit:
         started = time.perf_counter()

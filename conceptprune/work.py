@@ -6,16 +6,18 @@ a job is known before it runs, equal work is shared, and a rerun subtracts what 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from conceptprune.collect import CollectionSettings, Window
 from conceptprune.digest import unit_key
-from conceptprune.fusion import Fusion
 from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.select import BaseRule
-from conceptprune.selectors import Settings
+from conceptprune.settings import BaseRule, CollectionSettings, Window
+
+if TYPE_CHECKING:
+    # These import torch, which a driver that only hands units out does without.
+    from conceptprune.fusion import Fusion
+    from conceptprune.selectors import Settings
 
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
@@ -107,7 +109,7 @@ class MaskWork:
     """Keys of the sides to compare; `retained` are other concepts' target sides."""
     rule: BaseRule
     selector: SelectorName
-    selection: Settings
+    selection: "Settings"
     site: str | tuple[str, ...]
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
@@ -126,7 +128,7 @@ class SweepWork:
     mask: MaskWork
     """The concept's mask with the manifest's own settings, to compare with."""
     selector: SelectorName
-    settings: tuple[Settings, ...]
+    settings: "tuple[Settings, ...]"
     kind: Literal["sweep"] = "sweep"
 
     @property
@@ -171,7 +173,7 @@ class FuseWork:
     """Make one mask of several."""
 
     masks: tuple[str, ...]
-    fusion: Fusion
+    fusion: "Fusion"
     sides: tuple[tuple[str, str], ...] = ()
     """For a budget: each mask's (target, base) statistics."""
     retained: tuple[tuple[str, str], ...] = ()
@@ -245,6 +247,11 @@ Work = (
     | CheckpointWork
     | PreviewWork
 )
+
+
+def needs_denoiser(work: Work) -> bool:
+    """Whether a unit runs the denoiser, and so belongs on a worker that keeps it loaded."""
+    return work.kind in ("window", "preview")
 
 
 def window_units(

@@ -3,10 +3,13 @@
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from conceptprune.plan import Plan
 from conceptprune.store import Store
-from conceptprune.work import Need, Work
+from conceptprune.work import Need, Work, needs_denoiser
+
+if TYPE_CHECKING:
+    from conceptprune.plan import Plan
 
 Committed = Callable[[str, str], bool]
 """Whether the store has (kind, key)."""
@@ -24,7 +27,7 @@ def committed_in(store: Store) -> Committed:
     return committed
 
 
-def units_to_do(plan: Plan, committed: Committed) -> list[Work]:
+def units_to_do(plan: "Plan", committed: Committed) -> list[Work]:
     """The plan's units that must run: unfinished results, and what these need, and no more."""
     units = {unit.key: unit for unit in plan.units()}
     wanted: set[str] = set()
@@ -42,6 +45,8 @@ class Graph:
     """Units still to do; hands out those whose needs are met, first planned first."""
 
     ready: deque[Work] = field(default_factory=deque)
+    open_denoiser_units: int = 0
+    """Units without a result yet that run the denoiser."""
     _open: dict[str, Work] = field(default_factory=dict)
     """Units without a result yet, by key: ready, waiting or handed out."""
     _missing: dict[str, set[Need]] = field(default_factory=dict)
@@ -51,7 +56,8 @@ class Graph:
     def of(cls, units: Iterable[Work]) -> "Graph":
         """A graph of `units`; needs that are not among them are taken as committed."""
         graph = cls()
-        graph._open = {unit.key: unit for unit in units}
+        for unit in units:
+            graph._add(unit)
         inside: set[Need] = {(unit.kind, unit.key) for unit in graph._open.values()}
         for unit in graph._open.values():
             missing: set[Need] = {need for need in unit.needs if need in inside}
@@ -63,15 +69,10 @@ class Graph:
                 graph.ready.append(unit)
         return graph
 
-    @property
-    def open_units(self) -> Iterable[Work]:
-        """Units without a result yet."""
-        return self._open.values()
-
     def finish(self, unit: Work) -> None:
         """Mark a unit done; units that waited only for it become ready."""
         need = (unit.kind, unit.key)
-        self._open.pop(unit.key, None)
+        self._close(unit)
         for waiting in self._waiting.pop(need, []):
             missing = self._missing.get(waiting.key)
             if missing is None:
@@ -83,17 +84,31 @@ class Graph:
 
     def fail(self, unit: Work) -> Iterator[Work]:
         """Give up a unit; yields the units that can therefore never run."""
-        self._open.pop(unit.key, None)
+        self._close(unit)
         for waiting in self._waiting.pop((unit.kind, unit.key), []):
             if self._missing.pop(waiting.key, None) is not None:
                 yield waiting
                 yield from self.fail(waiting)
 
-    def put_back(self, lost: Work, unit: Work) -> None:
-        """`unit`, which had been handed out, waits until `lost` has been done once more."""
+    def put_back(self, lost: Work, unit: Work) -> bool:
+        """`unit`, which had been handed out, waits until `lost` has been done once more.
+
+        Returns:
+            Whether `lost` has to be handed out for it: not where that is under way already.
+        """
         need = (lost.kind, lost.key)
         self._missing.setdefault(unit.key, set()).add(need)
         self._waiting[need].append(unit)
-        if lost.key not in self._open:
-            self._open[lost.key] = lost
-            self.ready.appendleft(lost)
+        if lost.key in self._open:
+            return False
+        self._add(lost)
+        return True
+
+    def _add(self, unit: Work) -> None:
+        if unit.key not in self._open:
+            self._open[unit.key] = unit
+            self.open_denoiser_units += needs_denoiser(unit)
+
+    def _close(self, unit: Work) -> None:
+        if self._open.pop(unit.key, None) is not None:
+            self.open_denoiser_units -= needs_denoiser(unit)

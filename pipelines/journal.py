@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
-from conceptprune.plan import Plan
 from conceptprune.store import Store
 from pipelines.ledger import Made, ledger_rows, write_ledger
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
+    from conceptprune.plan import Plan
     from pipelines.schedule import Result, Tick
 
 SECONDS_BETWEEN_SIGNS = 10.0
@@ -75,7 +75,7 @@ class Journal:
     def __init__(
         self,
         store: Store,
-        plan: Plan,
+        plan: "Plan",
         job: str,
         *,
         todo: Collection[str],
@@ -116,11 +116,8 @@ class Journal:
         self.record = replace(
             self._counted("running"), in_flight=tick.in_flight, actors=tick.actors
         )
-        rows = None
-        if now >= self._next_ledger:
-            rows = self.rows()
-            self._next_ledger = now + (time.monotonic() - now) / SHARE_OF_TIME
-        self._writing = self._writer.submit(self._write, self.record, rows)
+        with_ledger = now >= self._next_ledger
+        self._writing = self._writer.submit(self._write, self.record, with_ledger)
 
     def end(self, state: Literal["done", "failed", "stopped"]) -> list[dict[str, Any]]:
         """Put on record how the job ended; returns the final ledger.
@@ -146,11 +143,15 @@ class Journal:
             actors=0,
         )
 
-    def _write(self, record: JobRecord, rows: list[dict[str, Any]] | None) -> None:
+    def _write(self, record: JobRecord, with_ledger: bool) -> None:
         try:
             record.write(self.store, self.plan.run)
-            if rows is not None:
-                write_ledger(self.store, self.plan.run, rows)
+            if with_ledger:
+                # The rows are made here, too: those of 20,000 units take a good part of a second.
+                started = time.thread_time()
+                write_ledger(self.store, self.plan.run, self.rows())
+                taken = time.thread_time() - started
+                self._next_ledger = time.monotonic() + taken / SHARE_OF_TIME
         except StoreError as error:
             # The work itself is committed by the workers; the ledger is written again in a while.
             logger.warning("the ledger could not be written just now: %s", error)

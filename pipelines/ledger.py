@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from conceptprune.digest import canonical_json
-from conceptprune.plan import Plan
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import (
     CheckpointWork,
@@ -23,6 +22,7 @@ from conceptprune.work import (
 from pipelines.graph import Committed
 
 if TYPE_CHECKING:
+    from conceptprune.plan import Plan
     from pipelines.schedule import Result
 
 SCHEMA = pa.schema(
@@ -105,7 +105,7 @@ def mask_of(work: Work) -> str | None:
 
 
 def ledger_rows(
-    plan: Plan,
+    plan: "Plan",
     *,
     todo: Collection[str],
     results: "Mapping[str, Result]",
@@ -161,7 +161,7 @@ def made_by(commit: Commit) -> Made:
 
 
 def reused_units(
-    plan: Plan, store: Store, todo: Collection[str], committed: Committed
+    plan: "Plan", store: Store, todo: Collection[str], committed: Committed
 ) -> dict[str, Made]:
     """What is on record of the plan's committed units that are not to be done, by key.
 

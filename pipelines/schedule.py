@@ -16,9 +16,9 @@ from ray.exceptions import (
 )
 
 from conceptprune.errors import NumericalError, UserError
-from conceptprune.stages import Held
+from conceptprune.outcome import Held
 from conceptprune.store import Commit, LostWorkError
-from conceptprune.work import Work
+from conceptprune.work import Work, needs_denoiser
 from pipelines.graph import Graph
 from pipelines.workers import Submission, WorkerPool
 
@@ -101,6 +101,9 @@ class _Loop:
         self.interruptions: Counter[str] = Counter()
         self.retries = 0
         self.lost = 0
+        self.queues: dict[bool, deque[Work]] = {True: deque(), False: deque()}
+        """Units that can be handed out, those for actors and those for tasks: one sort may have to
+        wait for room while the other has it."""
         self.held: list[tuple[float, Work]] = []
         """Units that another job is computing, and when to look again."""
         self._last_tick = 0.0
@@ -138,16 +141,18 @@ class _Loop:
         self.graph.ready.extend(due)
 
     def _submit_ready(self) -> None:
-        waiting: deque[Work] = deque()
-        while self.graph.ready and self.pool.has_any_room():
+        while self.graph.ready:
             work = self.graph.ready.popleft()
-            if self.pool.has_room(work):
+            self._queue(work).append(work)
+        for queue in self.queues.values():
+            while queue and self.pool.has_room(queue[0]):
+                work = queue.popleft()
                 self.attempts[work.key] += 1
                 self.pool.submit(work)
-            else:
-                waiting.append(work)
-        self.graph.ready.extendleft(reversed(waiting))
-        self.pool.release_idle(self.graph.open_units)
+        self.pool.release_idle(self.graph.open_denoiser_units)
+
+    def _queue(self, work: Work) -> deque[Work]:
+        return self.queues[needs_denoiser(work)]
 
     def _take(self, submission: Submission) -> None:
         work = submission.work
@@ -199,7 +204,7 @@ class _Loop:
 
     def _hand_back(self, work: Work) -> None:
         self.attempts[work.key] -= 1
-        self.graph.ready.appendleft(work)
+        self._queue(work).appendleft(work)
 
     def _interrupted(self, work: Work, error: Exception) -> None:
         self.interruptions[work.key] += 1
@@ -212,15 +217,17 @@ class _Loop:
         """`lost` was committed and is gone: that is no fault of `work`, which needs it."""
         self.attempts[work.key] -= 1
         self.lost += 1
-        self.graph.put_back(lost, work)
+        if not self.graph.put_back(lost, work):
+            return
         if self.attempts[lost.key] >= self.max_attempts:
-            self.graph.ready.remove(lost)
             self._fail(lost, error)
+        else:
+            self._queue(lost).appendleft(lost)
 
     def _retry_or_fail(self, work: Work, error: Exception, *, final: bool) -> None:
         if not final and self.attempts[work.key] < self.max_attempts:
             self.retries += 1
-            self.graph.ready.appendleft(work)
+            self._queue(work).appendleft(work)
             return
         self._fail(work, error)
 

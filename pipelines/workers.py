@@ -1,22 +1,24 @@
 """The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from conceptprune.collect import CollectionSettings
 from conceptprune.manifest import Compute
-from conceptprune.stages import Done, Held, Worker, worker_name
+from conceptprune.outcome import Done, Held, worker_name
+from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
-from conceptprune.work import ModelSettings, PreviewWork, WindowWork, Work
+from conceptprune.work import ModelSettings, Work, needs_denoiser
 from pipelines.cluster import draining_nodes, is_up
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
+
+if TYPE_CHECKING:
+    from conceptprune.stages import Worker
 
 
 class UnitRunner(Protocol):
@@ -50,7 +52,10 @@ class WorkerSpec:
 
     def build(self) -> UnitRunner:
         """A worker in this process, that claims what it does."""
+        # Imported here: the driver, which only plans and hands out, needs none of it.
         import torch
+
+        from conceptprune.stages import Worker
 
         configure(self.log_format)
         torch.set_num_threads(self.threads)
@@ -61,7 +66,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class _ClaimingWorker:
-    worker: Worker
+    worker: "Worker"
     claims: Claims
     run_id: str
 
@@ -96,11 +101,6 @@ class DenoiserActor:
 def run_alone(spec: RunnerSpec, work: Work) -> Done | Held:
     """Do one unit that needs no denoiser."""
     return spec.build().run(work)
-
-
-def needs_denoiser(work: Work) -> bool:
-    """Whether a unit runs the denoiser, and so belongs on a warm actor."""
-    return isinstance(work, WindowWork | PreviewWork)
 
 
 @dataclass(slots=True, eq=False)
@@ -180,10 +180,6 @@ class WorkerPool:
                 for submission in slot.in_flight[1:]:
                     ray.cancel(submission.ref)
 
-    def has_any_room(self) -> bool:
-        """Whether a unit of any kind can be submitted now."""
-        return self._tasks < self._max_tasks or self._has_actor_room()
-
     def has_room(self, work: Work) -> bool:
         """Whether `work` can be submitted now."""
         return self._has_actor_room() if needs_denoiser(work) else self._tasks < self._max_tasks
@@ -243,13 +239,13 @@ class WorkerPool:
             del self._running[waiting.ref]
         return [waiting.work for waiting in left]
 
-    def release_idle(self, open_units: Iterable[Work]) -> None:
+    def release_idle(self, open_denoiser_units: int) -> None:
         """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
         idle = [slot for slot in self.slots if not slot.in_flight]
         if not idle:
             return
         given = sum(len(slot.in_flight) for slot in self.slots)
-        left = sum(needs_denoiser(work) for work in open_units) - given
+        left = open_denoiser_units - given
         for index, slot in enumerate(idle):
             if slot.draining or index >= left:
                 self.slots.remove(slot)

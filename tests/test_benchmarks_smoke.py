@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, overhead, results, selection, speed
+from benchmarks import memory, overhead, results, resume, scale, selection, speed
 from benchmarks.results import Measurement
 
 
@@ -18,8 +18,10 @@ from benchmarks.results import Measurement
         overhead.run_minimal,
         selection.run_minimal,
         memory.run_minimal,
+        scale.run_minimal,
+        resume.run_minimal,
     ],
-    ids=["speed", "overhead", "selection", "memory"],
+    ids=["speed", "overhead", "selection", "memory", "scale", "resume"],
 )
 def test_every_case_runs(run: Callable[[], list[Measurement]]) -> None:
     measurements = run()

@@ -29,10 +29,13 @@ class Backend(Protocol):
     def read(self, path: str) -> bytes | None:
         """A file's bytes, or None where there is none."""
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a small file unless it exists; False where it did."""
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
+        """Write a small file unless it exists; False where it did.
 
-    def replace(self, path: str, data: bytes) -> None:
+        One that need not outlast a power cut (`durable`) may be written faster.
+        """
+
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write or replace a file: readers see the old bytes or the new ones, never a part."""
 
     def stat(self, path: str) -> Entry | None:

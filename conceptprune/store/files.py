@@ -35,11 +35,11 @@ class LocalFiles:
 
         return self.access(f"read {path}", read)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write a file unless it exists; False where it did."""
 
         def create() -> bool:
-            with _written_beside(self._root / path, data) as temporary:
+            with _written_beside(self._root / path, data, durable) as temporary:
                 try:
                     os.link(temporary, self._root / path)
                 except FileExistsError:
@@ -56,11 +56,11 @@ class LocalFiles:
 
         return self.access(f"write {path}", create)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write or replace a file, whole or not at all."""
 
         def replace() -> None:
-            with _written_beside(self._root / path, data) as temporary:
+            with _written_beside(self._root / path, data, durable) as temporary:
                 temporary.replace(self._root / path)
 
         self.access(f"write {path}", replace)
@@ -122,7 +122,7 @@ class LocalFiles:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+def _written_beside(path: Path, data: bytes, durable: bool) -> Iterator[Path]:
     """A temporary file in the same folder that holds `data`; gone afterwards if still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
@@ -130,8 +130,9 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         temporary.chmod(0o644)
         yield temporary
     finally:

@@ -30,7 +30,7 @@ class FsspecObjects:
 
         return self.access(f"read {path}", read)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write an object unless it exists; False where it did."""
 
         def create() -> bool:
@@ -42,7 +42,7 @@ class FsspecObjects:
 
         return self.access(f"write {path}", create)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write or replace an object."""
         self.access(f"write {path}", lambda: self._fs.pipe_file(self._full(path), data))
 

@@ -84,7 +84,7 @@ class S3Objects(FsspecObjects):
 
         return self.access(f"read {path}", read)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write an object unless it exists, in one request; False where it did.
 
         After an answer that was lost, the next try finds this very object: False, too.
@@ -108,7 +108,7 @@ class S3Objects(FsspecObjects):
 
         return self.access(f"write {path}", create)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write or replace an object; other readers see it when it is whole."""
         if len(data) > PART_BYTES:
             self._put_parts(path, data)

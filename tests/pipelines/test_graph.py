@@ -96,3 +96,16 @@ def test_only_what_an_unfinished_result_needs_is_left_to_do() -> None:
     assert left("s") == ["m"]
     # Statistics that were removed are not made again for a mask that is there.
     assert left("m") == []
+
+
+def test_a_lost_unit_is_handed_out_once_for_all_that_miss_it() -> None:
+    lost, first, second = Unit("w", (), "window"), Unit("s1"), Unit("s2")
+    graph = Graph.of([first, second])
+    graph.ready.clear()
+    assert graph.open_denoiser_units == 0
+    assert graph.put_back(lost, first)
+    assert not graph.put_back(lost, second)
+    assert graph.open_denoiser_units == 1
+    graph.finish(lost)
+    assert [unit.key for unit in graph.ready] == ["s1", "s2"]
+    assert graph.open_denoiser_units == 0

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from conceptprune.collect import Window
 from conceptprune.manifest import Compute
-from conceptprune.stages import Done, Held
+from conceptprune.outcome import Done, Held
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import FuseWork, WindowWork, Work
