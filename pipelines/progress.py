@@ -70,9 +70,11 @@ class JobProgress:
         self._failed += result.error is not None
         self._done_evaluations += self._evaluations[key]
         for name in self._names.get(key, ()):
-            self._waiting[name].discard(key)
-            if not self._waiting[name]:
-                del self._waiting[name]
+            waiting = self._waiting.get(name, set())
+            waiting.discard(key)
+            if not waiting:
+                # Already gone where the unit is one that was lost, of a concept that was done.
+                self._waiting.pop(name, None)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done_evaluations, description=self._text())
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:

@@ -220,7 +220,11 @@ class WorkerPool:
         slot = submission.slot
         if slot is None:
             return False
-        return slot.draining or (slot.node is not None and not is_up(slot.node))
+        slot.node = slot.node or _ready(slot.node_ref)
+        if slot.node is None:
+            # It never ran: given to a node that was gone already, unless it could not be made.
+            return not error.actor_init_failed
+        return slot.draining or not is_up(slot.node)
 
     def has(self, slot: ActorSlot | None) -> bool:
         """Whether an actor is still on the books."""
