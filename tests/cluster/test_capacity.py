@@ -209,7 +209,7 @@ def test_the_assumptions_of_the_page_are_those_of_the_formula() -> None:
 def test_the_thresholds_of_the_page_follow_from_the_table() -> None:
     window = next(iter(plan().windows.values()))
     seconds = [3600 * network(name).hours(plan().evaluations(window)) for name in CONFIGS]
-    busy = [second / (4 * 0.005) for second in seconds]
+    busy = [second / (4 * 0.002) for second in seconds]
     assert f"that is {busy[0]:.0f} for SD 1.5 and {busy[1]:.0f} for SDXL" in PAGE
     assert 100 / seconds[0] * 4 * 4 == pytest.approx(1500, rel=0.05)
     deltas = [2 * network(name).site_weights / 1e6 for name in CONFIGS]
