@@ -228,6 +228,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
         dtype=collection.dtype,
         device=collection.device,
         scheduler=collection.scheduler,
+        resolution=collection.resolution,
     )
     chosen = tuple(concept for concept in manifest.concepts if concept.name in concepts)
     asked = manifest.model_copy(update={"concepts": chosen, "outputs": Outputs(fuse=fuse)})
