@@ -51,6 +51,13 @@ def is_up(node: str) -> bool:
     return False
 
 
+def ran_on(actor: str) -> str | None:
+    """Id of the node on which an actor ran, dead or alive; None where it never ran."""
+    found = state.actor_table(actor)
+    node: str | None = found["Address"]["NodeID"] if found.get("StartTime") else None
+    return node
+
+
 def draining_nodes() -> frozenset[str]:
     """Ids of nodes that were told to go, by an autoscaler or by `ray drain-node`."""
     return frozenset(state.get_draining_nodes())

@@ -123,7 +123,8 @@ class _Loop:
         if now - self._last_tick < SECONDS_BETWEEN_TICKS:
             return
         self._last_tick = now
-        self.pool.refresh()
+        for work in self.pool.refresh():
+            self._hand_back(work)
         self.on_tick(
             Tick(
                 in_flight=self.pool.in_flight,

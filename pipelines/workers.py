@@ -13,7 +13,7 @@ from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, Work, needs_denoiser
-from pipelines.cluster import draining_nodes, is_up
+from pipelines.cluster import draining_nodes, is_up, ran_on
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
 
@@ -167,18 +167,28 @@ class WorkerPool:
         """How many units are on their way."""
         return len(self._running)
 
-    def refresh(self) -> None:
-        """Look at the cluster: its size, and which of its nodes are about to go."""
+    def refresh(self) -> list[Work]:
+        """Look at the cluster: its size, and which of its nodes are about to go.
+
+        Returns:
+            What waited on nodes that are about to go, and is now on nobody's hands.
+        """
         # A cluster that grows can take more tasks.
         self._max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         leaving = draining_nodes()
+        handed_back: list[Work] = []
         for slot in self.slots:
             if slot.node is None:
                 slot.node = _ready(slot.node_ref)
             if slot.node in leaving and not slot.draining:
                 slot.draining = True
+                # Not waited for: a cancelled call is answered only when the one before it ends.
                 for submission in slot.in_flight[1:]:
                     ray.cancel(submission.ref)
+                    del self._running[submission.ref]
+                    handed_back.append(submission.work)
+                del slot.in_flight[1:]
+        return handed_back
 
     def has_room(self, work: Work) -> bool:
         """Whether `work` can be submitted now."""
@@ -220,11 +230,11 @@ class WorkerPool:
         slot = submission.slot
         if slot is None:
             return False
-        slot.node = slot.node or _ready(slot.node_ref)
-        if slot.node is None:
-            # It never ran: given to a node that was gone already, unless it could not be made.
-            return not error.actor_init_failed
-        return slot.draining or not is_up(slot.node)
+        if error.actor_init_failed:
+            return False
+        node = slot.node or ran_on(error.actor_id)
+        # Where it never ran, it was given to a node that was gone already.
+        return node is None or slot.draining or not is_up(node)
 
     def has(self, slot: ActorSlot | None) -> bool:
         """Whether an actor is still on the books."""

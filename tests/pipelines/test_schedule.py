@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -17,7 +18,7 @@ from conceptprune.manifest import Compute
 from conceptprune.outcome import Done, Held
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
-from conceptprune.work import FuseWork, WindowWork, Work
+from conceptprune.work import Need, WindowWork, Work
 from pipelines.cluster import draining_nodes, is_up
 from pipelines.schedule import Result, Tick, run_units
 from pipelines.workers import WorkerPool
@@ -27,7 +28,8 @@ from pipelines.workers import WorkerPool
 class Spec:
     """Units that leave a file in a folder each time they are tried, and then do as they are told.
 
-    `first`: by key, what happens at a first try: "die", "fail", "sleep", or "kill node".
+    `first`: by key, what happens at a first try: "die", "fail", "kill node", or "wait" for a file
+    named "go".
     """
 
     folder: Path
@@ -55,8 +57,9 @@ class Spec:
             case "kill node":
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(60)
-            case "sleep":
-                time.sleep(5)
+            case "wait":
+                while not (self.folder / "go").exists():
+                    time.sleep(0.1)
         for kind, key in work.needs:
             self.store.load(self.store.get(kind, key), "object")
         claims = Claims(self.store, job="mine", worker="me")
@@ -78,9 +81,18 @@ def window(key: str, previous: str | None = None) -> WindowWork:
     return WindowWork(key=key, prompts=(), window=Window(0, 1), previous=previous, last=True)
 
 
-def fuse(key: str, *masks: str) -> FuseWork:
-    """A unit for a task."""
-    return FuseWork(key=key, masks=masks)
+@dataclass(frozen=True)
+class Unit:
+    """A unit for a task, as much of it as a schedule looks at."""
+
+    key: str
+    needs: tuple[Need, ...] = ()
+    kind: str = "mask"
+
+
+def mask(key: str, *needed: str) -> Any:
+    """A unit for a task, that needs others of its kind."""
+    return Unit(key, tuple(("mask", need) for need in needed))
 
 
 Run = Callable[..., tuple[dict[str, Result], Tick]]
@@ -157,11 +169,11 @@ def test_a_unit_that_kills_its_worker_is_tried_again_and_the_one_behind_it_loses
 
 def test_work_found_damaged_is_done_again_for_whoever_needs_it(run: Run, tmp_path: Path) -> None:
     spec = Spec(tmp_path)
-    mask, fused = fuse("mask"), fuse("fused", "mask")
-    run(spec, mask)
+    single, fused = mask("mask"), mask("fused", "mask")
+    run(spec, single)
     path = spec.store.get("mask", "mask").objects["object"].path
     (tmp_path / "store" / path).write_bytes(b"flip")
-    results, _ = run(spec, fused, known=(mask,))
+    results, _ = run(spec, fused, known=(single,))
     assert {key: (r.status, r.attempts) for key, r in results.items()} == {
         "mask": ("done", 1),
         "fused": ("done", 1),
@@ -173,8 +185,8 @@ def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(
     run: Run, tmp_path: Path
 ) -> None:
     spec = _Losing(tmp_path)
-    mask, fused = fuse("mask"), fuse("fused", "mask")
-    results, _ = run(spec, mask, fused)
+    single, fused = mask("mask"), mask("fused", "mask")
+    results, _ = run(spec, single, fused)
     assert results["mask"].status == "failed"
     assert "LostWorkError" in (results["mask"].error or "")
     assert results["fused"].status == "blocked"
@@ -222,7 +234,7 @@ def test_a_node_that_is_taken_away_costs_no_attempt(
 def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
     run: Run, head: Cluster, tmp_path: Path
 ) -> None:
-    spec = Spec(tmp_path, {"a": "sleep"})
+    spec = Spec(tmp_path, {"a": "wait"})
     drained: list[str] = []
 
     def drain(_: Tick) -> None:
@@ -243,6 +255,8 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
                 capture_output=True,
             )
             assert draining_nodes() == set(drained)
+        elif drained and spec.tries("b"):
+            (tmp_path / "go").touch()
 
     results, _ = run(spec, window("a"), window("b"), on_tick=drain)
     assert {key: (r.status, r.attempts) for key, r in results.items()} == {
@@ -255,5 +269,5 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
 
 
 def test_an_error_that_another_try_mends_is_counted_as_a_retry(run: Run, tmp_path: Path) -> None:
-    results, _ = run(Spec(tmp_path, {"m": "fail"}), fuse("m"))
+    results, _ = run(Spec(tmp_path, {"m": "fail"}), mask("m"))
     assert (results["m"].status, results["m"].attempts) == ("done", 2)
