@@ -163,8 +163,8 @@ class _Loop:
             self._actor_gone(submission)
             self._interrupted(work, error)
         except RayActorError as error:
-            if not self.pool.has(submission.slot):
-                # It waited behind a unit whose end has just been dealt with.
+            if submission.waited or not self.pool.has(submission.slot):
+                # It waited behind a unit whose end is about to be dealt with, or has just been.
                 self._hand_back(work)
                 return
             self._actor_gone(submission)

@@ -124,6 +124,8 @@ class Submission:
     work: Work
     slot: ActorSlot | None
     """The actor that has it; None for a task."""
+    waited: bool = False
+    """Its end was told while its actor still had another unit before it."""
 
     def result(self) -> Done | Held:
         """What came of it.
@@ -286,6 +288,7 @@ class WorkerPool:
         if submission.slot is None:
             self._tasks -= 1
         else:
+            submission.waited = submission.slot.in_flight[0] is not submission
             submission.slot.in_flight.remove(submission)
         return submission
 

@@ -98,6 +98,10 @@ class Scene:
     def committed(self) -> frozenset[str]:
         return frozenset().union(*(self.store.committed(kind) for kind in KINDS))
 
+    def planned(self) -> frozenset[str]:
+        """What is committed, but for the prompts, which a driver does not count as its units."""
+        return self.committed() - self.store.committed("prompts")
+
     def wait_for_commits(self, number: int, driver: Driver) -> None:
         """Until so many units are committed; the driver must still be at work then."""
         self.wait(lambda: len(self.committed()) >= number or driver.process.poll() is not None)

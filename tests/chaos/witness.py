@@ -19,6 +19,8 @@ from tests.s3.faults import FaultProxy
 KINDS = ("prompts", "window", "statistics", "mask")
 IN_CREATE = 0x100
 IN_MOVED_TO = 0x80
+CLOCK = 0.01
+"""Seconds by which the times of files may lag behind."""
 EVENT = struct.Struct("iIII")
 
 
@@ -31,6 +33,7 @@ class FolderWitness:
     """Watches the claims of a store in a folder, from before its first until `close`."""
 
     def __init__(self, store: Path) -> None:
+        self._store = store
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._handle = self._libc.inotify_init1(os.O_CLOEXEC)
         self._folders: dict[int, Path] = {}
@@ -75,13 +78,20 @@ class FolderWitness:
             since = json.loads(path.read_bytes())["since"]
         except (FileNotFoundError, ValueError):
             since = None
-        if created:
-            self._begun[path.stem] += 1
-        elif since is not None and since != self._since.get(path.stem, since):
-            # Taken over; a claim that is only renewed keeps the time it was made.
+        # Taken over, where it was there; a claim that is only renewed keeps the time it was made.
+        taken = created or (since is not None and since != self._since.get(path.stem, since))
+        if taken and not self._done_before(path, since):
             self._begun[path.stem] += 1
         if since is not None:
             self._since[path.stem] = since
+
+    def _done_before(self, path: Path, since: float | None) -> bool:
+        """Whether the worker finds the unit done: it may be asked for one that another finished."""
+        commit = self._store / "commits" / path.parent.name / path.name
+        try:
+            return since is not None and commit.stat().st_mtime < since - CLOCK
+        except FileNotFoundError:
+            return False
 
 
 class ProxyWitness:
