@@ -1,0 +1,40 @@
+"""The summary that an evaluation or an attack ends in: one row a number, with its interval."""
+
+import pyarrow as pa
+
+KIND = "evaluation"
+"""Kind of the store's commit that a summary belongs to."""
+
+OBJECT = "summary"
+"""Name of the summary among the commit's objects."""
+
+SORTED_BY = ("suite", "checkpoint", "group", "scorer", "metric")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("checkpoint", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("erased", pa.list_(pa.string()), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("scorer", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("better", pa.string(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),
+    ],
+    metadata={
+        "conceptprune.format": "evaluation/1",
+        "conceptprune.sorted_by": ",".join(SORTED_BY),
+    },
+)
+"""`checkpoint`: its label; `source`: base, mask, delta or folder; `digest`: of what was applied,
+empty for the base; `erased`: the concepts it claims to have erased; `group`: erased, retained,
+general, or a concept's name after `erased/` or `retained/`; `scorer`: its name, `attack/<name>` for
+an attack; `value`, `low`, `high`: the number and its 95 % interval, null where there is none; `n`:
+images, or attacked prompts; `better`: lower, higher, or empty; `settings`: JSON of whatever decides
+the number (versions, weights, thresholds, seeds, budgets)."""
