@@ -47,10 +47,13 @@ case "${1:-}" in
     # A token of its own unless one is given: Ray finds it again in ~/.ray/auth_token.
     [ -n "${RAY_AUTH_TOKEN_PATH:-}${RAY_AUTH_TOKEN:-}" ] ||
       "$BIN/ray" get-auth-token --generate >/dev/null
+    # The agent, which starts the jobs, takes any port that is free: where its usual one is taken,
+    # by another Ray on this machine, the head would run and never start a job.
     # With --block all its processes end with this one, and no others: `ray stop` would end every
     # Ray on the machine.
     setsid nohup "$BIN/ray" start --head --block --port "$PORT" --dashboard-host 127.0.0.1 \
-      --dashboard-port "$DASHBOARD_PORT" --num-cpus "$CPUS" --disable-usage-stats \
+      --dashboard-port "$DASHBOARD_PORT" --dashboard-agent-listen-port 0 --num-cpus "$CPUS" \
+      --disable-usage-stats \
       >"$HEAD.log" 2>&1 </dev/null &
     echo $! >"$HEAD.pid"
     # Ray gives a head half a minute to start; it says so when it has.

@@ -42,6 +42,9 @@ LOOKS_BEFORE_GIVING_UP = 30
 TRY_AGAIN = "try again later"
 """What Ray says while a new head has no agent yet that could start a job."""
 
+SECONDS_FOR_AN_AGENT = 60.0
+"""How long that may last: each refusal takes Ray ten seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
@@ -170,8 +173,8 @@ def _connect(address: str) -> JobSubmissionClient:
 
 def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
     """Submit the run's next job, unless one of them is live; its id."""
-    refusal = ""
-    for _ in range(LOOKS_BEFORE_GIVING_UP):
+    give_up = time.monotonic() + SECONDS_FOR_AN_AGENT
+    while True:
         jobs = client.list_jobs()
         live = submission.live(jobs)
         if live is not None:
@@ -187,14 +190,18 @@ def _start(client: JobSubmissionClient, submission: Submission, address: str) ->
                 runtime_env=submission.runtime_env,
             )
         except RuntimeError as error:
-            refusal = str(error)
-            if TRY_AGAIN not in refusal:
+            if TRY_AGAIN not in str(error):
                 # An id is given out once: of two submitters at the same moment, one ends here.
                 raise UserError(f"{job} was not accepted: {error}") from error
+            if time.monotonic() > give_up:
+                raise ConnectionError(
+                    f"{error} The head has no agent to start jobs: its dashboard_agent.log says "
+                    "why, most often because another Ray has the agent's port (give "
+                    "--dashboard-agent-listen-port to `ray start`)"
+                ) from error
             time.sleep(SECONDS_BETWEEN_LOOKS)
         else:
             return job
-    raise ConnectionError(refusal)
 
 
 def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:

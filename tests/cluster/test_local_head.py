@@ -23,9 +23,11 @@ from conceptprune.store import Store
 from pipelines.cli import main
 from pipelines.ledger import read_ledger
 from tests.cluster.documents import ROOT, documented, runnable
+from tests.s3.server import free_ports
 
 BIN = Path(sys.executable).parent
-ADDRESS = "http://127.0.0.1:8291"
+PORT, DASHBOARD_PORT = free_ports(2)
+ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 SECRET = "planted-secret"
 
 
@@ -65,8 +67,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         **os.environ,
         "BIN": str(BIN),
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PORT": "6391",
-        "DASHBOARD_PORT": ADDRESS.rpartition(":")[2],
+        "PORT": str(PORT),
+        "DASHBOARD_PORT": str(DASHBOARD_PORT),
         "STATE": str(folder),
         "RAY_API_SERVER_ADDRESS": ADDRESS,
         "RAY_AUTH_MODE": "token",

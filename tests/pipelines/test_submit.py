@@ -164,14 +164,20 @@ def test_of_two_submitters_at_the_same_moment_one_is_told(cluster: Cluster, mani
 
 
 def test_a_head_that_has_just_started_is_given_time(
-    cluster: Cluster, manifest: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster,
+    manifest: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster.not_ready = 3
     assert submitted(manifest) == 0
     assert len(cluster.calls) == 1
-    cluster.not_ready = 1000
+    cluster.not_ready = 10**9
+    monkeypatch.setattr(module, "SECONDS_FOR_AN_AGENT", 0.1)
     assert submitted(manifest) == 1
-    assert "No available agent" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No available agent" in said
+    assert "--dashboard-agent-listen-port" in said
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
             [
                 *(str(BIN / "ray"), "start", "--head", "--block", f"--port={port}"),
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=3"),
+                "--dashboard-agent-listen-port=0",
                 *(f"--temp-dir={session}", "--disable-usage-stats"),
             ],
             env=environment,
