@@ -24,6 +24,14 @@ app = typer.Typer(
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
 StoreArgument = Annotated[str, typer.Argument(help="Artifact store: a folder or s3://...")]
+LogFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        help="json (one object a line, on standard error) or plain; by default what "
+        "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
+    ),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
 
 
@@ -56,14 +64,7 @@ def plan(
 def erase(
     manifest: ManifestPath,
     store: StoreUri,
-    log_format: Annotated[
-        str | None,
-        typer.Option(
-            "--log-format",
-            help="json (one object a line, on standard error) or plain; by default what "
-            "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
-        ),
-    ] = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from pipelines.erase import erase as run
@@ -72,11 +73,11 @@ def erase(
 
 
 @app.command()
-def sweep(manifest: ManifestPath, store: StoreUri) -> None:
+def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption = None) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
     from pipelines.sweep import sweep as run
 
-    raise typer.Exit(run(manifest, store, Console()))
+    raise typer.Exit(run(manifest, store, Console(), log_format))
 
 
 @app.command()
@@ -94,11 +95,14 @@ def submit(
     working_dir: Annotated[
         Path, typer.Option("--working-dir", help="What is uploaded; the manifest is in it.")
     ] = Path(),
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run `erase` on a Ray cluster: submit it, show its log, exit with its verdict."""
+    from pipelines.submit import Submission
     from pipelines.submit import submit as run
 
-    raise typer.Exit(run(manifest, store, address=address, working_dir=working_dir))
+    submission = Submission.of(manifest, store, working_dir, log_format)
+    raise typer.Exit(run(submission, address=address))
 
 
 @app.command()

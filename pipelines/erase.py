@@ -9,11 +9,8 @@ from rich.text import Text
 
 from conceptprune.plan import run_id
 from pipelines.job import JobResult, PromptsFailedError, run_job
-from pipelines.logs import LogLines, configure, identified, log_format
+from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
-
-LOG_WIDTH = 200
-"""Columns of a table's line in a JSON log."""
 
 
 def erase(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
@@ -23,9 +20,7 @@ def erase(manifest: Path, store: str, console: Console, asked_format: str | None
         0 when every concept is done, 1 when some failed; bad input raises UserError.
     """
     form = log_format(asked_format)
-    configure(form)
-    if form == "json":
-        console = Console(file=LogLines(), width=LOG_WIDTH)
+    console = job_console(form, console)
     prepared = prepare(manifest)
     with identified(run=run_id(prepared.manifest, prepared.model)):
         try:

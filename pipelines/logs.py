@@ -11,11 +11,15 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from rich.console import Console
+
 from conceptprune.errors import UserError
 from conceptprune.store.credentials import redacted
 
 FORMAT_VARIABLE = "CONCEPTPRUNE_LOG_FORMAT"
 LogFormat = Literal["json", "plain"]
+LOG_WIDTH = 200
+"""Columns of a table's line in a JSON log."""
 
 _identity: ContextVar[dict[str, str] | None] = ContextVar("identity", default=None)
 
@@ -58,6 +62,12 @@ def configure(form: LogFormat) -> None:
         package.addHandler(handler)
     package.propagate = form == "plain"
     package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
+
+
+def job_console(form: LogFormat, console: Console) -> Console:
+    """Configure this process's log; where a job prints: lines of that log if it is JSON."""
+    configure(form)
+    return Console(file=LogLines(), width=LOG_WIDTH) if form == "json" else console
 
 
 class JsonFormatter(logging.Formatter):

@@ -23,6 +23,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest import load_manifest
+from pipelines.logs import log_format as checked_format
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray looks for the Jobs API, in its order."""
@@ -56,16 +57,21 @@ class Submission:
     runtime_env: dict[str, Any]
 
     @classmethod
-    def of(cls, manifest: Path, store: str, working_dir: Path) -> "Submission":
-        """The call for a manifest and a store.
+    def of(
+        cls, manifest: Path, store: str, working_dir: Path, log_format: str | None = None
+    ) -> "Submission":
+        """The call for a manifest and a store, and the format of the job's log.
 
         Raises:
-            UserError: the manifest is wrong, or it or the store is out of a cluster's reach.
+            UserError: the manifest is wrong, or it or the store is out of a cluster's reach, or
+                there is no such format.
         """
         content = load_manifest(manifest).model_dump(mode="json", exclude={"compute"})
         _check_store(store)
         travelling = _inside(manifest, working_dir)
         words = ["python", "-m", "pipelines.erase", travelling, "--store", store]
+        if log_format is not None:
+            words += ["--log-format", checked_format(log_format)]
         return cls(
             run="conceptprune-" + digest_json({"manifest": content, "store": store})[:16],
             entrypoint=shlex.join(words),
@@ -91,7 +97,7 @@ class Submission:
                 yield int(match[1] or 1), job
 
 
-def submit(manifest: Path, store: str, *, address: str, working_dir: Path) -> int:
+def submit(submission: Submission, *, address: str) -> int:
     """Submit the erase job, show its log, and wait for its verdict.
 
     Returns:
@@ -101,7 +107,6 @@ def submit(manifest: Path, store: str, *, address: str, working_dir: Path) -> in
     Raises:
         UserError: nothing was submitted, and the message says why.
     """
-    submission = Submission.of(manifest, store, working_dir)
     try:
         client = _connect(address)
         job = _start(client, submission, address)

@@ -7,26 +7,36 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from conceptprune.plan import run_id
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.sweep import KEY
-from pipelines.job import PromptsFailedError, run_job
+from pipelines.job import JobResult, PromptsFailedError, run_job
+from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
 
 SETTINGS = KEY[1:]
 
 
-def sweep(manifest: Path, store: str, console: Console) -> int:
-    """Run the sweep of a manifest and print its table.
+def sweep(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
+    """Run the sweep of a manifest and print its table, as lines of the log where that is JSON.
 
     Returns:
         0 when every concept is done, 1 when some failed; bad input raises UserError.
     """
+    form = log_format(asked_format)
+    console = job_console(form, console)
     prepared = prepare(manifest, sweep=True)
-    try:
-        result = run_job(prepared, store, console)
-    except PromptsFailedError as error:
-        console.print(f"error: {error}", markup=False)
-        return 1
+    with identified(run=run_id(prepared.manifest, prepared.model)):
+        try:
+            result = run_job(prepared, store, console, form)
+        except PromptsFailedError as error:
+            console.print(f"error: {error}", markup=False)
+            return 1
+        _print_result(result, store, console)
+        return 1 if result.failed else 0
+
+
+def _print_result(result: JobResult, store: str, console: Console) -> None:
     for row in result.rows:
         if row["status"] == "failed":
             names = ", ".join(row["concepts"])
@@ -43,7 +53,6 @@ def sweep(manifest: Path, store: str, console: Console) -> int:
         f"run {result.plan.run}: {result.computed} units computed, {result.reused} reused, "
         f"{result.seconds:.0f} s, store {store}",
     )
-    return 1 if result.failed else 0
 
 
 def _print_table(rows: pa.Table, console: Console) -> None:

@@ -263,8 +263,8 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
         "a": ("done", 1),
         "b": ("done", 1),
     }
-    # What ran was let finish; what waited behind it went elsewhere. (Ray's cancelling is an attempt:
-    # the call may still begin on the old node later, where a worker finds the unit claimed.)
+    # What ran was let finish; what waited behind it went elsewhere. (Ray only tries to cancel
+    # a call: it may still begin on the old node later, where a worker finds the unit claimed.)
     assert spec.tries("a") == drained
     assert set(spec.tries("b")) - set(drained)
 

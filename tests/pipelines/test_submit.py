@@ -104,7 +104,7 @@ def run_id(manifest: Path, store: str = STORE) -> str:
 
 
 def submitted(manifest: Path, store: str = STORE) -> int:
-    return submit(manifest, store, address=ADDRESS, working_dir=manifest.parents[1])
+    return submit(Submission.of(manifest, store, manifest.parents[1]), address=ADDRESS)
 
 
 def test_the_documented_entrypoint_is_submitted_under_the_runs_id(
@@ -155,6 +155,15 @@ def test_a_run_that_has_ended_gets_the_next_number(cluster: Cluster, manifest: P
         expected = run if number == 1 else f"{run}-{number}"
         assert cluster.calls[-1]["submission_id"] == expected
         cluster.jobs = [job(expected, JobStatus.FAILED, 1), *cluster.jobs, *others]
+
+
+def test_the_logs_format_is_handed_on_and_is_no_part_of_the_id(manifest: Path) -> None:
+    plain = Submission.of(manifest, STORE, manifest.parent)
+    asked = Submission.of(manifest, STORE, manifest.parent, "json")
+    assert asked.entrypoint == f"{plain.entrypoint} --log-format json"
+    assert asked.run == plain.run
+    with pytest.raises(UserError, match="--log-format xml: json or plain"):
+        Submission.of(manifest, STORE, manifest.parent, "xml")
 
 
 def test_of_two_submitters_at_the_same_moment_one_is_told(cluster: Cluster, manifest: Path) -> None:
@@ -248,7 +257,7 @@ def test_bad_input_is_found_before_the_cluster_is_asked(cluster: Cluster, tmp_pa
     ]
     for path, store, working_dir, message in cases:
         with pytest.raises(UserError, match=message):
-            submit(path, store, address=ADDRESS, working_dir=working_dir)
+            submit(Submission.of(path, store, working_dir), address=ADDRESS)
 
 
 def test_an_address_must_be_a_url_and_wins_over_the_environment(
@@ -257,7 +266,7 @@ def test_an_address_must_be_a_url_and_wins_over_the_environment(
     monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
     for address in ("auto", "head:6379", "ray://head:10001", "http://"):
         with pytest.raises(UserError, match="not the URL of a Jobs API"):
-            submit(manifest, STORE, address=address, working_dir=manifest.parent)
+            submit(Submission.of(manifest, STORE, manifest.parent), address=address)
     assert submitted(manifest) == 0
     assert "RAY_ADDRESS" not in module.os.environ
 
@@ -289,7 +298,7 @@ def test_no_credential_is_part_of_the_call_or_shown(
             submitted(manifest, store)
         assert secret not in str(refused.value)
     with pytest.raises(UserError, match="no credentials") as refused:
-        submit(manifest, STORE, address=f"http://u:{secret}@head", working_dir=manifest.parent)
+        submit(Submission.of(manifest, STORE, manifest.parent), address=f"http://u:{secret}@head")
     assert secret not in str(refused.value) + "".join(capsys.readouterr())
 
 
