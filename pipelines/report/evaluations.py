@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -76,27 +76,57 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of a panel."""
+
+    checkpoint: Checkpoint
+    group: str | None
+    """What an attack was after; None where groups are columns."""
+    scores: Mapping[str, Score]
+    """By column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One metric of one scorer on one suite: checkpoints by groups."""
+    """Numbers that can be compared: one metric of one suite, for checkpoints.
+
+    The columns are the groups of one scorer, or all attacks.
+    """
 
     suite: str
     scorer: str
     metric: str
-    attack: str | None
-    groups: tuple[str, ...]
-    rows: tuple[tuple[Checkpoint, Mapping[str, Score]], ...]
+    is_attack: bool
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
     is_share: bool
 
     @property
+    def scores(self) -> tuple[Score, ...]:
+        """All of its numbers."""
+        return tuple(score for line in self.lines for score in line.scores.values())
+
+    @property
     def better(self) -> Mapping[str, str]:
-        """By group: whether lower or higher numbers are better, or empty."""
-        return {score.group: score.better for _, scores in self.rows for score in scores.values()}
+        """By column: whether lower or higher numbers are better, or empty."""
+        return {
+            column: score.better for line in self.lines for column, score in line.scores.items()
+        }
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The different settings behind its numbers: more than one, and rows may not compare."""
-        shown = (score.settings_shown for _, scores in self.rows for score in scores.values())
-        return tuple(filter(None, dict.fromkeys(shown)))
+        """The different settings behind its numbers, an attack's after its name."""
+        shown = {
+            f"{score.attack}: {text}" if score.attack else text: None
+            for score in self.scores
+            if (text := score.settings_shown)
+        }
+        return tuple(shown)
+
+    @property
+    def is_trade_off(self) -> bool:
+        """Whether it says of a checkpoint both what is gone and what has stayed."""
+        return (self.better.get("erased"), self.better.get("retained")) == ("lower", "higher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,36 +144,49 @@ class Evaluations:
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """The numbers of whole groups."""
-        return panels(score for score in self.scores if score.concept is None)
+        """The numbers of whole groups; attacks on single concepts where there are no others."""
+        whole = [score for score in self.scores if score.concept is None]
+        attacked = any(score.attack for score in whole)
+        single = [score for score in self.scores if score.concept and score.attack]
+        return panels(whole if attacked else whole + single)
 
 
 def panels(scores: Iterable[Score]) -> tuple[Panel, ...]:
     """Put scores side by side that can be compared."""
     found: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
-        found.setdefault((score.suite, score.scorer, score.metric), []).append(score)
-    return tuple(_panel(suite, scorer, metric, of) for (suite, scorer, metric), of in found.items())
+        scorer = ATTACK if score.attack else score.scorer
+        found.setdefault((score.suite, scorer, score.metric), []).append(score)
+    return tuple(_panel(*place, of) for place, of in found.items())
 
 
 def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
-    rows: dict[str, tuple[Checkpoint, dict[str, Score]]] = {}
+    lines: dict[tuple[str, str | None], Line] = {}
     for score in scores:
-        _, groups = rows.setdefault(score.checkpoint.identity, (score.checkpoint, {}))
-        groups[score.group] = score
-    names = dict.fromkeys(score.group for score in scores)
-    ordered = sorted(names, key=lambda name: (name not in GROUPS, (*GROUPS, name).index(name)))
+        group = score.group if score.attack else None
+        line = lines.setdefault(
+            (score.checkpoint.identity, group),
+            Line(checkpoint=score.checkpoint, group=group, scores={}),
+        )
+        lines[score.checkpoint.identity, group] = replace(
+            line, scores={**line.scores, score.attack or score.group: score}
+        )
+    columns = dict.fromkeys(score.attack or score.group for score in scores)
     values = [score.value for score in scores if score.value is not None]
     return Panel(
         suite=suite,
         scorer=scorer,
         metric=metric,
-        attack=scores[0].attack,
-        groups=tuple(ordered),
+        is_attack=scorer == ATTACK,
+        columns=tuple(sorted(columns, key=_place)),
         # The untouched model first: all else is read against it.
-        rows=tuple(sorted(rows.values(), key=lambda row: row[0].source != "base")),
+        lines=tuple(sorted(lines.values(), key=lambda line: line.checkpoint.source != "base")),
         is_share=is_share(metric) and all(0 <= value <= 1 for value in values),
     )
+
+
+def _place(group: str) -> tuple[int, str]:
+    return (GROUPS.index(group), "") if group in GROUPS else (len(GROUPS), group)
 
 
 def is_share(metric: str) -> bool:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log2
 from typing import Literal
 
 from pipelines.report.accuracy import Rate
 
-WIDTH, HEIGHT = 720, 440
-LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 52
+WIDTH, HEIGHT = 720, 460
+LEFT, RIGHT, TOP, BOTTOM = 72, 32, 52, 72
+"""The frame, in pixels; around it there is room for labels and for marks on its border."""
 TICKS = 5
+RADIUS = 6.0
 
 Shape = Literal["circle", "square", "diamond", "triangle", "cross"]
 SHAPES: Mapping[str, Shape] = {
@@ -59,10 +62,12 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Points at one place of the plot, in pixels; the interval is that of the first of them."""
+    """Points at one place of the plot, in pixels; of several, the widest intervals."""
 
     x: float
     y: float
+    radius: float
+    """Grows with the number of points."""
     shape: Shape
     source: str
     across: tuple[float, float] | None
@@ -70,6 +75,14 @@ class Mark:
     up: tuple[float, float] | None
     href: str
     points: tuple[Point, ...]
+
+    @property
+    def label(self) -> tuple[float, float, str]:
+        """(x, y, anchor) of the number of points, inside the frame."""
+        side = -1 if self.x > WIDTH / 2 else 1
+        away = 0.75 * self.radius + 3
+        down = -away if self.y > HEIGHT / 2 else away + 10
+        return self.x + side * away, self.y + down, "end" if side < 0 else "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +103,9 @@ class TradeOff:
     lines: tuple[Tick, ...]
     sources: tuple[tuple[str, Shape], ...]
     points: tuple[Point, ...]
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+    frame: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+    """(left, top, right, bottom)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +142,11 @@ def trade_off(points: Sequence[Point], axes: Axes, *, crowd: str) -> TradeOff | 
         Mark(
             x=x,
             y=y,
+            radius=round(RADIUS + 2.2 * log2(len(together)), 1),
             shape=SHAPES.get(source, "cross"),
             source=source,
-            across=_span(together[0].erased, across),
-            up=_span(together[0].retained, up),
+            across=_span([point.erased for point in together], across),
+            up=_span([point.retained for point in together], up),
             href=together[0].href if len(together) == 1 else crowd,
             points=tuple(together),
         )
@@ -160,7 +177,10 @@ def _scale(numbers: Iterable[Number], axes: Axes, start: float, end: float) -> _
     return _Scale(low=min(ends) - spare, high=max(ends) + spare, start=start, end=end)
 
 
-def _span(number: Number, scale: _Scale) -> tuple[float, float] | None:
-    if number.low is None or number.high is None:
+def _span(numbers: Iterable[Number], scale: _Scale) -> tuple[float, float] | None:
+    known = [number for number in numbers if number.low is not None and number.high is not None]
+    if not known:
         return None
-    return scale(number.low), scale(number.high)
+    low = min(number.low for number in known if number.low is not None)
+    high = max(number.high for number in known if number.high is not None)
+    return scale(low), scale(high)
