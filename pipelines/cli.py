@@ -157,12 +157,12 @@ def export(
 @app.command()
 def report(
     store: StoreArgument,
-    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="One page (NAME.html), or the folder of a site.")
+    ] = Path("report.html"),
     run: RunOption = None,
 ) -> None:
-    """Write one self-contained page: before and after, accuracies, where the weights were."""
+    """Write one self-contained page, or a site of pages: what was erased, and what it cost."""
     from pipelines.report import write_report
 
     write_report(store, out=out, run=run)

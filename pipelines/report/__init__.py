@@ -1,19 +1,28 @@
-"""The report of a run: one self-contained HTML page, made from the store alone."""
+"""The report of a run, made from the store alone: one page, or a site of many."""
 
 from pathlib import Path
 
 from conceptprune.errors import UserError
 from pipelines.report.data import read_report
 from pipelines.report.render import render
+from pipelines.report.site import write_site
 
 
 def write_report(store_uri: str, *, out: Path, run: str | None) -> None:
-    """Write the page of `run`, or of the newest run, to `out`; the model is not needed.
+    """Write the report of `run`, or of the newest run; the model is not needed.
+
+    Args:
+        store_uri: the store.
+        out: one page that stands alone, if its name ends in .html; else the folder of a site.
+        run: a run's id.
 
     Raises:
-        UserError: there is no such store or run, or the page cannot be written there.
+        UserError: there is no such store or run, or nothing can be written there.
         StoreError: an object of the run is missing or damaged.
     """
+    if out.suffix != ".html":
+        write_site(store_uri, out=out, run=run)
+        return
     page = render(read_report(store_uri, run))
     try:
         out.write_text(page, encoding="utf-8")

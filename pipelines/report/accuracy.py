@@ -104,17 +104,20 @@ class Questions:
     """What to ask about a concept: one row of the overview, and in detail."""
 
     erased: Question
+    retained: Question
     things: Question
     detail: tuple[Question, ...]
 
 
 OF_ARTISTS = Questions(
     erased=ARTIST_OWN,
+    retained=ARTIST_OTHERS,
     things=THINGS,
     detail=(ARTIST_OWN, ARTIST_OTHERS, THING_OWN, THING_RETAINED, THING_PHOTO, PHOTO_STYLE),
 )
 OF_OBJECTS = Questions(
     erased=ERASED_THING,
+    retained=OTHER_THINGS,
     things=OTHER_THINGS,
     detail=(ERASED_THING, ARTIST_OTHERS, THING_RETAINED, THING_PHOTO, PHOTO_STYLE),
 )
@@ -125,6 +128,8 @@ class Accuracy:
     """All that the judge says about one erased concept."""
 
     erased: Measure
+    retained: Measure
+    """What stands for everything that is to stay, where one number must."""
     others: Measure
     things: Measure
     photos: Measure
@@ -144,6 +149,7 @@ def judge_shots(shots: Sequence[Shot], *, kind: str) -> Accuracy | None:
         return None
     return Accuracy(
         erased=_measure(questions.erased, shots),
+        retained=_measure(questions.retained, shots),
         others=_measure(ARTIST_OTHERS, shots),
         things=_measure(questions.things, shots),
         photos=_measure(PHOTO_STYLE, shots),

@@ -1,11 +1,11 @@
 """Everything a report says, read from the store: no model, no Ray."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,10 +22,18 @@ from conceptprune.work import MaskWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.preparation import Prepared, plan_here
 from pipelines.report.accuracy import Accuracy, judge_shots
-from pipelines.report.shots import Role, Shot, Strip, make_strip, pair_shots
-from pipelines.report.where import Contrast, HeatMap, heat_map
+from pipelines.report.shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
+from pipelines.report.values import (
+    ConceptReport,
+    Cost,
+    Failure,
+    KindCost,
+    MaskFacts,
+    ReportData,
+    Status,
+)
+from pipelines.report.where import Contrast, heat_map
 
-ROLES: tuple[Role, ...] = ("own", "photo", "retained")
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
@@ -33,88 +41,10 @@ CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
 
 Row = Mapping[str, Any]
-Status = Literal["done", "failed", "unfinished"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A unit that could not be done."""
-
-    unit: str
-    attempts: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskFacts:
-    """A mask in numbers, and where its file is."""
-
-    entries: int
-    share_of_site: float
-    share_of_model: float
-    digest: str
-    path: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConceptReport:
-    """One concept of the run."""
-
-    name: str
-    kind: str
-    status: Status
-    failures: tuple[Failure, ...]
-    seconds: float
-    """Worker seconds; a unit that several concepts share counts in equal parts."""
-    mask: MaskFacts | None
-    checkpoints: tuple[tuple[str, int], ...]
-    """(path or number of files, bytes) of each checkpoint made."""
-    strips: tuple[Strip, ...]
-    accuracy: Accuracy | None
-    where: HeatMap | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What the run's results took, whichever job computed them."""
-
-    evaluations: int
-    seconds: float
-    size: int
-    units: Mapping[str, int]
-    """Units by status."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportData:
-    """A whole report."""
-
-    run: str
-    model: str
-    started: datetime
-    finished: datetime | None
-    manifest: Manifest
-    calls: int
-    """Denoiser calls the masks were selected from."""
-    concepts: tuple[ConceptReport, ...]
-    failures: tuple[Failure, ...]
-    """Units that failed and belong to no one concept."""
-    fuses: bool
-    """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
-    fused: MaskFacts | None
-    fused_accuracy: Accuracy | None
-    cost: Cost
-    provenance: Mapping[str, Any]
-    """What the first mask records of its making: digests and library versions."""
-
-    def count(self, status: Status) -> int:
-        """How many concepts have that status."""
-        return sum(concept.status == status for concept in self.concepts)
-
-
-def read_report(store_uri: str, run: str | None) -> ReportData:
-    """The report of `run`, or of the run that was started last.
+def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) -> ReportData:
+    """The report of `run`, or of the run that was started last; its images go to `gallery`.
 
     Raises:
         UserError: there is no such run, or it has no ledger.
@@ -128,7 +58,7 @@ def read_report(store_uri: str, run: str | None) -> ReportData:
             f"{store_uri}: run {record.run} has no ledger yet: its job has only just started or "
             "was killed; run `conceptprune erase` again, which goes on where it stopped"
         )
-    return _Reader(store, record, rows).report()
+    return _Reader(store, record, rows, gallery).report()
 
 
 def _record(store: Store, run: str | None) -> RunRecord:
@@ -178,10 +108,18 @@ def _plan(record: RunRecord, manifest: Manifest) -> Plan:
 class _Reader:
     """Reads one run's results out of the store, concept by concept."""
 
-    def __init__(self, store: Store, record: RunRecord, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, store: Store, record: RunRecord, rows: Sequence[Row], gallery: Gallery
+    ) -> None:
         self.store = store
         self.record = record
         self.rows = rows
+        self.gallery = gallery
+        self.untouched: dict[tuple[Role, str, int], Shot] = {}
+        self.rows_of: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            for name in row["concepts"]:
+                self.rows_of[name].append(row)
         self.manifest = _manifest(record)
         self.plan = _plan(record, self.manifest)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
@@ -211,33 +149,32 @@ class _Reader:
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            cost=self.cost(),
+            untouched=judge_shots(list(self.untouched.values()), kind=plans[0].concept.kind),
+            cost=_cost(self.rows, {}),
             provenance=provenance,
         )
 
-    def cost(self) -> Cost:
-        done = [row for row in self.rows if row["seconds"] is not None]
-        return Cost(
-            evaluations=sum(row["evaluations"] for row in done),
-            seconds=sum(row["seconds"] for row in done),
-            size=sum(row["bytes"] for row in done),
-            units=Counter(row["status"] for row in self.rows),
-        )
-
     def concept(self, plan: ConceptPlan, mask_row: Row, mask: PruningMask | None) -> ConceptReport:
-        rows = [row for row in self.rows if plan.concept.name in row["concepts"]]
+        rows = self.rows_of[plan.concept.name]
         shots = self.shots([plan], mask_row["key"], rows)
-        limits = {
-            role: max(1, min(limit, limit * FULL_STRIPS // len(self.plan.concepts)))
+        for shot in shots:
+            if shot.before:
+                before = replace(shot.before, png=b"")
+                at = (shot.role, shot.prompt, shot.seed)
+                self.untouched[at] = replace(shot, before=before, after=None)
+        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.plan.concepts)
+        strips = (
+            make_strip(
+                shots, role, limit=max(1, int(limit * min(1, shorter))), gallery=self.gallery
+            )
             for role, limit in STRIP_LIMITS.items()
-        }
-        strips = (make_strip(shots, role, limit=limits[role]) for role in ROLES)
+        )
         return ConceptReport(
             name=plan.concept.name,
             kind=plan.concept.kind,
             status=_status(rows),
             failures=_failures(rows),
-            seconds=sum((row["seconds"] or 0.0) / len(row["concepts"]) for row in rows),
+            cost=_cost(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
             mask=self.mask_facts(mask_row),
             checkpoints=tuple(
                 (_files(row["objects"]), row["bytes"])
@@ -318,6 +255,31 @@ class _Reader:
         rows: list[dict[str, Any]]
         rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
         return rows
+
+
+def _cost(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
+    """What units took; of a unit with a share by its key, only that share counts."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["seconds"] is not None:
+            kinds.setdefault(row["kind"], []).append(row)
+    parts = tuple(
+        KindCost(
+            kind=kind,
+            units=len(done),
+            seconds=sum(row["seconds"] * shares.get(row["key"], 1) for row in done),
+            evaluations=sum(row["evaluations"] * shares.get(row["key"], 1) for row in done),
+            size=sum(row["bytes"] * shares.get(row["key"], 1) for row in done),
+        )
+        for kind, done in kinds.items()
+    )
+    return Cost(
+        evaluations=sum(part.evaluations for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        size=sum(part.size for part in parts),
+        units=Counter(row["status"] for row in rows),
+        kinds=parts,
+    )
 
 
 def _status(rows: Sequence[Row]) -> Status:

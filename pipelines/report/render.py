@@ -1,29 +1,35 @@
 """The page: report data through one template, every text escaped, nothing loaded from anywhere."""
 
 from datetime import datetime
+from functools import partial
 from math import log10
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipelines.report.charts import HeatChart, heat_chart
-from pipelines.report.data import ReportData
-from pipelines.report.where import HeatMap
+from pipelines.report.charts import heat_chart
+from pipelines.report.values import ReportData
 
 NBSP = "\N{NO-BREAK SPACE}"
 
 
 def render(report: ReportData) -> str:
     """The report as one HTML document."""
-    # Shared by all maps, so that colours of two concepts can be compared.
-    top = max(
+    template = environment().get_template("report.html.j2")
+    top = heat_top(report)
+    return template.render(report=report, chart=partial(heat_chart, top=top), heat_top=top)
+
+
+def heat_top(report: ReportData) -> float:
+    """The share that maps draw darkest: the same for all, so that two concepts can be compared."""
+    return max(
         (row.pruned for concept in report.concepts if concept.where for row in concept.where.rows),
         default=0.0,
     )
 
-    def chart(where: HeatMap) -> HeatChart:
-        return heat_chart(where, top=top)
 
-    environment = Environment(
+def environment() -> Environment:
+    """The templates, with the filters they use; whatever they place is escaped."""
+    templates = Environment(
         loader=PackageLoader("pipelines.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -31,11 +37,10 @@ def render(report: ReportData) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         percent=percent, duration=duration, size=size, when=when, grouped=grouped
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(report=report, chart=chart, heat_top=top)
+    return templates
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -43,9 +48,9 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{NBSP}%"
 
 
-def grouped(number: int) -> str:
-    """1234567 as "1 234 567"."""
-    return f"{number:,}".replace(",", NBSP)
+def grouped(number: float) -> str:
+    """1234567 as "1 234 567"; a share of an evaluation is rounded."""
+    return f"{round(number):,}".replace(",", NBSP)
 
 
 def duration(seconds: float) -> str:
@@ -58,8 +63,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
 
 
-def size(num_bytes: int) -> str:
+def size(num_bytes: float) -> str:
     """As "812 B", "4.1 kB", "2.3 MB" or "1.7 GB"."""
+    num_bytes = round(num_bytes)
     if num_bytes < 1000:
         return f"{num_bytes}{NBSP}B"
     steps = min(3, int(log10(num_bytes)) // 3)

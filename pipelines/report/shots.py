@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,6 @@ Role = Literal["own", "photo", "retained"]
 """Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
 concept, which is to stay."""
 
-MAX_PIXELS = 256
-"""Longest side of an embedded image; a larger one is shrunk, so that the page stays a page."""
 CRISP_PIXELS = 128
 """Images up to this size are enlarged pixel by pixel."""
 
@@ -78,11 +76,33 @@ def _drawn(row: Mapping[str, Any]) -> Drawn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """How images get into a page."""
+
+    place: Callable[[bytes, str], str]
+    """From an image's bytes and the suffix of its format ("png") to the page's `src` for it."""
+    max_pixels: int
+    """Longest side; a larger image is shrunk."""
+    whole: bool
+    """Whether strips keep their length however many concepts there are."""
+
+
+def data_uri(data: bytes, suffix: str) -> str:
+    """The image itself, for a page that stands alone."""
+    return f"data:image/{suffix};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+EMBEDDED = Gallery(place=data_uri, max_pixels=256, whole=False)
+"""All in the page, and so bounded in size and number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """An image ready to be put into the page."""
 
     src: str
-    """A data URI."""
+    size: tuple[int, int]
+    """(width, height) in pixels."""
     crisp: bool
     verdict: str | None
 
@@ -106,7 +126,9 @@ class Strip:
     total: int
 
 
-def make_strip(shots: Sequence[Shot], role: Role, *, limit: int) -> Strip | None:
+def make_strip(
+    shots: Sequence[Shot], role: Role, *, limit: int, gallery: Gallery = EMBEDDED
+) -> Strip | None:
     """Up to `limit` shots of a role, of as many different prompts as there are; None for none."""
     mine = [shot for shot in shots if shot.role == role]
     if not mine:
@@ -115,8 +137,8 @@ def make_strip(shots: Sequence[Shot], role: Role, *, limit: int) -> Strip | None
         Column(
             prompt=shot.prompt,
             seed=shot.seed,
-            before=_picture(shot.before),
-            after=_picture(shot.after),
+            before=_picture(shot.before, gallery),
+            after=_picture(shot.after, gallery),
         )
         for shot in _spread(mine, limit)
     )
@@ -132,18 +154,19 @@ def _spread(shots: Sequence[Shot], limit: int) -> list[Shot]:
     return [chosen[index * len(chosen) // count] for index in range(count)]
 
 
-def _picture(drawn: Drawn | None) -> Picture | None:
+def _picture(drawn: Drawn | None, gallery: Gallery) -> Picture | None:
     if drawn is None:
         return None
-    data, mime = drawn.png, "image/png"
+    data, suffix = drawn.png, "png"
     image = Image.open(io.BytesIO(data))
-    if max(image.size) > MAX_PIXELS:
+    if max(image.size) > gallery.max_pixels:
         sink = io.BytesIO()
-        image.thumbnail((MAX_PIXELS, MAX_PIXELS))
+        image.thumbnail((gallery.max_pixels, gallery.max_pixels))
         image.convert("RGB").save(sink, format="jpeg", quality=85)
-        data, mime = sink.getvalue(), "image/jpeg"
+        data, suffix = sink.getvalue(), "jpeg"
     return Picture(
-        src=f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}",
+        src=gallery.place(data, suffix),
+        size=image.size,
         crisp=max(image.size) <= CRISP_PIXELS,
         verdict=drawn.verdict,
     )

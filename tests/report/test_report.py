@@ -20,9 +20,10 @@ from conceptprune.store import Store, parquet_to_table
 from pipelines.ledger import RunRecord, read_ledger, write_ledger
 from pipelines.report import write_report
 from pipelines.report.accuracy import Rate, judge_shots
-from pipelines.report.data import ConceptReport, ReportData, read_report
+from pipelines.report.data import read_report
 from pipelines.report.render import render
 from pipelines.report.shots import Drawn, Shot, make_strip
+from pipelines.report.values import ConceptReport, ReportData
 from pipelines.report.where import short_names
 from tests.report.browser import Browser, chromium
 from tests.report.conftest import ERROR, FAILING, HOSTILE, Run
@@ -186,7 +187,7 @@ def test_cost_and_masks_are_those_of_the_run(runs: dict[str, Run]) -> None:
     record = RunRecord.read(run.store, run.plan.run)
     assert facts.share_of_model == mask.num_entries / record.denoiser_weights
     # Shared work counts once over all concepts together.
-    of_concepts = sum(concept.seconds for concept in report.concepts)
+    of_concepts = sum(concept.cost.seconds for concept in report.concepts)
     assert of_concepts <= report.cost.seconds + 1e-6
 
 

@@ -1,0 +1,249 @@
+"""What evaluations and attacks of a store found: the newest number of each, by panel."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from conceptprune.digest import digest_json
+from conceptprune.errors import StoreError
+from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
+from conceptprune.store import Commit, Store, parquet_to_table
+
+ATTACK = "attack/"
+"""What an attack's name as a scorer begins with."""
+
+GROUPS = ("erased", "retained", "general")
+"""The groups of a suite; any other belongs to one concept, and is named after it."""
+
+SHARES = ("accuracy", "rate", "ratio", "recognised", "share", "success", "top")
+"""A metric with such a word in its name is a share of its images, and shown in per cent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Something that was evaluated."""
+
+    label: str
+    source: str
+    digest: str
+    erased: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """The same for the same thing under the same name, in every suite."""
+        return digest_json([self.label, self.source, self.digest])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A number of the summary, with its 95 % interval where it has one."""
+
+    suite: str
+    checkpoint: Checkpoint
+    group: str
+    scorer: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    better: str
+    settings: str
+
+    @property
+    def concept(self) -> str | None:
+        """The one concept that its group is about."""
+        group, _, name = self.group.partition("/")
+        return name if name and group in GROUPS else None
+
+    @property
+    def attack(self) -> str | None:
+        """The attack's name, where it is one's success."""
+        return self.scorer.removeprefix(ATTACK) if self.scorer.startswith(ATTACK) else None
+
+    @property
+    def settings_shown(self) -> str:
+        """The settings as a reader takes them in: `key value` pairs, in order."""
+        try:
+            settings = json.loads(self.settings or "{}")
+        except ValueError:
+            return self.settings
+        if not isinstance(settings, dict):
+            return self.settings
+        return ", ".join(f"{name} {_brief(value)}" for name, value in settings.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of a panel."""
+
+    checkpoint: Checkpoint
+    group: str | None
+    """What an attack was after; None where groups are columns."""
+    scores: Mapping[str, Score]
+    """By column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """Numbers that can be compared: one metric of one suite, for checkpoints.
+
+    The columns are the groups of one scorer, or all attacks.
+    """
+
+    suite: str
+    scorer: str
+    metric: str
+    is_attack: bool
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    is_share: bool
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """All of its numbers."""
+        return tuple(score for line in self.lines for score in line.scores.values())
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        """By column: whether lower or higher numbers are better, or empty."""
+        return {
+            column: score.better for line in self.lines for column, score in line.scores.items()
+        }
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The different settings behind its numbers, an attack's after its name."""
+        shown = {
+            f"{score.attack}: {text}" if score.attack else text: None
+            for score in self.scores
+            if (text := score.settings_shown)
+        }
+        return tuple(shown)
+
+    @property
+    def is_trade_off(self) -> bool:
+        """Whether it says of a checkpoint both what is gone and what has stayed."""
+        return (self.better.get("erased"), self.better.get("retained")) == ("lower", "higher")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluations:
+    """All of a store's, in the order of their tables."""
+
+    scores: tuple[Score, ...]
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Each once."""
+        return tuple(
+            {score.checkpoint.identity: score.checkpoint for score in self.scores}.values()
+        )
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The numbers of whole groups; attacks on single concepts where there are no others."""
+        whole = [score for score in self.scores if score.concept is None]
+        attacked = any(score.attack for score in whole)
+        single = [score for score in self.scores if score.concept and score.attack]
+        return panels(whole if attacked else whole + single)
+
+
+def panels(scores: Iterable[Score]) -> tuple[Panel, ...]:
+    """Put scores side by side that can be compared."""
+    found: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        scorer = ATTACK if score.attack else score.scorer
+        found.setdefault((score.suite, scorer, score.metric), []).append(score)
+    return tuple(_panel(*place, of) for place, of in found.items())
+
+
+def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
+    lines: dict[tuple[str, str | None], Line] = {}
+    for score in scores:
+        group = score.group if score.attack else None
+        line = lines.setdefault(
+            (score.checkpoint.identity, group),
+            Line(checkpoint=score.checkpoint, group=group, scores={}),
+        )
+        lines[score.checkpoint.identity, group] = replace(
+            line, scores={**line.scores, score.attack or score.group: score}
+        )
+    columns = dict.fromkeys(score.attack or score.group for score in scores)
+    values = [score.value for score in scores if score.value is not None]
+    return Panel(
+        suite=suite,
+        scorer=scorer,
+        metric=metric,
+        is_attack=scorer == ATTACK,
+        columns=tuple(sorted(columns, key=_place)),
+        # The untouched model first: all else is read against it.
+        lines=tuple(sorted(lines.values(), key=lambda line: line.checkpoint.source != "base")),
+        is_share=is_share(metric) and all(0 <= value <= 1 for value in values),
+    )
+
+
+def _place(group: str) -> tuple[int, str]:
+    return (GROUPS.index(group), "") if group in GROUPS else (len(GROUPS), group)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of its images, as far as its name tells."""
+    return any(word in metric.lower() for word in SHARES)
+
+
+def read_evaluations(store: Store) -> Evaluations:
+    """Every number of the store's evaluations and attacks; the newest where one was made twice.
+
+    Raises:
+        StoreError: a summary is damaged, or of another version.
+    """
+    commits = [store.find(KIND, key) for key in sorted(store.committed(KIND))]
+    whole = [commit for commit in commits if commit and OBJECT in commit.objects]
+    scores: dict[tuple[str, ...], Score] = {}
+    for commit in sorted(whole, key=lambda commit: commit.provenance.get("finished") or 0.0):
+        for row in _rows(store, commit):
+            score = _score(row)
+            at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)
+            scores[at] = score
+    return Evaluations(scores=tuple(scores.values()))
+
+
+def _rows(store: Store, commit: Commit) -> list[dict[str, Any]]:
+    table = parquet_to_table(store.load(commit, OBJECT))
+    form = (table.schema.metadata or {}).get(b"conceptprune.format", b"").decode()
+    known = SCHEMA.metadata[b"conceptprune.format"].decode()
+    if form != known:
+        raise StoreError(
+            f"{store.uri}: the evaluation {commit.key[:12]} is of the format {form}, and this "
+            f"version of conceptprune knows {known}"
+        )
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    checkpoint = Checkpoint(
+        label=row["checkpoint"],
+        source=row["source"],
+        digest=row["digest"],
+        erased=tuple(row["erased"]),
+    )
+    numbers = {name: _finite(row[name]) for name in ("value", "low", "high")}
+    words = {
+        name: row[name]
+        for name in ("suite", "group", "scorer", "metric", "n", "better", "settings")
+    }
+    return Score(checkpoint=checkpoint, **numbers, **words)
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and isfinite(number) else None
+
+
+def _brief(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    # Of a digest the beginning is enough to tell it from others.
+    return text[:12] if len(text) == 64 and text.isalnum() else text

@@ -1,0 +1,52 @@
+"""Where the site's pages are: names made of digests, never of a concept's text alone."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conceptprune.digest import digest_json
+from pipelines.report.evaluations import Checkpoint
+from pipelines.report.values import ReportData
+
+OVERVIEW = "index.html"
+EVALUATION = "evaluation.html"
+FUSED = "checkpoints/fused.html"
+
+MOST_LETTERS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """Paths of pages below the site's folder."""
+
+    by_mask: Mapping[str, str]
+    """From the digest of a mask of the run to the page that is about it."""
+
+    @classmethod
+    def of(cls, report: ReportData) -> "Links":
+        """The pages of a run."""
+        masks = {
+            concept.mask.digest: concept_page(concept.name)
+            for concept in report.concepts
+            if concept.mask
+        }
+        return cls(by_mask=masks | ({report.fused.digest: FUSED} if report.fused else {}))
+
+    def checkpoint(self, checkpoint: Checkpoint) -> str:
+        """The page about something that was evaluated: a concept's, if it is that one's mask."""
+        if page := self.by_mask.get(checkpoint.digest):
+            return page
+        return f"checkpoints/{slug(checkpoint.label, checkpoint.identity)}.html"
+
+
+def concept_page(name: str) -> str:
+    """The page of a concept, the same in every run."""
+    return f"concepts/{slug(name, digest_json(name))}.html"
+
+
+def slug(text: str, digest: str) -> str:
+    """A file name: the digest's beginning, after what of the text is harmless everywhere."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain)[:MOST_LETTERS].strip("-")
+    return f"{words}-{digest[:10]}" if words else digest[:10]

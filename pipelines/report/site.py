@@ -1,0 +1,252 @@
+"""The site: an overview, a page for each concept and checkpoint, and images in files of their own.
+
+Everything is static, and opens from a disk or a bucket: style and script are in each page, allowed
+by their digests alone, and images are found by relative paths.
+"""
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from conceptprune.digest import digest_bytes
+from conceptprune.errors import UserError
+from conceptprune.store import Store
+from pipelines.report import plots
+from pipelines.report.charts import heat_chart
+from pipelines.report.data import read_report
+from pipelines.report.evaluations import (
+    Checkpoint,
+    Evaluations,
+    Panel,
+    Score,
+    panels,
+    read_evaluations,
+)
+from pipelines.report.links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
+from pipelines.report.render import environment, heat_top
+from pipelines.report.shots import Gallery
+from pipelines.report.values import ReportData
+
+MAX_PIXELS = 384
+"""Longest side of an image, which may be larger in a file of its own than within a page."""
+CHECKPOINTS = "checkpoints/"
+GENERATOR = '<meta name="generator" content="conceptprune">'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """All that the pages say, and where they are."""
+
+    report: ReportData
+    evaluations: Evaluations
+    links: Links
+    scores: Mapping[str, tuple[Score, ...]]
+    """By the path of a page: what was measured of what it is about."""
+
+    @classmethod
+    def of(cls, report: ReportData, evaluations: Evaluations) -> "Site":
+        """Sort what was measured by page."""
+        links = Links.of(report)
+        found: dict[str, dict[Score, None]] = {}
+        names = {concept.name for concept in report.concepts}
+        for score in evaluations.scores:
+            found.setdefault(links.checkpoint(score.checkpoint), {})[score] = None
+            # A concept's page also has what is left of it where it was erased with others.
+            checkpoint = score.checkpoint
+            about = {score.concept} if score.concept in names else set()
+            if len(checkpoint.erased) == 1:
+                about |= names & set(checkpoint.erased)
+            for name in about:
+                if checkpoint.source == "base" or name in checkpoint.erased:
+                    found.setdefault(concept_page(name), {})[score] = None
+        scores = {path: tuple(of) for path, of in found.items()}
+        return cls(report=report, evaluations=evaluations, links=links, scores=scores)
+
+    @property
+    def tradeoffs(self) -> tuple[Panel, ...]:
+        """The metrics that were measured of both what was to go and what was to stay."""
+        return tuple(panel for panel in self.evaluations.panels if panel.is_trade_off)
+
+    @property
+    def headline(self) -> tuple[Panel, ...]:
+        """Of each suite the trade-off to look at first: one of shares, if there is one."""
+        first: dict[str, Panel] = {}
+        for panel in sorted(self.tradeoffs, key=lambda panel: not panel.is_share):
+            first.setdefault(panel.suite, panel)
+        return tuple(first.values())
+
+    @property
+    def attacked(self) -> bool:
+        """Whether any concept's own page has an attack."""
+        return any(self.worst_attack(concept_page(each.name)) for each in self.report.concepts)
+
+    def worst_attack(self, path: str) -> Score | None:
+        """The attack that succeeds most often against what a page is about."""
+        attacks = [
+            score
+            for score in self.scores.get(path, ())
+            if score.attack and score.value is not None and score.checkpoint.source != "base"
+        ]
+        return max(attacks, key=lambda score: score.value or 0.0, default=None)
+
+
+def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
+    """Write the site of `run`, or of the newest run, into the folder `out`.
+
+    The folder appears when all of it is written; one that is there must be empty or a site.
+
+    Raises:
+        UserError: there is no such store or run, or the folder cannot be written.
+        StoreError: an object of the run is missing or damaged.
+    """
+    out = out.resolve()
+    _check(out)
+    try:
+        with _replaced(out) as folder:
+            gallery = Gallery(place=partial(_place, folder), max_pixels=MAX_PIXELS, whole=True)
+            report = read_report(store_uri, run, gallery)
+            site = Site.of(report, read_evaluations(Store(store_uri)))
+            for path, page in pages(site):
+                (folder / path).parent.mkdir(exist_ok=True)
+                (folder / path).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from error
+
+
+def pages(site: Site) -> Iterator[tuple[str, str]]:
+    """Every page by its path, one after the other."""
+    templates = _templates(site)
+
+    def page(template: str, path: str, **values: Any) -> tuple[str, str]:
+        root = "../" * path.count("/")
+        scores = panels(site.scores.get(path, ()))
+        text = templates.get_template(template).render(
+            path=path, root=root, scores=scores, **values
+        )
+        return path, text
+
+    yield page("index.html.j2", OVERVIEW, plot=plots.of_previews(site.report))
+    if site.evaluations.scores:
+        yield page("evaluation.html.j2", EVALUATION)
+    concepts = site.report.concepts
+    neighbours = zip((None, *concepts), concepts, (*concepts[1:], None), strict=False)
+    for before, concept, after in neighbours:
+        path = concept_page(concept.name)
+        yield page("concept.html.j2", path, concept=concept, before=before, after=after)
+    found = {site.links.checkpoint(each): each for each in site.evaluations.checkpoints}
+    if site.report.fuses:
+        found[FUSED] = _fused(site.report)
+    for path, checkpoint in found.items():
+        if path.startswith(CHECKPOINTS):
+            yield page("checkpoint.html.j2", path, checkpoint=checkpoint)
+
+
+def _fused(report: ReportData) -> Checkpoint:
+    return Checkpoint(
+        label="All of them, in one mask",
+        source="mask",
+        digest=report.fused.digest if report.fused else "",
+        erased=tuple(concept.name for concept in report.concepts),
+    )
+
+
+def _templates(site: Site) -> Environment:
+    templates = environment()
+    style = "".join(_source(templates, name) for name in ("report.css", "site.css"))
+    script = _source(templates, "site.js")
+    top = heat_top(site.report)
+    templates.globals.update(
+        site=site,
+        report=site.report,
+        links=site.links,
+        concept_page=concept_page,
+        panel_plot=partial(plots.of_panel, links=site.links),
+        chart=partial(heat_chart, top=top),
+        heat_top=top,
+        # Nothing of these is from a manifest, and escaping would break them.
+        style=Markup(style),
+        script=Markup(script),
+        policy=(
+            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
+            f"style-src {_allowed(style)}; script-src {_allowed(script)}"
+        ),
+        FUSED=FUSED,
+        EVALUATION=EVALUATION,
+        OVERVIEW=OVERVIEW,
+    )
+    templates.filters["number"] = number
+    return templates
+
+
+def number(value: float, is_share: bool) -> str:
+    """A measured number: a share in per cent, anything else to three digits."""
+    return f"{100 * value:.1f}" if is_share else f"{value:.3g}"
+
+
+def _source(templates: Environment, name: str) -> str:
+    assert templates.loader is not None
+    return templates.loader.get_source(templates, name)[0]
+
+
+def _allowed(text: str) -> str:
+    """What a policy allows it by: these very bytes, wherever they stand."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _place(folder: Path, data: bytes, suffix: str) -> str:
+    """Write an image under its digest; concepts share those of what is retained."""
+    path = f"images/{digest_bytes(data)[:24]}.{suffix}"
+    target = folder / path
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(data)
+    return path
+
+
+def _check(out: Path) -> None:
+    """Refuse to replace anything but an earlier site."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(
+            f"--out {out}: is a file; one page's name ends in .html, a site is a folder"
+        )
+    if not any(out.iterdir()):
+        return
+    try:
+        is_site = GENERATOR in (out / OVERVIEW).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        is_site = False
+    if not is_site:
+        raise UserError(f"--out {out}: holds other files; give a new folder, or that of a site")
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block is done, and only then."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("new", "old"))
+    new.mkdir()
+    try:
+        yield new
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+    finally:
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""What a report says, as values: the pages only place it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from conceptprune.manifest import Manifest
+from pipelines.report.accuracy import Accuracy
+from pipelines.report.shots import Strip
+from pipelines.report.where import HeatMap
+
+Status = Literal["done", "failed", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindCost:
+    """What one kind of unit took."""
+
+    kind: str
+    units: int
+    seconds: float
+    evaluations: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What results took, whichever job computed them.
+
+    A concept's own: a unit that several concepts share counts in equal parts.
+    """
+
+    evaluations: float
+    seconds: float
+    size: float
+    units: Mapping[str, int]
+    """Units by status; for a concept, all that it takes part in."""
+    kinds: tuple[KindCost, ...]
+    """The same by kind of unit, in the order of the work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A unit that could not be done."""
+
+    unit: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskFacts:
+    """A mask in numbers, and where its file is."""
+
+    entries: int
+    share_of_site: float
+    share_of_model: float
+    digest: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptReport:
+    """One concept of the run."""
+
+    name: str
+    kind: str
+    status: Status
+    failures: tuple[Failure, ...]
+    cost: Cost
+    mask: MaskFacts | None
+    checkpoints: tuple[tuple[str, int], ...]
+    """(path or number of files, bytes) of each checkpoint made."""
+    strips: tuple[Strip, ...]
+    accuracy: Accuracy | None
+    where: HeatMap | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """A whole report."""
+
+    run: str
+    model: str
+    started: datetime
+    finished: datetime | None
+    manifest: Manifest
+    calls: int
+    """Denoiser calls the masks were selected from."""
+    concepts: tuple[ConceptReport, ...]
+    failures: tuple[Failure, ...]
+    """Units that failed and belong to no one concept."""
+    fuses: bool
+    """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
+    fused: MaskFacts | None
+    fused_accuracy: Accuracy | None
+    untouched: Accuracy | None
+    """Before any pruning, over the images of all concepts, each once."""
+    cost: Cost
+    provenance: Mapping[str, Any]
+    """What the first mask records of its making: digests and library versions."""
+
+    def count(self, status: Status) -> int:
+        """How many concepts have that status."""
+        return sum(concept.status == status for concept in self.concepts)
