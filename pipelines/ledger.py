@@ -16,13 +16,12 @@ from conceptprune.work import (
     MaskWork,
     PreviewWork,
     SweepWork,
+    Unit,
     WindowWork,
-    Work,
 )
-from pipelines.graph import Committed
+from pipelines.graph import Committed, UnitPlan
 
 if TYPE_CHECKING:
-    from conceptprune.plan import Plan
     from pipelines.schedule import Result
 
 SCHEMA = pa.schema(
@@ -76,7 +75,7 @@ NOTHING_MADE: Made = {
 }
 
 
-def detail_of(work: Work) -> str:
+def detail_of(work: Unit) -> str:
     """What a unit is about, in a few words, beside its kind."""
     match work:
         case WindowWork(window=window):
@@ -94,7 +93,7 @@ def detail_of(work: Work) -> str:
     return ""
 
 
-def mask_of(work: Work) -> str | None:
+def mask_of(work: Unit) -> str | None:
     """Key of the mask that a unit makes or applies; None where there is none."""
     match work:
         case MaskWork() | FuseWork():
@@ -105,7 +104,7 @@ def mask_of(work: Work) -> str | None:
 
 
 def ledger_rows(
-    plan: "Plan",
+    plan: UnitPlan,
     *,
     todo: Collection[str],
     results: "Mapping[str, Result]",
@@ -161,7 +160,7 @@ def made_by(commit: Commit) -> Made:
 
 
 def reused_units(
-    plan: "Plan", store: Store, todo: Collection[str], committed: Committed
+    plan: UnitPlan, store: Store, todo: Collection[str], committed: Committed
 ) -> dict[str, Made]:
     """What is on record of the plan's committed units that are not to be done, by key.
 
