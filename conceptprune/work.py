@@ -6,7 +6,7 @@ a job is known before it runs, equal work is shared, and a rerun subtracts what 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from conceptprune.digest import unit_key
 from conceptprune.manifest import Concept, SelectorName
@@ -40,6 +40,15 @@ class Unit(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """Units that must be committed first."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A unit that says itself, in a few words, what it is about."""
+
+    @property
+    def detail(self) -> str:
+        """What it is about, beside its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, sweep, submit, status, export, report, gc."""
+"""The command line: validate, plan, erase, sweep, evaluate, submit, status, export, report, gc."""
 
 import sys
 from pathlib import Path
@@ -24,6 +24,14 @@ app = typer.Typer(
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
 StoreArgument = Annotated[str, typer.Argument(help="Artifact store: a folder or s3://...")]
+LogFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        help="json (one object a line, on standard error) or plain; by default what "
+        "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
+    ),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
 
 
@@ -56,14 +64,7 @@ def plan(
 def erase(
     manifest: ManifestPath,
     store: StoreUri,
-    log_format: Annotated[
-        str | None,
-        typer.Option(
-            "--log-format",
-            help="json (one object a line, on standard error) or plain; by default what "
-            "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
-        ),
-    ] = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from pipelines.erase import erase as run
@@ -77,6 +78,27 @@ def sweep(manifest: ManifestPath, store: StoreUri) -> None:
     from pipelines.sweep import sweep as run
 
     raise typer.Exit(run(manifest, store, Console()))
+
+
+@app.command()
+def evaluate(
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file.")],
+    store: StoreUri,
+    of: Annotated[
+        list[str],
+        typer.Option(
+            "--of",
+            metavar="[LABEL=]KIND[:VALUE]",
+            help="A checkpoint: base, mask:FILE or mask:CONCEPT, delta:FILE, folder:PATH. "
+            "May be given several times.",
+        ),
+    ],
+    log_format: LogFormatOption = None,
+) -> None:
+    """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    from pipelines.evaluate import evaluate as run
+
+    raise typer.Exit(run(suite, store, of, Console(), log_format))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import (
     CheckpointWork,
+    Detailed,
     FuseWork,
     MaskWork,
     PreviewWork,
@@ -90,6 +91,8 @@ def detail_of(work: Unit) -> str:
             return work.form
         case PreviewWork():
             return f"{len(work.prompts)} images {'after' if work.mask else 'before'}"
+        case Detailed():
+            return work.detail
     return ""
 
 
