@@ -146,10 +146,15 @@ class Distribution:
         return {self._settings.scorer: reading}
 
     def _distance(self, mine: "Tensor", theirs: "Tensor") -> float:
+        import torch
+
         metric = self._metric(len(mine), len(theirs), mine.shape[1])
         metric.update(theirs, real=True)
         metric.update(mine, real=False)
-        found = metric.compute()
+        # KID draws its subset from torch's own generator: even of all images, the order of a sum.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._settings.seed)
+            found = metric.compute()
         return float(found if self._settings.scorer == "fid" else found[0])
 
     def _metric(self, num_mine: int, num_theirs: int, size: int) -> Any:
