@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, sweep, submit, status, export, report, gc."""
+"""The command line: validate, plan, erase, sweep, evaluate, submit, status, export, report, gc."""
 
 import sys
 from pathlib import Path
@@ -78,6 +78,27 @@ def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption =
     from pipelines.sweep import sweep as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format))
+
+
+@app.command()
+def evaluate(
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file.")],
+    store: StoreUri,
+    of: Annotated[
+        list[str],
+        typer.Option(
+            "--of",
+            metavar="[LABEL=]KIND[:VALUE]",
+            help="A checkpoint: base, mask:FILE or mask:CONCEPT, delta:FILE, folder:PATH. "
+            "May be given several times.",
+        ),
+    ],
+    log_format: LogFormatOption = None,
+) -> None:
+    """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    from pipelines.evaluate import evaluate as run
+
+    raise typer.Exit(run(suite, store, of, Console(), log_format))
 
 
 @app.command()
