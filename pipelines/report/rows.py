@@ -35,6 +35,7 @@ def cost_of(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
 
 
 def status_of(rows: Sequence[Row]) -> Status:
+    """What became of a concept, from what became of its units."""
     statuses = {row["status"] for row in rows}
     if statuses & {"failed", "blocked"}:
         return "failed"
@@ -42,6 +43,7 @@ def status_of(rows: Sequence[Row]) -> Status:
 
 
 def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
+    """The units that could not be done; those that only waited for them are none."""
     return tuple(
         Failure(
             unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
@@ -54,4 +56,5 @@ def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
 
 
 def files_of(paths: Sequence[str]) -> str:
+    """A path, or how many there are."""
     return paths[0] if len(paths) == 1 else f"{len(paths)} files"

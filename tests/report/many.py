@@ -115,7 +115,7 @@ def _images(work: PreviewWork, rng: np.random.Generator) -> pa.Table:
     # An artist's pictures are recognised before, and seldom after.
     forgotten = work.mask is not None
     looks = [
-        next((i for i, artist in enumerate(ARTISTS) if artist.name in prompt.text), None)
+        next((LOOKS.index(each.look) for each in ARTISTS if each.name in prompt.text), None)
         for prompt in work.prompts
     ]
     photo = LOOKS.index("photo")
