@@ -98,20 +98,24 @@ class Site:
 
     @property
     def attacked(self) -> bool:
-        """Whether any concept's own page has an attack."""
-        return any(self.worst_attack(concept_page(each.name)) for each in self.report.concepts)
+        """Whether any concept's own mask was attacked."""
+        return any(self.worst_attack(concept.name) for concept in self.report.concepts)
 
-    def worst_attack(self, path: str) -> Score | None:
-        """The attack that succeeds most often against the checkpoint that a page is about."""
+    def worst_attack(self, concept: str) -> Score | None:
+        """The attack that brings a concept back most often where only its mask is applied."""
+        path = concept_page(concept)
         attacks = [
             score
             for score in self.scores.get(path, ())
             if score.attack
+            and score.value is not None
             and is_share(score.metric)
             and self.links.checkpoint(score.checkpoint) == path
         ]
-        known = [score for score in attacks if score.value is not None]
-        return max(known, key=lambda score: score.value or 0.0, default=None)
+        # A suite may attack concepts that this mask never touched: these are none of its failures.
+        mine = [score for score in attacks if score.concept == concept]
+        whole = [score for score in attacks if score.concept is None]
+        return max(mine or whole, key=lambda score: score.value or 0.0, default=None)
 
 
 def write_site(store_uri: str, *, out: Path, run: str | None) -> None:

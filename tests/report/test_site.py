@@ -19,6 +19,7 @@ from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import panels, read_evaluations
 from pipelines.report.links import Links, concept_page, slug
+from pipelines.report.site import Site
 from pipelines.report.tradeoff import Axes, Number, Point, trade_off
 from pipelines.report.values import ReportData
 from tests.report.browser import Browser
@@ -206,6 +207,30 @@ def test_only_a_metric_that_should_fall_and_rise_is_a_trade_off(tmp_path: Path) 
     panel = {panel.scorer: panel for panel in panels(read_evaluations(store).scores)}
     assert panel["judge"].is_trade_off
     assert not panel["lpips"].is_trade_off
+
+
+def test_the_best_attack_is_one_on_what_the_mask_erases(store: Store, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store.uri, copy)
+    report = read_report(str(copy), None)
+    mask, name = report.concepts[0].mask, report.concepts[0].name
+    assert mask
+    own = {"checkpoint": "mine", "source": "mask", "digest": mask.digest, "erased": [name]}
+    attack = {**own, "scorer": "attack/none", "metric": "success rate"}
+    other = report.concepts[1].name
+    commit_summary(
+        Store(str(copy)),
+        [
+            score(**attack, group="erased", value=0.6),
+            score(**attack, group=f"erased/{name}", value=0.2),
+            score(**attack, group=f"erased/{other}", value=1.0),
+        ],
+    )
+    site = Site.of(report, Store(str(copy)))
+    worst = site.worst_attack(name)
+    assert worst
+    assert (worst.concept, worst.value) == (name, 0.2)
+    assert site.worst_attack(report.concepts[5].name) is None
 
 
 # The files
