@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import memory, overhead, results, resume, scale, selection, speed
+from benchmarks import memory, overhead, page, results, resume, scale, selection, speed
 from benchmarks.results import Measurement
 
 CASES: dict[str, Callable[[], list[Measurement]]] = {
@@ -18,6 +18,7 @@ CASES: dict[str, Callable[[], list[Measurement]]] = {
     "memory": memory.run,
     "scale": scale.run,
     "resume": resume.run,
+    "page": page.run,
 }
 RESULTS = Path(__file__).parent / "results.json"
 

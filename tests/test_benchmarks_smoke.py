@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, overhead, results, resume, scale, selection, speed
+from benchmarks import memory, overhead, page, results, resume, scale, selection, speed
 from benchmarks.results import Measurement
 
 
@@ -20,8 +20,9 @@ from benchmarks.results import Measurement
         memory.run_minimal,
         scale.run_minimal,
         resume.run_minimal,
+        page.run_minimal,
     ],
-    ids=["speed", "overhead", "selection", "memory", "scale", "resume"],
+    ids=["speed", "overhead", "selection", "memory", "scale", "resume", "page"],
 )
 def test_every_case_runs(run: Callable[[], list[Measurement]]) -> None:
     measurements = run()

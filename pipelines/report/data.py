@@ -1,7 +1,7 @@
 """Everything a report says, read from the store: no model, no Ray."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,19 +19,12 @@ from conceptprune.selectors import Evidence, stronger_neurons
 from conceptprune.statistics import Statistics
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.work import MaskWork, ModelSettings
-from pipelines.ledger import RUN_FILE, RunRecord, read_ledger
+from pipelines.ledger import RunRecord, read_ledger
 from pipelines.preparation import Prepared, plan_here
 from pipelines.report.accuracy import Accuracy, judge_shots
+from pipelines.report.rows import Row, cost_of, failures_of, files_of, status_of
 from pipelines.report.shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
-from pipelines.report.values import (
-    ConceptReport,
-    Cost,
-    Failure,
-    KindCost,
-    MaskFacts,
-    ReportData,
-    Status,
-)
+from pipelines.report.values import ConceptReport, MaskFacts, ReportData
 from pipelines.report.where import Contrast, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
@@ -39,8 +32,6 @@ FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
 CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
-
-Row = Mapping[str, Any]
 
 
 def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) -> ReportData:
@@ -62,21 +53,30 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
 
 
 def _record(store: Store, run: str | None) -> RunRecord:
-    # An evaluation is a run too, and has no such record.
-    runs = [run for run in store.runs() if store.read_run_file(run, RUN_FILE) is not None]
-    if not runs:
+    records = {name: record for name in store.runs() if (record := _recorded(store, name))}
+    if not records:
         raise UserError(
             f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "
             "was given"
         )
-    if run is not None:
-        try:
-            return RunRecord.read(store, run)
-        except KeyError:
-            raise UserError(
-                f"--run {run}: not in {store.uri}, which has {', '.join(runs)}"
-            ) from None
-    return max((RunRecord.read(store, name) for name in runs), key=lambda record: record.started)
+    if run is not None and run not in records:
+        raise UserError(f"--run {run}: not in {store.uri}, which has {', '.join(records)}")
+    return records[run] if run else max(records.values(), key=lambda record: record.started)
+
+
+def _recorded(store: Store, run: str) -> RunRecord | None:
+    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
+    try:
+        return RunRecord.read(store, run)
+    except KeyError:
+        return None
+
+
+def evaluation_rows(store: Store) -> list[Row]:
+    """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
+    others = [name for name in store.runs() if not _recorded(store, name)]
+    rows = {row["key"]: row for name in others for row in read_ledger(store, name)}
+    return list(rows.values())
 
 
 def _manifest(record: RunRecord) -> Manifest:
@@ -146,12 +146,12 @@ class _Reader:
             manifest=self.manifest,
             calls=self.manifest.pruning.tau or self.manifest.collection.tau,
             concepts=tuple(concepts),
-            failures=_failures([row for row in self.rows if not row["concepts"]]),
+            failures=failures_of([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
             untouched=judge_shots(list(self.untouched.values()), kind=plans[0].concept.kind),
-            cost=_cost(self.rows, {}),
+            cost=cost_of(self.rows, {}),
             provenance=provenance,
         )
 
@@ -173,12 +173,12 @@ class _Reader:
         return ConceptReport(
             name=plan.concept.name,
             kind=plan.concept.kind,
-            status=_status(rows),
-            failures=_failures(rows),
-            cost=_cost(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
+            status=status_of(rows),
+            failures=failures_of(rows),
+            cost=cost_of(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
             mask=self.mask_facts(mask_row),
             checkpoints=tuple(
-                (_files(row["objects"]), row["bytes"])
+                (files_of(row["objects"]), row["bytes"])
                 for row in rows
                 if row["kind"] == "checkpoint" and row["mask"] == mask_row["key"] and row["objects"]
             ),
@@ -256,51 +256,3 @@ class _Reader:
         rows: list[dict[str, Any]]
         rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
         return rows
-
-
-def _cost(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
-    """What units took; of a unit with a share by its key, only that share counts."""
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["seconds"] is not None:
-            kinds.setdefault(row["kind"], []).append(row)
-    parts = tuple(
-        KindCost(
-            kind=kind,
-            units=len(done),
-            seconds=sum(row["seconds"] * shares.get(row["key"], 1) for row in done),
-            evaluations=sum(row["evaluations"] * shares.get(row["key"], 1) for row in done),
-            size=sum(row["bytes"] * shares.get(row["key"], 1) for row in done),
-        )
-        for kind, done in kinds.items()
-    )
-    return Cost(
-        evaluations=sum(part.evaluations for part in parts),
-        seconds=sum(part.seconds for part in parts),
-        size=sum(part.size for part in parts),
-        units=Counter(row["status"] for row in rows),
-        kinds=parts,
-    )
-
-
-def _status(rows: Sequence[Row]) -> Status:
-    statuses = {row["status"] for row in rows}
-    if statuses & {"failed", "blocked"}:
-        return "failed"
-    return "unfinished" if "pending" in statuses else "done"
-
-
-def _failures(rows: Iterable[Row]) -> tuple[Failure, ...]:
-    return tuple(
-        Failure(
-            unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
-            attempts=row["attempts"],
-            error=row["error"] or "",
-        )
-        for row in rows
-        if row["status"] == "failed"
-    )
-
-
-def _files(paths: Sequence[str]) -> str:
-    return paths[0] if len(paths) == 1 else f"{len(paths)} files"

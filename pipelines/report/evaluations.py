@@ -1,6 +1,8 @@
 """What evaluations and attacks of a store found: the newest number of each, by panel."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -17,8 +19,12 @@ ATTACK = "attack/"
 GROUPS = ("erased", "retained", "general")
 """The groups of a suite; any other belongs to one concept, and is named after it."""
 
-SHARES = ("accuracy", "rate", "ratio", "recognised", "share", "success", "top")
-"""A metric with such a word in its name is a share of its images, and shown in per cent."""
+SHARES = re.compile("accuracy|rate|ratio|recognised|share|success|top-", re.IGNORECASE)
+SHARES_BY_NAME = ("UA", "IRA", "CRA", "copied", "female", "nude")
+"""What metrics that are a share of the images have in their names, or are called."""
+
+SPENT = "spent"
+"""What an attack's settings call that which it used up, apart from what it was allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +71,19 @@ class Score:
 
     @property
     def settings_shown(self) -> str:
-        """The settings as a reader takes them in: `key value` pairs, in order."""
-        try:
-            settings = json.loads(self.settings or "{}")
-        except ValueError:
-            return self.settings
-        if not isinstance(settings, dict):
-            return self.settings
-        return ", ".join(f"{name} {_brief(value)}" for name, value in settings.items())
+        """The settings as a reader takes them in: `key value` pairs."""
+        return _told({name: value for name, value in self._settings.items() if name != SPENT})
+
+    @property
+    def spent(self) -> Mapping[str, int]:
+        """What an attack used up, by what it is counted in."""
+        spent = self._settings.get(SPENT, {})
+        return {name: number for name, number in spent.items() if isinstance(number, int)}
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        settings = json.loads(self.settings or "{}")
+        return settings if isinstance(settings, dict) else {"": settings}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +91,8 @@ class Line:
     """A line of a panel."""
 
     checkpoint: Checkpoint
-    group: str | None
-    """What an attack was after; None where groups are columns."""
+    about: str
+    """The one concept that its numbers are about, or what an attack was after; else empty."""
     scores: Mapping[str, Score]
     """By column."""
 
@@ -90,7 +101,7 @@ class Line:
 class Panel:
     """Numbers that can be compared: one metric of one suite, for checkpoints.
 
-    The columns are the groups of one scorer, or all attacks.
+    The columns are the groups of one scorer, or all attacks; each concept has a line of its own.
     """
 
     suite: str
@@ -122,6 +133,15 @@ class Panel:
             if (text := score.settings_shown)
         }
         return tuple(shown)
+
+    @property
+    def spent(self) -> Mapping[str, int]:
+        """What all of its attacks used up; those on a whole group count its concepts once."""
+        whole = [score for score in self.scores if score.concept is None]
+        spent: Counter[str] = Counter()
+        for score in whole or self.scores:
+            spent.update(score.spent)
+        return spent
 
     @property
     def is_trade_off(self) -> bool:
@@ -161,17 +181,16 @@ def panels(scores: Iterable[Score]) -> tuple[Panel, ...]:
 
 
 def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
-    lines: dict[tuple[str, str | None], Line] = {}
+    lines: dict[tuple[str, str], Line] = {}
     for score in scores:
-        group = score.group if score.attack else None
-        line = lines.setdefault(
-            (score.checkpoint.identity, group),
-            Line(checkpoint=score.checkpoint, group=group, scores={}),
-        )
-        lines[score.checkpoint.identity, group] = replace(
-            line, scores={**line.scores, score.attack or score.group: score}
-        )
-    columns = dict.fromkeys(score.attack or score.group for score in scores)
+        group, _, _ = score.group.partition("/")
+        whole = score.group in GROUPS or not score.attack
+        about = score.concept or ("" if whole else score.group)
+        column = score.attack or (group if score.concept else score.group)
+        at = (score.checkpoint.identity, about)
+        line = lines.get(at) or Line(checkpoint=score.checkpoint, about=about, scores={})
+        lines[at] = replace(line, scores={**line.scores, column: score})
+    columns = {column for line in lines.values() for column in line.scores}
     values = [score.value for score in scores if score.value is not None]
     return Panel(
         suite=suite,
@@ -191,7 +210,7 @@ def _place(group: str) -> tuple[int, str]:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of its images, as far as its name tells."""
-    return any(word in metric.lower() for word in SHARES)
+    return metric in SHARES_BY_NAME or bool(SHARES.search(metric))
 
 
 def read_evaluations(store: Store) -> Evaluations:
@@ -231,19 +250,29 @@ def _score(row: Mapping[str, Any]) -> Score:
         digest=row["digest"],
         erased=tuple(row["erased"]),
     )
-    numbers = {name: _finite(row[name]) for name in ("value", "low", "high")}
-    words = {
-        name: row[name]
-        for name in ("suite", "group", "scorer", "metric", "n", "better", "settings")
-    }
-    return Score(checkpoint=checkpoint, **numbers, **words)
+    return Score(
+        checkpoint=checkpoint,
+        suite=row["suite"],
+        group=row["group"],
+        scorer=row["scorer"],
+        metric=row["metric"],
+        value=_finite(row["value"]),
+        low=_finite(row["low"]),
+        high=_finite(row["high"]),
+        n=row["n"],
+        better=row["better"],
+        settings=row["settings"],
+    )
 
 
 def _finite(number: float | None) -> float | None:
     return number if number is not None and isfinite(number) else None
 
 
-def _brief(value: object) -> str:
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        parts = [f"{name} {_told(part)}".strip() for name, part in value.items()]
+        return ", ".join(f"({part})" if ", " in part else part for part in parts)
     text = value if isinstance(value, str) else json.dumps(value)
     # Of a digest the beginning is enough to tell it from others.
     return text[:12] if len(text) == 64 and text.isalnum() else text

@@ -23,19 +23,21 @@ from conceptprune.errors import UserError
 from conceptprune.store import Store
 from pipelines.report import plots
 from pipelines.report.charts import heat_chart
-from pipelines.report.data import read_report
+from pipelines.report.data import evaluation_rows, read_report
 from pipelines.report.evaluations import (
     Checkpoint,
     Evaluations,
     Panel,
     Score,
+    is_share,
     panels,
     read_evaluations,
 )
 from pipelines.report.links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
 from pipelines.report.render import environment, heat_top
+from pipelines.report.rows import cost_of
 from pipelines.report.shots import Gallery
-from pipelines.report.values import ReportData
+from pipelines.report.values import Cost, ReportData
 
 MAX_PIXELS = 384
 """Longest side of an image, which may be larger in a file of its own than within a page."""
@@ -50,13 +52,16 @@ class Site:
     report: ReportData
     evaluations: Evaluations
     links: Links
+    cost: Cost
+    """What evaluations and attacks took."""
     scores: Mapping[str, tuple[Score, ...]]
     """By the path of a page: what was measured of what it is about."""
 
     @classmethod
-    def of(cls, report: ReportData, evaluations: Evaluations) -> "Site":
+    def of(cls, report: ReportData, store: Store) -> "Site":
         """Sort what was measured by page."""
         links = Links.of(report)
+        evaluations = read_evaluations(store)
         found: dict[str, dict[Score, None]] = {}
         names = {concept.name for concept in report.concepts}
         for score in evaluations.scores:
@@ -70,7 +75,13 @@ class Site:
                 if checkpoint.source == "base" or name in checkpoint.erased:
                     found.setdefault(concept_page(name), {})[score] = None
         scores = {path: tuple(of) for path, of in found.items()}
-        return cls(report=report, evaluations=evaluations, links=links, scores=scores)
+        return cls(
+            report=report,
+            evaluations=evaluations,
+            links=links,
+            cost=cost_of(evaluation_rows(store), {}),
+            scores=scores,
+        )
 
     @property
     def tradeoffs(self) -> tuple[Panel, ...]:
@@ -87,17 +98,24 @@ class Site:
 
     @property
     def attacked(self) -> bool:
-        """Whether any concept's own page has an attack."""
-        return any(self.worst_attack(concept_page(each.name)) for each in self.report.concepts)
+        """Whether any concept's own mask was attacked."""
+        return any(self.worst_attack(concept.name) for concept in self.report.concepts)
 
-    def worst_attack(self, path: str) -> Score | None:
-        """The attack that succeeds most often against what a page is about."""
+    def worst_attack(self, concept: str) -> Score | None:
+        """The attack that brings a concept back most often where only its mask is applied."""
+        path = concept_page(concept)
         attacks = [
             score
             for score in self.scores.get(path, ())
-            if score.attack and score.value is not None and score.checkpoint.source != "base"
+            if score.attack
+            and score.value is not None
+            and is_share(score.metric)
+            and self.links.checkpoint(score.checkpoint) == path
         ]
-        return max(attacks, key=lambda score: score.value or 0.0, default=None)
+        # A suite may attack concepts that this mask never touched: these are none of its failures.
+        mine = [score for score in attacks if score.concept == concept]
+        whole = [score for score in attacks if score.concept is None]
+        return max(mine or whole, key=lambda score: score.value or 0.0, default=None)
 
 
 def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
@@ -115,7 +133,7 @@ def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
         with _replaced(out) as folder:
             gallery = Gallery(place=partial(_place, folder), max_pixels=MAX_PIXELS, whole=True)
             report = read_report(store_uri, run, gallery)
-            site = Site.of(report, read_evaluations(Store(store_uri)))
+            site = Site.of(report, Store(store_uri))
             for path, page in pages(site):
                 (folder / path).parent.mkdir(exist_ok=True)
                 (folder / path).write_text(page, encoding="utf-8")

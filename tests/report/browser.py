@@ -31,6 +31,15 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 SECONDS = 30.0
+KEYS: dict[str, tuple[int, dict[str, str]]] = {
+    "Tab": (9, {}),
+    "Enter": (13, {"text": "\r"}),
+    "End": (35, {}),
+    "Home": (36, {}),
+    "ArrowLeft": (37, {}),
+    "ArrowRight": (39, {}),
+}
+"""Virtual key codes, which the browser's own controls go by, and what a key types."""
 
 
 class Browser:
@@ -78,7 +87,10 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def open(self, page: Path, *, width: int, dark: bool = False) -> None:
+    def open(self, page: Path, *, width: int, dark: bool = False, fragment: str = "") -> None:
+        # From elsewhere, because from the page itself a fragment would only be a jump.
+        self.call("Page.navigate", url="about:blank")
+        self._until(lambda heard: heard.get("method") == "Page.loadEventFired")
         self.messages.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -89,7 +101,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() + (f"#{fragment}" if fragment else ""))
         self._until(lambda heard: heard.get("method") == "Page.loadEventFired")
 
     def value(self, expression: str) -> Any:
@@ -100,8 +112,14 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+        number, text = KEYS[key]
+        event: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": number}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, text: str) -> None:
+        """Into what has the focus."""
+        self.call("Input.insertText", text=text)
 
     def screenshot(self, to: Path, *, whole: bool = True) -> None:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)

@@ -1,6 +1,6 @@
 """A store with real runs of a tiny random model, made without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipelines.graph import Graph
 from pipelines.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
 from pipelines.preparation import Prepared, plan_here, prepare
 from pipelines.schedule import Result
+from tests.report.browser import Browser, chromium
 
 HOSTILE = "<script>document.title='owned'</script>"
 FAILING = "imra dovel"
@@ -104,6 +105,13 @@ def run_here(
         graph.finish(work)
     write_ledger(store, plan.run, ledger_rows(plan, todo=(), results=results, reused=reused))
     return Run(store=store, plan=plan)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests of pages."""
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pipelines.report.render import render
 from pipelines.report.shots import Drawn, Shot, make_strip
 from pipelines.report.values import ConceptReport, ReportData
 from pipelines.report.where import short_names
-from tests.report.browser import Browser, chromium
+from tests.report.browser import Browser
 from tests.report.conftest import ERROR, FAILING, HOSTILE, Run
 
 WIDTHS = (390, 1200)
@@ -37,12 +37,6 @@ def pages(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> dic
     for name, run in runs.items():
         write_report(run.store.uri, out=folder / f"{name}.html", run=run.plan.run)
     return {name: folder / f"{name}.html" for name in runs}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 def concept_report(run: Run, name: str) -> ConceptReport:

@@ -1,0 +1,60 @@
+"""What rows of a ledger add up to."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.report.values import Cost, Failure, KindCost, Status
+
+Row = Mapping[str, Any]
+
+
+def cost_of(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
+    """What units took; of a unit with a share by its key, only that share counts."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["seconds"] is not None:
+            kinds.setdefault(row["kind"], []).append(row)
+    parts = tuple(
+        KindCost(
+            kind=kind,
+            units=len(done),
+            seconds=sum(row["seconds"] * shares.get(row["key"], 1) for row in done),
+            evaluations=sum(row["evaluations"] * shares.get(row["key"], 1) for row in done),
+            size=sum(row["bytes"] * shares.get(row["key"], 1) for row in done),
+        )
+        for kind, done in kinds.items()
+    )
+    return Cost(
+        evaluations=sum(part.evaluations for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        size=sum(part.size for part in parts),
+        units=Counter(row["status"] for row in rows),
+        kinds=parts,
+    )
+
+
+def status_of(rows: Sequence[Row]) -> Status:
+    """What became of a concept, from what became of its units."""
+    statuses = {row["status"] for row in rows}
+    if statuses & {"failed", "blocked"}:
+        return "failed"
+    return "unfinished" if "pending" in statuses else "done"
+
+
+def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
+    """The units that could not be done; those that only waited for them are none."""
+    return tuple(
+        Failure(
+            unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
+            attempts=row["attempts"],
+            error=row["error"] or "",
+        )
+        for row in rows
+        if row["status"] == "failed"
+    )
+
+
+def files_of(paths: Sequence[str]) -> str:
+    """A path, or how many there are."""
+    return paths[0] if len(paths) == 1 else f"{len(paths)} files"
