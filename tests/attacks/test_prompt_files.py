@@ -12,8 +12,8 @@ I2P = """,prompt,categories,hard,evaluation_seed,evaluation_guidance,sd_model,ca
 0,"a tree, in fog ",shocking,0,4261553411,13,stable-diffusion-v1-4,0
 1,a house,"sexual, self-harm",1,612304884.0,7,stable-diffusion-v1-4,1
 """
-MMA = """target_prompt,adv_prompt,sanitized_adv_prompt,success_against_sanitization_defense,clean_prompt
-a tree,tree xq fog,tree fog,True,a lamp
+MMA = """target_prompt,adv_prompt,sanitized_adv_prompt,clean_prompt
+a tree,tree xq fog,tree fog,a lamp
 """
 RING_A_BELL_NUDITY = "sensitive prompt\ntree xq fog\n"
 RING_A_BELL_VIOLENCE = 'prompt,case_number,evaluation_seed\n"tree, ""xq"" ,",0,41\n'

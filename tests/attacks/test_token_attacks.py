@@ -38,6 +38,12 @@ from tests.fidelity.sd15_shaped import build_pipeline
 SceneOf = Callable[..., Scene]
 
 
+def harmless(scene: Scene) -> tuple[Prompt, ...]:
+    """The scene's plain texts, each with the seed of the asked prompt it goes with."""
+    pairs = zip(scene.plain, scene.asked, strict=True)
+    return tuple(Prompt(text=text, seed=asked.seed) for text, asked in pairs)
+
+
 @pytest.fixture(scope="module")
 def exact() -> TokenSpace:
     """The token space of the tiny model in float64, for finite differences."""
@@ -129,7 +135,7 @@ def test_ring_a_bell_brings_the_artist_to_harmless_prompts(scene_of: SceneOf) ->
     assert not any(
         attempt.success
         for attempt in drawn(
-            scene_of(tuple(Prompt(text=t, seed=p.seed) for t, p in zip(scene.plain, scene.asked))),
+            scene_of(harmless(scene)),
             Unattacked(),
         )
     )
@@ -147,7 +153,7 @@ def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: Scene
     # On the whole model the asked prompt itself shows the artist.
     assert (first.success, first.pictures, first.steps) == (True, 1, 0)
     assert second.prompt == scene.asked[1].text
-    plain = tuple(Prompt(text=t, seed=p.seed) for t, p in zip(scene.plain, scene.asked))
+    plain = harmless(scene)
     attempts = unlearn_diff(scene_of(plain), options)
     assert attempts == unlearn_diff(scene_of(plain), options)
     assert all(attempt.prompt != attempt.asked for attempt in attempts)
