@@ -1,10 +1,12 @@
 """Checkpoints without a mask's weights: the edited tensors alone, or a whole pipeline folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import safe_open
+from torch import Tensor
 
 from conceptprune.digest import canonical_json
 from conceptprune.mask import LayerMask, PruningMask
@@ -28,15 +30,33 @@ def delta_file(mask: PruningMask, model_folder: Path, component: str | None = No
     names = [name for name, layer in part.items() if len(layer.entries)]
     weights = read_weights(model_folder / component, names)
     tensors = {f"{name}.weight": part[name].pruned(weights[name]) for name in names}
+    return encode_delta(
+        tensors,
+        component=component,
+        concepts=mask.concepts,
+        mask=mask.digest,
+        provenance=mask.provenance,
+    )
+
+
+def encode_delta(
+    tensors: Mapping[str, Tensor],
+    *,
+    component: str,
+    concepts: Sequence[str],
+    mask: str | None,
+    provenance: Mapping[str, Any],
+) -> bytes:
+    """A delta file of edited tensors by parameter name; `mask` is the digest of one, if any was."""
     header = {
         "format": "conceptprune.delta/1",
         "component": component,
-        "concepts": mask.concepts,
-        "mask": mask.digest,
-        "provenance": mask.provenance,
+        "concepts": concepts,
+        "mask": mask,
+        "provenance": provenance,
     }
     # One metadata key only: safetensors writes several in no fixed order.
-    return safetensors.torch.save(tensors, {"conceptprune": canonical_json(header)})
+    return safetensors.torch.save(dict(tensors), {"conceptprune": canonical_json(header)})
 
 
 def pipeline_files(mask: PruningMask, model_folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, sweep, submit, status, export, report, gc."""
+"""The command line: validate, plan, erase, sweep, submit, status, export, baseline, report, gc."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from conceptprune.errors import NumericalError, StoreError, UserError
+from pipelines.baselines.cli import app as baseline
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(baseline, name="baseline")
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]

@@ -2,14 +2,11 @@
 
 import difflib
 import re
-import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
-from uuid import uuid4
 
 import torch
 import typer
@@ -38,6 +35,7 @@ from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
+from pipelines.output import check_unused, complete_or_absent
 from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -103,7 +101,7 @@ def export_concepts(
     chosen = _choice("--as", form, FORMS)
     fusion = _fusion(fuse, alpha, fraction)
     out = out.resolve()
-    _check_unused(out)
+    check_unused(out)
     store = Store(store_uri)
     record = _find_run(store, run)
     keys = _mask_keys(store, record, concepts)
@@ -115,7 +113,7 @@ def export_concepts(
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
-    with _complete_or_absent(out) as temporary:
+    with complete_or_absent(out) as temporary:
         for folder, checkpoint in zip(folders, checkpoints, strict=True):
             _write(checkpoint, temporary / folder.relative_to(out), chosen, record, files_of)
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
@@ -284,26 +282,6 @@ def _base_model(record: RunRecord, model: Path | None) -> Path:
             f"digest is {found[:12]}, the run's is {record.model_identity[:12]}"
         )
     return folder
-
-
-def _check_unused(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists already; name a folder that does not")
-
-
-@contextmanager
-def _complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place at the end, or goes away on an error."""
-    temporary = out.parent / f".{out.name}-{uuid4().hex}"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _choice(option: str, value: str, allowed: Sequence[T]) -> T:
