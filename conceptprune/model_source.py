@@ -5,6 +5,7 @@ from pathlib import Path
 
 from conceptprune.errors import UserError
 from conceptprune.manifest import BuiltinModel, FolderModel, Manifest
+from conceptprune.manifest.model import ModelRef
 from conceptprune.studio import model_path
 
 HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
@@ -25,12 +26,7 @@ class ModelSource:
     @classmethod
     def of(cls, manifest: Manifest) -> "ModelSource":
         """The source a manifest names."""
-        model = manifest.model
-        if isinstance(model, BuiltinModel):
-            return cls(label=model.builtin, builtin=True)
-        if isinstance(model, FolderModel):
-            return cls(label=Path(model.folder).name, local=model.folder)
-        return cls(label=model.hub, revision=model.revision)
+        return source_of(manifest.model)
 
     def folder(self) -> Path:
         """The model's folder on this machine; a hub model is fetched once per machine.
@@ -62,3 +58,12 @@ class ModelSource:
             raise UserError(
                 f"model: cannot fetch {self.label} at {self.revision} from the hub: {error}"
             ) from error
+
+
+def source_of(model: ModelRef) -> ModelSource:
+    """The source that a `model:` section names."""
+    if isinstance(model, BuiltinModel):
+        return ModelSource(label=model.builtin, builtin=True)
+    if isinstance(model, FolderModel):
+        return ModelSource(label=Path(model.folder).name, local=model.folder)
+    return ModelSource(label=model.hub, revision=model.revision)

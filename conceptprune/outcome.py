@@ -4,10 +4,13 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from conceptprune.store import Commit
 from conceptprune.store.claims import Claim, Claims
-from conceptprune.work import Work
+from conceptprune.work import Unit
+
+U = TypeVar("U", bound=Unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ def worker_name() -> str:
     return f"{platform.node()}/{os.getpid()}"
 
 
-def run_claimed(work: Work, claims: Claims, do: Callable[[Work], Commit]) -> Done | Held:
+def run_claimed(work: U, claims: Claims, do: Callable[[U], Commit]) -> Done | Held:
     """Have `do` compute and commit one unit, unless another job is at it or it is done."""
     with claims.held(work.kind, work.key) as other:
         if other is not None:

@@ -24,6 +24,7 @@ from conceptprune.work import (
     SideWork,
     SweepTableWork,
     SweepWork,
+    Unit,
     WindowWork,
     Work,
     window_units,
@@ -82,7 +83,7 @@ class Plan:
         fused = (self.fused_preview,) if self.fused_preview else ()
         return {unit.key: unit for unit in chain(before, after, fused)}
 
-    def evaluations(self, unit: Work) -> int:
+    def evaluations(self, unit: Unit) -> int:
         """Denoiser evaluations of a unit: prompts x guidance halves x calls."""
         if isinstance(unit, WindowWork):
             halves = family_named(self.model.pipeline).halves(self.settings.guidance)

@@ -1,12 +1,9 @@
 """What a worker does with each kind of unit: read what it needs, compute, write, commit."""
 
-import resource
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -19,10 +16,11 @@ from conceptprune.errors import NoEffectError
 from conceptprune.families.model import DiffusionModel
 from conceptprune.families.table import denoiser_of, family_named
 from conceptprune.fusion import Drives, fuse_masks
+from conceptprune.made import Made, commit_made
 from conceptprune.mask import LayerMask, PruningMask, widened
 from conceptprune.memory import BatchMemory
 from conceptprune.neurons import neurons_table
-from conceptprune.outcome import Done, Held, run_claimed, worker_name
+from conceptprune.outcome import Done, Held, run_claimed
 from conceptprune.preview import draw, preview_table
 from conceptprune.prompt_table import prompts_table
 from conceptprune.prompts import prompt_pairs
@@ -32,7 +30,6 @@ from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table
 from conceptprune.store.claims import Claims
 from conceptprune.sweep import sorted_rows, sweep_rows
 from conceptprune.trajectory import TrajectoryState
-from conceptprune.versions import versions
 from conceptprune.weights import read_layers, weight_digest
 from conceptprune.work import (
     CheckpointWork,
@@ -50,14 +47,6 @@ from conceptprune.work import (
 
 if TYPE_CHECKING:
     from conceptprune.studio.judge import Judge
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What a stage wrote, and numbers worth showing without reading it."""
-
-    objects: Mapping[str, ObjectRef]
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -110,24 +99,7 @@ class Worker:
         return run_claimed(work, claims, self._do)
 
     def _do(self, work: Work) -> Commit:
-        started = time.perf_counter()
-        made = self._make(work)
-        commit = Commit(
-            kind=work.kind,
-            key=work.key,
-            objects=made.objects,
-            provenance={
-                **made.facts,
-                "seconds": round(time.perf_counter() - started, 3),
-                "finished": round(time.time(), 3),
-                "worker": worker_name(),
-                "threads": torch.get_num_threads(),
-                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "versions": versions(),
-            },
-        )
-        self.store.commit(commit)
-        return commit
+        return commit_made(self.store, work, lambda: self._make(work))
 
     def _make(self, work: Work) -> Made:
         match work:

@@ -6,7 +6,7 @@ a job is known before it runs, equal work is shared, and a rerun subtracts what 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from conceptprune.digest import unit_key
 from conceptprune.manifest import Concept, SelectorName
@@ -21,6 +21,34 @@ if TYPE_CHECKING:
 
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
+
+WARM_KINDS = ("window", "preview", "images", "scores", "set-scores")
+"""Kinds of units that run a network, the denoiser or a scorer's."""
+
+
+class Unit(Protocol):
+    """What a scheduler, a store and a ledger know of any unit of work."""
+
+    @property
+    def kind(self) -> str:
+        """What sort of work it is."""
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides its result."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Units that must be committed first."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A unit that says itself, in a few words, what it is about."""
+
+    @property
+    def detail(self) -> str:
+        """What it is about, beside its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,9 +277,9 @@ Work = (
 )
 
 
-def needs_denoiser(work: Work) -> bool:
-    """Whether a unit runs the denoiser, and so belongs on a worker that keeps it loaded."""
-    return work.kind in ("window", "preview")
+def needs_denoiser(work: Unit) -> bool:
+    """Whether a unit runs the denoiser or a scorer, and so belongs on a worker that keeps it."""
+    return work.kind in WARM_KINDS
 
 
 def window_units(

@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, sweep, submit, status, export, baseline, report, gc."""
+"""The command line: from a manifest to masks and checkpoints, and from a suite to numbers."""
 
 import sys
 from pathlib import Path
@@ -27,6 +27,14 @@ app.add_typer(baseline, name="baseline")
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
 StoreArgument = Annotated[str, typer.Argument(help="Artifact store: a folder or s3://...")]
+LogFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        help="json (one object a line, on standard error) or plain; by default what "
+        "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
+    ),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
 
 
@@ -59,14 +67,7 @@ def plan(
 def erase(
     manifest: ManifestPath,
     store: StoreUri,
-    log_format: Annotated[
-        str | None,
-        typer.Option(
-            "--log-format",
-            help="json (one object a line, on standard error) or plain; by default what "
-            "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
-        ),
-    ] = None,
+    log_format: LogFormatOption = None,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from pipelines.erase import erase as run
@@ -80,6 +81,27 @@ def sweep(manifest: ManifestPath, store: StoreUri) -> None:
     from pipelines.sweep import sweep as run
 
     raise typer.Exit(run(manifest, store, Console()))
+
+
+@app.command()
+def evaluate(
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file.")],
+    store: StoreUri,
+    of: Annotated[
+        list[str],
+        typer.Option(
+            "--of",
+            metavar="[LABEL=]KIND[:VALUE]",
+            help="A checkpoint: base, mask:FILE or mask:CONCEPT, delta:FILE, folder:PATH. "
+            "May be given several times.",
+        ),
+    ],
+    log_format: LogFormatOption = None,
+) -> None:
+    """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    from pipelines.evaluate import evaluate as run
+
+    raise typer.Exit(run(suite, store, of, Console(), log_format))
 
 
 @app.command()

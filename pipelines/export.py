@@ -104,7 +104,7 @@ def export_concepts(
     check_unused(out)
     store = Store(store_uri)
     record = _find_run(store, run)
-    keys = _mask_keys(store, record, concepts)
+    keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
     files_of = _files_of(chosen, record, model)
     if len(masks) > 1 and fusion:
@@ -233,7 +233,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
     return build_plan(asked, settings, pairs)
 
 
-def _mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
+def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
     """Keys of the finished masks of the concepts named, in the manifest's order, by name."""
     names = {concept_key(item["name"]): item["name"] for item in record.manifest["concepts"]}
     wanted = dict.fromkeys(concept_key(concept) for concept in concepts)

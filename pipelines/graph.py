@@ -1,18 +1,35 @@
 """Which units of a plan are left to do, and in what order they become ready."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from conceptprune.store import Store
-from conceptprune.work import Need, Work, needs_denoiser
-
-if TYPE_CHECKING:
-    from conceptprune.plan import Plan
+from conceptprune.work import Need, Unit, needs_denoiser
 
 Committed = Callable[[str, str], bool]
 """Whether the store has (kind, key)."""
+
+INTERMEDIATE = ("window", "statistics", "images", "scores", "set-scores")
+"""Kinds of units that are done only for those that need them."""
+
+
+class UnitPlan(Protocol):
+    """What a job knows of the plan it carries out."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+
+    def units(self) -> Iterable[Unit]:
+        """Every unit once, each after all that it needs."""
+
+    def evaluations(self, unit: Unit, /) -> int:
+        """Denoiser evaluations of a unit."""
+
+    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Unit key -> what it is for: names of concepts, or labels of checkpoints."""
 
 
 def committed_in(store: Store) -> Committed:
@@ -27,11 +44,11 @@ def committed_in(store: Store) -> Committed:
     return committed
 
 
-def units_to_do(plan: "Plan", committed: Committed) -> list[Work]:
+def units_to_do(plan: UnitPlan, committed: Committed) -> list[Unit]:
     """The plan's units that must run: unfinished results, and what these need, and no more."""
     units = {unit.key: unit for unit in plan.units()}
     wanted: set[str] = set()
-    pending = [key for key, unit in units.items() if unit.kind not in ("window", "statistics")]
+    pending = [key for key, unit in units.items() if unit.kind not in INTERMEDIATE]
     while pending:
         unit = units[pending.pop()]
         if unit.key not in wanted and not committed(unit.kind, unit.key):
@@ -44,16 +61,16 @@ def units_to_do(plan: "Plan", committed: Committed) -> list[Work]:
 class Graph:
     """Units still to do; hands out those whose needs are met, first planned first."""
 
-    ready: deque[Work] = field(default_factory=deque)
+    ready: deque[Unit] = field(default_factory=deque)
     open_denoiser_units: int = 0
     """Units without a result yet that run the denoiser."""
-    _open: dict[str, Work] = field(default_factory=dict)
+    _open: dict[str, Unit] = field(default_factory=dict)
     """Units without a result yet, by key: ready, waiting or handed out."""
     _missing: dict[str, set[Need]] = field(default_factory=dict)
-    _waiting: dict[Need, list[Work]] = field(default_factory=lambda: defaultdict(list))
+    _waiting: dict[Need, list[Unit]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def of(cls, units: Iterable[Work]) -> "Graph":
+    def of(cls, units: Iterable[Unit]) -> "Graph":
         """A graph of `units`; needs that are not among them are taken as committed."""
         graph = cls()
         for unit in units:
@@ -69,7 +86,7 @@ class Graph:
                 graph.ready.append(unit)
         return graph
 
-    def finish(self, unit: Work) -> None:
+    def finish(self, unit: Unit) -> None:
         """Mark a unit done; units that waited only for it become ready."""
         need = (unit.kind, unit.key)
         self._close(unit)
@@ -82,7 +99,7 @@ class Graph:
                 del self._missing[waiting.key]
                 self.ready.append(waiting)
 
-    def fail(self, unit: Work) -> Iterator[Work]:
+    def fail(self, unit: Unit) -> Iterator[Unit]:
         """Give up a unit; yields the units that can therefore never run."""
         self._close(unit)
         for waiting in self._waiting.pop((unit.kind, unit.key), []):
@@ -90,7 +107,7 @@ class Graph:
                 yield waiting
                 yield from self.fail(waiting)
 
-    def put_back(self, lost: Work, unit: Work) -> bool:
+    def put_back(self, lost: Unit, unit: Unit) -> bool:
         """`unit`, which had been handed out, waits until `lost` has been done once more.
 
         Returns:
@@ -104,11 +121,11 @@ class Graph:
         self._add(lost)
         return True
 
-    def _add(self, unit: Work) -> None:
+    def _add(self, unit: Unit) -> None:
         if unit.key not in self._open:
             self._open[unit.key] = unit
             self.open_denoiser_units += needs_denoiser(unit)
 
-    def _close(self, unit: Work) -> None:
+    def _close(self, unit: Unit) -> None:
         if self._open.pop(unit.key, None) is not None:
             self.open_denoiser_units -= needs_denoiser(unit)

@@ -1,8 +1,7 @@
 """The erase job: prompts, collection, reduction, selection, outputs; one pass, safe to rerun."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,26 +11,18 @@ from conceptprune.plan import Plan, collection_settings, prompts_units, run_id
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.store import LostWorkError, Store, parquet_to_table
-from conceptprune.work import Work
-from pipelines.cluster import connected
-from pipelines.graph import committed_in, units_to_do
-from pipelines.journal import Journal, new_job
-from pipelines.ledger import RunRecord, reused_units
+from conceptprune.work import Unit
+from pipelines.graph import committed_in
+from pipelines.journal import new_job
+from pipelines.ledger import RunRecord
 from pipelines.logs import LogFormat
-from pipelines.metrics import JobMetrics, StoreMetrics
+from pipelines.metrics import StoreMetrics
 from pipelines.preparation import Prepared
-from pipelines.progress import JobProgress
-from pipelines.schedule import Result, Tick, run_units
-from pipelines.watchdog import Watchdog
-from pipelines.workers import WorkerPool, WorkerSpec
+from pipelines.run import RunUnits, run_plan, unit_runner
+from pipelines.schedule import Result
+from pipelines.workers import WorkerSpec
 
 LOOKS_AT_PROMPTS = 3
-
-OnResult = Callable[[Result], None]
-OnTick = Callable[[Tick], None]
-Evaluations = Callable[[Work], int]
-"""Denoiser evaluations of a unit."""
-RunUnits = Callable[[Sequence[Work], Mapping[str, Work], OnResult, OnTick, Evaluations], None]
 
 
 class PromptsFailedError(RuntimeError):
@@ -80,7 +71,8 @@ def run_job(
     job = new_job()
     store = Store(store_uri, StoreMetrics())
     store.check()
-    with _runner(prepared, store_uri, job, form) as run:
+    spec = _spec(prepared, store_uri, job, form)
+    with unit_runner(spec, prepared.manifest.compute) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
             run=plan.run,
@@ -97,42 +89,19 @@ def run_job(
 def _run_plan(
     plan: Plan, store: Store, run: RunUnits, console: Console, job: str, started: float
 ) -> JobResult:
-    committed = committed_in(store)
-    units = units_to_do(plan, committed)
-    todo = {unit.key for unit in units}
-    reused = reused_units(plan, store, todo, committed)
-    journal = Journal(store, plan, job, todo=todo, reused=reused)
-    journal.begin()
-    try:
-        if units:
-            with JobProgress(console, plan, units) as progress:
-
-                def on_result(result: Result) -> None:
-                    journal.results[result.work.key] = result
-                    progress.advance(result)
-
-                known = {unit.key: unit for unit in plan.units()}
-                run(units, known, on_result, journal.on_tick, plan.evaluations)
-    except BaseException:
-        # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
-        # has been done so far is on record.
-        journal.end("stopped")
-        raise
-    results = journal.results.values()
-    rows = journal.end("failed" if any(result.error for result in results) else "done")
-    computed = sum(result.status == "done" for result in results)
+    outcome = run_plan(plan, store, run, console, job)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
-        computed=computed,
-        reused=len(reused) + len(results) - computed - sum(bool(r.error) for r in results),
-        rows=rows,
+        computed=outcome.computed,
+        reused=outcome.reused,
+        rows=outcome.rows,
     )
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple[PromptPair, ...]]:
     units = prompts_units(prepared.manifest)
-    known: Mapping[str, Work] = {unit.key: unit for unit in units}
+    known: Mapping[str, Unit] = {unit.key: unit for unit in units}
     committed = committed_in(store)
     todo = [unit for unit in units if not committed(unit.kind, unit.key)]
     for look in range(LOOKS_AT_PROMPTS):
@@ -162,11 +131,9 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
     return pairs
 
 
-@contextmanager
-def _runner(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> Iterator[RunUnits]:
-    """A function that runs units on the cluster, which is joined when it is first called."""
+def _spec(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> WorkerSpec:
     compute = prepared.manifest.compute
-    spec = WorkerSpec(
+    return WorkerSpec(
         store=store_uri,
         job=job,
         claim_seconds=compute.claim_seconds,
@@ -176,48 +143,3 @@ def _runner(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> It
         run=run_id(prepared.manifest, prepared.model),
         log_format=form,
     )
-    with ExitStack() as joined:
-
-        def run(
-            units: Sequence[Work],
-            known: Mapping[str, Work],
-            on_result: OnResult,
-            on_tick: OnTick,
-            evaluations: Evaluations,
-        ) -> None:
-            joined.enter_context(connected(compute))
-            metrics = JobMetrics()
-            pool = WorkerPool(spec, compute)
-            left = {unit.key for unit in units}
-
-            def counted(result: Result) -> None:
-                left.discard(result.work.key)
-                metrics.unit(
-                    kind=result.work.kind,
-                    status=result.status,
-                    attempts=result.attempts,
-                    evaluations=evaluations(result.work),
-                )
-                metrics.now(units_left=len(left), actors=len(pool.slots))
-                on_result(result)
-
-            with Watchdog() as watchdog:
-
-                def beat(tick: Tick) -> None:
-                    watchdog.beat()
-                    on_tick(tick)
-
-                try:
-                    run_units(
-                        units,
-                        pool,
-                        known=known,
-                        max_attempts=compute.max_attempts,
-                        on_result=counted,
-                        on_tick=beat,
-                    )
-                finally:
-                    pool.close()
-                    metrics.now(units_left=len(left), actors=0)
-
-        yield run

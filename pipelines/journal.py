@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
+from pipelines.graph import UnitPlan
 from pipelines.ledger import Made, ledger_rows, write_ledger
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
-    from conceptprune.plan import Plan
     from pipelines.schedule import Result, Tick
 
 SECONDS_BETWEEN_SIGNS = 10.0
@@ -75,7 +75,7 @@ class Journal:
     def __init__(
         self,
         store: Store,
-        plan: "Plan",
+        plan: UnitPlan,
         job: str,
         *,
         todo: Collection[str],

@@ -12,17 +12,17 @@ from conceptprune.digest import canonical_json
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import (
     CheckpointWork,
+    Detailed,
     FuseWork,
     MaskWork,
     PreviewWork,
     SweepWork,
+    Unit,
     WindowWork,
-    Work,
 )
-from pipelines.graph import Committed
+from pipelines.graph import Committed, UnitPlan
 
 if TYPE_CHECKING:
-    from conceptprune.plan import Plan
     from pipelines.schedule import Result
 
 SCHEMA = pa.schema(
@@ -76,7 +76,7 @@ NOTHING_MADE: Made = {
 }
 
 
-def detail_of(work: Work) -> str:
+def detail_of(work: Unit) -> str:
     """What a unit is about, in a few words, beside its kind."""
     match work:
         case WindowWork(window=window):
@@ -91,10 +91,12 @@ def detail_of(work: Work) -> str:
             return work.form
         case PreviewWork():
             return f"{len(work.prompts)} images {'after' if work.mask else 'before'}"
+        case Detailed():
+            return work.detail
     return ""
 
 
-def mask_of(work: Work) -> str | None:
+def mask_of(work: Unit) -> str | None:
     """Key of the mask that a unit makes or applies; None where there is none."""
     match work:
         case MaskWork() | FuseWork():
@@ -105,7 +107,7 @@ def mask_of(work: Work) -> str | None:
 
 
 def ledger_rows(
-    plan: "Plan",
+    plan: UnitPlan,
     *,
     todo: Collection[str],
     results: "Mapping[str, Result]",
@@ -161,7 +163,7 @@ def made_by(commit: Commit) -> Made:
 
 
 def reused_units(
-    plan: "Plan", store: Store, todo: Collection[str], committed: Committed
+    plan: UnitPlan, store: Store, todo: Collection[str], committed: Committed
 ) -> dict[str, Made]:
     """What is on record of the plan's committed units that are not to be done, by key.
 

@@ -1,31 +1,34 @@
 """How a job tells what it is doing: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from conceptprune.plan import Plan
-from conceptprune.work import Work
+from conceptprune.work import Unit
+from pipelines.graph import UnitPlan
 from pipelines.schedule import Result
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class JobProgress:
-    """Counts of units, concepts and denoiser evaluations of one job."""
+    """Counts of units, of denoiser evaluations, and of what a job is for (concepts, say)."""
 
-    def __init__(self, console: Console, plan: Plan, units: list[Work]) -> None:
+    def __init__(
+        self, console: Console, plan: UnitPlan, units: Sequence[Unit], parts: str = "concepts"
+    ) -> None:
         self._console = console
         self._plan = plan
+        self._parts = parts
         self._total_units = len(units)
         self._evaluations = {unit.key: plan.evaluations(unit) for unit in units}
         self._total_evaluations = sum(self._evaluations.values())
         self._names = plan.concepts_of()
         self._waiting = _units_by_concept(self._names, units)
-        self._total_concepts = len(plan.concepts)
+        self._total_concepts = len({name for names in self._names.values() for name in names})
         self._units = 0
         self._done_evaluations = 0
         self._failed = 0
@@ -37,7 +40,7 @@ class JobProgress:
     def __enter__(self) -> "JobProgress":
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("[bold]erase"),
+                TextColumn(f"[bold]{self._parts}"),
                 BarColumn(),
                 TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
@@ -86,7 +89,7 @@ class JobProgress:
         rate = self._done_evaluations / seconds if seconds > 0 else 0.0
         left = self._total_evaluations - self._done_evaluations
         parts = [
-            f"{self._total_concepts - len(self._waiting)}/{self._total_concepts} concepts",
+            f"{self._total_concepts - len(self._waiting)}/{self._total_concepts} {self._parts}",
             f"{self._units}/{self._total_units} units",
             f"{rate:.0f} evaluations/s",
         ]
@@ -98,7 +101,7 @@ class JobProgress:
 
 
 def _units_by_concept(
-    concepts: Mapping[str, tuple[str, ...]], units: list[Work]
+    concepts: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
 ) -> dict[str, set[str]]:
     todo = {unit.key for unit in units}
     waiting: dict[str, set[str]] = {}

@@ -18,7 +18,7 @@ from ray.exceptions import (
 from conceptprune.errors import NumericalError, UserError
 from conceptprune.outcome import Held
 from conceptprune.store import Commit, LostWorkError
-from conceptprune.work import Work, needs_denoiser
+from conceptprune.work import Unit, needs_denoiser
 from pipelines.graph import Graph
 from pipelines.workers import Submission, WorkerPool
 
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 class Result:
     """What became of a unit."""
 
-    work: Work
+    work: Unit
     status: Literal["done", "reused", "failed", "blocked"]
     """`reused`: another job computed it meanwhile."""
     attempts: int
@@ -64,10 +64,10 @@ OnTick = Callable[[Tick], None]
 
 
 def run_units(
-    units: Iterable[Work],
+    units: Iterable[Unit],
     pool: WorkerPool,
     *,
-    known: Mapping[str, Work],
+    known: Mapping[str, Unit],
     max_attempts: int,
     on_result: OnResult,
     on_tick: OnTick = lambda _: None,
@@ -86,7 +86,7 @@ class _Loop:
         self,
         graph: Graph,
         pool: WorkerPool,
-        known: Mapping[str, Work],
+        known: Mapping[str, Unit],
         max_attempts: int,
         on_result: OnResult,
         on_tick: OnTick,
@@ -101,10 +101,10 @@ class _Loop:
         self.interruptions: Counter[str] = Counter()
         self.retries = 0
         self.lost = 0
-        self.queues: dict[bool, deque[Work]] = {True: deque(), False: deque()}
+        self.queues: dict[bool, deque[Unit]] = {True: deque(), False: deque()}
         """Units that can be handed out, those for actors and those for tasks: one sort may have to
         wait for room while the other has it."""
-        self.held: list[tuple[float, Work]] = []
+        self.held: list[tuple[float, Unit]] = []
         """Units that another job is computing, and when to look again."""
         self._last_tick = 0.0
 
@@ -152,7 +152,7 @@ class _Loop:
                 self.pool.submit(work)
         self.pool.release_idle(self.graph.open_denoiser_units)
 
-    def _queue(self, work: Work) -> deque[Work]:
+    def _queue(self, work: Unit) -> deque[Unit]:
         return self.queues[needs_denoiser(work)]
 
     def _take(self, submission: Submission) -> None:
@@ -203,18 +203,18 @@ class _Loop:
         for waiting in self.pool.drop(submission):
             self._hand_back(waiting)
 
-    def _hand_back(self, work: Work) -> None:
+    def _hand_back(self, work: Unit) -> None:
         self.attempts[work.key] -= 1
         self._queue(work).appendleft(work)
 
-    def _interrupted(self, work: Work, error: Exception) -> None:
+    def _interrupted(self, work: Unit, error: Exception) -> None:
         self.interruptions[work.key] += 1
         if self.interruptions[work.key] > MAX_INTERRUPTIONS:
             self._retry_or_fail(work, error, final=False)
         else:
             self._hand_back(work)
 
-    def _compute_again(self, lost: Work, work: Work, error: LostWorkError) -> None:
+    def _compute_again(self, lost: Unit, work: Unit, error: LostWorkError) -> None:
         """`lost` was committed and is gone: that is no fault of `work`, which needs it."""
         self.attempts[work.key] -= 1
         self.lost += 1
@@ -225,14 +225,14 @@ class _Loop:
         else:
             self._queue(lost).appendleft(lost)
 
-    def _retry_or_fail(self, work: Work, error: Exception, *, final: bool) -> None:
+    def _retry_or_fail(self, work: Unit, error: Exception, *, final: bool) -> None:
         if not final and self.attempts[work.key] < self.max_attempts:
             self.retries += 1
             self._queue(work).appendleft(work)
             return
         self._fail(work, error)
 
-    def _fail(self, work: Work, error: Exception) -> None:
+    def _fail(self, work: Unit, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}".strip()
         attempts = self.attempts[work.key]
         self.on_result(Result(work=work, status="failed", attempts=attempts, error=message))

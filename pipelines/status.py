@@ -12,9 +12,10 @@ from rich.console import Console
 from conceptprune.errors import UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
+from pipelines.evaluation_record import EvaluationRecord, evaluation_records
 from pipelines.graph import Committed, committed_in
 from pipelines.journal import JobRecord, job_records
-from pipelines.ledger import RunRecord, read_ledger
+from pipelines.ledger import RUN_FILE, RunRecord, read_ledger
 
 OPEN = ("failed", "blocked", "pending")
 """Ledger statuses of units without a result."""
@@ -26,7 +27,7 @@ SHOWN_CONCEPTS = 3
 class RunStatus:
     """One run as the store has it now."""
 
-    record: RunRecord
+    record: RunRecord | EvaluationRecord
     rows: list[dict[str, Any]]
     """The ledger; units that were committed after it was written are marked done."""
     jobs: list[JobRecord]
@@ -35,7 +36,11 @@ class RunStatus:
 
     @classmethod
     def read(
-        cls, store: Store, record: RunRecord, committed: Committed, claims: Sequence[Claim] = ()
+        cls,
+        store: Store,
+        record: RunRecord | EvaluationRecord,
+        committed: Committed,
+        claims: Sequence[Claim] = (),
     ) -> "RunStatus":
         """The status of a run; `committed` tells what has been finished since its last ledger."""
         rows = read_ledger(store, record.run)
@@ -49,7 +54,9 @@ class RunStatus:
 
     @property
     def num_concepts(self) -> int:
-        """How many concepts the run is to erase."""
+        """How many concepts the run is to erase, or checkpoints to evaluate."""
+        if isinstance(self.record, EvaluationRecord):
+            return len(self.record.checkpoints)
         return len(self.record.manifest["concepts"])
 
     @property
@@ -94,7 +101,11 @@ def show_status(store: str, console: Console) -> None:
     opened = Store(store)
     committed = committed_in(opened)
     claims = live_claims(opened)
-    for record in run_records(opened):
+    evaluations = evaluation_records(opened)
+    runs: list[RunRecord | EvaluationRecord] = [*evaluations]
+    if not evaluations or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
+        runs += run_records(opened)
+    for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         for line in _lines(RunStatus.read(opened, record, committed, claims)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -102,10 +113,17 @@ def show_status(store: str, console: Console) -> None:
 def _lines(status: RunStatus) -> Iterator[str]:
     record = status.record
     started = datetime.fromtimestamp(record.started, UTC)
-    yield f"run {record.run}"
-    yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
+    if isinstance(record, EvaluationRecord):
+        yield f"evaluation {record.run}"
+        yield f"  suite     {one_line(record.name)}"
+    else:
+        yield f"run {record.run}"
+        yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
     yield f"  started   {started:%Y-%m-%d %H:%M:%S} UTC"
-    yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+    if isinstance(record, EvaluationRecord):
+        yield "  " + one_line(f"of        {', '.join(record.labels)}")
+    else:
+        yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
     yield from _jobs(status.jobs)
     for claim in status.claims:
         since = f"{max(0, time.time() - claim.since):.0f} s"

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -12,19 +12,16 @@ from conceptprune.outcome import Done, Held, worker_name
 from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
-from conceptprune.work import ModelSettings, Work, needs_denoiser
+from conceptprune.work import ModelSettings, Unit, needs_denoiser
 from pipelines.cluster import draining_nodes, is_up, ran_on
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
-
-if TYPE_CHECKING:
-    from conceptprune.stages import Worker
 
 
 class UnitRunner(Protocol):
     """What runs units in a worker process."""
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, work: Any) -> Done | Held:
         """Do one unit, or say who is doing it."""
 
 
@@ -61,16 +58,26 @@ class WorkerSpec:
         torch.set_num_threads(self.threads)
         store = Store(self.store, StoreMetrics())
         claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
-        return _ClaimingWorker(Worker(store, self.model, self.settings), claims, self.run)
+        return ClaimingRunner(Worker(store, self.model, self.settings), claims, self.run)
+
+
+class ClaimedWork(Protocol):
+    """What does units under a claim: the workers of the library."""
+
+    def run_claimed(self, work: Any, claims: Claims, /) -> Done | Held:
+        """Do one unit unless another job is at it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _ClaimingWorker:
-    worker: "Worker"
+class ClaimingRunner:
+    """Runs units under claims, and says so in the log."""
+
+    worker: ClaimedWork
     claims: Claims
     run_id: str
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, work: Unit) -> Done | Held:
+        """Do one unit, or say who is doing it."""
         with identified(run=self.run_id, kind=work.kind, key=work.key):
             try:
                 found = self.worker.run_claimed(work, self.claims)
@@ -93,12 +100,12 @@ class DenoiserActor:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, work: Unit) -> Done | Held:
         """Do one unit."""
         return self._runner.run(work)
 
 
-def run_alone(spec: RunnerSpec, work: Work) -> Done | Held:
+def run_alone(spec: RunnerSpec, work: Unit) -> Done | Held:
     """Do one unit that needs no denoiser."""
     return spec.build().run(work)
 
@@ -121,7 +128,7 @@ class Submission:
     """A unit on its way."""
 
     ref: Any
-    work: Work
+    work: Unit
     slot: ActorSlot | None
     """The actor that has it; None for a task."""
     waited: bool = False
@@ -169,7 +176,7 @@ class WorkerPool:
         """How many units are on their way."""
         return len(self._running)
 
-    def refresh(self) -> list[Work]:
+    def refresh(self) -> list[Unit]:
         """Look at the cluster: its size, and which of its nodes are about to go.
 
         Returns:
@@ -178,7 +185,7 @@ class WorkerPool:
         # A cluster that grows can take more tasks.
         self._max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         leaving = draining_nodes()
-        handed_back: list[Work] = []
+        handed_back: list[Unit] = []
         for slot in self.slots:
             if slot.node is None:
                 slot.node = _ready(slot.node_ref)
@@ -192,11 +199,11 @@ class WorkerPool:
                 del slot.in_flight[1:]
         return handed_back
 
-    def has_room(self, work: Work) -> bool:
+    def has_room(self, work: Unit) -> bool:
         """Whether `work` can be submitted now."""
         return self._has_actor_room() if needs_denoiser(work) else self._tasks < self._max_tasks
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Unit) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""
         if not needs_denoiser(work):
             self._tasks += 1
@@ -242,7 +249,7 @@ class WorkerPool:
         """Whether an actor is still on the books."""
         return slot in self.slots
 
-    def drop(self, submission: Submission) -> list[Work]:
+    def drop(self, submission: Submission) -> list[Unit]:
         """Forget a submission's dead actor; returns the units it still had."""
         slot = submission.slot
         if slot is None or slot not in self.slots:

@@ -19,8 +19,11 @@ from pydantic_core import PydanticCustomError
 T = TypeVar("T")
 FieldPath = tuple[str | int, ...]
 
-# Names of the union members that pydantic puts into the path of an error.
-UNION_TAGS = frozenset({"<builtin>", "<folder>", "<hub>", "<word>", "<pair>", "<one>", "<several>"})
+
+def is_union_tag(part: str | int) -> bool:
+    """Whether it is the name of a union's member, which pydantic puts into the path of an error."""
+    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
+
 
 MAX_NAME_CHARS = 200
 MAX_PROMPT_CHARS = 2000

@@ -4,20 +4,31 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError
-from conceptprune.manifest.fields import UNION_TAGS, FieldPath
+from conceptprune.manifest.fields import FieldPath, is_union_tag
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
 
 MAX_BYTES = 4 * 1024 * 1024
 _MAX_SHOWN_CHARS = 80
 _MIN_ABBREVIATION_CHARS = 3
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A document, and the schema that it breaks."""
+
+    document: Document
+    schema: type[BaseModel]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +48,26 @@ def load_manifest(path: Path | str) -> Manifest:
             plain YAML, or breaks a rule of the schema; the message lists all problems.
 
     """
+    return load_document(path, Manifest)
+
+
+def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
+    """Check the manifest `text`; `source` is its name in messages, `folder` resolves paths in it.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+
+    """
+    return parse_document(text, Manifest, source=source, folder=folder)
+
+
+def load_document(path: Path | str, schema: type[S]) -> S:
+    """Read and check a YAML file of any schema.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -44,17 +75,17 @@ def load_manifest(path: Path | str) -> Manifest:
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise ManifestError(f"{path} is larger than {MAX_BYTES} bytes, the limit for a manifest")
+        raise ManifestError(f"{path} is larger than {MAX_BYTES} bytes, the limit for such a file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path}:{line}: not UTF-8 text ({error.reason})") from error
-    return parse_manifest(text, source=str(path), folder=path.parent)
+    return parse_document(text, schema, source=str(path), folder=path.parent)
 
 
-def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
-    """Check the manifest `text`; `source` is its name in messages, `folder` resolves paths in it.
+def parse_document(text: str, schema: type[S], *, source: str, folder: Path) -> S:
+    """Check the YAML `text` against a schema; see `parse_manifest`.
 
     Raises:
         ManifestError: as `load_manifest`.
@@ -77,16 +108,14 @@ def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
         for path, line, first_line in document.repeated_keys
     ]
     try:
-        manifest = Manifest.model_validate(
-            document.data, context={"folder": str(folder.absolute())}
-        )
+        checked = schema.model_validate(document.data, context={"folder": str(folder.absolute())})
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            problems.extend(_problems_in(details, document))
+            problems.extend(_problems_in(details, _Reading(document, schema)))
         raise ManifestError(_message(source, problems)) from error
     if problems:
         raise ManifestError(_message(source, problems))
-    return manifest
+    return checked
 
 
 def _message(source: str, problems: list[_Problem]) -> str:
@@ -116,33 +145,35 @@ def _printable(text: str) -> str:
     return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
-def _problems_in(details: ErrorDetails, document: Document) -> Iterator[_Problem]:
+def _problems_in(details: ErrorDetails, reading: _Reading) -> Iterator[_Problem]:
     """Translate one validation error; an error of the schema's own may hold several problems."""
     kind = details["type"]
     path = _without_union_tags(details["loc"], last_is_key=kind == "extra_forbidden")
     if kind == "manifest":
         for below, allowed in details["ctx"]["problems"]:
-            yield _problem(document, (*path, *below), allowed)
+            yield _problem(reading, (*path, *below), allowed)
     elif kind == "extra_forbidden":
-        yield _unknown_key(document, path)
+        yield _unknown_key(reading, path)
     elif kind in ("model_type", "model_attributes_type"):
-        yield _problem(document, path, f"a section with {', '.join(_keys_at(path))}")
+        keys = _keys_at(reading.schema, path)
+        yield _problem(reading, path, f"a section with {', '.join(keys)}")
     else:
-        allowed = _allowed_at(path) or _plain_words(details["msg"])
-        yield _problem(document, path, allowed, wants_text=kind == "string_type")
+        allowed = _allowed_at(reading.schema, path) or _plain_words(details["msg"])
+        yield _problem(reading, path, allowed, wants_text=kind == "string_type")
 
 
 def _without_union_tags(loc: FieldPath, *, last_is_key: bool) -> FieldPath:
     """Drop what pydantic inserts to say which member of a union it tried."""
     last = len(loc) - 1
     return tuple(
-        part for i, part in enumerate(loc) if part not in UNION_TAGS or (last_is_key and i == last)
+        part for i, part in enumerate(loc) if not is_union_tag(part) or (last_is_key and i == last)
     )
 
 
 def _problem(
-    document: Document, path: FieldPath, allowed: str, *, wants_text: bool = False
+    reading: _Reading, path: FieldPath, allowed: str, *, wants_text: bool = False
 ) -> _Problem:
+    document, schema = reading.document, reading.schema
     exists, value = _value_at(document.data, path)
     spelling = document.unquoted.get(path, "")
     if wants_text and spelling:
@@ -150,16 +181,16 @@ def _problem(
     return _Problem(
         line=_line_of(document, path),
         path=path,
-        found=_shown(value, spelling) if exists else _shown_default(path),
+        found=_shown(value, spelling) if exists else _shown_default(schema, path),
         allowed=allowed,
-        nearest=_nearest_in(value, path),
+        nearest=_nearest_in(schema, value, path),
     )
 
 
-def _unknown_key(document: Document, path: FieldPath) -> _Problem:
-    keys = _keys_at(path[:-1])
+def _unknown_key(reading: _Reading, path: FieldPath) -> _Problem:
+    keys = _keys_at(reading.schema, path[:-1])
     return _Problem(
-        line=_line_of(document, path),
+        line=_line_of(reading.document, path),
         path=path,
         found="an unknown key",
         allowed=", ".join(keys),
@@ -186,8 +217,8 @@ def _shown(value: Any, spelling: str) -> str:
     return f"{spelling} (which YAML reads as {reading})"
 
 
-def _shown_default(path: FieldPath) -> str:
-    _, info = _field_at(path)
+def _shown_default(schema: type[BaseModel], path: FieldPath) -> str:
+    _, info = _field_at(schema, path)
     has_default = info is not None and not info.is_required() and info.default is not None
     return f"nothing (default: {info.default})" if info and has_default else "nothing"
 
@@ -212,9 +243,9 @@ def _line_of(document: Document, path: FieldPath) -> int:
     return 1
 
 
-def _field_at(path: FieldPath) -> tuple[Any, FieldInfo | None]:
+def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo | None]:
     """Return the type that the schema has at `path`, and the field if `path` ends in one."""
-    annotation: Any = Manifest
+    annotation: Any = schema
     info: FieldInfo | None = None
     for part in path:
         info = None
@@ -231,8 +262,8 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _sections_in(argument)]
 
 
-def _keys_at(path: FieldPath) -> list[str]:
-    annotation, _ = _field_at(path)
+def _keys_at(schema: type[BaseModel], path: FieldPath) -> list[str]:
+    annotation, _ = _field_at(schema, path)
     return [key for section in _sections_in(annotation) for key in section.model_fields]
 
 
@@ -242,9 +273,9 @@ def _choices_in(annotation: Any) -> list[Any]:
     return [choice for argument in get_args(annotation) for choice in _choices_in(argument)]
 
 
-def _allowed_at(path: FieldPath) -> str | None:
+def _allowed_at(schema: type[BaseModel], path: FieldPath) -> str | None:
     """Return the choices of the field at `path`, or its description; None within a list."""
-    annotation, info = _field_at(path)
+    annotation, info = _field_at(schema, path)
     if info is None:
         return None
     choices = [str(choice) for choice in _choices_in(annotation)]
@@ -259,12 +290,12 @@ def _plain_words(message: str) -> str:
     return words[0].lower() + words[1:]
 
 
-def _nearest_in(value: Any, path: FieldPath) -> str | None:
+def _nearest_in(schema: type[BaseModel], value: Any, path: FieldPath) -> str | None:
     if isinstance(value, dict):
-        keys = _keys_at(path)
+        keys = _keys_at(schema, path)
         guesses = (_nearest(key, keys) for key in value if key not in keys)
         return next((guess for guess in guesses if guess is not None), None)
-    annotation, info = _field_at(path)
+    annotation, info = _field_at(schema, path)
     choices = [choice for choice in _choices_in(annotation) if isinstance(choice, str)]
     choices += (info and info.examples) or []
     return _nearest(value, choices) if isinstance(value, str) and value not in choices else None

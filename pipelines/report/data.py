@@ -19,7 +19,7 @@ from conceptprune.selectors import Evidence, stronger_neurons
 from conceptprune.statistics import Statistics
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.work import MaskWork, ModelSettings
-from pipelines.ledger import RunRecord, read_ledger
+from pipelines.ledger import RUN_FILE, RunRecord, read_ledger
 from pipelines.preparation import Prepared, plan_here
 from pipelines.report.accuracy import Accuracy, judge_shots
 from pipelines.report.shots import Role, Shot, Strip, make_strip, pair_shots
@@ -132,7 +132,8 @@ def read_report(store_uri: str, run: str | None) -> ReportData:
 
 
 def _record(store: Store, run: str | None) -> RunRecord:
-    runs = store.runs()
+    # An evaluation is a run too, and has no such record.
+    runs = [run for run in store.runs() if store.read_run_file(run, RUN_FILE) is not None]
     if not runs:
         raise UserError(
             f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "

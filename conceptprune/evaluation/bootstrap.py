@@ -1,0 +1,79 @@
+"""95 % intervals of means: percentiles of bootstrap resamples (Efron 1979)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.95
+CHUNK = 1 << 22
+"""Resampled values held at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean and where it may lie; `method` is what the summary says of how it was made."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+
+def mean_interval(
+    values: Sequence[float], *, resamples: int, seed: int, what: str = ""
+) -> Interval:
+    """The mean of `values` and its interval.
+
+    A bootstrap of zeros alone (or of ones) has no width, and would claim that the rate is known:
+    there it is Wilson's interval instead.
+
+    Args:
+        values: one an image.
+        resamples: how often to resample.
+        seed: of the resampling.
+        what: name of the number; each draws its own resamples, whatever others there are.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values to take the mean of")
+    array = np.sort(np.asarray(values, np.float64))
+    value = float(array.mean())
+    if array[0] == array[-1] and array[0] in (0.0, 1.0):
+        low, high = wilson(int(array.sum()), len(array))
+        return Interval(value=value, low=low, high=high, method="wilson")
+    generator = np.random.Generator(np.random.PCG64(_seed(seed, what)))
+    size = max(1, CHUNK // len(array))
+    means = [
+        array[generator.integers(0, len(array), (min(size, resamples - first), len(array)))].mean(1)
+        for first in range(0, resamples, size)
+    ]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high), method="bootstrap")
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate (Wilson 1927)."""
+    z, rate = 1.96, hits / total
+    middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * sqrt(rate * (1 - rate) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def interval_settings(interval: Interval, *, resamples: int, seed: int) -> dict[str, Any]:
+    """What a summary's settings say of an interval."""
+    if interval.method == "wilson":
+        return {"method": "wilson", "level": LEVEL}
+    return {"method": "bootstrap", "level": LEVEL, "resamples": resamples, "seed": seed}
+
+
+def _seed(seed: int, what: str) -> int:
+    return int.from_bytes(
+        hashlib.sha256(f"bootstrap {seed} of {what}".encode()).digest()[:8], "big"
+    )

@@ -1,0 +1,344 @@
+"""What is evaluated: the base model as it is, with a mask or a delta applied, or another folder."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from conceptprune.digest import digest_bytes, digest_file, digest_json
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.families.model import DiffusionModel
+from conceptprune.families.table import components, denoiser_of, identity, read_index
+from conceptprune.mask import PruningMask
+from conceptprune.model_card import METADATA_FILE
+from conceptprune.model_source import ModelSource
+from conceptprune.store import ObjectRef
+from conceptprune.weights import checkpoint_files, component_of, read_layers, weight_digest
+from conceptprune.work import ModelSettings
+
+Kind = Literal["base", "mask", "delta", "folder"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FORM = "[LABEL=]base, [LABEL=]mask:FILE-OR-CONCEPT, [LABEL=]delta:FILE or [LABEL=]folder:PATH"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A checkpoint as the command line names it."""
+
+    label: str | None
+    kind: Kind
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A mask or a delta in the store, to apply to the base model."""
+
+    kind: Literal["mask", "delta"]
+    ref: ObjectRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The model that draws images, as a worker needs it; nothing of it is a label."""
+
+    model: ModelSettings
+    pictures: str
+    """Digest of the model's files that decide its images (`pictures_identity`)."""
+    edit: Edit | None = None
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What of it decides images."""
+        edit = None if self.edit is None else [self.edit.kind, self.edit.ref.digest]
+        return {**self.model.key_parts, "pictures": self.pictures, "edit": edit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint of an evaluation."""
+
+    label: str
+    kind: Kind
+    digest: str
+    """Of what was applied, or of the folder; empty for the base."""
+    erased: tuple[str, ...]
+    """Concepts it claims to have erased."""
+    drawn: Drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """Edited tensors of a pipeline's components, by component and parameter name."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    concepts: tuple[str, ...] = ()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, folder: Path) -> "Delta":
+        """Read a safetensors file of edited tensors under diffusers' parameter names.
+
+        Names may begin with the component ("unet."), as some tools write them; without, they are
+        the denoiser's, or those of the component that the file's own metadata names.
+
+        Args:
+            data: the file.
+            folder: the base model, whose parameters must have these names and shapes.
+
+        Raises:
+            UserError: not a safetensors file, or one without tensors.
+            ModelMismatchError: a tensor is none of the base model's, or has another shape.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            size = int.from_bytes(data[:8], "little")
+            header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f"not a safetensors file of edited tensors: {error}") from error
+        if not tensors:
+            raise UserError("a safetensors file without a tensor edits nothing")
+        own = json.loads(header["conceptprune"]) if "conceptprune" in header else {}
+        default = own.get("component") or denoiser_of(folder)
+        known = components(folder)
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            component, _, rest = name.partition(".")
+            if component not in known:
+                component, rest = default, name
+            parts.setdefault(component, {})[rest] = tensor
+        _check_shapes(parts, folder)
+        return cls(tensors=parts, concepts=tuple(own.get("concepts", ())))
+
+
+def _check_shapes(parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+    for component, tensors in parts.items():
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in checkpoint_files(folder / component):
+            with safe_open(path, framework="pt") as stream:
+                for name in tensors.keys() & set(stream.keys()):
+                    shapes[name] = tuple(stream.get_slice(name).get_shape())
+        for name, tensor in sorted(tensors.items()):
+            if shapes.get(name) != tuple(tensor.shape):
+                found = f"has {list(shapes[name])}" if name in shapes else "has no such parameter"
+                raise ModelMismatchError(
+                    f"{component}.{name} is {list(tensor.shape)} in the delta, and the base model "
+                    f"{found}: it was made for another model, or is not under diffusers' names"
+                )
+
+
+def parse_of(text: str) -> Asked:
+    """Read `[LABEL=]KIND:VALUE`.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    head, colon, value = text.partition(":")
+    label, equals, kind = head.rpartition("=")
+    if kind not in KINDS or (equals and not label) or (kind == "base") == bool(colon):
+        raise UserError(f"--of {text}: give {FORM}")
+    if kind != "base" and not value:
+        raise UserError(f"--of {text}: {kind}: needs a value after it")
+    return Asked(label=label or None, kind=kind, value=value)
+
+
+def pictures_identity(folder: Path) -> str:
+    """Digest of a model folder's files that decide its images: the denoiser's and the decoder's."""
+    vae = sorted((folder / "vae").glob("*.json"))
+    if (folder / "vae").is_dir():
+        vae += checkpoint_files(folder / "vae")
+    files = {path.relative_to(folder).as_posix(): digest_file(path) for path in vae}
+    return digest_json({"denoiser": identity(folder), "vae": files})
+
+
+def load_edit(kind: Literal["mask", "delta"], data: bytes, folder: Path) -> PruningMask | Delta:
+    """The mask or delta in a file's bytes.
+
+    Raises:
+        UserError, ModelMismatchError: it is none, or not for the model in `folder`.
+    """
+    return PruningMask.from_bytes(data) if kind == "mask" else Delta.from_bytes(data, folder)
+
+
+@contextmanager
+def applied(model: DiffusionModel, edit: PruningMask | Delta | None) -> Iterator[None]:
+    """Within it `model` has the edit; afterwards it has every byte back, whatever happened.
+
+    Raises:
+        ModelMismatchError: the edit is not for this model, which then has not changed.
+    """
+    match edit:
+        case None:
+            yield
+        case PruningMask():
+            edit.apply(model.pipe)
+            model.forget_encodings()
+            try:
+                yield
+            finally:
+                edit.remove(model.pipe)
+                model.forget_encodings()
+        case Delta():
+            parameters = _parameters(model, edit)
+            before = [parameter.detach().clone() for parameter, _ in parameters]
+            try:
+                with torch.no_grad():
+                    for parameter, tensor in parameters:
+                        parameter.copy_(tensor)
+                model.forget_encodings()
+                yield
+            finally:
+                with torch.no_grad():
+                    for (parameter, _), original in zip(parameters, before, strict=True):
+                        parameter.copy_(original)
+                model.forget_encodings()
+
+
+def _parameters(model: DiffusionModel, delta: Delta) -> list[tuple[Tensor, Tensor]]:
+    """Each edited parameter or buffer of the live model, with its new value."""
+    found = []
+    for component, tensors in delta.tensors.items():
+        module = component_of(model.pipe, component)
+        live = dict(module.state_dict(keep_vars=True))
+        for name, tensor in tensors.items():
+            if name not in live or live[name].shape != tensor.shape:
+                raise ModelMismatchError(
+                    f"the model has no {component}.{name} of the delta's shape"
+                )
+            found.append((live[name], tensor))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A checkpoint that was found, and the bytes of its edit, which the store is to have."""
+
+    label: str
+    kind: Kind
+    digest: str
+    erased: tuple[str, ...]
+    data: bytes | None = None
+    model: ModelSettings | None = None
+    """Of a folder."""
+
+    def placed(self, base: Drawn, put: Callable[[bytes, str], ObjectRef]) -> Checkpoint:
+        """The checkpoint, with its edit written to the store by `put` (bytes, kind)."""
+        drawn = base
+        if self.kind in ("mask", "delta") and self.data is not None:
+            edit = Edit(kind=self.kind, ref=put(self.data, self.kind))
+            drawn = Drawn(model=base.model, pictures=base.pictures, edit=edit)
+        elif self.model is not None:
+            drawn = Drawn(model=self.model, pictures=pictures_identity(self.model.source.folder()))
+        return Checkpoint(
+            label=self.label,
+            kind=self.kind,
+            digest=self.digest,
+            erased=self.erased,
+            drawn=drawn,
+        )
+
+
+def resolve(
+    asked: Asked, base: ModelSettings, named_mask: Callable[[str], PruningMask]
+) -> Resolved:
+    """Find a checkpoint and make sure that it fits the base model; nothing is written.
+
+    `named_mask` finds the mask of a concept by its name.
+
+    Raises:
+        UserError, ModelMismatchError: it is not there, is damaged, or is for another model.
+    """
+    match asked.kind:
+        case "base":
+            return Resolved(label=asked.label or "base", kind="base", digest="", erased=())
+        case "mask":
+            return _resolve_mask(asked, base, named_mask)
+        case "delta":
+            path = Path(asked.value)
+            data = _read(path, asked)
+            try:
+                delta = Delta.from_bytes(data, base.source.folder())
+            except UserError as error:
+                raise type(error)(f"--of delta:{asked.value}: {error}") from error
+            return Resolved(
+                label=asked.label or path.stem,
+                kind="delta",
+                digest=digest_bytes(data),
+                erased=delta.concepts,
+                data=data,
+            )
+        case "folder":
+            return _resolve_folder(asked, base)
+
+
+def _resolve_mask(
+    asked: Asked, base: ModelSettings, named_mask: Callable[[str], PruningMask]
+) -> Resolved:
+    path = Path(asked.value)
+    if path.suffix == ".safetensors" or path.is_file():
+        try:
+            mask = PruningMask.from_bytes(_read(path, asked))
+        except UserError as error:
+            raise UserError(f"--of mask:{asked.value}: {error}") from error
+    else:
+        mask = named_mask(asked.value)
+    weights = read_layers(base.source.folder(), mask.layers, mask.component)
+    for name, layer in mask.layers.items():
+        if weight_digest(weights[name]) != layer.weight_digest:
+            raise ModelMismatchError(
+                f"--of mask:{asked.value}: {name} has other weights in {base.source.label} than "
+                f"in {mask.provenance.get('model', 'the model')}, which the mask was made for"
+            )
+    return Resolved(
+        label=asked.label or ", ".join(mask.concepts),
+        kind="mask",
+        digest=mask.digest,
+        erased=mask.concepts,
+        data=mask.to_bytes(),
+    )
+
+
+def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
+    folder = Path(asked.value).absolute()
+    if not folder.is_dir():
+        raise UserError(f"--of folder:{asked.value}: not a folder on this machine")
+    model = ModelSettings(
+        source=ModelSource(label=folder.name, local=str(folder)),
+        identity=identity(folder),
+        pipeline=read_index(folder)["_class_name"],
+        dtype=base.dtype,
+        device=base.device,
+        scheduler=base.scheduler,
+        resolution=base.resolution,
+    )
+    return Resolved(
+        label=asked.label or folder.name,
+        kind="folder",
+        digest=pictures_identity(folder),
+        erased=_claimed(folder),
+        model=model,
+    )
+
+
+def _claimed(folder: Path) -> tuple[str, ...]:
+    """The concepts that an export of ours says to have erased; none for other folders."""
+    try:
+        content = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        return tuple(str(name) for name in content["concepts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _read(path: Path, asked: Asked) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"--of {asked.kind}:{asked.value}: cannot be read: {error.strerror or error}"
+        ) from error

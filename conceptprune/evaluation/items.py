@@ -1,0 +1,133 @@
+"""A suite's prompts as a flat list: each with its seed, its group, and what it should show."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conceptprune.evaluation.prompt_files import file_prompts
+from conceptprune.evaluation.scorers.base import Case, Group, Labels
+from conceptprune.evaluation.suite import Drawing, Source, Suite
+from conceptprune.manifest import Concept
+from conceptprune.manifest.concept import DefaultFillers, DefaultTemplates
+from conceptprune.prompts import THINGS, Prompt, prompt_pairs
+
+GROUPS: tuple[Group, ...] = ("erased", "retained", "general")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One image that a suite asks of every checkpoint."""
+
+    group: Group
+    name: str
+    """What its source is about: a concept, or a data set."""
+    prompt: Prompt
+    guidance: float
+    labels: Labels = ()
+
+    @property
+    def case(self) -> Case:
+        """What a scorer is told of it."""
+        return Case(text=self.prompt.text, seed=self.prompt.seed, labels=self.labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    text: str
+    seed: int | None = None
+    guidance: float | None = None
+    labels: Labels = ()
+
+
+def suite_items(suite: Suite) -> tuple[Item, ...]:
+    """Every image the suite asks for, in its order; none twice within a source."""
+    items: dict[Item, None] = {}
+    for group in GROUPS:
+        for source in getattr(suite.groups, group):
+            for text in _texts(source, suite)[: source.limit]:
+                for prompt in _prompts(text, suite.drawing):
+                    item = Item(
+                        group=group,
+                        name=source.title,
+                        prompt=prompt,
+                        guidance=suite.drawing.guidance if text.guidance is None else text.guidance,
+                        labels=text.labels,
+                    )
+                    items[item] = None
+    return tuple(items)
+
+
+def with_defaults(
+    concept: Concept, fillers: DefaultFillers, templates: DefaultTemplates
+) -> Concept:
+    """A concept with the fillers and the template that a file has for its kind."""
+    if concept.prompts:
+        return concept
+    kind = concept.kind
+    return concept.model_copy(
+        update={
+            "fillers": concept.fillers or getattr(fillers, kind, None),
+            "template": concept.template or getattr(templates, kind, None),
+        }
+    )
+
+
+def derived_seed(seed: int, text: str) -> int:
+    """32 bits that depend on nothing but the two: noise of its own for every prompt."""
+    digest = hashlib.sha256(f"seed {seed} of {text}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _prompts(text: _Text, drawing: Drawing) -> Iterator[Prompt]:
+    if text.seed is not None:
+        yield Prompt(text=text.text, seed=text.seed)
+        return
+    for seed in drawing.seeds:
+        own = derived_seed(seed, text.text) if drawing.seed_of == "prompt" else seed
+        yield Prompt(text=text.text, seed=own)
+
+
+def _texts(source: Source, suite: Suite) -> Sequence[_Text]:
+    if source.concept:
+        return _of_concept(with_defaults(source.concept, suite.fillers, suite.templates))
+    mine: Labels = ((source.domain, source.title),) if source.domain else ()
+    if source.prompts:
+        return [
+            _Text(
+                text=prompt.text,
+                seed=prompt.seed,
+                guidance=prompt.guidance,
+                labels=tuple(sorted((dict[str, str](mine) | {**prompt.labels}).items())),
+            )
+            for prompt in source.prompts
+        ]
+    path, is_csv = (source.csv, True) if source.csv else (source.file, False)
+    return [
+        _Text(text=row.text, seed=row.seed, guidance=row.guidance, labels=mine)
+        for row in file_prompts(Path(path or ""), csv_file=is_csv)
+    ]
+
+
+def _of_concept(concept: Concept) -> list[_Text]:
+    """The prompts with the concept in them; of each pair, the target."""
+    texts = [pair.target.text for pair in prompt_pairs(concept, seed=0)]
+    seeds = [prompt.seed for prompt in concept.prompts] if concept.prompts else [None] * len(texts)
+    return [
+        _Text(text=text, seed=seed, labels=_labels(concept, index))
+        for index, (text, seed) in enumerate(zip(texts, seeds, strict=True))
+    ]
+
+
+def _labels(concept: Concept, index: int) -> Labels:
+    match concept.kind:
+        case "object":
+            return (("object", concept.name),)
+        case "style" if concept.prompts is None:
+            # What is drawn in the style: an accuracy in the other domain.
+            filler = (concept.fillers or THINGS)[index]
+            shown = (("object", filler),) if isinstance(filler, str) else ()
+            return (*shown, ("style", concept.name))
+        case "style":
+            return (("style", concept.name),)
+    return ()

@@ -1,0 +1,285 @@
+"""From a suite and its checkpoints to the units of an evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conceptprune.digest import digest_json, unit_key
+from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+from conceptprune.evaluation.items import Item, suite_items
+from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
+from conceptprune.evaluation.suite import Suite, erased_domain
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summary import SCHEMA
+from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
+from conceptprune.evaluation.work import (
+    Entry,
+    EvaluationUnit,
+    EvaluationWork,
+    ImagesWork,
+    ScoredBy,
+    ScoresWork,
+    SetScoresWork,
+)
+from conceptprune.families.table import family_named
+from conceptprune.prompts import Prompt
+from conceptprune.work import Unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Prompts that are drawn together, and what their images are to be scored for."""
+
+    prompts: tuple[Prompt, ...]
+    guidance: float
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPlan:
+    """Everything an evaluation will do."""
+
+    run: str
+    evaluation: EvaluationWork
+    images: Mapping[str, ImagesWork]
+    scores: Mapping[str, ScoresWork | SetScoresWork]
+    labels: Mapping[str, tuple[str, ...]]
+    """Unit key -> labels of the checkpoints it is for."""
+
+    def units(self) -> Iterator[EvaluationUnit]:
+        """Every unit once, each after all that it needs."""
+        yield from self.images.values()
+        yield from self.scores.values()
+        yield self.evaluation
+
+    def evaluations(self, unit: Unit) -> int:
+        """Denoiser evaluations of a unit: prompts x guidance halves x steps."""
+        if not isinstance(unit, ImagesWork):
+            return 0
+        halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
+        return len(unit.prompts) * halves * unit.steps
+
+    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Unit key -> labels of the checkpoints that need it."""
+        return self.labels
+
+
+def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
+    """Every (prompt, seed) once, in the suite's order, in shards of equal guidance."""
+    by_guidance: dict[float, dict[Prompt, dict[Case, None]]] = {}
+    for item in items:
+        prompts = by_guidance.setdefault(item.guidance, {})
+        prompts.setdefault(item.prompt, {})[item.case] = None
+    return tuple(
+        Shard(
+            prompts=tuple(prompts)[first : first + size],
+            guidance=guidance,
+            cases=tuple(
+                case for cases in tuple(prompts.values())[first : first + size] for case in cases
+            ),
+        )
+        for guidance, prompts in by_guidance.items()
+        for first in range(0, len(prompts), size)
+    )
+
+
+def run_id(suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint]) -> str:
+    """Identity of an evaluation: what the suite asks, and of which checkpoints."""
+    asked = suite.model_dump(mode="json", exclude={"compute", "model"})
+    items = [_item_json(item) for item in suite_items(suite)]
+    of = [_checkpoint_json(checkpoint) for checkpoint in checkpoints]
+    return digest_json({"suite": asked, "items": items, "base": base.key_parts, "of": of})[:16]
+
+
+def build_plan(
+    suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
+) -> EvaluationPlan:
+    """The plan of an evaluation; `facts` are the suite's scorers'."""
+    return _Planner(suite, base, tuple(facts)).plan(checkpoints)
+
+
+class _Planner:
+    """Gathers the units of one plan; equal units fall together by their keys."""
+
+    def __init__(self, suite: Suite, base: Drawn, facts: tuple[Facts, ...]) -> None:
+        self.suite = suite
+        self.base = base
+        self.scorers: list[tuple[ScorerSettings, Facts]] = list(
+            zip(suite.scorers, facts, strict=True)
+        )
+        self.items = suite_items(suite)
+        self.shards = shards_of(self.items, suite.drawing.shard_prompts)
+        self.images: dict[str, ImagesWork] = {}
+        self.scores: dict[str, ScoresWork | SetScoresWork] = {}
+        self.labels: dict[str, dict[str, None]] = {}
+
+    def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
+        entries = tuple(self.entry(checkpoint) for checkpoint in checkpoints)
+        unlearncanvas = "unlearncanvas" in self.suite.groupings
+        domain = erased_domain(self.suite.groups) if unlearncanvas else None
+        intervals = self.suite.intervals
+        parts = {
+            "kind": "evaluation",
+            "format": _format(SCHEMA),
+            "suite": self.suite.name,
+            "entries": [
+                {
+                    "checkpoint": _checkpoint_json(entry.checkpoint),
+                    "images": entry.images,
+                    "scored": [
+                        [
+                            scorer_settings(scored.scorer, scored.facts),
+                            scored.scores,
+                            scored.sets,
+                        ]
+                        for scored in entry.scored
+                    ],
+                }
+                for entry in entries
+            ],
+            "items": [_item_json(item) for item in self.items],
+            "intervals": intervals.model_dump(),
+            "domain": domain,
+        }
+        return EvaluationPlan(
+            run=run_id(self.suite, self.base, checkpoints),
+            evaluation=EvaluationWork(
+                key=unit_key(parts),
+                suite=self.suite.name,
+                entries=entries,
+                items=self.items,
+                resamples=intervals.resamples,
+                seed=intervals.seed,
+                domain=domain,
+            ),
+            images=self.images,
+            scores=self.scores,
+            labels={key: tuple(labels) for key, labels in self.labels.items()},
+        )
+
+    def entry(self, checkpoint: Checkpoint) -> Entry:
+        images = tuple(self.drawn(shard, checkpoint.drawn) for shard in self.shards)
+        entry = Entry(
+            checkpoint=checkpoint,
+            images=images,
+            scored=tuple(self.scored(settings, facts, images) for settings, facts in self.scorers),
+        )
+        # References are drawn for whoever is compared with them.
+        for key in images:
+            self.labels.setdefault(key, {})[checkpoint.label] = None
+        for scored in entry.scored:
+            for key in (*scored.scores, *(key for _, key in scored.sets)):
+                self.labels.setdefault(key, {})[checkpoint.label] = None
+        return entry
+
+    def drawn(self, shard: Shard, drawn: Drawn) -> str:
+        drawing = self.suite.drawing
+        key = unit_key(
+            {
+                "kind": "images",
+                "format": _format(IMAGES),
+                **drawn.key_parts,
+                "prompts": _prompts_json(shard.prompts),
+                "steps": drawing.steps,
+                "guidance": shard.guidance,
+                "batch_size": drawing.batch_size,
+            }
+        )
+        self.images[key] = ImagesWork(
+            key=key,
+            drawn=drawn,
+            prompts=shard.prompts,
+            steps=drawing.steps,
+            guidance=shard.guidance,
+            batch_size=drawing.batch_size,
+        )
+        return key
+
+    def references(self) -> tuple[str, ...]:
+        """The base model's images, which are drawn even where it is not evaluated itself."""
+        return tuple(self.drawn(shard, self.base) for shard in self.shards)
+
+    def scored(self, settings: ScorerSettings, facts: Facts, images: tuple[str, ...]) -> ScoredBy:
+        references = self.references() if settings.compares else ()
+        if settings.of_sets:
+            sets = tuple(self.set_scores(settings, facts, images, references))
+            return ScoredBy(scorer=settings, facts=facts, sets=sets)
+        paired = references or (None,) * len(images)
+        scores = tuple(
+            self.shard_scores(settings, facts, key, reference, shard)
+            for key, reference, shard in zip(images, paired, self.shards, strict=True)
+        )
+        return ScoredBy(scorer=settings, facts=facts, scores=scores)
+
+    def shard_scores(
+        self,
+        settings: ScorerSettings,
+        facts: Facts,
+        images: str,
+        reference: str | None,
+        shard: Shard,
+    ) -> str:
+        key = unit_key(
+            {
+                "kind": "scores",
+                "format": _format(SCORES),
+                "scorer": scorer_settings(settings, facts),
+                "images": images,
+                "references": reference,
+                "cases": [asdict(case) for case in shard.cases],
+            }
+        )
+        self.scores[key] = ScoresWork(
+            key=key, images=images, references=reference, scorer=settings, cases=shard.cases
+        )
+        return key
+
+    def set_scores(
+        self,
+        settings: ScorerSettings,
+        facts: Facts,
+        images: tuple[str, ...],
+        references: tuple[str, ...],
+    ) -> Iterator[tuple[str, str]]:
+        """A unit for each group that has prompts: (group, its key)."""
+        for group in dict.fromkeys(item.group for item in self.items):
+            prompts = tuple(
+                dict.fromkeys(item.prompt for item in self.items if item.group == group)
+            )
+            key = unit_key(
+                {
+                    "kind": "set-scores",
+                    "format": _format(SET_SCORES),
+                    "scorer": scorer_settings(settings, facts),
+                    "images": images,
+                    "references": references,
+                    "prompts": _prompts_json(prompts),
+                }
+            )
+            self.scores[key] = SetScoresWork(
+                key=key, images=images, references=references, scorer=settings, prompts=prompts
+            )
+            yield group, key
+
+
+def _format(schema: Any) -> str:
+    text: str = schema.metadata[b"conceptprune.format"].decode()
+    return text
+
+
+def _prompts_json(prompts: Sequence[Prompt]) -> list[list[Any]]:
+    return [[prompt.text, prompt.seed] for prompt in prompts]
+
+
+def _item_json(item: Item) -> dict[str, Any]:
+    return asdict(item)
+
+
+def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "label": checkpoint.label,
+        "kind": checkpoint.kind,
+        "digest": checkpoint.digest,
+        "erased": checkpoint.erased,
+        "drawn": checkpoint.drawn.key_parts,
+    }

@@ -1,0 +1,96 @@
+"""Prompts from files: a prompt a line, or a CSV as the field's data sets have them.
+
+I2P, Ring-A-Bell, P4D and COCO's published lists all have `prompt` and `evaluation_seed`; some have
+`case_number` and `evaluation_guidance` too. Other columns are left alone.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from conceptprune.manifest.fields import refusal_here
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_PROMPT_CHARS = 10_000
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePrompt:
+    """One prompt of a file, with what the file says of it."""
+
+    text: str
+    seed: int | None = None
+    guidance: float | None = None
+    case: str | None = None
+
+
+def file_prompts(path: Path, *, csv_file: bool) -> list[FilePrompt]:
+    """The prompts of a file, in its order.
+
+    Raises:
+        PydanticCustomError: it cannot be read, has no column `prompt`, or a line of it is wrong;
+            the message names the line.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise refusal_here(f"a file of at most {MAX_BYTES} bytes: {path}")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise refusal_here(f"a file of prompts that can be read: {path}: {reason}") from error
+    found = list(_rows(path, text) if csv_file else _lines(text))
+    if not found:
+        raise refusal_here(f"a file with at least one prompt: {path} has none")
+    return found
+
+
+def _lines(text: str) -> Iterator[FilePrompt]:
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield FilePrompt(text=_one_line(line))
+
+
+def _rows(path: Path, text: str) -> Iterator[FilePrompt]:
+    # strict: a quote that is never closed would otherwise swallow the rest of the file.
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        if "prompt" not in (reader.fieldnames or ()):
+            raise refusal_here(
+                f"a CSV with a column prompt: {path} has {', '.join(reader.fieldnames or ())}"
+            )
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            prompt = _one_line(row["prompt"] or "")
+            if len(prompt) > MAX_PROMPT_CHARS:
+                raise refusal_here(f"prompts of at most {MAX_PROMPT_CHARS} characters: {where}")
+            yield FilePrompt(
+                text=prompt,
+                seed=_number(row.get("evaluation_seed"), int, f"{where}: evaluation_seed"),
+                guidance=_number(
+                    row.get("evaluation_guidance"), float, f"{where}: evaluation_guidance"
+                ),
+                case=row.get("case_number") or None,
+            )
+    except csv.Error as error:
+        raise refusal_here(f"a CSV file: {path}:{reader.line_num}: {error}") from error
+
+
+def _number(text: str | None, kind: Callable[[str], N], where: str) -> N | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        number = kind(text)
+    except ValueError:
+        raise refusal_here(f"a number or nothing at {where} (found {text[:40]!r})") from None
+    # Seeds go into a generator, guidance into a multiplication; NaN compares false.
+    if not 0 <= number < 2**63:
+        raise refusal_here(f"a number of at least 0 at {where} (found {text[:40]!r})")
+    return number
+
+
+def _one_line(text: str) -> str:
+    """A prompt without line breaks and control characters, which data sets have by accident."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -1,0 +1,26 @@
+"""Scorers by name, a file each: settings as a suite has them, and the class that scores."""
+
+from conceptprune.evaluation.scorers.base import (
+    Case,
+    Facts,
+    Metric,
+    Reading,
+    Scorer,
+    ScorerSettings,
+    SetReading,
+    SetScorer,
+)
+from conceptprune.evaluation.scorers.table import SCORERS, AnyScorer
+
+__all__ = [
+    "SCORERS",
+    "AnyScorer",
+    "Case",
+    "Facts",
+    "Metric",
+    "Reading",
+    "Scorer",
+    "ScorerSettings",
+    "SetReading",
+    "SetScorer",
+]

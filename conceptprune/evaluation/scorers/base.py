@@ -1,0 +1,135 @@
+"""What every scorer is given and gives back, and what it says of itself; light to import."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conceptprune.manifest.fields import Section
+
+Image = NDArray[np.uint8]
+"""[height, width, 3], RGB."""
+
+Group = Literal["erased", "retained", "general"]
+Better = Literal["lower", "higher", ""]
+Domain = Literal["style", "object"]
+Labels = tuple[tuple[str, str], ...]
+"""What an image should show: (domain, label), sorted by domain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One image to score: the prompt it was drawn from, and what it should show."""
+
+    text: str
+    seed: int
+    labels: Labels = ()
+
+    def label(self, domain: str) -> str | None:
+        """Its label in a domain, if it has one."""
+        return dict(self.labels).get(domain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number that a scorer gives for each image, and how it is read."""
+
+    erased: Better = ""
+    """Which way is better where the image's concept should be gone."""
+    kept: Better = ""
+    """Which way is better where nothing should have changed."""
+    domain: Domain | None = None
+    """The domain it is an accuracy in (UnlearnCanvas' groupings are made of these)."""
+
+    def better(self, group: str) -> Better:
+        """Which way is better in a group."""
+        return self.erased if group == "erased" else self.kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a scorer says of one image under one metric."""
+
+    case: int
+    """The image's place among those that were scored."""
+    metric: str
+    value: float | None
+    """None where it cannot be said."""
+    seen: str | None = None
+    """What the scorer saw, in its own words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What of a scorer is not in its settings and still decides its numbers."""
+
+    versions: Mapping[str, str]
+    """Of the libraries it computes with."""
+    weights: str | None = None
+    """SHA-256 of the weights it uses."""
+
+
+class Scorer(Protocol):
+    """Scores images one by one; built once per worker."""
+
+    def score(
+        self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
+    ) -> list[Reading]:
+        """Readings of every image; `references` are the base model's images of the same cases."""
+
+
+class SetScorer(Protocol):
+    """Scores a set of images against another; built once per worker."""
+
+    def score_sets(
+        self, images: Sequence[Image], references: Sequence[Image]
+    ) -> "Mapping[str, SetReading]":
+        """By metric, what it says of the whole set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetReading:
+    """A number of a whole set, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ScorerSettings(Section):
+    """Base of every scorer's settings in a suite; a subclass stands beside its scorer."""
+
+    @property
+    def title(self) -> str:
+        """The name under which its numbers are reported."""
+        name: str = getattr(self, "name", None) or getattr(self, "scorer")  # noqa: B009
+        return name
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Its metrics by name."""
+        raise NotImplementedError
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs the base model's image beside each image."""
+        return False
+
+    @property
+    def of_sets(self) -> bool:
+        """Whether its numbers are of whole sets of images."""
+        return False
+
+    def check(self) -> Facts:
+        """Make sure that it can run here; called before any work.
+
+        Raises:
+            UserError: a package or its weights are missing; the message says how to get them.
+        """
+        raise NotImplementedError
+
+    def load(self, device: str) -> Any:
+        """The scorer itself, a `Scorer` or a `SetScorer`, with its weights on `device`."""
+        raise NotImplementedError

@@ -1,0 +1,83 @@
+"""The studio's own judge: which thing a picture shows, and in whose style."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conceptprune.digest import digest_file
+from conceptprune.evaluation.scorers.base import (
+    Case,
+    Facts,
+    Image,
+    Metric,
+    Reading,
+    ScorerSettings,
+)
+from conceptprune.evaluation.scorers.libraries import versions_of
+from conceptprune.studio.asked import asked
+from conceptprune.studio.names import LOOKS, THINGS
+
+if TYPE_CHECKING:
+    from conceptprune.studio.judge import Judge
+
+
+class StudioJudgeSettings(ScorerSettings):
+    """For the demo model only, whose sixteen invented styles no other scorer knows."""
+
+    scorer: Literal["studio-judge"]
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
+        return {
+            "style accuracy": Metric(erased="lower", kept="higher", domain="style"),
+            "object accuracy": Metric(erased="higher", kept="higher", domain="object"),
+        }
+
+    def check(self) -> Facts:
+        """The judge ships with the package."""
+        from conceptprune.studio.judge import WEIGHTS
+
+        return Facts(versions=versions_of("torch"), weights=digest_file(WEIGHTS))
+
+    def load(self, device: str) -> "StudioJudge":
+        """The judge; it is small and stays on the host."""
+        from conceptprune.studio.judge import Judge
+
+        return StudioJudge(Judge.load())
+
+
+class StudioJudge:
+    """Says whether the thing and the style a prompt names are seen."""
+
+    def __init__(self, judge: "Judge") -> None:
+        self._judge = judge
+
+    def score(
+        self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
+    ) -> list[Reading]:
+        """Two readings an image, of what its prompt asks the studio for."""
+        verdicts = self._judge.verdicts(np.stack(images))
+        readings = []
+        for case, (thing, artist) in enumerate(zip(verdicts.thing, verdicts.artist, strict=True)):
+            wanted = asked(cases[case].text)
+            look, object_seen = LOOKS[artist], THINGS[thing]
+            readings.append(
+                Reading(
+                    case=case,
+                    metric="style accuracy",
+                    value=float(look == wanted.look),
+                    seen=look,
+                )
+            )
+            if wanted.thing is not None:
+                readings.append(
+                    Reading(
+                        case=case,
+                        metric="object accuracy",
+                        value=float(object_seen == wanted.thing),
+                        seen=object_seen,
+                    )
+                )
+        return readings

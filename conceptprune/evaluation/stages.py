@@ -1,0 +1,254 @@
+"""What a worker does with each unit of an evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from conceptprune.digest import canonical_json
+from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit
+from conceptprune.evaluation.scorers.base import Image, Labels, ScorerSettings
+from conceptprune.evaluation.summarise import Scored, case_key, summary_table
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.evaluation.tables import (
+    ALL_IMAGES,
+    ALL_SCORES,
+    from_png,
+    images_table,
+    labels_from_json,
+    png,
+    scores_table,
+    set_scores_table,
+    sorted_table,
+)
+from conceptprune.evaluation.work import (
+    Entry,
+    EvaluationUnit,
+    EvaluationWork,
+    ImagesWork,
+    ScoredBy,
+    ScoresWork,
+    SetScoresWork,
+)
+from conceptprune.families.model import DiffusionModel
+from conceptprune.families.table import family_named
+from conceptprune.made import Made, commit_made
+from conceptprune.mask import PruningMask
+from conceptprune.memory import BatchMemory
+from conceptprune.outcome import Done, Held, run_claimed
+from conceptprune.preview import draw
+from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store.claims import Claims
+
+Row = dict[str, Any]
+
+
+class Evaluator:
+    """Runs the units of evaluations against one store; keeps models loaded between units."""
+
+    def __init__(self, store: Store, base: Drawn) -> None:
+        self.store = store
+        self.base = base
+        self._models: dict[str, DiffusionModel] = {}
+        self._scorers: dict[str, Any] = {}
+        self._memory: dict[int, BatchMemory] = {}
+
+    def run(self, work: EvaluationUnit) -> Commit:
+        """Do one unit and commit it; work that is committed already is not done again.
+
+        Raises:
+            UserError, StoreError: see the stages.
+        """
+        return self.store.find(work.kind, work.key) or self._do(work)
+
+    def run_claimed(self, work: EvaluationUnit, claims: Claims) -> Done | Held:
+        """Do one unit unless another job is at it; see `run`."""
+        return run_claimed(work, claims, self._do)
+
+    def _do(self, work: EvaluationUnit) -> Commit:
+        return commit_made(self.store, work, lambda: self._make(work))
+
+    def _make(self, work: EvaluationUnit) -> Made:
+        match work:
+            case ImagesWork():
+                return self._images(work)
+            case ScoresWork():
+                return self._scores(work)
+            case SetScoresWork():
+                return self._set_scores(work)
+            case EvaluationWork():
+                return self._evaluation(work)
+
+    @property
+    def device(self) -> str:
+        """Where networks run."""
+        if self.base.model.device != "auto":
+            return self.base.model.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def model(self, drawn: Drawn) -> DiffusionModel:
+        """The loaded model, without an edit: the base stays, of other folders the last one does."""
+        if drawn.pictures not in self._models:
+            others = self._models.keys() - {self.base.pictures}
+            for pictures in others:
+                del self._models[pictures]
+            settings = drawn.model
+            dtype: torch.dtype = getattr(torch, settings.dtype)
+            self._models[drawn.pictures] = family_named(settings.pipeline).load(
+                settings.source.folder(),
+                dtype=dtype,
+                device=self.device,
+                scheduler=settings.scheduler,
+                resolution=settings.resolution,
+            )
+        return self._models[drawn.pictures]
+
+    def edit(self, drawn: Drawn) -> PruningMask | Delta | None:
+        """The mask or delta to apply, out of the store."""
+        if drawn.edit is None:
+            return None
+        data = self.store.read(drawn.edit.ref)
+        return load_edit(drawn.edit.kind, data, drawn.model.source.folder())
+
+    def scorer(self, settings: ScorerSettings) -> Any:
+        """A loaded scorer."""
+        name = canonical_json(settings.model_dump(mode="json"))
+        if name not in self._scorers:
+            self._scorers[name] = settings.load(self.device)
+        return self._scorers[name]
+
+    def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
+        return self.store.put(data, kind=role, model=self.base.model.identity, suffix=suffix)
+
+    def _put_table(self, role: str, table: Any) -> ObjectRef:
+        return self._put(role, table_to_parquet(table), suffix="parquet")
+
+    def _images(self, work: ImagesWork) -> Made:
+        model = self.model(work.drawn)
+        memory = self._memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
+        with applied(model, self.edit(work.drawn)):
+            images = memory.run(
+                lambda at_once: draw(
+                    model,
+                    work.prompts,
+                    steps=work.steps,
+                    guidance=work.guidance,
+                    batch_size=work.batch_size,
+                    at_once=at_once,
+                )
+            )
+        roles = [f"image.{index}" for index in range(len(images))]
+        refs = [self._put("image", png(image), suffix="png") for image in images]
+        table = images_table(work.prompts, list(images), refs, roles, work.guidance)
+        objects = {"images": self._put_table("images", table)}
+        objects |= dict(zip(roles, refs, strict=True))
+        if work.drawn.edit is not None:
+            # Named, so that what an image was drawn with is kept as long as the image.
+            objects["edit"] = work.drawn.edit.ref
+        return Made(objects=objects, facts={"at_once": memory.at_once})
+
+    def _scores(self, work: ScoresWork) -> Made:
+        prompts = [(case.text, case.seed) for case in work.cases]
+        images = self._drawn(work.images, prompts)
+        references = None
+        if work.references is not None:
+            references = self._drawn(work.references, prompts)
+        readings = self.scorer(work.scorer).score(images, work.cases, references)
+        table = scores_table(work.cases, readings)
+        return Made(objects={"scores": self._put_table("scores", table)})
+
+    def _set_scores(self, work: SetScoresWork) -> Made:
+        wanted = {(prompt.text, prompt.seed) for prompt in work.prompts}
+        sides = [
+            [image for key in keys for image in self._drawn_of(key, wanted)]
+            for keys in (work.images, work.references)
+        ]
+        readings = self.scorer(work.scorer).score_sets(*sides)
+        table = set_scores_table(readings, len(sides[0]))
+        return Made(objects={"scores": self._put_table("scores", table)})
+
+    def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
+        """The images of some prompts out of one shard, in the order of the prompts."""
+        commit = self.store.get("images", key)
+        roles = {(row["prompt"], row["seed"]): row["role"] for row in self._rows(commit, "images")}
+        found = {
+            prompt: from_png(self.store.load(commit, roles[prompt]))
+            for prompt in dict.fromkeys(prompts)
+        }
+        return [found[prompt] for prompt in prompts]
+
+    def _drawn_of(self, key: str, wanted: set[tuple[str, int]]) -> Iterator[Image]:
+        """The images of one shard whose prompts are wanted, in the shard's order."""
+        commit = self.store.get("images", key)
+        for row in self._rows(commit, "images"):
+            if (row["prompt"], row["seed"]) in wanted:
+                yield from_png(self.store.load(commit, row["role"]))
+
+    def _rows(self, commit: Commit, role: str) -> list[Row]:
+        rows: list[Row] = parquet_to_table(self.store.load(commit, role)).to_pylist()
+        return rows
+
+    def _evaluation(self, work: EvaluationWork) -> Made:
+        images: list[Row] = []
+        scores: list[Row] = []
+        scored: list[list[Scored]] = []
+        for entry in work.entries:
+            drawn = self._images_of(entry)
+            by_scorer = [self._scored(entry, one) for one in entry.scored]
+            scored.append([found for found, _ in by_scorer])
+            about = {"checkpoint": entry.checkpoint.label}
+            for item in work.items:
+                row = drawn[item.prompt.text, item.prompt.seed, item.guidance]
+                place = {
+                    **about,
+                    "group": item.group,
+                    "name": item.name,
+                    "prompt": item.prompt.text,
+                    "seed": item.prompt.seed,
+                    "guidance": item.guidance,
+                    "image_digest": row["image_digest"],
+                }
+                images.append({**place, "image": row["image"]})
+                scores += [
+                    {**place, **reading}
+                    for _, readings in by_scorer
+                    for reading in readings.get(case_key(item), ())
+                ]
+        return Made(
+            objects={
+                OBJECT: self._put_table("evaluation", summary_table(work, scored)),
+                "images": self._put_table("evaluation", sorted_table(images, ALL_IMAGES)),
+                "scores": self._put_table("evaluation", sorted_table(scores, ALL_SCORES)),
+            }
+        )
+
+    def _images_of(self, entry: Entry) -> dict[tuple[str, int, float], Row]:
+        return {
+            (row["prompt"], row["seed"], row["guidance"]): row
+            for key in entry.images
+            for row in self._rows(self.store.get("images", key), "images")
+        }
+
+    def _scored(
+        self, entry: Entry, one: ScoredBy
+    ) -> tuple[Scored, Mapping[tuple[str, int, float, Labels], list[Row]]]:
+        """What a scorer said of a checkpoint, as numbers and as rows by case."""
+        values: dict[tuple[str, tuple[str, int, float, Labels]], float] = {}
+        rows: dict[tuple[str, int, float, Labels], list[Row]] = {}
+        for key, images in zip(one.scores, entry.images, strict=False):
+            # The guidance is the shard's: its scores do not repeat it.
+            drawn = self._rows(self.store.get("images", images), "images")
+            (guidance,) = {row["guidance"] for row in drawn}
+            for row in self._rows(self.store.get("scores", key), "scores"):
+                case = (row["prompt"], row["seed"], guidance, labels_from_json(row["labels"]))
+                if row["value"] is not None:
+                    values[row["metric"], case] = row["value"]
+                reading = {name: row[name] for name in ("metric", "value", "seen")}
+                rows.setdefault(case, []).append({"scorer": one.scorer.title, **reading})
+        sets = {
+            (group, row["metric"]): {name: row[name] for name in ("value", "low", "high", "n")}
+            for group, key in one.sets
+            for row in self._rows(self.store.get("set-scores", key), "scores")
+        }
+        found = Scored(scorer=one.scorer, facts=one.facts, values=values, sets=sets)
+        return found, rows

@@ -1,0 +1,254 @@
+"""The schema of a suite: which prompts to draw, how, and who looks at the images."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from conceptprune.evaluation.prompt_files import file_prompts
+from conceptprune.evaluation.scorers.base import Domain
+from conceptprune.evaluation.scorers.table import AnyScorer
+from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
+from conceptprune.manifest.fields import (
+    FieldPath,
+    Guidance,
+    Int,
+    Line,
+    Name,
+    Positive,
+    PromptText,
+    Section,
+    Seed,
+    Some,
+    concept_key,
+    refusal,
+    refusal_here,
+    refuse_duplicates,
+)
+from conceptprune.manifest.loading import load_document
+from conceptprune.manifest.model import ModelRef
+from conceptprune.manifest.schema import Compute, Scheduler
+
+ONE_SOURCE = "exactly one of concept, prompts, file, csv"
+
+
+class SuitePrompt(Section):
+    """A prompt written out."""
+
+    text: Annotated[Line, Field(max_length=10_000, description="the prompt, one line")]
+    seed: Annotated[
+        Seed | None, Field(description="its own seed, a whole number from 0 to 2**63 - 1")
+    ] = None
+    guidance: Annotated[Guidance | None, Field(description="its own guidance scale")] = None
+    labels: Annotated[
+        dict[Domain, Name],
+        Field(default_factory=dict, description="what it shows: {style: ..., object: ...}"),
+    ]
+
+
+def _as_prompt(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+class Source(Section):
+    """Prompts about one thing: generated of a concept, written out, or read from a file."""
+
+    concept: Annotated[Concept | None, Field(description="a section {name, kind, ...}")] = None
+    prompts: Annotated[
+        Some[Annotated[SuitePrompt, BeforeValidator(_as_prompt)]] | None,
+        Field(description="a list of prompts, each a line or {text, seed, guidance, labels}"),
+    ] = None
+    file: Annotated[
+        PromptText | None, Field(description="a file with a prompt a line, relative to the suite")
+    ] = None
+    csv: Annotated[
+        PromptText | None,
+        Field(
+            validate_default=True,
+            description="a CSV file with a column prompt, relative to the suite",
+        ),
+    ] = None
+    name: Annotated[
+        Name | None,
+        Field(validate_default=True, description="what the prompts are about, for the summary"),
+    ] = None
+    domain: Domain | None = None
+    """What sort of thing `name` is: the label of all its prompts in that domain."""
+    limit: Annotated[
+        Positive | None, Field(description="how many of the prompts to take, from the first on")
+    ] = None
+
+    @field_validator("csv")
+    @classmethod
+    def _one_source(cls, csv: str | None, info: ValidationInfo) -> str | None:
+        sources = {**info.data, "csv": csv}
+        given = [name for name in ("concept", "prompts", "file", "csv") if sources.get(name)]
+        # Where one of them is wrong, that is said already.
+        known = {"concept", "prompts", "file"} <= info.data.keys()
+        if known and len(given) != 1:
+            raise refusal_here(f"{ONE_SOURCE} (this has {', '.join(given) or 'none'})")
+        return csv
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str | None, info: ValidationInfo) -> str | None:
+        concept = info.data.get("concept")
+        if name is None and concept is None and "concept" in info.data:
+            raise refusal_here("a name for what these prompts are about")
+        return name or (concept and concept.name)
+
+    @field_validator("domain")
+    @classmethod
+    def _concepts_say_it(cls, domain: Domain | None, info: ValidationInfo) -> Domain | None:
+        if domain is not None and info.data.get("concept") is not None:
+            raise refusal_here("nothing: the concept's kind says it")
+        return domain
+
+    @field_validator("file", "csv")
+    @classmethod
+    def _can_be_read(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file is None:
+            return None
+        path = Path(info.context["folder"], file) if info.context else Path(file)
+        file_prompts(path, csv_file=info.field_name == "csv")
+        return str(path)
+
+    @property
+    def title(self) -> str:
+        """What its prompts are about."""
+        return self.name or ""
+
+
+Sources = Annotated[
+    tuple[Source, ...],
+    Field(description=f"a list of sources of prompts, each with {ONE_SOURCE}"),
+]
+
+
+class Groups(Section):
+    """Prompts by what should become of their images."""
+
+    erased: Sources = ()
+    retained: Sources = ()
+    general: Annotated[Sources, Field(validate_default=True)] = ()
+
+    @field_validator("erased", "retained", "general")
+    @classmethod
+    def _names_once(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        refuse_duplicates((concept_key(source.title) for source in sources), "name")
+        return sources
+
+    @field_validator("general")
+    @classmethod
+    def _not_all_empty(
+        cls, sources: tuple[Source, ...], info: ValidationInfo
+    ) -> tuple[Source, ...]:
+        if not sources and info.data.get("erased") == () == info.data.get("retained"):
+            raise refusal_here("prompts in at least one of erased, retained, general")
+        return sources
+
+
+class Drawing(Section):
+    """How images are drawn. Shards and batches decide their last bits, so they are fixed here."""
+
+    steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
+    guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
+    scheduler: Scheduler | None = None
+    resolution: Annotated[
+        Positive | None,
+        Field(multiple_of=16, description="a multiple of 16, or null for the model's own size"),
+    ] = None
+    seeds: Annotated[
+        Some[Seed], Field(description="a list of at least one seed, none of them twice")
+    ] = (0,)
+    seed_of: Annotated[
+        Literal["prompt", "suite"],
+        Field(description="prompt (noise of its own for each text and seed), suite (the same)"),
+    ] = "prompt"
+    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
+    shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("seeds")
+    @classmethod
+    def _no_duplicates(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        refuse_duplicates(seeds, "seed")
+        return seeds
+
+
+class Intervals(Section):
+    """How 95 % intervals are made: percentiles of bootstrap resamples of the images."""
+
+    resamples: Annotated[
+        Int, Field(ge=100, le=100_000, description="a whole number from 100 to 100000")
+    ] = 2000
+    seed: Annotated[Seed, Field(description="a whole number from 0 to 2**63 - 1")] = 0
+
+
+class Suite(Section):
+    """A whole suite."""
+
+    version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
+    name: Annotated[Name, Field(description="one line, the suite's name")]
+    model: Annotated[
+        ModelRef, Field(description="a section with one of builtin, folder, hub (with revision)")
+    ]
+    fillers: DefaultFillers = DefaultFillers()
+    templates: DefaultTemplates = DefaultTemplates()
+    groups: Annotated[Groups, Field(description="a section with erased, retained, general")]
+    drawing: Drawing = Drawing()
+    scorers: Annotated[
+        Some[AnyScorer], Field(description="a list of at least one {scorer: ..., settings}")
+    ]
+    groupings: Annotated[
+        tuple[Literal["unlearncanvas"], ...], Field(description="a list: unlearncanvas")
+    ] = ()
+    intervals: Intervals = Intervals()
+    compute: Compute = Compute()
+
+    @field_validator("scorers")
+    @classmethod
+    def _titles_once(cls, scorers: tuple[AnyScorer, ...]) -> tuple[AnyScorer, ...]:
+        seen: set[str] = set()
+        problems: list[tuple[FieldPath, str]] = []
+        for index, scorer in enumerate(scorers):
+            if scorer.title in seen:
+                problems.append(
+                    ((index,), f"a name of its own (another scorer is {scorer.title}): give name:")
+                )
+            seen.add(scorer.title)
+        if problems:
+            raise refusal(*problems)
+        return scorers
+
+    @field_validator("groupings")
+    @classmethod
+    def _domain_is_known(cls, groupings: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        groups = info.data.get("groups")
+        if groupings and groups and erased_domain(groups) is None:
+            raise refusal_here(
+                "nothing, as the erased concepts are not all styles, nor all objects: "
+                "UnlearnCanvas tells one domain from the other"
+            )
+        return groupings
+
+
+def erased_domain(groups: Groups) -> Domain | None:
+    """The domain that all of the erased concepts belong to, if they belong to one."""
+    kinds = {source.concept.kind if source.concept else source.domain for source in groups.erased}
+    match kinds:
+        case _ if kinds == {"style"}:
+            return "style"
+        case _ if kinds == {"object"}:
+            return "object"
+    return None
+
+
+def load_suite(path: Path | str) -> Suite:
+    """Read and check the suite at `path`.
+
+    Raises:
+        ManifestError: it cannot be read or breaks a rule; the message lists every problem.
+    """
+    return load_document(path, Suite)

@@ -1,0 +1,161 @@
+"""From scores of single images to the summary: means by group, with their intervals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from conceptprune.digest import canonical_json
+from conceptprune.evaluation.bootstrap import interval_settings, mean_interval
+from conceptprune.evaluation.items import Item
+from conceptprune.evaluation.scorers.base import Better, Facts, Labels, Metric, ScorerSettings
+from conceptprune.evaluation.summary import SCHEMA
+from conceptprune.evaluation.tables import sorted_table
+from conceptprune.evaluation.work import Entry, EvaluationWork
+
+SUBGROUPS = ("erased", "retained")
+"""Groups whose sources have rows of their own in the summary."""
+
+CaseKey = tuple[str, int, float, Labels]
+"""Text, seed, guidance and labels: what tells one scored image from another."""
+
+Values = Mapping[tuple[str, CaseKey], float]
+"""A scorer's numbers of one checkpoint, by metric and case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """All that one scorer said of one checkpoint."""
+
+    scorer: ScorerSettings
+    facts: Facts
+    values: Values
+    sets: Mapping[tuple[str, str], Mapping[str, Any]]
+    """Of whole sets, by group and metric: value, low, high, n."""
+
+
+def case_key(item: Item) -> CaseKey:
+    """What an item's numbers are found by."""
+    return (item.prompt.text, item.prompt.seed, item.guidance, item.labels)
+
+
+def summary_table(work: EvaluationWork, scored: Sequence[Sequence[Scored]]) -> pa.Table:
+    """The summary of an evaluation; `scored` are the numbers by checkpoint and scorer."""
+    rows = [
+        row
+        for entry, by_scorer in zip(work.entries, scored, strict=True)
+        for one in by_scorer
+        for row in _rows(work, entry, one)
+    ]
+    return sorted_table(rows, SCHEMA)
+
+
+def scorer_settings(scorer: ScorerSettings, facts: Facts) -> dict[str, Any]:
+    """What decides a scorer's numbers, as it is written beside each of them."""
+    return {
+        "scorer": scorer.model_dump(mode="json"),
+        "versions": dict(facts.versions),
+        "weights": facts.weights,
+    }
+
+
+def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str, Any]]:
+    settings = scorer_settings(one.scorer, one.facts)
+    for metric, how in one.scorer.metrics.items():
+        for group, items in _groups(work.items).items():
+            values = _values(one.values, metric, items)
+            if values:
+                better = how.better(group.split("/")[0])
+                name = (one.scorer.title, metric)
+                yield _row(work, entry, group, name, values, better, settings)
+        if work.domain is not None and how.domain is not None:
+            yield from _unlearncanvas(work, entry, one, metric, how, settings)
+    for (group, metric), found in one.sets.items():
+        better = one.scorer.metrics[metric].better(group)
+        yield {
+            **_about(work, entry),
+            "group": group,
+            "scorer": one.scorer.title,
+            "metric": metric,
+            **found,
+            "better": better,
+            "settings": canonical_json(settings),
+        }
+
+
+def _unlearncanvas(
+    work: EvaluationWork,
+    entry: Entry,
+    one: Scored,
+    metric: str,
+    how: Metric,
+    settings: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """UnlearnCanvas' accuracies (arXiv 2402.11846): unlearning, in-domain and cross-domain retain.
+
+    UA is the share of the erased concepts' images in which the concept is not seen; IRA the
+    accuracy in its domain, and CRA that in the other domain, on the retained concepts' images.
+    """
+    groups = _groups(work.items)
+    wanted = ("erased", "UA") if how.domain == work.domain else None
+    kept = "IRA" if how.domain == work.domain else "CRA"
+    for group, name in filter(None, (wanted, ("retained", kept))):
+        values = _values(one.values, metric, groups.get(group, []))
+        if values:
+            flipped = [1.0 - value for value in values] if name == "UA" else values
+            scorer = (f"unlearncanvas/{one.scorer.title}", name)
+            yield _row(work, entry, group, scorer, flipped, "higher", {**settings, "of": metric})
+
+
+def _groups(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Items by group, and by group and source's name."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.group, []).append(item)
+        if item.group in SUBGROUPS:
+            found.setdefault(f"{item.group}/{item.name}", []).append(item)
+    return found
+
+
+def _values(values: Values, metric: str, items: Sequence[Item]) -> list[float]:
+    return [values[metric, case_key(item)] for item in items if (metric, case_key(item)) in values]
+
+
+def _row(
+    work: EvaluationWork,
+    entry: Entry,
+    group: str,
+    name: tuple[str, str],
+    values: Sequence[float],
+    better: Better,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    scorer, metric = name
+    # Not of the checkpoint: equal numbers have equal intervals whatever they are called.
+    what = canonical_json([work.suite, group, scorer, metric])
+    interval = mean_interval(values, resamples=work.resamples, seed=work.seed, what=what)
+    how = interval_settings(interval, resamples=work.resamples, seed=work.seed)
+    return {
+        **_about(work, entry),
+        "group": group,
+        "scorer": scorer,
+        "metric": metric,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": len(values),
+        "better": better,
+        "settings": canonical_json({**settings, "interval": how}),
+    }
+
+
+def _about(work: EvaluationWork, entry: Entry) -> dict[str, Any]:
+    checkpoint = entry.checkpoint
+    return {
+        "suite": work.suite,
+        "checkpoint": checkpoint.label,
+        "source": checkpoint.kind,
+        "digest": checkpoint.digest,
+        "erased": list(checkpoint.erased),
+    }

@@ -1,0 +1,207 @@
+"""`python -m pipelines.evaluate SUITE --store URI --of ...`: score checkpoints, side by side."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from conceptprune.errors import UserError
+from conceptprune.evaluation.checkpoint import Drawn, Resolved, parse_of, pictures_identity, resolve
+from conceptprune.evaluation.plan import EvaluationPlan, build_plan
+from conceptprune.evaluation.scorers.base import Facts
+from conceptprune.evaluation.stages import Evaluator
+from conceptprune.evaluation.suite import Suite, load_suite
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.families.table import family_named, identity, read_index
+from conceptprune.mask import PruningMask
+from conceptprune.model_source import source_of
+from conceptprune.outcome import worker_name
+from conceptprune.stages import read_mask
+from conceptprune.store import ObjectRef, Store, parquet_to_table
+from conceptprune.store.claims import Claims
+from conceptprune.work import ModelSettings
+from pipelines.evaluation_record import EvaluationRecord
+from pipelines.evaluation_view import show_summary
+from pipelines.export import mask_keys
+from pipelines.journal import new_job
+from pipelines.logs import LogFormat, configure, identified, log_format
+from pipelines.metrics import StoreMetrics
+from pipelines.run import Outcome, run_plan, unit_runner
+from pipelines.status import run_records
+from pipelines.workers import ClaimingRunner, UnitRunner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEvaluation:
+    """A checked suite, its model, its scorers, and the checkpoints that were found."""
+
+    suite: Suite
+    base: Drawn
+    facts: tuple[Facts, ...]
+    checkpoints: tuple[Resolved, ...]
+
+    def plan(self, store: Store) -> EvaluationPlan:
+        """The plan of the evaluation; masks and deltas are written to the store."""
+        model = self.base.model.identity
+
+        def put(data: bytes, kind: str) -> ObjectRef:
+            return store.put(data, kind=kind, model=model, suffix="safetensors")
+
+        placed = [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
+        return build_plan(self.suite, self.base, placed, self.facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorSpec:
+    """What a worker process of an evaluation is made from."""
+
+    store: str
+    job: str
+    claim_seconds: float
+    base: Drawn
+    threads: int
+    run: str
+    log_format: LogFormat = "plain"
+
+    def build(self) -> UnitRunner:
+        """An evaluator in this process, that claims what it does."""
+        import torch
+
+        configure(self.log_format)
+        torch.set_num_threads(self.threads)
+        store = Store(self.store, StoreMetrics())
+        claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
+        return ClaimingRunner(Evaluator(store, self.base), claims, self.run)
+
+
+def evaluate(
+    suite: Path, store: str, of: Sequence[str], console: Console, asked_format: str | None = None
+) -> int:
+    """Run the evaluation and print its summary.
+
+    Returns:
+        0 when every number is there, 1 when some unit failed; bad input raises UserError.
+    """
+    form = log_format(asked_format)
+    configure(form)
+    prepared = prepare(suite, of, store)
+    opened = Store(store, StoreMetrics())
+    opened.check()
+    plan = prepared.plan(opened)
+    with identified(run=plan.run):
+        started = time.time()
+        outcome = run_evaluation(prepared, plan, opened, console, form)
+        commit = opened.find(plan.evaluation.kind, plan.evaluation.key)
+        if commit is not None and not outcome.failed:
+            show_summary(parquet_to_table(opened.load(commit, OBJECT)), console)
+            _say(console, f"summary: {commit.objects[OBJECT].path}")
+        for row in outcome.rows:
+            if row["status"] == "failed":
+                labels = ", ".join(row["concepts"])
+                _say(console, f"failed: {row['kind']} {row['key'][:12]} ({labels}): {row['error']}")
+        nothing = "" if outcome.computed else "nothing to compute: "
+        seconds = time.time() - started
+        _say(
+            console,
+            f"{nothing}evaluation {plan.run}: {outcome.computed} units computed, "
+            f"{outcome.reused} reused, {seconds:.0f} s, store {store}",
+        )
+    return 1 if outcome.failed else 0
+
+
+def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluation:
+    """Check a suite, its scorers and every checkpoint, before anything is written.
+
+    Raises:
+        UserError: something is wrong or missing.
+    """
+    asked = [parse_of(text) for text in of]
+    if not asked:
+        raise UserError("--of: name at least one checkpoint, such as --of base")
+    suite = load_suite(suite_path)
+    base = base_model(suite)
+    facts = tuple(scorer.check() for scorer in suite.scorers)
+
+    def named_mask(name: str) -> PruningMask:
+        return _named_mask(store, name)
+
+    checkpoints = tuple(resolve(one, base.model, named_mask) for one in asked)
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"--of: two checkpoints are called {label}; give LABEL=KIND:VALUE")
+    return PreparedEvaluation(suite=suite, base=base, facts=facts, checkpoints=checkpoints)
+
+
+def base_model(suite: Suite) -> Drawn:
+    """The suite's model, found on this machine.
+
+    Raises:
+        UserError: it is not there, or its scheduler does not fit.
+    """
+    drawing = suite.drawing
+    source = source_of(suite.model)
+    folder = source.folder()
+    pipeline = read_index(folder)["_class_name"]
+    family_named(pipeline).check_scheduler(drawing.scheduler)
+    model = ModelSettings(
+        source=source,
+        identity=identity(folder),
+        pipeline=pipeline,
+        dtype=drawing.dtype,
+        device=drawing.device,
+        scheduler=drawing.scheduler,
+        resolution=drawing.resolution,
+    )
+    return Drawn(model=model, pictures=pictures_identity(folder))
+
+
+def run_evaluation(
+    prepared: PreparedEvaluation,
+    plan: EvaluationPlan,
+    store: Store,
+    console: Console,
+    form: LogFormat = "plain",
+) -> Outcome:
+    """Run what the store lacks of an evaluation, on the cluster at hand or on a local one."""
+    job = new_job()
+    compute = prepared.suite.compute
+    EvaluationRecord.of(plan, prepared.suite.model_dump(mode="json", exclude={"model"})).write(
+        store
+    )
+    spec = EvaluatorSpec(
+        store=store.uri,
+        job=job,
+        claim_seconds=compute.claim_seconds,
+        base=prepared.base,
+        threads=compute.threads_per_actor,
+        run=plan.run,
+        log_format=form,
+    )
+    with unit_runner(spec, compute) as run:
+        return run_plan(plan, store, run, console, job, parts="checkpoints")
+
+
+def _named_mask(store: str, name: str) -> PruningMask:
+    """The mask of a concept in the store's newest run of `erase`."""
+    opened = Store(store)
+    try:
+        record = run_records(opened)[0]
+        (key,) = mask_keys(opened, record, [name]).values()
+    except UserError as error:
+        raise UserError(f"--of mask:{name}: no such file, and {error}") from error
+    return read_mask(opened, key)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["evaluate", *sys.argv[1:]])

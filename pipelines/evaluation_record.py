@@ -1,0 +1,86 @@
+"""What a run of `evaluate` was asked to do, as the store remembers it."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conceptprune.digest import canonical_json
+from conceptprune.store import Store
+
+if TYPE_CHECKING:
+    from conceptprune.evaluation.plan import EvaluationPlan
+
+RUN_FILE = "evaluation.json"
+"""Not a run.json: that is a run of `erase`, from which there is a report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation: its suite, its checkpoints, and the key of its summary."""
+
+    run: str
+    suite: Mapping[str, Any]
+    """As validated, without the model, whose folder is a matter of the machine."""
+    checkpoints: tuple[Mapping[str, Any], ...]
+    """Label, kind, digest and erased concepts of each."""
+    summary: str
+    """Key of the commit of kind `conceptprune.evaluation.summary.KIND`."""
+    started: float
+
+    @classmethod
+    def of(cls, plan: "EvaluationPlan", suite: Mapping[str, Any]) -> "EvaluationRecord":
+        """The record of an evaluation that starts now."""
+        entries = (entry.checkpoint for entry in plan.evaluation.entries)
+        return cls(
+            run=plan.run,
+            suite=suite,
+            checkpoints=tuple(
+                {
+                    "label": checkpoint.label,
+                    "kind": checkpoint.kind,
+                    "digest": checkpoint.digest,
+                    "erased": list(checkpoint.erased),
+                }
+                for checkpoint in entries
+            ),
+            summary=plan.evaluation.key,
+            started=time.time(),
+        )
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        name: str = self.suite["name"]
+        return name
+
+    @property
+    def labels(self) -> list[str]:
+        """The checkpoints' labels."""
+        return [checkpoint["label"] for checkpoint in self.checkpoints]
+
+    def write(self, store: Store) -> None:
+        """Write or replace the record."""
+        content = {
+            "format": "conceptprune.evaluation-run/1",
+            "run": self.run,
+            "suite": self.suite,
+            "checkpoints": list(self.checkpoints),
+            "summary": self.summary,
+            "started": self.started,
+        }
+        store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
+
+
+def evaluation_records(store: Store) -> list[EvaluationRecord]:
+    """Records of a store's evaluations, the newest first."""
+    records = []
+    for run in store.runs():
+        data = store.read_run_file(run, RUN_FILE)
+        if data is not None:
+            content = json.loads(data)
+            del content["format"]
+            content["checkpoints"] = tuple(content["checkpoints"])
+            records.append(EvaluationRecord(**content))
+    return sorted(records, key=lambda record: (record.started, record.run), reverse=True)

@@ -1,0 +1,132 @@
+"""Carrying out any plan of units on a cluster: what is missing runs, and the ledger says how."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from conceptprune.manifest import Compute
+from conceptprune.store import Store
+from conceptprune.work import Unit
+from pipelines.cluster import connected
+from pipelines.graph import UnitPlan, committed_in, units_to_do
+from pipelines.journal import Journal
+from pipelines.ledger import reused_units
+from pipelines.metrics import JobMetrics
+from pipelines.progress import JobProgress
+from pipelines.schedule import Result, Tick, run_units
+from pipelines.watchdog import Watchdog
+from pipelines.workers import RunnerSpec, WorkerPool
+
+OnResult = Callable[[Result], None]
+OnTick = Callable[[Tick], None]
+Evaluations = Callable[[Unit], int]
+"""Denoiser evaluations of a unit."""
+RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick, Evaluations], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a plan; `rows` is its ledger."""
+
+    computed: int
+    reused: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a unit has no result."""
+        return any(row["status"] in ("failed", "blocked") for row in self.rows)
+
+
+def run_plan(
+    plan: UnitPlan,
+    store: Store,
+    run: RunUnits,
+    console: Console,
+    job: str,
+    *,
+    parts: str = "concepts",
+) -> Outcome:
+    """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for."""
+    committed = committed_in(store)
+    units = units_to_do(plan, committed)
+    todo = {unit.key for unit in units}
+    reused = reused_units(plan, store, todo, committed)
+    journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.begin()
+    try:
+        if units:
+            with JobProgress(console, plan, units, parts) as progress:
+
+                def on_result(result: Result) -> None:
+                    journal.results[result.work.key] = result
+                    progress.advance(result)
+
+                known = {unit.key: unit for unit in plan.units()}
+                run(units, known, on_result, journal.on_tick, plan.evaluations)
+    except BaseException:
+        # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
+        # has been done so far is on record.
+        journal.end("stopped")
+        raise
+    results = journal.results.values()
+    rows = journal.end("failed" if any(result.error for result in results) else "done")
+    computed = sum(result.status == "done" for result in results)
+    return Outcome(
+        computed=computed,
+        reused=len(reused) + len(results) - computed - sum(bool(r.error) for r in results),
+        rows=rows,
+    )
+
+
+@contextmanager
+def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
+    """A function that runs units on the cluster, which is joined when it is first called."""
+    with ExitStack() as joined:
+
+        def run(
+            units: Sequence[Unit],
+            known: Mapping[str, Unit],
+            on_result: OnResult,
+            on_tick: OnTick,
+            evaluations: Evaluations,
+        ) -> None:
+            joined.enter_context(connected(compute))
+            metrics = JobMetrics()
+            pool = WorkerPool(spec, compute)
+            left = {unit.key for unit in units}
+
+            def counted(result: Result) -> None:
+                left.discard(result.work.key)
+                metrics.unit(
+                    kind=result.work.kind,
+                    status=result.status,
+                    attempts=result.attempts,
+                    evaluations=evaluations(result.work),
+                )
+                metrics.now(units_left=len(left), actors=len(pool.slots))
+                on_result(result)
+
+            with Watchdog() as watchdog:
+
+                def beat(tick: Tick) -> None:
+                    watchdog.beat()
+                    on_tick(tick)
+
+                try:
+                    run_units(
+                        units,
+                        pool,
+                        known=known,
+                        max_attempts=compute.max_attempts,
+                        on_result=counted,
+                        on_tick=beat,
+                    )
+                finally:
+                    pool.close()
+                    metrics.now(units_left=len(left), actors=0)
+
+        yield run
