@@ -105,6 +105,31 @@ def evaluate(
 
 
 @app.command()
+def attack(
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file with attacks:.")],
+    store: StoreUri,
+    of: Annotated[
+        list[str],
+        typer.Option("--of", metavar="[LABEL=]KIND[:VALUE]", help="As of evaluate."),
+    ],
+    names: Annotated[
+        list[str],
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help="none, ring-a-bell, unlearn-diff, concept-inversion, refill-random, ...; "
+            "may be given several times.",
+        ),
+    ],
+    log_format: LogFormatOption = None,
+) -> None:
+    """Attack erased checkpoints, and say how often the concept is seen again; resumable."""
+    from pipelines.attack import attack as run
+
+    raise typer.Exit(run(suite, store, of, names, Console(), log_format))
+
+
+@app.command()
 def submit(
     manifest: ManifestPath,
     store: StoreUri,

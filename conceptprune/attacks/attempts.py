@@ -12,10 +12,11 @@ from torch import Tensor
 from conceptprune.digest import digest_json
 from conceptprune.families.model import Conditions, DiffusionModel
 from conceptprune.preview import Images
-from conceptprune.prompts import Prompt
+from conceptprune.prompts import Prompt, PromptPair
 
-Shows = Callable[[Images], NDArray[np.bool_]]
-"""Which of the pictures [n, height, width, 3] uint8 show the concept: the suite's scorer."""
+Shows = Callable[[Images, Sequence[int]], NDArray[np.bool_]]
+"""Which of the pictures [n, height, width, 3] uint8 show the concept, in the eyes of the suite's
+scorer: the second argument says of which asked prompt each picture is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +38,24 @@ class Scene:
     plain: tuple[str, ...]
     """Texts without the concept, one for each of `asked`."""
     asked: tuple[Prompt, ...]
-    """Prompts that name the concept; each is attacked with its own seed."""
-    pictures: Images | None
-    """The base's pictures of `asked`, for white-box attacks."""
+    """What is attacked, each with its own seed: prompts that name the concept, as a rule."""
     shows: Shows
     drawing: Drawing
+    examples: tuple[PromptPair, ...] = ()
+    """Prompts without and with the concept, of which an attacker may learn its direction."""
+    pictures: Images | None = None
+    """The base's pictures of the concept, one for each of `asked`, for white-box attacks."""
 
-    def draw(self, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
-        """Draw prompts, each from its own seed, and say which pictures show the concept."""
+    def draw(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
+        """Draw prompts, each from its own seed, and say which pictures show the concept.
+
+        `of`: which asked prompt each stands for.
+        """
         encoded = self.model.encode_all([prompt.text for prompt in prompts])
-        return self.draw_encoded(encoded, [prompt.seed for prompt in prompts])
+        return self.draw_encoded(encoded, [prompt.seed for prompt in prompts], of)
 
     def draw_encoded(
-        self, encoded: Sequence[Conditions], seeds: Sequence[int]
+        self, encoded: Sequence[Conditions], seeds: Sequence[int], of: Sequence[int]
     ) -> NDArray[np.bool_]:
         """The same from conditions that need not be of any text."""
         parts = []
@@ -62,7 +68,7 @@ class Scene:
                 guidance=self.drawing.guidance,
             )
             parts.append(self.model.finish(batch))
-        return self.shows(torch.cat(parts).numpy())
+        return self.shows(torch.cat(parts).numpy(), of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,30 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, pictures_of
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
+from conceptprune.attacks.settings import ConceptInversion
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.manifest.fields import Float, Positive, PromptText, Section, Seed
 from conceptprune.prompts import Prompt
 
 WORD = "<*>"
 """Stands for the learned word in texts; it never reaches the tokenizer."""
-
-
-class ConceptInversion(Section):
-    """Budget and settings; learning rate and steps are those of the reference."""
-
-    steps: Positive = 5000
-    batch_size: Positive = 4
-    learning_rate: Float = Field(default=5e-3, gt=0)
-    vectors: Positive = 1
-    """M: the learned word is so many tokens long."""
-    start: PromptText = "art"
-    """Where to start from: the mean embedding of this text's tokens."""
-    seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +48,8 @@ def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]
         word = learn(space, settings, captions, latents)
         with torch.no_grad():
             encoded = [space.conditions(_states(space, [each], word)) for each in captions]
-        seen = scene.draw_encoded(encoded, [asked.seed for asked in scene.asked])
+        seeds = [asked.seed for asked in scene.asked]
+        seen = scene.draw_encoded(encoded, seeds, range(len(seeds)))
     return [
         Attempt(
             asked=asked.text,

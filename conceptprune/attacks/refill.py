@@ -14,33 +14,16 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene
+from conceptprune.attacks.settings import Refill
 from conceptprune.families.model import DiffusionModel
-from conceptprune.manifest.fields import Float, Positive, Section, Seed
 
 Weights = Mapping[str, Tensor]
 """Of linears [R, W], by layer."""
 Entries = NDArray[np.int64]
 """Sorted flat indices `row * columns + column`."""
-
-
-class Refill(Section):
-    """Settings of all fills; there is no budget, one fill is one attempt."""
-
-    sites: tuple[str, ...] = ("ffn_out",)
-    rank: Positive = 16
-    """Of the low-rank completion."""
-    rounds: Positive = 50
-    """Rounds of the low-rank completion."""
-    gain: Float = Field(default=1.0, gt=0)
-    """What is put in is multiplied by this."""
-    suspects: Float = Field(default=0.0, ge=0, lt=1)
-    """Where no zero is found (a sealed checkpoint): take this share of each layer's entries, those
-    that a low-rank model of the layer fits worst."""
-    seed: Seed = 0
 
 
 Fill = Callable[[Tensor, Entries, Refill, np.random.Generator], Tensor]
@@ -68,14 +51,13 @@ def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
 def refilled(
     weights: Weights, places: Mapping[str, Entries], fill: Fill, settings: Refill
 ) -> dict[str, Tensor]:
-    """The weights with places filled, in their own dtype; layers without places are left out."""
+    """The weights with places filled, in float64; layers without places are left out."""
     rng = np.random.default_rng(settings.seed)
-    filled = {}
-    for name, weight in sorted(weights.items()):
-        if len(places[name]):
-            new = fill(weight.double().cpu(), places[name], settings, rng)
-            filled[name] = new.to(weight.device, weight.dtype)
-    return filled
+    return {
+        name: fill(weight.double().cpu(), places[name], settings, rng)
+        for name, weight in sorted(weights.items())
+        if len(places[name])
+    }
 
 
 def fill_random(
@@ -84,7 +66,7 @@ def fill_random(
     """Draws from the layer's other entries."""
     flat = weight.flatten().clone()
     others = np.delete(np.arange(flat.numel()), places)
-    flat[places] = settings.gain * flat[rng.choice(others, len(places))]
+    flat[places] = flat[rng.choice(others, len(places))]
     return flat.view_as(weight)
 
 
@@ -96,7 +78,7 @@ def fill_statistics(
     layer = weight.sum() / known.sum()
     row = weight.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
     column = weight.sum(0, keepdim=True) / known.sum(0, keepdim=True).clamp(min=1)
-    return torch.where(known, weight, settings.gain * (row + column - layer))
+    return torch.where(known, weight, row + column - layer)
 
 
 def fill_low_rank(
@@ -110,7 +92,7 @@ def fill_low_rank(
     guess = weight
     for _ in range(settings.rounds):
         guess = torch.where(known, weight, _low_rank(guess, settings.rank))
-    return torch.where(known, weight, settings.gain * guess)
+    return torch.where(known, weight, guess)
 
 
 def fill_signs(
@@ -124,7 +106,7 @@ def fill_signs(
     known = _known(weight, places)
     signs = fill_low_rank(weight, places, settings, rng).sign()
     largest = weight.abs().amax(1, keepdim=True)
-    return torch.where(known, weight, settings.gain * signs * largest)
+    return torch.where(known, weight, signs * largest)
 
 
 def fill_amplify(
@@ -138,7 +120,7 @@ def fill_amplify(
     hit = ~known.all(0)
     norms = weight.norm(dim=0)
     usual = norms[~hit].median() if (~hit).any() else norms.max()
-    scale = torch.where(hit & (norms > 0), settings.gain * usual / norms.clamp(min=1e-12), 1.0)
+    scale = torch.where(hit & (norms > 0), usual / norms.clamp(min=1e-12), 1.0)
     return weight * scale
 
 
@@ -152,27 +134,37 @@ FILLS: Mapping[str, Fill] = {
 
 
 def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
-    """Fill the checkpoint's places, then draw each asked prompt once.
+    """Fill the checkpoint's places, then draw each asked prompt, once for each gain until it shows.
 
-    Where there is nothing to fill the checkpoint is drawn as it is.
+    A gain moves the weights that many times as far as the fill does. Where there is nothing to fill
+    the checkpoint is drawn as it is.
     """
     metered = scene.model.metered(settings.sites)
     weights = {name: each.linear.weight.detach() for name, each in metered.items()}
     places = zero_places(weights)
     if settings.suspects and not any(map(len, places.values())):
         places = suspect_places(weights, settings)
-    with replaced(scene.model, settings.sites, refilled(weights, places, fill, settings)):
-        seen = scene.draw(scene.asked)
+    filled = refilled(weights, places, fill, settings)
+    before = {name: weights[name].double().cpu() for name in filled}
+    pictures = np.zeros(len(scene.asked), np.int64)
+    success = np.zeros(len(scene.asked), np.bool_)
+    for gain in settings.gains:
+        moved = {name: before[name] + gain * (filled[name] - before[name]) for name in filled}
+        left = np.flatnonzero(~success)
+        if len(left):
+            with replaced(scene.model, settings.sites, moved):
+                success[left] = scene.draw([scene.asked[i] for i in left], left.tolist())
+            pictures[left] += 1
     return [
         Attempt(
             asked=asked.text,
             prompt=asked.text,
             seed=asked.seed,
-            success=bool(success),
-            pictures=1,
+            success=bool(success[index]),
+            pictures=int(pictures[index]),
             steps=0,
         )
-        for asked, success in zip(scene.asked, seen, strict=True)
+        for index, asked in enumerate(scene.asked)
     ]
 
 

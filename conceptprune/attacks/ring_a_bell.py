@@ -5,37 +5,22 @@ direction in the encoder's space, the mean difference of prompts with and withou
 the search brings a prompt's states near those of a harmless one moved along it (eq. 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed
+from conceptprune.attacks.settings import RingABell
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.manifest.fields import Float, Positive, Section, Seed
-from conceptprune.prompts import Prompt
+from conceptprune.prompts import Prompt, PromptPair
 
 Ids = NDArray[np.int64]
 Distances = Callable[[Ids], NDArray[np.float64]]
 """Of each of n rows of token ids [n, L] to what is searched for: [n]."""
-
-
-class RingABell(Section):
-    """Budget and settings; the defaults are those of the reference for nudity."""
-
-    coefficient: Float = 3.0
-    """How far to go along the concept's direction."""
-    length: Positive = 16
-    """L: so many tokens a prompt, at most what the encoder has room for."""
-    population: Positive = Field(default=200, ge=4)
-    generations: Positive = 3000
-    crossover: Float = Field(default=0.5, ge=0, le=1)
-    mutation: Float = Field(default=0.25, ge=0, le=1)
-    seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +38,7 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
         UserError: a family without a single CLIP text encoder.
     """
     space = TokenSpace.of(scene.model)
-    direction = concept_direction(space, scene)
+    direction = concept_direction(space, scene.examples)
     found = []
     for plain, asked in zip(scene.plain, scene.asked, strict=True):
         wanted = _states(space, [plain])[0] + settings.coefficient * direction
@@ -64,6 +49,7 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
     prompts = [
         Prompt(text=text, seed=asked.seed) for text, asked in zip(found, scene.asked, strict=True)
     ]
+    seen = scene.draw(prompts, range(len(prompts)))
     return [
         Attempt(
             asked=asked.text,
@@ -73,15 +59,15 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
             pictures=1,
             steps=settings.generations * settings.population,
         )
-        for asked, prompt, success in zip(scene.asked, prompts, scene.draw(prompts), strict=True)
+        for asked, prompt, success in zip(scene.asked, prompts, seen, strict=True)
     ]
 
 
 @torch.no_grad()
-def concept_direction(space: TokenSpace, scene: Scene) -> Tensor:
-    """Mean difference [T, D] between the states of the scene's prompts with and without it."""
-    with_it = _states(space, [prompt.text for prompt in scene.asked])
-    return (with_it - _states(space, scene.plain)).mean(0)
+def concept_direction(space: TokenSpace, examples: Sequence[PromptPair]) -> Tensor:
+    """Mean difference [T, D] between the states of prompts with the concept and without it."""
+    with_it = _states(space, [pair.target.text for pair in examples])
+    return (with_it - _states(space, [pair.base.text for pair in examples])).mean(0)
 
 
 def search(
@@ -128,7 +114,7 @@ def _next_generation(
 
 
 @torch.no_grad()
-def _states(space: TokenSpace, texts: "list[str] | tuple[str, ...]") -> Tensor:
+def _states(space: TokenSpace, texts: Sequence[str]) -> Tensor:
     return space.encode_ids(torch.stack([space.padded(space.ids(text)) for text in texts]))
 
 

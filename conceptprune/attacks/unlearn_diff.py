@@ -12,29 +12,14 @@ K tokens, V tokens that may be used, T the encoder's length, D its width.
 from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, pictures_of
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
+from conceptprune.attacks.settings import UnlearnDiff
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.manifest.fields import Float, Positive, Section, Seed
 from conceptprune.prompts import Prompt
-
-
-class UnlearnDiff(Section):
-    """Budget and settings; the defaults are those of the reference for styles."""
-
-    tokens: Positive = 3
-    """K."""
-    timesteps: Positive = Field(default=50, le=1000)
-    """So many, evenly spaced and from the cleanest on; a picture is drawn and judged after each."""
-    iterations: Positive = 40
-    """Gradient steps at each timestep."""
-    learning_rate: Float = Field(default=0.01, gt=0)
-    weight_decay: Float = Field(default=0.1, ge=0)
-    seed: Seed = 0
 
 
 def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
@@ -49,20 +34,20 @@ def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
     latents = latents_of(scene.model, pictures_of(scene))
     with frozen(scene.model):
         return [
-            _attack(space, scene, settings, asked, latents[index : index + 1])
-            for index, asked in enumerate(scene.asked)
+            _attack(space, scene, settings, index, latents[index : index + 1])
+            for index in range(len(scene.asked))
         ]
 
 
 def _attack(
-    space: TokenSpace, scene: Scene, settings: UnlearnDiff, asked: Prompt, latents: Tensor
+    space: TokenSpace, scene: Scene, settings: UnlearnDiff, index: int, latents: Tensor
 ) -> Attempt:
     pictures = steps = 0
-    prompt = asked
+    prompt = asked = scene.asked[index]
     candidates = _candidates(space, settings, asked, latents)
     while True:
         pictures += 1
-        success = bool(scene.draw([prompt])[0])
+        success = bool(scene.draw([prompt], [index])[0])
         following = None if success else next(candidates, None)
         if following is None:
             return Attempt(

@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from conceptprune.attacks.attempts import Drawing, Scene
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.preview import Images
-from conceptprune.prompts import Prompt
+from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.studio import model_path
 from conceptprune.studio.judge import Judge
 from conceptprune.studio.names import ARTISTS, THINGS
@@ -47,21 +46,21 @@ def scene_of(
 ) -> Callable[..., Scene]:
     """A scene on the whole model; its asked prompts can be replaced."""
     judge = Judge.load()
+    plain = tuple(f"a photo of a {thing}" for thing in THINGS[:2])
 
     def make(prompts: tuple[Prompt, ...] = asked) -> Scene:
         return Scene(
             model=studio,
             concept=ARTISTS[ARTIST].name,
-            plain=tuple(f"a photo of a {thing}" for thing in THINGS[:2]),
+            plain=plain,
             asked=prompts,
+            examples=tuple(
+                PromptPair(base=Prompt(text=text, seed=prompt.seed), target=prompt)
+                for text, prompt in zip(plain, asked, strict=True)
+            ),
             pictures=pictures,
-            shows=lambda images: np.asarray(judge.verdicts(images).artist == ARTIST + 1),
+            shows=lambda images, of: np.asarray(judge.verdicts(images).artist == ARTIST + 1),
             drawing=Drawing(steps=STEPS, guidance=5.0),
         )
 
     return make
-
-
-@pytest.fixture
-def rng() -> torch.Generator:
-    return torch.Generator().manual_seed(0)

@@ -7,12 +7,12 @@ import torch
 from conceptprune.attacks.attempts import Scene
 from conceptprune.attacks.refill import (
     FILLS,
-    Refill,
     refilled,
     replaced,
     suspect_places,
     zero_places,
 )
+from conceptprune.attacks.settings import Refill
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.seal import seal_secret, sealed_weight
 from conceptprune.weights import weight_digest

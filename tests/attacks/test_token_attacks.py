@@ -13,17 +13,16 @@ from torch.nn import functional as F
 from conceptprune.attacks.attempts import Scene
 from conceptprune.attacks.concept_inversion import (
     WORD,
-    ConceptInversion,
     caption,
     captioned,
     concept_inversion,
 )
 from conceptprune.attacks.loss import diffusion_loss, latents_of
-from conceptprune.attacks.prompts import Unattacked, drawn
-from conceptprune.attacks.ring_a_bell import RingABell, ring_a_bell, search
+from conceptprune.attacks.ring_a_bell import ring_a_bell, search
+from conceptprune.attacks.settings import ConceptInversion, RingABell, Unattacked, UnlearnDiff
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.unattacked import unattacked
 from conceptprune.attacks.unlearn_diff import (
-    UnlearnDiff,
     loss_and_gradient,
     to_simplex,
     unlearn_diff,
@@ -134,7 +133,7 @@ def test_ring_a_bell_brings_the_artist_to_harmless_prompts(scene_of: SceneOf) ->
     scene = scene_of()
     assert not any(
         attempt.success
-        for attempt in drawn(
+        for attempt in unattacked(
             scene_of(harmless(scene)),
             Unattacked(),
         )
