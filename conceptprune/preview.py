@@ -1,6 +1,5 @@
 """Images of prompts, drawn by a model to the end and judged, for before/after comparisons."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from conceptprune.families.model import DiffusionModel
+from conceptprune.pictures import png
 from conceptprune.prompts import Prompt
 from conceptprune.studio.asked import asked
 from conceptprune.studio.names import LOOKS, THINGS
@@ -64,7 +63,7 @@ def preview_table(prompts: Sequence[Prompt], images: Images, judge: "Judge | Non
     for index, prompt in enumerate(prompts):
         columns["prompt"].append(prompt.text)
         columns["seed"].append(prompt.seed)
-        columns["png"].append(_png(images[index]))
+        columns["png"].append(png(images[index]))
         wanted = asked(prompt.text) if verdicts else None
         columns["asked_thing"].append(wanted.thing if wanted else None)
         columns["asked_look"].append(wanted.look if wanted else None)
@@ -72,9 +71,3 @@ def preview_table(prompts: Sequence[Prompt], images: Images, judge: "Judge | Non
         columns["seen_look"].append(LOOKS[verdicts.artist[index]] if verdicts else None)
     table = pa.table(columns, schema=SCHEMA)
     return table.sort_by([("prompt", "ascending"), ("seed", "ascending")])
-
-
-def _png(image: Images) -> bytes:
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, format="png", optimize=False)
-    return sink.getvalue()

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conceptprune.digest import digest_json, unit_key
+from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
@@ -139,7 +140,7 @@ class _Planner:
     def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
         entries = tuple(self.entry(checkpoint) for checkpoint in checkpoints)
         unlearncanvas = "unlearncanvas" in self.suite.groupings
-        domain = erased_domain(self.suite.groups) if unlearncanvas else None
+        erased = erased_domain(self.suite.groups)
         intervals = self.suite.intervals
         parts = {
             "kind": "evaluation",
@@ -162,7 +163,8 @@ class _Planner:
             ],
             "items": [_item_json(item) for item in self.items],
             "intervals": intervals.model_dump(),
-            "domain": domain,
+            "erased": erased,
+            "unlearncanvas": unlearncanvas,
         }
         return EvaluationPlan(
             run=run_id(self.suite, self.base, checkpoints),
@@ -173,7 +175,8 @@ class _Planner:
                 items=self.items,
                 resamples=intervals.resamples,
                 seed=intervals.seed,
-                domain=domain,
+                erased=erased,
+                unlearncanvas=unlearncanvas,
             ),
             images=self.images,
             scores=self.scores,
@@ -251,6 +254,11 @@ class _Planner:
             prompts = tuple(
                 dict.fromkeys(item.prompt for item in self.items if item.group == group)
             )
+            if len(prompts) < 2:
+                raise UserError(
+                    f"scorers: {settings.title} compares sets of images, and the group {group} "
+                    "has one only: give it more prompts or seeds"
+                )
             key = unit_key(
                 {
                     "kind": "set-scores",

@@ -7,22 +7,19 @@ import torch
 
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit
-from conceptprune.evaluation.scorers.base import Image, Labels, ScorerSettings
-from conceptprune.evaluation.summarise import Scored, case_key, summary_table
+from conceptprune.evaluation.scorers.base import ScorerSettings
+from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import (
     ALL_IMAGES,
     ALL_SCORES,
-    from_png,
     images_table,
     labels_from_json,
-    png,
     scores_table,
     set_scores_table,
     sorted_table,
 )
 from conceptprune.evaluation.work import (
-    Entry,
     EvaluationUnit,
     EvaluationWork,
     ImagesWork,
@@ -36,6 +33,7 @@ from conceptprune.made import Made, commit_made
 from conceptprune.mask import PruningMask
 from conceptprune.memory import BatchMemory
 from conceptprune.outcome import Done, Held, run_claimed
+from conceptprune.pictures import Image, png, read_picture
 from conceptprune.preview import draw
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
@@ -173,7 +171,7 @@ class Evaluator:
         commit = self.store.get("images", key)
         roles = {(row["prompt"], row["seed"]): row["role"] for row in self.rows(commit, "images")}
         found = {
-            prompt: from_png(self.store.load(commit, roles[prompt]))
+            prompt: read_picture(self.store.load(commit, roles[prompt]))
             for prompt in dict.fromkeys(prompts)
         }
         return [found[prompt] for prompt in prompts]
@@ -183,13 +181,13 @@ class Evaluator:
         commit = self.store.get("images", key)
         for row in self.rows(commit, "images"):
             if (row["prompt"], row["seed"]) in wanted:
-                yield from_png(self.store.load(commit, row["role"]))
+                yield read_picture(self.store.load(commit, row["role"]))
 
     def images_of(self, key: str) -> dict[tuple[str, int], Image]:
         """The images of one shard, by prompt and seed."""
         commit = self.store.get("images", key)
         return {
-            (row["prompt"], row["seed"]): from_png(self.store.load(commit, row["role"]))
+            (row["prompt"], row["seed"]): read_picture(self.store.load(commit, row["role"]))
             for row in self.rows(commit, "images")
         }
 
@@ -203,8 +201,15 @@ class Evaluator:
         scores: list[Row] = []
         scored: list[list[Scored]] = []
         for entry in work.entries:
-            drawn = self._images_of(entry)
-            by_scorer = [self._scored(entry, one) for one in entry.scored]
+            shards = [self.rows(self.store.get("images", key), "images") for key in entry.images]
+            drawn = {
+                (row["prompt"], row["seed"], row["guidance"]): row
+                for shard in shards
+                for row in shard
+            }
+            # Of a whole shard: its scores do not repeat it.
+            guidances = [shard[0]["guidance"] for shard in shards]
+            by_scorer = [self._scored(one, guidances) for one in entry.scored]
             scored.append([found for found, _ in by_scorer])
             about = {"checkpoint": entry.checkpoint.label}
             for item in work.items:
@@ -232,23 +237,16 @@ class Evaluator:
             }
         )
 
-    def _images_of(self, entry: Entry) -> dict[tuple[str, int, float], Row]:
-        return {
-            (row["prompt"], row["seed"], row["guidance"]): row
-            for key in entry.images
-            for row in self.rows(self.store.get("images", key), "images")
-        }
-
     def _scored(
-        self, entry: Entry, one: ScoredBy
-    ) -> tuple[Scored, Mapping[tuple[str, int, float, Labels], list[Row]]]:
-        """What a scorer said of a checkpoint, as numbers and as rows by case."""
-        values: dict[tuple[str, tuple[str, int, float, Labels]], float] = {}
-        rows: dict[tuple[str, int, float, Labels], list[Row]] = {}
-        for key, images in zip(one.scores, entry.images, strict=False):
-            # The guidance is the shard's: its scores do not repeat it.
-            drawn = self.rows(self.store.get("images", images), "images")
-            (guidance,) = {row["guidance"] for row in drawn}
+        self, one: ScoredBy, guidances: Sequence[float]
+    ) -> tuple[Scored, Mapping[CaseKey, list[Row]]]:
+        """What a scorer said of a checkpoint, as numbers and as rows by case.
+
+        `guidances` are those of the shards.
+        """
+        values: dict[tuple[str, CaseKey], float] = {}
+        rows: dict[CaseKey, list[Row]] = {}
+        for key, guidance in zip(one.scores, guidances, strict=bool(one.scores)):
             for row in self.rows(self.store.get("scores", key), "scores"):
                 case = (row["prompt"], row["seed"], guidance, labels_from_json(row["labels"]))
                 if row["value"] is not None:

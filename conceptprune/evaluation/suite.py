@@ -30,6 +30,7 @@ from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
 from conceptprune.manifest.schema import Compute, Scheduler
 
+MAX_SEEDS = 10_000
 ONE_SOURCE = "exactly one of concept, prompts, file, csv"
 
 
@@ -149,6 +150,13 @@ class Groups(Section):
         return sources
 
 
+def _counted(value: Any) -> Any:
+    match value:
+        case {"count": int(count)} if len(value) == 1 and 1 <= count <= MAX_SEEDS:
+            return list(range(count))
+    return value
+
+
 class Drawing(Section):
     """How images are drawn. Shards and batches decide their last bits, so they are fixed here."""
 
@@ -160,7 +168,9 @@ class Drawing(Section):
         Field(multiple_of=16, description="a multiple of 16, or null for the model's own size"),
     ] = None
     seeds: Annotated[
-        Some[Seed], Field(description="a list of at least one seed, none of them twice")
+        Some[Seed],
+        BeforeValidator(_counted),
+        Field(description="a list of seeds, none of them twice, or {count: n} for 0 to n - 1"),
     ] = (0,)
     seed_of: Annotated[
         Literal["prompt", "suite"],

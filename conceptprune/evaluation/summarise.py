@@ -66,13 +66,13 @@ def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str,
         for group, items in _groups(work.items).items():
             values = _values(one.values, metric, items)
             if values:
-                better = how.better(group.split("/")[0])
+                better = how.better(group.split("/")[0], work.erased)
                 name = (one.scorer.title, metric)
                 yield _row(work, entry, group, name, values, better, settings)
-        if work.domain is not None and how.domain is not None:
+        if work.unlearncanvas and how.domain is not None:
             yield from _unlearncanvas(work, entry, one, metric, how, settings)
     for (group, metric), found in one.sets.items():
-        better = one.scorer.metrics[metric].better(group)
+        better = one.scorer.metrics[metric].better(group, work.erased)
         yield {
             **_about(work, entry),
             "group": group,
@@ -98,8 +98,8 @@ def _unlearncanvas(
     accuracy in its domain, and CRA that in the other domain, on the retained concepts' images.
     """
     groups = _groups(work.items)
-    wanted = ("erased", "UA") if how.domain == work.domain else None
-    kept = "IRA" if how.domain == work.domain else "CRA"
+    wanted = ("erased", "UA") if how.domain == work.erased else None
+    kept = "IRA" if how.domain == work.erased else "CRA"
     for group, name in filter(None, (wanted, ("retained", kept))):
         values = _values(one.values, metric, groups.get(group, []))
         if values:

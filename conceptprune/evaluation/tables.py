@@ -1,16 +1,14 @@
 """The tables of an evaluation beside its summary: images, and scores image by image."""
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image as PilImage
 
 from conceptprune.digest import canonical_json
-from conceptprune.evaluation.scorers.base import Case, Image, Labels, Reading, SetReading
+from conceptprune.evaluation.scorers.base import Case, Labels, Reading, SetReading
+from conceptprune.pictures import Image
 from conceptprune.prompts import Prompt
 from conceptprune.store import ObjectRef
 
@@ -101,19 +99,6 @@ def labels_json(labels: Labels) -> str:
 def labels_from_json(text: str) -> Labels:
     """The inverse of `labels_json`."""
     return tuple(sorted(json.loads(text).items()))
-
-
-def png(image: Image) -> bytes:
-    """A PNG file of an image [height, width, 3] uint8, equal for equal images."""
-    sink = io.BytesIO()
-    PilImage.fromarray(image).save(sink, format="png", optimize=False)
-    return sink.getvalue()
-
-
-def from_png(data: bytes) -> Image:
-    """The inverse of `png`."""
-    with PilImage.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def images_table(

@@ -113,8 +113,10 @@ class EvaluationWork:
     resamples: int
     seed: int
     """Of the bootstrap."""
-    domain: Literal["style", "object"] | None = None
-    """What is erased, where the numbers are also to be grouped as UnlearnCanvas does."""
+    erased: Literal["style", "object"] | None
+    """The domain that all erased concepts belong to, if they belong to one."""
+    unlearncanvas: bool
+    """Whether the numbers are also grouped as UnlearnCanvas does."""
     kind: Literal["evaluation"] = KIND
 
     @property

@@ -4,13 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from conceptprune.manifest.fields import Section
-
-Image = NDArray[np.uint8]
-"""[height, width, 3], RGB."""
+from conceptprune.pictures import Image
 
 Group = Literal["erased", "retained", "general"]
 Better = Literal["lower", "higher", ""]
@@ -37,15 +32,20 @@ class Metric:
     """One number that a scorer gives for each image, and how it is read."""
 
     erased: Better = ""
-    """Which way is better where the image's concept should be gone."""
+    """Which way is better where its concept should be gone; of an accuracy its domain says it."""
     kept: Better = ""
     """Which way is better where nothing should have changed."""
     domain: Domain | None = None
     """The domain it is an accuracy in (UnlearnCanvas' groupings are made of these)."""
 
-    def better(self, group: str) -> Better:
-        """Which way is better in a group."""
-        return self.erased if group == "erased" else self.kept
+    def better(self, group: str, erased: Domain | None) -> Better:
+        """Which way is better in a group; `erased` is the domain of what is erased."""
+        if group != "erased" or self.domain is None:
+            return self.erased if group == "erased" else self.kept
+        if erased is None:
+            return ""
+        # Of what is erased nothing should be seen; what it was done to should stay.
+        return "lower" if self.domain == erased else "higher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

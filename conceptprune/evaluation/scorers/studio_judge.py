@@ -9,12 +9,12 @@ from conceptprune.digest import digest_file
 from conceptprune.evaluation.scorers.base import (
     Case,
     Facts,
-    Image,
     Metric,
     Reading,
     ScorerSettings,
 )
 from conceptprune.evaluation.scorers.libraries import versions_of
+from conceptprune.pictures import Image
 from conceptprune.studio.asked import asked
 from conceptprune.studio.names import LOOKS, THINGS
 
@@ -31,8 +31,8 @@ class StudioJudgeSettings(ScorerSettings):
     def metrics(self) -> Mapping[str, Metric]:
         """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
         return {
-            "style accuracy": Metric(erased="lower", kept="higher", domain="style"),
-            "object accuracy": Metric(erased="higher", kept="higher", domain="object"),
+            "style accuracy": Metric(kept="higher", domain="style"),
+            "object accuracy": Metric(kept="higher", domain="object"),
         }
 
     def check(self) -> Facts:

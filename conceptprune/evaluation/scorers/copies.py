@@ -1,0 +1,147 @@
+"""Copy detection for memorised images: SSCD (arXiv 2202.10261), as TorchScript."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image as PilImage
+from pydantic import Field, ValidationInfo, field_validator
+
+from conceptprune.digest import digest_file, digest_json
+from conceptprune.errors import UserError
+from conceptprune.evaluation.scorers.base import (
+    Case,
+    Facts,
+    Metric,
+    Reading,
+    ScorerSettings,
+)
+from conceptprune.evaluation.scorers.distribution import pictures_in
+from conceptprune.evaluation.scorers.libraries import versions_of
+from conceptprune.evaluation.scorers.weights import batches
+from conceptprune.manifest.fields import Float, Positive, PromptText
+from conceptprune.pictures import Image, read_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's, as SSCD's own instructions normalise."""
+
+
+class CopiesSettings(ScorerSettings):
+    """Cosine of SSCD's descriptors: of an image and the base's, or the nearest of a folder's.
+
+    A TorchScript file is code, which loading it runs: the suite must name the SHA-256 of the file
+    that is meant, and no other is loaded.
+    """
+
+    scorer: Literal["copies"]
+    torchscript: Annotated[
+        PromptText, Field(description="a TorchScript file, relative to the suite")
+    ]
+    sha256: Annotated[
+        str,
+        Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file: 64 digits of 0-9a-f"),
+    ]
+    originals: Annotated[
+        PromptText | None,
+        Field(description="a folder of the memorised pictures, or null for the base's images"),
+    ] = None
+    threshold: Annotated[Float, Field(ge=-1, le=1, description="a number from -1 to 1")] = 0.5
+    size: Annotated[Positive, Field(description="a whole number of at least 1")] = 288
+    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 16
+
+    @field_validator("torchscript", "originals")
+    @classmethod
+    def _relative_to_the_suite(cls, path: str | None, info: ValidationInfo) -> str | None:
+        return str(Path(info.context["folder"], path)) if path and info.context else path
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The cosine, and whether it is above the threshold."""
+        return {
+            "similarity": Metric(erased="lower", kept="higher"),
+            "copied": Metric(erased="lower", kept="higher"),
+        }
+
+    @property
+    def compares(self) -> bool:
+        """With the base model's images, unless there is a folder."""
+        return self.originals is None
+
+    def check(self) -> Facts:
+        """The file must be there, and be the one that is meant."""
+        path = Path(self.torchscript)
+        if not path.is_file():
+            raise UserError(f"scorers: copies: {path} is not a file on this machine")
+        if (found := digest_file(path)) != self.sha256:
+            raise UserError(
+                f"scorers: copies: the SHA-256 of {path} is {found}, and the suite has "
+                f"{self.sha256}: it is another file, and is not loaded"
+            )
+        weights = {"torchscript": self.sha256}
+        if self.originals is not None:
+            files = {path.name: digest_file(path) for path in pictures_in(self.originals)}
+            weights["originals"] = digest_json(files)
+        return Facts(versions=versions_of("torch", "pillow"), weights=digest_json(weights))
+
+    def load(self, device: str) -> "Copies":
+        """The scorer with its network."""
+        # Looked at again: on a worker it is another machine's file.
+        self.check()
+        return Copies(self, device)
+
+
+class Copies:
+    """Compares descriptors."""
+
+    def __init__(self, settings: CopiesSettings, device: str) -> None:
+        import torch
+
+        self._settings = settings
+        self._device = device
+        self._network: Any = torch.jit.load(settings.torchscript, map_location=device).eval()
+        self._originals: Tensor | None = None
+        if settings.originals is not None:
+            paths = pictures_in(settings.originals)
+            self._originals = self._describe([read_picture(path.read_bytes()) for path in paths])
+
+    def score(
+        self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
+    ) -> list[Reading]:
+        """Two readings an image."""
+        mine = self._describe(images)
+        if self._originals is None:
+            cosines = (mine * self._describe(references or ())).sum(1)
+        else:
+            cosines = (mine @ self._originals.T).max(1).values
+        readings = []
+        for index, value in enumerate(cosines.tolist()):
+            copied = float(value >= self._settings.threshold)
+            readings.append(Reading(case=index, metric="similarity", value=value))
+            readings.append(Reading(case=index, metric="copied", value=copied))
+        return readings
+
+    def _describe(self, images: Sequence[Image]) -> "Tensor":
+        """Descriptors of unit length, [n, dim]."""
+        import torch
+
+        side = (self._settings.size, self._settings.size)
+        found = []
+        with torch.no_grad():
+            for batch in batches(images, self._settings.batch_size):
+                resized = np.stack(
+                    [
+                        PilImage.fromarray(image).resize(side, PilImage.Resampling.BILINEAR)
+                        for image in batch
+                    ]
+                ).astype(np.float32)
+                normal = (resized / 255 - np.float32(MEAN)) / np.float32(STD)
+                vectors = self._network(
+                    torch.from_numpy(normal).permute(0, 3, 1, 2).to(self._device)
+                )
+                found.append(torch.nn.functional.normalize(vectors.float(), dim=-1).cpu())
+        return torch.cat(found)

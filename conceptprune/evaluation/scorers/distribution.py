@@ -1,0 +1,203 @@
+"""How far a set of images is from another: FID (arXiv 1706.08500) and KID (arXiv 1801.01401).
+
+Computed by torchmetrics, on the features of torch-fidelity's Inception network or of any vision
+model of transformers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from conceptprune.digest import digest_file, digest_json
+from conceptprune.errors import NumericalError, UserError
+from conceptprune.evaluation.bootstrap import LEVEL
+from conceptprune.evaluation.scorers.base import (
+    Facts,
+    Metric,
+    ScorerSettings,
+    SetReading,
+)
+from conceptprune.evaluation.scorers.features import FeatureNetwork
+from conceptprune.evaluation.scorers.libraries import require, versions_of
+from conceptprune.evaluation.scorers.weights import OptionalNetwork, network_digest
+from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed
+from conceptprune.pictures import Image, read_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+INCEPTION_SIZE = 2048
+INSTALL = (
+    "pip install torch-fidelity, which fetches Inception's weights; or name a feature network "
+    "with features: {folder: ...}"
+)
+
+
+class DistributionSettings(ScorerSettings):
+    """FID and KID against the base model's images of the same prompts, or a folder's pictures."""
+
+    scorer: Literal["fid", "kid"]
+    features: OptionalNetwork = None
+    """None is Inception."""
+    reference: Annotated[
+        PromptText | None,
+        Field(description="a folder of pictures relative to the suite, or null for the base"),
+    ] = None
+    name: Annotated[Name | None, Field(description="a name, where one scorer is used twice")] = None
+    resamples: Annotated[
+        Int, Field(ge=10, le=10_000, description="a whole number from 10 to 10000")
+    ] = 50
+    seed: Annotated[Seed, Field(description="a whole number from 0 to 2**63 - 1")] = 0
+    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
+
+    @field_validator("reference")
+    @classmethod
+    def _relative_to_the_suite(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        return str(Path(info.context["folder"], folder)) if folder and info.context else folder
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """One number for the whole group, under the scorer's own name."""
+        return {self.scorer: Metric(kept="lower")}
+
+    @property
+    def compares(self) -> bool:
+        """With the base model's images, unless there is a folder."""
+        return self.reference is None
+
+    @property
+    def of_sets(self) -> bool:
+        """It is a number of the whole set."""
+        return True
+
+    def check(self) -> Facts:
+        """torchmetrics, the feature network and the folder must be there."""
+        require("torchmetrics", self.scorer)
+        names = ["torchmetrics", "torch", "transformers"]
+        if self.features is None:
+            require("torch_fidelity", self.scorer, INSTALL)
+            names[-1] = "torch-fidelity"
+        parts = {} if self.features is None else {"features": network_digest(self.features)}
+        if self.reference is not None:
+            files = {path.name: digest_file(path) for path in pictures_in(self.reference)}
+            parts["reference"] = digest_json(files)
+        return Facts(versions=versions_of(*names), weights=digest_json(parts) if parts else None)
+
+    def load(self, device: str) -> "Distribution":
+        """The scorer with its feature network."""
+        if self.features is not None:
+            return Distribution(
+                self, FeatureNetwork(self.features, device, self.batch_size).vectors
+            )
+        return Distribution(self, _inception(device, self.batch_size))
+
+
+class Distribution:
+    """FID or KID of two sets, with a bootstrap over the images of both."""
+
+    def __init__(
+        self,
+        settings: DistributionSettings,
+        vectors: "Callable[[Sequence[Image]], Tensor]",
+    ) -> None:
+        self._settings = settings
+        self._vectors = vectors
+        self._reference: Tensor | None = None
+
+    def score_sets(
+        self, images: Sequence[Image], references: Sequence[Image]
+    ) -> Mapping[str, SetReading]:
+        """The number, and percentiles of what resampled images give.
+
+        A resample repeats images, so both numbers are a little higher there: the interval is
+        shifted by as much (the bootstrap's own estimate of bias).
+
+        Raises:
+            NumericalError: it is not a number, for there are too few images.
+        """
+        mine = self._vectors(images)
+        if self._settings.reference is None:
+            theirs = self._vectors(references)
+        else:
+            if self._reference is None:
+                paths = pictures_in(self._settings.reference)
+                self._reference = self._vectors([read_picture(path.read_bytes()) for path in paths])
+            theirs = self._reference
+        value = self._distance(mine, theirs)
+        if not np.isfinite(value):
+            raise NumericalError(f"{self._settings.scorer} of {len(mine)} images is {value}")
+        generator = np.random.Generator(np.random.PCG64(self._settings.seed))
+        drawn = np.array(
+            [
+                self._distance(
+                    mine[generator.integers(0, len(mine), len(mine))],
+                    theirs[generator.integers(0, len(theirs), len(theirs))],
+                )
+                for _ in range(self._settings.resamples)
+            ]
+        )
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(drawn, [tail, 1 - tail]) - (drawn.mean() - value)
+        reading = SetReading(value=value, low=float(low), high=float(high))
+        return {self._settings.scorer: reading}
+
+    def _distance(self, mine: "Tensor", theirs: "Tensor") -> float:
+        metric = self._metric(len(mine), len(theirs), mine.shape[1])
+        metric.update(theirs, real=True)
+        metric.update(mine, real=False)
+        found = metric.compute()
+        return float(found if self._settings.scorer == "fid" else found[0])
+
+    def _metric(self, num_mine: int, num_theirs: int, size: int) -> Any:
+        """The metric of torchmetrics, over features that are made already."""
+        from torch import nn
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
+
+        network = nn.Identity()
+        network.num_features = size  # type: ignore[assignment]
+        if self._settings.scorer == "fid":
+            return FrechetInceptionDistance(feature=network)
+        # One subset of all there are: the unbiased estimate itself, without random subsets.
+        return KernelInceptionDistance(
+            feature=network, subsets=1, subset_size=min(num_mine, num_theirs)
+        )
+
+
+def pictures_in(folder: str) -> list[Path]:
+    """The picture files in a folder, by name.
+
+    Raises:
+        UserError: there are not two.
+    """
+    path = Path(folder)
+    found = sorted(file for file in path.glob("*") if file.suffix.lower() in PICTURES)
+    if len(found) < 2:
+        raise UserError(
+            f"scorers: {path} has {len(found)} pictures on this machine: give two or more"
+        )
+    return found
+
+
+def _inception(device: str, batch_size: int) -> "Callable[[Sequence[Image]], Tensor]":
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    network = NoTrainInceptionV3(
+        name="inception-v3-compat", features_list=[str(INCEPTION_SIZE)]
+    ).to(device)
+
+    def vectors(images: Sequence[Image]) -> "Tensor":
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(images), batch_size):
+                batch = torch.from_numpy(np.stack(images[first : first + batch_size]))
+                found.append(network(batch.permute(0, 3, 1, 2).to(device)).cpu())
+        return torch.cat(found)
+
+    return vectors

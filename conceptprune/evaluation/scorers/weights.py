@@ -1,0 +1,136 @@
+"""Networks of scorers: by a local folder or a pinned hub revision, in safetensors files only."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Discriminator, Field, Tag
+
+from conceptprune.digest import digest_file, digest_json
+from conceptprune.errors import UserError
+from conceptprune.manifest.model import FolderModel, HubModel
+from conceptprune.pictures import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+"""What is fetched of a hub model, and what its digest is of: no pickled checkpoint."""
+ONE_NETWORK = "a section with folder, or hub and revision"
+T = TypeVar("T")
+
+
+def _tag(value: Any) -> str | None:
+    if value is None:
+        return "<null>"
+    has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
+    given = [key for key in ("folder", "hub") if has(key)]
+    return f"<{given[0]}>" if len(given) == 1 else None
+
+
+Network = Annotated[
+    Annotated[FolderModel, Tag("<folder>")] | Annotated[HubModel, Tag("<hub>")],
+    Discriminator(
+        _tag,
+        custom_error_type="manifest",
+        custom_error_message=ONE_NETWORK,
+        custom_error_context={"problems": (((), ONE_NETWORK),)},
+    ),
+    Field(description=ONE_NETWORK),
+]
+# Not `Network | None`: a union's members must be hashable, which a discriminator is not.
+OptionalNetwork = Annotated[
+    Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[HubModel, Tag("<hub>")]
+    | Annotated[None, Tag("<null>")],
+    Discriminator(
+        _tag,
+        custom_error_type="manifest",
+        custom_error_message=ONE_NETWORK,
+        custom_error_context={"problems": (((), ONE_NETWORK),)},
+    ),
+    Field(description=f"null, or {ONE_NETWORK}"),
+]
+
+
+def network_folder(network: FolderModel | HubModel) -> Path:
+    """The network's folder on this machine; one of the hub is fetched once per machine.
+
+    Raises:
+        UserError: there is no such folder or no safetensors file in it, or the hub cannot be
+            reached.
+    """
+    if isinstance(network, FolderModel):
+        folder = Path(network.folder)
+    else:
+        # Imported here: only a hub model needs it, and it is slow to import.
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    network.hub, revision=network.revision, allow_patterns=list(FILES)
+                )
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise UserError(
+                f"scorers: cannot fetch {network.hub} at {network.revision} from the hub: {error}"
+            ) from error
+    if not folder.is_dir() or not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"scorers: {folder} has no safetensors file on this machine; pickled checkpoints are "
+            "not read: convert them first"
+        )
+    return folder
+
+
+def network_digest(network: FolderModel | HubModel) -> str:
+    """SHA-256 over the network's files.
+
+    Raises:
+        UserError: as `network_folder`.
+    """
+    folder = network_folder(network)
+    files = sorted(path for pattern in FILES for path in folder.glob(pattern))
+    return digest_json({path.name: digest_file(path) for path in files})
+
+
+def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) -> Any:
+    """The network as a class of transformers loads it, in float32, for use only.
+
+    Raises:
+        UserError: the files are not such a network's.
+    """
+    folder = network_folder(network)
+    try:
+        model = auto_class.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"scorers: cannot load {folder}: {error}") from error
+    return model.float().to(device).eval()
+
+
+def load_processor(network: FolderModel | HubModel) -> Any:
+    """The image processor of a network, the same whether torchvision is installed or not.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    from transformers import AutoImageProcessor
+
+    folder = network_folder(network)
+    try:
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"scorers: {folder} has no image processor: {error}") from error
+
+
+def pixels(processor: Any, images: Sequence[Image], device: str) -> "Tensor":
+    """Images as a network takes them, [n, 3, h, w]."""
+    batch: Tensor = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    return batch.to(device)
+
+
+def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive parts of at most `size`."""
+    return (values[first : first + size] for first in range(0, len(values), size))

@@ -1,0 +1,23 @@
+"""Pictures as arrays, and as PNG files that are equal for equal pictures."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+
+Image = NDArray[np.uint8]
+"""[height, width, 3], RGB."""
+
+
+def png(image: Image) -> bytes:
+    """A PNG file of an image."""
+    sink = io.BytesIO()
+    PilImage.fromarray(image).save(sink, format="png", optimize=False)
+    return sink.getvalue()
+
+
+def read_picture(data: bytes) -> Image:
+    """The image in a PNG file, or in any other that pillow knows."""
+    with PilImage.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
