@@ -110,21 +110,34 @@ class Comparison:
                     setting={"selection": asdict(settings), "fusion": asdict(fusion)},
                     make=partial(self.mask, selector, fusion, artists, retained),
                 )
-        for edit, how in (
-            (UCE_PUBLISHED, "published"),
-            (chosen(self.lines(), UCE_CANDIDATES), "best of the sweep"),
-            (RECE_PUBLISHED, "published"),
-            (chosen(self.lines(), RECE_CANDIDATES), "best of the sweep"),
-        ):
+        for control in ("random", "magnitude"):
+            yield Row(
+                method=control, setting={}, make=partial(self.control, control, artists, retained)
+            )
+        published = (UCE_PUBLISHED, RECE_PUBLISHED)
+        yield from self.edit_rows("published", published, artists, retained)
+        # Read when it is needed: all before needs no sweep.
+        yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
+
+    def edit_rows(
+        self,
+        how: str,
+        edits: Sequence[TextEdit],
+        artists: Sequence[str],
+        retained: Sequence[str],
+    ) -> Iterator[Row]:
+        """UCE and RECE; `how` their settings were come by."""
+        for edit in edits:
             yield Row(
                 method=edit.method,
                 setting={"how": how, **edit.as_json()},
                 make=partial(self.edit, edit, artists, retained),
             )
-        for control in ("random", "magnitude"):
-            yield Row(
-                method=control, setting={}, make=partial(self.control, control, artists, retained)
-            )
+
+    def best_edits(self) -> tuple[TextEdit, TextEdit]:
+        """The settings of UCE and of RECE that `choose` found best."""
+        lines = self.lines()
+        return chosen(lines, UCE_CANDIDATES), chosen(lines, RECE_CANDIDATES)
 
     def mask(
         self, selector: str, fusion: Fusion, artists: Sequence[str], retained: Sequence[str]

@@ -11,6 +11,7 @@ from benchmarks.erasure.table import COLUMNS, percent, table
 PAGE = Path(__file__).with_name("BASELINES.md")
 OURS = ("conceptprune", "fia")
 CONTROLS = ("random", "magnitude")
+METHODS = (*OURS, "uce", "rece", *CONTROLS)
 ERASED = 0.05
 """An erasure that leaves more pictures of the erased artists than that leads in nothing."""
 
@@ -153,8 +154,9 @@ def sweep_table(lines: Sequence[Line]) -> str:
 
 
 def reported(lines: Sequence[Line], number: int) -> list[Line]:
-    """The lines of the table of so many artists."""
-    return [line for line in lines if line["what"] == "report" and line["artists"] == number]
+    """The lines of the table of so many artists, in its order."""
+    found = [line for line in lines if line["what"] == "report" and line["artists"] == number]
+    return sorted(found, key=lambda line: METHODS.index(line["method"]))
 
 
 def page(lines: Sequence[Line]) -> str:

@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -13,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from conceptprune.baselines.controls import unpruned
+from conceptprune.mask import PruningMask
 from pipelines.cli import main
-from tests.pipelines.conftest import TinyStore, tiny_store, write_manifest
-
-__all__ = ["tiny_store"]
+from tests.pipelines.conftest import write_manifest
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 SITE = "ff.net.2.weight"
@@ -129,17 +131,22 @@ def test_the_same_command_writes_the_same_bytes(
 
 
 def test_a_control_takes_as_many_weights_of_each_layer_as_a_mask(
-    tiny_store: TinyStore, manifest: Path, base: dict[str, Tensor], tmp_path: Path
+    manifest: Path, base: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    (like, *_) = sorted(Path(tiny_store.uri).glob("objects/mask/**/*.safetensors"))
+    site = {name.removesuffix(".weight"): base[name] for name in base if name.endswith(SITE)}
+    layers = {
+        name: replace(layer, entries=np.arange(index))
+        for index, (name, layer) in enumerate(unpruned(site, dict.fromkeys(site, 0)).items())
+    }
+    mask = PruningMask(concepts=("x",), component="unet", layers=layers, provenance={})
+    mask.save(tmp_path / "like.safetensors")
     out = tmp_path / "out"
-    assert baseline("random", manifest, "--out", out, "--like", like) == 0
-    from conceptprune import load_mask
-
+    assert baseline("random", manifest, "--out", out, "--like", tmp_path / "like.safetensors") == 0
     delta = load_file(out / "delta.safetensors")
-    for name, layer in load_mask(like).layers.items():
-        taken = int((delta[f"{name}.weight"] == 0).sum()) if f"{name}.weight" in delta else 0
-        assert taken == len(layer.entries)
+    taken = {name: int((tensor == 0).sum()) for name, tensor in delta.items()}
+    assert taken == {
+        f"{name}.weight": len(m.entries) for name, m in layers.items() if len(m.entries)
+    }
 
 
 @pytest.fixture
