@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptprune.checkpoints import Edit
 from conceptprune.digest import digest_bytes
 from conceptprune.mask import LayerMask, PruningMask
 
@@ -22,6 +23,16 @@ STRENGTH = 0.5
 def seal_secret(mask: PruningMask) -> str:
     """What the draws are made from: not the mask's digest, which a checkpoint's metadata has."""
     return digest_bytes(b"conceptprune.seal/1" + mask.to_bytes())
+
+
+def sealer(mask: PruningMask) -> Edit:
+    """How checkpoints are edited that are to be sealed (`checkpoints.delta_file`)."""
+    secret = seal_secret(mask)
+
+    def sealed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
+        return sealed_weight(layer, weight, secret, name)
+
+    return sealed
 
 
 def sealed_weight(

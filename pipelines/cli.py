@@ -183,6 +183,12 @@ def export(
         Path | None,
         typer.Option("--model", help="The base model's folder (not needed for the demo's)."),
     ] = None,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Draws of the layer's own values where weights were pruned, not zeros."
+        ),
+    ] = False,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""
     from pipelines.export import export_concepts
@@ -197,6 +203,7 @@ def export(
         fraction=fraction,
         run=run,
         model=model,
+        seal=seal,
     )
 
 

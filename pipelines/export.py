@@ -12,7 +12,7 @@ import torch
 import typer
 from pydantic import ValidationError
 
-from conceptprune.checkpoints import delta_file, pipeline_files
+from conceptprune.checkpoints import Edit, delta_file, pipeline_files, zeroed
 from conceptprune.errors import UserError
 from conceptprune.families.table import identity
 from conceptprune.fusion import Budget, fuse_masks
@@ -30,6 +30,7 @@ from conceptprune.model_source import ModelSource
 from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
+from conceptprune.seal import sealer
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
@@ -88,6 +89,7 @@ def export_concepts(
     fraction: float | None = None,
     run: str | None,
     model: Path | None,
+    seal: bool = False,
 ) -> None:
     """Write checkpoints without `concepts` to the folder `out`, whole or not at all.
 
@@ -99,6 +101,8 @@ def export_concepts(
             use, or a base model that is not the run's.
     """
     chosen = _choice("--as", form, FORMS)
+    if seal and chosen == "mask":
+        raise UserError("--seal: a mask is the list of places itself; seal a delta or a pipeline")
     fusion = _fusion(fuse, alpha, fraction)
     out = out.resolve()
     check_unused(out)
@@ -106,7 +110,7 @@ def export_concepts(
     record = _find_run(store, run)
     keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
-    files_of = _files_of(chosen, record, model)
+    files_of = _files_of(chosen, record, model, seal=seal)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
         checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
@@ -150,16 +154,25 @@ def _write(
     (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
 
 
-def _files_of(form: Form, record: RunRecord, model: Path | None) -> FilesOf:
+def _files_of(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> FilesOf:
     if form == "mask":
         return lambda checkpoint: [(checkpoint.file, checkpoint.mask.to_bytes())]
     folder = _base_model(record, model)
     if form == "pipeline":
-        return lambda checkpoint: pipeline_files(checkpoint.mask, folder)
+        return lambda checkpoint: pipeline_files(
+            checkpoint.mask, folder, _edit_of(checkpoint.mask, seal)
+        )
     return lambda checkpoint: [
-        (checkpoint.delta_file(component), delta_file(checkpoint.mask, folder, component))
+        (
+            checkpoint.delta_file(component),
+            delta_file(checkpoint.mask, folder, component, _edit_of(checkpoint.mask, seal)),
+        )
         for component in checkpoint.mask.components
     ]
+
+
+def _edit_of(mask: PruningMask, seal: bool) -> Edit:
+    return sealer(mask) if seal else zeroed
 
 
 def _find_run(store: Store, run: str | None) -> RunRecord:
