@@ -40,7 +40,8 @@ def diffusion_loss(
     prediction = model.predict(noised, at, conditions, 1.0)
     # In float32 at least: squares of half-precision numbers underflow.
     wide = torch.promote_types(prediction.dtype, torch.float32)
-    return (prediction.to(wide) - target.to(wide)).square().mean()
+    loss: Tensor = (prediction.to(wide) - target.to(wide)).square().mean()
+    return loss
 
 
 @torch.no_grad()
@@ -49,7 +50,8 @@ def latents_of(model: DiffusionModel, images: Tensor) -> Tensor:
     vae = model.pipe.vae
     pixels = images.to(model.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
     mean: Tensor = vae.encode(pixels).latent_dist.mean
-    return ((mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor).to(model.dtype)
+    scaled: Tensor = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    return scaled.to(model.dtype)
 
 
 @contextmanager

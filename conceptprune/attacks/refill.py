@@ -192,4 +192,5 @@ def _known(weight: Tensor, places: Entries) -> Tensor:
 
 def _low_rank(weight: Tensor, rank: int) -> Tensor:
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
+    near: Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return near

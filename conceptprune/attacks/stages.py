@@ -11,6 +11,7 @@ from conceptprune.attacks.table import ATTACKS
 from conceptprune.attacks.work import AttackSummaryWork, AttackWork
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.checkpoint import applied
+from conceptprune.evaluation.scorers.base import Image
 from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
@@ -92,7 +93,7 @@ class Attacker:
 
     def _pictures(self, work: AttackWork) -> Images:
         """The base's picture of each victim."""
-        found = {}
+        found: dict[tuple[str, int], Image] = {}
         for key in work.pictures:
             found |= self.evaluator.images_of(key)
         return np.stack(
