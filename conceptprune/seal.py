@@ -2,8 +2,9 @@
 
 Instead of a zero each pruned entry gets a draw from the distribution of its layer's other entries,
 so that neither a zero nor the layer's histogram shows where it is. The draws are noise to the
-denoiser, and only where the erased concept's neurons fire. It hides the places from whoever has
-this file alone; the difference to the base model still shows every one of them.
+denoiser, and only where the erased concept's neurons fire. It makes the places harder to find for
+whoever has this file alone (benchmarks/attacks says how much harder); the difference to the base
+model still shows every one of them.
 
 The draws depend on the whole mask, which whoever publishes a sealed checkpoint keeps.
 """
@@ -15,9 +16,6 @@ from torch import Tensor
 from conceptprune.checkpoints import Edit
 from conceptprune.digest import digest_bytes
 from conceptprune.mask import LayerMask, PruningMask
-
-STRENGTH = 0.5
-"""Draws are multiplied by this: measured on the demo model, see benchmarks/attacks."""
 
 
 def seal_secret(mask: PruningMask) -> str:
@@ -35,9 +33,7 @@ def sealer(mask: PruningMask) -> Edit:
     return sealed
 
 
-def sealed_weight(
-    layer: LayerMask, weight: Tensor, secret: str, name: str, strength: float = STRENGTH
-) -> Tensor:
+def sealed_weight(layer: LayerMask, weight: Tensor, secret: str, name: str) -> Tensor:
     """A copy of the weight [R, W] with draws in the place of the layer's pruned entries.
 
     A draw lies between two neighbouring values of the layer (inverse transform of the empirical
@@ -47,7 +43,7 @@ def sealed_weight(
     flat = weight.detach().cpu().double().flatten().numpy()
     others = np.sort(np.delete(flat, layer.entries))
     where = rng.uniform(0, len(others) - 1, len(layer.entries))
-    draws = strength * np.interp(where, np.arange(len(others)), others)
+    draws = np.interp(where, np.arange(len(others)), others)
     sealed = weight.clone()
     sealed.view(-1)[layer.entries] = torch.from_numpy(draws).to(sealed)
     return sealed

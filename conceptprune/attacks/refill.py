@@ -42,7 +42,7 @@ def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
     found = {}
     for name, weight in weights.items():
         whole = weight.double().cpu()
-        apart = (whole - _low_rank(whole, settings.rank)).abs().flatten().numpy()
+        apart = (whole - near_low_rank(whole, settings.rank)).abs().flatten().numpy()
         count = int(settings.suspects * apart.size)
         found[name] = np.sort(np.argsort(-apart, kind="stable")[:count])
     return found
@@ -91,7 +91,7 @@ def fill_low_rank(
     known = _known(weight, places)
     guess = weight
     for _ in range(settings.rounds):
-        guess = torch.where(known, weight, _low_rank(guess, settings.rank))
+        guess = torch.where(known, weight, near_low_rank(guess, settings.rank))
     return torch.where(known, weight, guess)
 
 
@@ -190,7 +190,8 @@ def _known(weight: Tensor, places: Entries) -> Tensor:
     return known.view_as(weight)
 
 
-def _low_rank(weight: Tensor, rank: int) -> Tensor:
+def near_low_rank(weight: Tensor, rank: int) -> Tensor:
+    """The nearest weight [R, W] of that rank."""
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     near: Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
     return near
