@@ -21,7 +21,7 @@ from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
 from conceptprune.evaluation.plan import checkpoint_json, images_work, shards_of
 from conceptprune.evaluation.scorers.base import Facts
-from conceptprune.evaluation.suite import Source, Suite
+from conceptprune.evaluation.suite import Source, Suite, erased_domain
 from conceptprune.evaluation.summary import SCHEMA as SUMMARY
 from conceptprune.evaluation.work import ImagesWork
 from conceptprune.families.table import family_named
@@ -67,12 +67,13 @@ def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
         UserError: the scorer or metric named is none of the suite's, or none can say it.
     """
     asked = suite.attacks.judged
+    domain = erased_domain(suite.groups)
     for scorer, fact in zip(suite.scorers, facts, strict=True):
         if scorer.of_sets or scorer.compares:
             continue
         for metric, how in scorer.metrics.items():
             named = asked and (scorer.title, metric) == (asked.scorer, asked.metric)
-            if named or (asked is None and how.erased == "lower"):
+            if named or (asked is None and how.better("erased", domain) == "lower"):
                 at_least = asked.at_least if asked else 0.5
                 return Judgement(scorer=scorer, facts=fact, metric=metric, at_least=at_least)
     wanted = f"{asked.scorer}'s {asked.metric}" if asked else "a metric that falls with erasure"
