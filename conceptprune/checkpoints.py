@@ -1,10 +1,12 @@
 """Checkpoints without a mask's weights: the edited tensors alone, or a whole pipeline folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import safe_open
+from torch import Tensor
 
 from conceptprune.digest import canonical_json
 from conceptprune.mask import LayerMask, PruningMask
@@ -14,7 +16,18 @@ CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
 """What a pipeline folder has beside its weights."""
 
 
-def delta_file(mask: PruningMask, model_folder: Path, component: str | None = None) -> bytes:
+Edit = Callable[[str, LayerMask, Tensor], Tensor]
+"""Given a module's name, its mask and its weight [R, W]: a copy without the concept."""
+
+
+def zeroed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
+    """A copy of the weight with the mask's entries at zero."""
+    return layer.pruned(weight)
+
+
+def delta_file(
+    mask: PruningMask, model_folder: Path, component: str | None = None, edit: Edit = zeroed
+) -> bytes:
     """One safetensors file of a component's edited tensors, under its own parameter names.
 
     `component` is the mask's first one by default; a mask of several needs a file for each.
@@ -27,19 +40,39 @@ def delta_file(mask: PruningMask, model_folder: Path, component: str | None = No
     part = mask.of_component(component)
     names = [name for name, layer in part.items() if len(layer.entries)]
     weights = read_weights(model_folder / component, names)
-    tensors = {f"{name}.weight": part[name].pruned(weights[name]) for name in names}
+    tensors = {f"{name}.weight": edit(name, part[name], weights[name]) for name in names}
+    return encode_delta(
+        tensors,
+        component=component,
+        concepts=mask.concepts,
+        mask=mask.digest,
+        provenance=mask.provenance,
+    )
+
+
+def encode_delta(
+    tensors: Mapping[str, Tensor],
+    *,
+    component: str,
+    concepts: Sequence[str],
+    mask: str | None,
+    provenance: Mapping[str, Any],
+) -> bytes:
+    """A delta file of edited tensors by parameter name; `mask` is the digest of one, if any was."""
     header = {
         "format": "conceptprune.delta/1",
         "component": component,
-        "concepts": mask.concepts,
-        "mask": mask.digest,
-        "provenance": mask.provenance,
+        "concepts": concepts,
+        "mask": mask,
+        "provenance": provenance,
     }
     # One metadata key only: safetensors writes several in no fixed order.
-    return safetensors.torch.save(tensors, {"conceptprune": canonical_json(header)})
+    return safetensors.torch.save(dict(tensors), {"conceptprune": canonical_json(header)})
 
 
-def pipeline_files(mask: PruningMask, model_folder: Path) -> Iterator[tuple[str, bytes]]:
+def pipeline_files(
+    mask: PruningMask, model_folder: Path, edit: Edit = zeroed
+) -> Iterator[tuple[str, bytes]]:
     """Every file of a `from_pretrained` folder (path in it, bytes), with the mask's weights zeroed.
 
     Tensors keep the dtype of the model's own files; files without edited tensors are unchanged.
@@ -52,7 +85,7 @@ def pipeline_files(mask: PruningMask, model_folder: Path) -> Iterator[tuple[str,
         for path in checkpoint_files(model_folder / component)
     }
     for path in folder_files(model_folder):
-        data = _without_entries(path, pruned[path]) if path in pruned else path.read_bytes()
+        data = _edited(path, pruned[path], edit) if path in pruned else path.read_bytes()
         yield path.relative_to(model_folder).as_posix(), data
 
 
@@ -69,11 +102,11 @@ def folder_files(model_folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def _without_entries(path: Path, layers: Mapping[str, LayerMask]) -> bytes:
+def _edited(path: Path, layers: Mapping[str, LayerMask], edit: Edit) -> bytes:
     with safe_open(path, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in sorted(stream.keys())}
     for name, layer in layers.items():
         key = f"{name}.weight"
         if key in tensors and len(layer.entries):
-            tensors[key] = layer.pruned(tensors[key])
+            tensors[key] = edit(name, layer, tensors[key])
     return safetensors.torch.save(tensors, {"format": "pt"})

@@ -112,13 +112,19 @@ def model_card(exported: Exported) -> str:
     }
     made_with = exported.parts[0].provenance["versions"]
     return (
-        _environment()
+        card_environment()
         .get_template("model_card.md.jinja")
         .render(
             front_matter=yaml.safe_dump(front_matter, sort_keys=False),
             form=exported.form,
             kind_of_file=_KINDS_OF_FILE[exported.form],
-            load=_load_lines(exported),
+            load=load_lines(
+                exported.form,
+                base_model=exported.base_model,
+                revision=exported.revision,
+                file=exported.file,
+                component=mask.components[0],
+            ),
             base_model=exported.base_model,
             revision=exported.revision,
             model_digest=exported.model_digest,
@@ -171,17 +177,18 @@ def _fusion(mask: PruningMask) -> str:
     )
 
 
-def _load_lines(exported: Exported) -> str:
-    label = exported.base_model
-    if exported.revision:
-        base = f"{json.dumps(label)}, revision={json.dumps(exported.revision)}"
-    elif label == "studio":
+def load_lines(
+    form: Form, *, base_model: str, revision: str | None, file: str | None, component: str
+) -> str:
+    """Python that loads an export of some form."""
+    if revision:
+        base = f"{json.dumps(base_model)}, revision={json.dumps(revision)}"
+    elif base_model == "studio":
         base = "conceptprune.studio.model_path()"
     else:
-        base = json.dumps(f"path/to/{label}")
-    component = exported.mask.components[0]
-    names = {"base": base, "file": json.dumps(exported.file), "component": component}
-    return "\n".join(line.format_map(names) for line in _LOAD[exported.form])
+        base = json.dumps(f"path/to/{base_model}")
+    names = {"base": base, "file": json.dumps(file), "component": component}
+    return "\n".join(line.format_map(names) for line in _LOAD[form])
 
 
 def code_span(text: str) -> str:
@@ -192,7 +199,8 @@ def code_span(text: str) -> str:
     return f"{fence}{padding}{shown}{padding}{fence}"
 
 
-def _environment() -> Environment:
+def card_environment() -> Environment:
+    """Where cards are rendered: what others wrote goes through its filters."""
     # Markdown, not HTML: what others wrote goes through `code_span`.
     environment = Environment(
         loader=PackageLoader("conceptprune"),

@@ -91,14 +91,27 @@ def read_weights(
     Raises:
         UserError: a tensor is in none of the folder's safetensors files.
     """
-    wanted = {f"{name}.weight": name for name in names}
+    by_key = {f"{name}.weight": name for name in names}
+    found = read_tensors(component_folder, by_key)
+    return {
+        by_key[key]: tensor if dtype is None else tensor.to(dtype) for key, tensor in found.items()
+    }
+
+
+def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of those parameter names, or all there are, as the files have them.
+
+    Raises:
+        UserError: a tensor is in none of the folder's safetensors files.
+    """
+    wanted = None if names is None else set(names)
     found: dict[str, Tensor] = {}
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:
-            for key in wanted.keys() & set(stream.keys()):
-                tensor = stream.get_tensor(key)
-                found[wanted[key]] = tensor if dtype is None else tensor.to(dtype)
-    missing = sorted(wanted.keys() - {f"{name}.weight" for name in found})
+            keys = set(stream.keys())
+            for key in keys if wanted is None else keys & wanted:
+                found[key] = stream.get_tensor(key)
+    missing = sorted((wanted or set()) - found.keys())
     if missing:
         raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
 
-WARM_KINDS = ("window", "preview", "images", "scores", "set-scores")
+WARM_KINDS = ("window", "preview", "images", "scores", "set-scores", "attack")
 """Kinds of units that run a network, the denoiser or a scorer's."""
 
 

@@ -1,4 +1,4 @@
-"""The command line: validate, plan, erase, sweep, evaluate, submit, status, export, report, gc."""
+"""The command line: from a manifest to masks and checkpoints, and from a suite to numbers."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from conceptprune.errors import NumericalError, StoreError, UserError
+from pipelines.baselines.cli import app as baseline
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(baseline, name="baseline")
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
@@ -102,6 +105,31 @@ def evaluate(
 
 
 @app.command()
+def attack(
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file with attacks:.")],
+    store: StoreUri,
+    of: Annotated[
+        list[str],
+        typer.Option("--of", metavar="[LABEL=]KIND[:VALUE]", help="As of evaluate."),
+    ],
+    names: Annotated[
+        list[str],
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help="none, ring-a-bell, unlearn-diff, concept-inversion, refill-random, ...; "
+            "may be given several times.",
+        ),
+    ],
+    log_format: LogFormatOption = None,
+) -> None:
+    """Attack erased checkpoints, and say how often the concept is seen again; resumable."""
+    from pipelines.attack import attack as run
+
+    raise typer.Exit(run(suite, store, of, names, Console(), log_format))
+
+
+@app.command()
 def submit(
     manifest: ManifestPath,
     store: StoreUri,
@@ -158,6 +186,12 @@ def export(
         Path | None,
         typer.Option("--model", help="The base model's folder (not needed for the demo's)."),
     ] = None,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Draws of the layer's own values where weights were pruned, not zeros."
+        ),
+    ] = False,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""
     from pipelines.export import export_concepts
@@ -172,6 +206,7 @@ def export(
         fraction=fraction,
         run=run,
         model=model,
+        seal=seal,
     )
 
 

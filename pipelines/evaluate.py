@@ -7,8 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from conceptprune.attacks.stages import ATTEMPTS, Attacker
 from conceptprune.errors import UserError
-from conceptprune.evaluation.checkpoint import Drawn, Resolved, parse_of, pictures_identity, resolve
+from conceptprune.evaluation.checkpoint import (
+    Checkpoint,
+    Drawn,
+    Resolved,
+    parse_of,
+    pictures_identity,
+    resolve,
+)
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.stages import Evaluator
@@ -21,10 +29,11 @@ from conceptprune.outcome import worker_name
 from conceptprune.stages import read_mask
 from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.store.claims import Claims
-from conceptprune.work import ModelSettings
+from conceptprune.work import ModelSettings, Unit
 from pipelines.evaluation_record import EvaluationRecord
 from pipelines.evaluation_view import show_summary
 from pipelines.export import mask_keys
+from pipelines.graph import UnitPlan
 from pipelines.journal import new_job
 from pipelines.logs import LogFormat, configure, identified, log_format
 from pipelines.metrics import StoreMetrics
@@ -44,18 +53,21 @@ class PreparedEvaluation:
 
     def plan(self, store: Store) -> EvaluationPlan:
         """The plan of the evaluation; masks and deltas are written to the store."""
+        return build_plan(self.suite, self.base, self.placed(store), self.facts)
+
+    def placed(self, store: Store) -> list[Checkpoint]:
+        """The checkpoints, with their masks and deltas written to the store."""
         model = self.base.model.identity
 
         def put(data: bytes, kind: str) -> ObjectRef:
             return store.put(data, kind=kind, model=model, suffix="safetensors")
 
-        placed = [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
-        return build_plan(self.suite, self.base, placed, self.facts)
+        return [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorSpec:
-    """What a worker process of an evaluation is made from."""
+    """What a worker process of an evaluation, or of attacks, is made from."""
 
     store: str
     job: str
@@ -73,7 +85,7 @@ class EvaluatorSpec:
         torch.set_num_threads(self.threads)
         store = Store(self.store, StoreMetrics())
         claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
-        return ClaimingRunner(Evaluator(store, self.base), claims, self.run)
+        return ClaimingRunner(Attacker(Evaluator(store, self.base)), claims, self.run)
 
 
 def evaluate(
@@ -93,22 +105,30 @@ def evaluate(
     with identified(run=plan.run):
         started = time.time()
         outcome = run_evaluation(prepared, plan, opened, console, form)
-        commit = opened.find(plan.evaluation.kind, plan.evaluation.key)
-        if commit is not None and not outcome.failed:
-            show_summary(parquet_to_table(opened.load(commit, OBJECT)), console)
-            _say(console, f"summary: {commit.objects[OBJECT].path}")
-        for row in outcome.rows:
-            if row["status"] == "failed":
-                labels = ", ".join(row["concepts"])
-                _say(console, f"failed: {row['kind']} {row['key'][:12]} ({labels}): {row['error']}")
-        nothing = "" if outcome.computed else "nothing to compute: "
-        seconds = time.time() - started
-        _say(
-            console,
-            f"{nothing}evaluation {plan.run}: {outcome.computed} units computed, "
-            f"{outcome.reused} reused, {seconds:.0f} s, store {store}",
-        )
+        tell(console, opened, f"evaluation {plan.run}", plan.evaluation, outcome, started)
     return 1 if outcome.failed else 0
+
+
+def tell(
+    console: Console, store: Store, title: str, summary: Unit, outcome: Outcome, started: float
+) -> None:
+    """Print the summary that a job ended in, what failed of it, and what it cost."""
+    commit = store.find(summary.kind, summary.key)
+    if commit is not None and not outcome.failed:
+        show_summary(parquet_to_table(store.load(commit, OBJECT)), console)
+        for name, ref in commit.objects.items():
+            if name in (OBJECT, ATTEMPTS):
+                _say(console, f"{name}: {ref.path}")
+    for row in outcome.rows:
+        if row["status"] == "failed":
+            labels = ", ".join(row["concepts"])
+            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({labels}): {row['error']}")
+    nothing = "" if outcome.computed else "nothing to compute: "
+    _say(
+        console,
+        f"{nothing}{title}: {outcome.computed} units computed, {outcome.reused} reused, "
+        f"{time.time() - started:.0f} s, store {store.uri}",
+    )
 
 
 def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluation:
@@ -166,11 +186,24 @@ def run_evaluation(
     form: LogFormat = "plain",
 ) -> Outcome:
     """Run what the store lacks of an evaluation, on the cluster at hand or on a local one."""
+    checkpoints = [entry.checkpoint for entry in plan.evaluation.entries]
+    return run_on_suite(prepared, plan, plan.evaluation.key, checkpoints, store, console, form)
+
+
+def run_on_suite(
+    prepared: PreparedEvaluation,
+    plan: UnitPlan,
+    summary: str,
+    checkpoints: Sequence[Checkpoint],
+    store: Store,
+    console: Console,
+    form: LogFormat,
+) -> Outcome:
+    """Run a plan that ends in a summary with the key `summary`, and put it on record."""
     job = new_job()
     compute = prepared.suite.compute
-    EvaluationRecord.of(plan, prepared.suite.model_dump(mode="json", exclude={"model"})).write(
-        store
-    )
+    suite = prepared.suite.model_dump(mode="json", exclude={"model"})
+    EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
     spec = EvaluatorSpec(
         store=store.uri,
         job=job,

@@ -1,8 +1,8 @@
-"""What a run of `evaluate` was asked to do, as the store remembers it."""
+"""What a run of `evaluate` or `attack` was asked to do, as the store remembers it."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.store import Store
 
 if TYPE_CHECKING:
-    from conceptprune.evaluation.plan import EvaluationPlan
+    from conceptprune.evaluation.checkpoint import Checkpoint
 
 RUN_FILE = "evaluation.json"
 """Not a run.json: that is a run of `erase`, from which there is a report."""
@@ -30,11 +30,12 @@ class EvaluationRecord:
     started: float
 
     @classmethod
-    def of(cls, plan: "EvaluationPlan", suite: Mapping[str, Any]) -> "EvaluationRecord":
-        """The record of an evaluation that starts now."""
-        entries = (entry.checkpoint for entry in plan.evaluation.entries)
+    def of(
+        cls, run: str, checkpoints: "Iterable[Checkpoint]", summary: str, suite: Mapping[str, Any]
+    ) -> "EvaluationRecord":
+        """The record of an evaluation, or of attacks, that start now."""
         return cls(
-            run=plan.run,
+            run=run,
             suite=suite,
             checkpoints=tuple(
                 {
@@ -43,9 +44,9 @@ class EvaluationRecord:
                     "digest": checkpoint.digest,
                     "erased": list(checkpoint.erased),
                 }
-                for checkpoint in entries
+                for checkpoint in checkpoints
             ),
-            summary=plan.evaluation.key,
+            summary=summary,
             started=time.time(),
         )
 

@@ -2,20 +2,17 @@
 
 import difflib
 import re
-import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
-from uuid import uuid4
 
 import torch
 import typer
 from pydantic import ValidationError
 
-from conceptprune.checkpoints import delta_file, pipeline_files
+from conceptprune.checkpoints import Edit, delta_file, pipeline_files, zeroed
 from conceptprune.errors import UserError
 from conceptprune.families.table import identity
 from conceptprune.fusion import Budget, fuse_masks
@@ -33,11 +30,13 @@ from conceptprune.model_source import ModelSource
 from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
+from conceptprune.seal import sealer
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
+from pipelines.output import check_unused, complete_or_absent
 from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -90,6 +89,7 @@ def export_concepts(
     fraction: float | None = None,
     run: str | None,
     model: Path | None,
+    seal: bool = False,
 ) -> None:
     """Write checkpoints without `concepts` to the folder `out`, whole or not at all.
 
@@ -101,21 +101,23 @@ def export_concepts(
             use, or a base model that is not the run's.
     """
     chosen = _choice("--as", form, FORMS)
+    if seal and chosen == "mask":
+        raise UserError("--seal: a mask is the list of places itself; seal a delta or a pipeline")
     fusion = _fusion(fuse, alpha, fraction)
     out = out.resolve()
-    _check_unused(out)
+    check_unused(out)
     store = Store(store_uri)
     record = _find_run(store, run)
     keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
-    files_of = _files_of(chosen, record, model)
+    files_of = _files_of(chosen, record, model, seal=seal)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
         checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
-    with _complete_or_absent(out) as temporary:
+    with complete_or_absent(out) as temporary:
         for folder, checkpoint in zip(folders, checkpoints, strict=True):
             _write(checkpoint, temporary / folder.relative_to(out), chosen, record, files_of)
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
@@ -152,16 +154,25 @@ def _write(
     (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
 
 
-def _files_of(form: Form, record: RunRecord, model: Path | None) -> FilesOf:
+def _files_of(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> FilesOf:
     if form == "mask":
         return lambda checkpoint: [(checkpoint.file, checkpoint.mask.to_bytes())]
     folder = _base_model(record, model)
     if form == "pipeline":
-        return lambda checkpoint: pipeline_files(checkpoint.mask, folder)
+        return lambda checkpoint: pipeline_files(
+            checkpoint.mask, folder, _edit_of(checkpoint.mask, seal)
+        )
     return lambda checkpoint: [
-        (checkpoint.delta_file(component), delta_file(checkpoint.mask, folder, component))
+        (
+            checkpoint.delta_file(component),
+            delta_file(checkpoint.mask, folder, component, _edit_of(checkpoint.mask, seal)),
+        )
         for component in checkpoint.mask.components
     ]
+
+
+def _edit_of(mask: PruningMask, seal: bool) -> Edit:
+    return sealer(mask) if seal else zeroed
 
 
 def _find_run(store: Store, run: str | None) -> RunRecord:
@@ -284,26 +295,6 @@ def _base_model(record: RunRecord, model: Path | None) -> Path:
             f"digest is {found[:12]}, the run's is {record.model_identity[:12]}"
         )
     return folder
-
-
-def _check_unused(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists already; name a folder that does not")
-
-
-@contextmanager
-def _complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place at the end, or goes away on an error."""
-    temporary = out.parent / f".{out.name}-{uuid4().hex}"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _choice(option: str, value: str, allowed: Sequence[T]) -> T:

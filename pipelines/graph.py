@@ -11,7 +11,7 @@ from conceptprune.work import Need, Unit, needs_denoiser
 Committed = Callable[[str, str], bool]
 """Whether the store has (kind, key)."""
 
-INTERMEDIATE = ("window", "statistics", "images", "scores", "set-scores")
+INTERMEDIATE = ("window", "statistics", "images", "scores", "set-scores", "attack")
 """Kinds of units that are done only for those that need them."""
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory, overhead, page, results, resume, scale, selection, speed
+from benchmarks.erasure.baselines import RESULTS
+from benchmarks.erasure.baselines_table import PAGE
+from benchmarks.erasure.baselines_table import page as baselines_page
 from benchmarks.results import Measurement
 
 
@@ -42,3 +45,8 @@ def test_a_second_run_keeps_the_cases_it_did_not_run(tmp_path: Path) -> None:
     cases = json.loads(path.read_text())
     assert cases["first"]["measurements"][0]["met"] is False
     assert cases["second"]["measurements"][0]["met"] is True
+
+
+def test_the_baselines_page_is_what_its_results_say() -> None:
+    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    assert PAGE.read_text(encoding="utf-8") == baselines_page(lines)

@@ -28,11 +28,13 @@ def fusions(fractions: Sequence[float]) -> Iterator[Fusion]:
         yield Budget(fraction=fraction)
 
 
-def questions(number: int) -> Exam:
-    """48 pictures of the first `number` artists, and as many of the others."""
-    erased = NAMES[:number]
-    asked = exam(erased, REPORTING_SEEDS, things_per_other=2)
-    every = PICTURES // number
+def questions(
+    erased: Sequence[str], seeds: Sequence[int] = REPORTING_SEEDS, pictures: int = PICTURES
+) -> Exam:
+    """So many pictures of the erased artists, and about as many of the others."""
+    number = len(erased)
+    asked = exam(erased, seeds, things_per_other=2)
+    every = pictures // number
     step = max(1, len(asked.erased) // number // every)
     # Each artist is asked for equally often; things and seeds go round.
     per_artist = len(asked.erased) // number
@@ -41,7 +43,7 @@ def questions(number: int) -> Exam:
         for artist in range(number)
         for index in range(every)
     ]
-    spread = max(1, len(asked.others) // PICTURES)
+    spread = max(1, len(asked.others) // pictures)
     return Exam(erased=tuple(picked), others=asked.others[::spread], photos=asked.photos)
 
 
@@ -67,7 +69,7 @@ def main() -> None:
                 continue  # One concept shares nothing: the same mask as by union.
             mask = maker.fused(erased, setting, fusion, retained)
             line = row(
-                examiner.score(questions(number), mask),
+                examiner.score(questions(erased), mask),
                 what="fusion",
                 artists=number,
                 fusion=asdict(fusion),

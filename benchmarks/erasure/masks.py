@@ -1,11 +1,13 @@
 """Masks of the studio's artists under many settings, from one collection."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.budget import Drive
 from conceptprune.collect import CollectionSettings, collect
 from conceptprune.families.stable_diffusion import StableDiffusion
@@ -13,6 +15,8 @@ from conceptprune.fusion import Drives, Fusion, fuse_masks
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.prompts import Prompt
 from conceptprune.select import BaseRule, SelectionSettings, base_energy, select_entries
+from conceptprune.select_fia import FiaSettings
+from conceptprune.selectors import Evidence, select_mask
 from conceptprune.sites import SITES, site_linears
 from conceptprune.statistics import Statistics
 from conceptprune.studio.names import ARTISTS, THINGS
@@ -43,30 +47,38 @@ def artist_prompt(thing: str, artist: str) -> str:
 
 
 class MaskMaker:
-    """Collects every artist and the photos once for each choice of halves, all calls."""
+    """Collects every artist and the photos once for each choice of halves."""
 
-    def __init__(self, model: StableDiffusion, *, steps: int, guidance: float) -> None:
+    def __init__(
+        self, model: StableDiffusion, *, steps: int, guidance: float, calls: int | None = None
+    ) -> None:
+        """`calls` are collected, all by default."""
         self.model = model
         self.steps = steps
+        self.calls = calls or steps
         self.guidance = guidance
+        self.seconds: dict[tuple[Halves, str | None], float] = {}
+        """Of the CPU, for each side collected."""
         self._sides: dict[tuple[Halves, str | None], Statistics] = {}
         linears = site_linears(model.denoiser, SITES[SITE])
         self._weights = {name: linear.weight.detach() for name, linear in linears.items()}
 
     def side(self, halves: Halves, artist: str | None) -> Statistics:
-        """Statistics of an artist's prompts, or of photos (None), over all calls."""
+        """Statistics of an artist's prompts, or of photos (None)."""
         if (halves, artist) not in self._sides:
             texts = [artist_prompt(t, artist) if artist else photo_prompt(t) for t in THINGS]
             settings = CollectionSettings(
                 steps=self.steps,
-                tau=self.steps,
+                tau=self.calls,
                 guidance=self.guidance,
                 halves=halves,
                 batch_size=BATCH_SIZE,
                 site=SITE,
             )
             prompts = [Prompt(text=text, seed=COLLECTION_SEED) for text in texts]
+            started = time.process_time()
             self._sides[halves, artist] = collect(self.model, prompts, settings)
+            self.seconds[halves, artist] = time.process_time() - started
         return self._sides[halves, artist]
 
     def mask(self, artist: str, setting: Setting) -> PruningMask:
@@ -86,12 +98,30 @@ class MaskMaker:
         self, artists: Sequence[str], setting: Setting, fusion: Fusion, retained: Sequence[str]
     ) -> PruningMask:
         """One mask for several artists; a budget spares the retained ones."""
+        return self.fused_masks(
+            [self.mask(artist, setting) for artist in artists], setting, fusion, retained
+        )
+
+    def fused_masks(
+        self,
+        masks: Sequence[PruningMask],
+        setting: Setting,
+        fusion: Fusion,
+        retained: Sequence[str],
+    ) -> PruningMask:
+        """One mask of several artists' masks, in their order."""
+        artists = [mask.concepts[0] for mask in masks]
         drives = Drives(
             weights=self._weights,
             concepts=[self._drive(artist, setting) for artist in artists],
             retained=[self._drive(artist, setting) for artist in retained],
         )
-        return fuse_masks((self.mask(artist, setting) for artist in artists), fusion, drives)
+        return fuse_masks(masks, fusion, drives)
+
+    def fia_mask(self, artist: str, settings: FiaSettings) -> PruningMask:
+        """The mask of one artist by Forget-It-All's selector, of both guidance halves."""
+        evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
+        return self._mask(artist, select_mask("fia", self._weights, evidence, settings))
 
     def _drive(self, artist: str, setting: Setting) -> Drive:
         target, base = self.side(setting.halves, artist), self.side(setting.halves, None)
@@ -103,14 +133,12 @@ class MaskMaker:
 
     def random_like(self, mask: PruningMask, seed: int) -> PruningMask:
         """As many entries in each layer as `mask` has, anywhere."""
-        rng = np.random.default_rng(seed)
-        entries = {
-            name: np.sort(
-                rng.choice(self._weights[name].numel(), len(layer.entries), replace=False)
-            )
-            for name, layer in mask.layers.items()
-        }
-        return self._mask("(random)", entries)
+        return self.control_like(mask, at_random(seed))
+
+    def control_like(self, mask: PruningMask, choose: Choose) -> PruningMask:
+        """As many entries in each layer as `mask` has, chosen otherwise."""
+        counts = {name: len(layer.entries) for name, layer in mask.layers.items()}
+        return control_mask(self._weights, mask, counts, choose)
 
     def _mask(self, name: str, entries: dict[str, np.ndarray]) -> PruningMask:
         layers = {

@@ -1,10 +1,12 @@
 """What the judge sees in pictures of the studio, with and without masks, with intervals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
+from torch import Tensor, nn
 
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
 from conceptprune.families.stable_diffusion import StableDiffusion
@@ -16,6 +18,30 @@ from conceptprune.studio.judge import Judge
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 
 BATCH_SIZE = 24
+
+Change = PruningMask | Mapping[str, Tensor]
+"""What is done to the denoiser: a mask, or edited tensors by parameter name."""
+
+
+@contextmanager
+def applied(denoiser: nn.Module, change: Change | None) -> Iterator[None]:
+    """The denoiser with a change, which is taken back at the end; None changes nothing."""
+    if change is None:
+        yield
+    elif isinstance(change, PruningMask):
+        change.apply(denoiser)
+        try:
+            yield
+        finally:
+            change.remove(denoiser)
+    else:
+        state = denoiser.state_dict()
+        before = {name: state[name].clone() for name in change}
+        denoiser.load_state_dict(dict(change), strict=False)
+        try:
+            yield
+        finally:
+            denoiser.load_state_dict(before, strict=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +141,17 @@ class Examiner:
 
     def score(self, questions: Exam, mask: PruningMask | None) -> Score:
         """Rates with the mask applied (None: the untouched model)."""
-        if mask is None:
-            images = self.untouched(questions.prompts)
-        else:
-            mask.apply(self.model.denoiser)
-            try:
-                images = self._draw(questions.prompts)
-            finally:
-                mask.remove(self.model.denoiser)
+        return self.judged(questions, self.images(questions.prompts, mask))
+
+    def images(self, prompts: Sequence[Prompt], change: Change | None) -> Images:
+        """Pictures of the changed model (None: the untouched one)."""
+        if change is None:
+            return self.untouched(prompts)
+        with applied(self.model.denoiser, change):
+            return self._draw(prompts)
+
+    def judged(self, questions: Exam, images: Images) -> Score:
+        """Rates of the pictures of an exam's prompts, in their order."""
         verdicts = self.judge.verdicts(images)
         seen = [
             (THINGS[thing], LOOKS[artist])

@@ -9,7 +9,7 @@ from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.suite import Suite, erased_domain
+from conceptprune.evaluation.suite import Drawing, Suite, erased_domain
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
@@ -84,11 +84,34 @@ def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
     )
 
 
+def images_work(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesWork:
+    """The unit that draws a shard with one checkpoint."""
+    key = unit_key(
+        {
+            "kind": "images",
+            "format": _format(IMAGES),
+            **drawn.key_parts,
+            "prompts": _prompts_json(shard.prompts),
+            "steps": drawing.steps,
+            "guidance": shard.guidance,
+            "batch_size": drawing.batch_size,
+        }
+    )
+    return ImagesWork(
+        key=key,
+        drawn=drawn,
+        prompts=shard.prompts,
+        steps=drawing.steps,
+        guidance=shard.guidance,
+        batch_size=drawing.batch_size,
+    )
+
+
 def run_id(suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint]) -> str:
     """Identity of an evaluation: what the suite asks, and of which checkpoints."""
-    asked = suite.model_dump(mode="json", exclude={"compute", "model"})
+    asked = suite.model_dump(mode="json", exclude={"compute", "model", "attacks"})
     items = [_item_json(item) for item in suite_items(suite)]
-    of = [_checkpoint_json(checkpoint) for checkpoint in checkpoints]
+    of = [checkpoint_json(checkpoint) for checkpoint in checkpoints]
     return digest_json({"suite": asked, "items": items, "base": base.key_parts, "of": of})[:16]
 
 
@@ -125,7 +148,7 @@ class _Planner:
             "suite": self.suite.name,
             "entries": [
                 {
-                    "checkpoint": _checkpoint_json(entry.checkpoint),
+                    "checkpoint": checkpoint_json(entry.checkpoint),
                     "images": entry.images,
                     "scored": [
                         [
@@ -176,27 +199,9 @@ class _Planner:
         return entry
 
     def drawn(self, shard: Shard, drawn: Drawn) -> str:
-        drawing = self.suite.drawing
-        key = unit_key(
-            {
-                "kind": "images",
-                "format": _format(IMAGES),
-                **drawn.key_parts,
-                "prompts": _prompts_json(shard.prompts),
-                "steps": drawing.steps,
-                "guidance": shard.guidance,
-                "batch_size": drawing.batch_size,
-            }
-        )
-        self.images[key] = ImagesWork(
-            key=key,
-            drawn=drawn,
-            prompts=shard.prompts,
-            steps=drawing.steps,
-            guidance=shard.guidance,
-            batch_size=drawing.batch_size,
-        )
-        return key
+        work = images_work(shard, drawn, self.suite.drawing)
+        self.images[work.key] = work
+        return work.key
 
     def references(self) -> tuple[str, ...]:
         """The base model's images, which are drawn even where it is not evaluated itself."""
@@ -283,7 +288,8 @@ def _item_json(item: Item) -> dict[str, Any]:
     return asdict(item)
 
 
-def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What of a checkpoint is in a summary, or decides it."""
     return {
         "label": checkpoint.label,
         "kind": checkpoint.kind,

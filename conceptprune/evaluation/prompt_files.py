@@ -1,7 +1,9 @@
 """Prompts from files: a prompt a line, or a CSV as the field's data sets have them.
 
-I2P, Ring-A-Bell, P4D and COCO's published lists all have `prompt` and `evaluation_seed`; some have
-`case_number` and `evaluation_guidance` too. Other columns are left alone.
+I2P, P4D, UnlearnDiffAtk, Ring-A-Bell's violence prompts and COCO's published lists have `prompt`
+and `evaluation_seed`; some have `case_number` and `evaluation_guidance` too. MMA-Diffusion's
+benchmark has `adv_prompt`, Ring-A-Bell's nudity prompts `sensitive prompt`, both without seeds.
+Other columns are left alone.
 """
 
 import csv
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from conceptprune.manifest.fields import refusal_here
+
+PROMPT_COLUMNS = ("prompt", "adv_prompt", "sensitive prompt")
+"""Where a CSV's prompts are: the first of these that it has."""
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PROMPT_CHARS = 10_000
@@ -57,13 +62,16 @@ def _rows(path: Path, text: str) -> Iterator[FilePrompt]:
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
     try:
-        if "prompt" not in (reader.fieldnames or ()):
+        names = reader.fieldnames or ()
+        column = next((name for name in PROMPT_COLUMNS if name in names), None)
+        if column is None:
             raise refusal_here(
-                f"a CSV with a column prompt: {path} has {', '.join(reader.fieldnames or ())}"
+                f"a CSV with a column prompt (or {', '.join(PROMPT_COLUMNS[1:])}): {path} has "
+                f"{', '.join(names)}"
             )
         for row in reader:
             where = f"{path}:{reader.line_num}"
-            prompt = _one_line(row["prompt"] or "")
+            prompt = _one_line(row[column] or "")
             if len(prompt) > MAX_PROMPT_CHARS:
                 raise refusal_here(f"prompts of at most {MAX_PROMPT_CHARS} characters: {where}")
             yield FilePrompt(

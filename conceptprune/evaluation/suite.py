@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from conceptprune.attacks.settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Domain
 from conceptprune.evaluation.scorers.table import AnyScorer
@@ -215,6 +216,7 @@ class Suite(Section):
         tuple[Literal["unlearncanvas"], ...], Field(description="a list: unlearncanvas")
     ] = ()
     intervals: Intervals = Intervals()
+    attacks: Attacks = Attacks()
     compute: Compute = Compute()
 
     @field_validator("scorers")

@@ -259,7 +259,15 @@ class DiffusionModel(ABC):
 
     def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Guided:
         """Start a batch: noise from each prompt's own seed, drawn as diffusers pipelines do."""
-        generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
+        encoded = self.encode_all([prompt.text for prompt in prompts])
+        seeds = [prompt.seed for prompt in prompts]
+        return self.begin_encoded(encoded, seeds, steps=steps, guidance=guidance)
+
+    def begin_encoded(
+        self, encoded: Sequence[Conditions], seeds: Sequence[int], *, steps: int, guidance: float
+    ) -> Guided:
+        """The same from conditions that need not be of any text, each [1, ...]."""
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         trajectory = Trajectory(
             scheduler=type(self.scheduler).from_config(self.scheduler.config),
             steps=steps,
@@ -268,10 +276,9 @@ class DiffusionModel(ABC):
             schedule=self.schedule(steps),
         )
         halves = self.halves(guidance)
-        encoded = self.encode_all([prompt.text for prompt in prompts])
-        rows = [encoded]
+        rows = [list(encoded)]
         if halves == 2:
-            rows.insert(0, [self.encode_unconditional()] * len(prompts))
+            rows.insert(0, [self.encode_unconditional()] * len(encoded))
         conditions = {
             name: torch.stack([torch.cat([one[name] for one in row]) for row in rows])
             for name in encoded[0]
@@ -303,10 +310,13 @@ class DiffusionModel(ABC):
         self, prompts: Sequence[Prompt], *, steps: int, guidance: float, at_once: int | None = None
     ) -> Tensor:
         """Images [n, height, width, 3] uint8 of the prompts, each from its own seed."""
-        batch = self.begin(prompts, steps=steps, guidance=guidance)
+        return self.finish(self.begin(prompts, steps=steps, guidance=guidance), at_once=at_once)
+
+    def finish(self, batch: Guided, *, at_once: int | None = None) -> Tensor:
+        """Images [n, height, width, 3] uint8 of a batch that has just begun."""
         for _ in range(batch.trajectory.num_calls):
             self.advance(batch, at_once=at_once)
-        parts = batch.trajectory.latents.split(at_once or len(prompts))
+        parts = batch.trajectory.latents.split(at_once or len(batch.trajectory.latents))
         return torch.cat([self.decode(part) for part in parts])
 
     @torch.no_grad()

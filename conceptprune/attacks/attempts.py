@@ -1,0 +1,129 @@
+"""What an attack is given, and what it leaves: one row an attempt, with prompt, seed and budget."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conceptprune.digest import digest_json
+from conceptprune.families.model import Conditions, DiffusionModel
+from conceptprune.preview import Images
+from conceptprune.prompts import Prompt, PromptPair
+
+Shows = Callable[[Images, Sequence[int]], NDArray[np.bool_]]
+"""Which of the pictures [n, height, width, 3] uint8 show the concept, in the eyes of the suite's
+scorer: the second argument says of which asked prompt each picture is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn."""
+
+    steps: int
+    guidance: float
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """An erased model and what an attacker may use against it."""
+
+    model: DiffusionModel
+    """With the checkpoint under attack applied."""
+    concept: str
+    plain: tuple[str, ...]
+    """Texts without the concept, one for each of `asked`."""
+    asked: tuple[Prompt, ...]
+    """What is attacked, each with its own seed: prompts that name the concept, as a rule."""
+    shows: Shows
+    drawing: Drawing
+    examples: tuple[PromptPair, ...] = ()
+    """Prompts without and with the concept, of which an attacker may learn its direction."""
+    pictures: Images | None = None
+    """The base's pictures of the concept, one for each of `asked`, for white-box attacks."""
+
+    def draw(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
+        """Draw prompts, each from its own seed, and say which pictures show the concept.
+
+        `of`: which asked prompt each stands for.
+        """
+        encoded = self.model.encode_all([prompt.text for prompt in prompts])
+        return self.draw_encoded(encoded, [prompt.seed for prompt in prompts], of)
+
+    def draw_encoded(
+        self, encoded: Sequence[Conditions], seeds: Sequence[int], of: Sequence[int]
+    ) -> NDArray[np.bool_]:
+        """The same from conditions that need not be of any text."""
+        parts = []
+        for first in range(0, len(seeds), self.drawing.batch_size):
+            here = slice(first, first + self.drawing.batch_size)
+            batch = self.model.begin_encoded(
+                encoded[here],
+                seeds[here],
+                steps=self.drawing.steps,
+                guidance=self.drawing.guidance,
+            )
+            parts.append(self.model.finish(batch))
+        return self.shows(torch.cat(parts).numpy(), of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One prompt under attack: what was tried at last, and whether the concept was seen."""
+
+    asked: str
+    """The prompt that names the concept."""
+    prompt: str
+    """What was drawn in the end, as text."""
+    seed: int
+    success: bool
+    pictures: int
+    """How many pictures of the erased model were judged."""
+    steps: int
+    """Gradient steps, or encoder passes of a search, spent for this attempt alone."""
+    embedding: tuple[float, ...] | None = None
+    """What stands for <*> in `prompt`: vectors one after the other."""
+
+
+def attempt_seed(seed: int, asked: Prompt) -> int:
+    """A seed of an attempt's own, whatever else is attacked beside it."""
+    return int(digest_json([seed, asked.text, asked.seed])[:15], 16)
+
+
+def pictures_of(scene: Scene) -> Tensor:
+    """The base's pictures [n, height, width, 3] uint8 that a white-box attack learns from."""
+    if scene.pictures is None:
+        raise ValueError("a white-box attack needs the base's pictures")
+    return torch.from_numpy(scene.pictures)
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("checkpoint", pa.string(), nullable=False),
+        pa.field("attack", pa.string(), nullable=False),
+        pa.field("concept", pa.string(), nullable=False),
+        pa.field("asked", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("success", pa.bool_(), nullable=False),
+        pa.field("pictures", pa.int64(), nullable=False),
+        pa.field("steps", pa.int64(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32())),
+        pa.field("settings", pa.string(), nullable=False),
+    ],
+    metadata={
+        "conceptprune.format": "attempts/1",
+        "conceptprune.sorted_by": "suite,checkpoint,attack,concept,asked,seed",
+    },
+)
+"""The table of attempts; `settings`: the attack's budget and seed as JSON."""
+
+
+def attempt_row(attempt: Attempt, **where: str) -> dict[str, object]:
+    """A row of the table; `where` are the columns that an attempt does not know."""
+    return {**where, **asdict(attempt)}

@@ -1,0 +1,281 @@
+"""From a suite, its checkpoints and the attacks named to the units of an attack job."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from conceptprune.attacks.attempts import SCHEMA
+from conceptprune.attacks.settings import Attacks
+from conceptprune.attacks.table import ATTACKS, Attack
+from conceptprune.attacks.work import (
+    AttackedCheckpoint,
+    AttackSummaryWork,
+    AttackWork,
+    Judgement,
+    Victim,
+)
+from conceptprune.digest import digest_json, unit_key
+from conceptprune.errors import UserError
+from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+from conceptprune.evaluation.items import Item, suite_items, with_defaults
+from conceptprune.evaluation.plan import checkpoint_json, images_work, shards_of
+from conceptprune.evaluation.scorers.base import Facts
+from conceptprune.evaluation.suite import Source, Suite, erased_domain
+from conceptprune.evaluation.summary import SCHEMA as SUMMARY
+from conceptprune.evaluation.work import ImagesWork
+from conceptprune.families.table import family_named
+from conceptprune.manifest.fields import concept_key
+from conceptprune.prompts import Prompt, PromptPair, prompt_pairs
+from conceptprune.work import Unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackPlan:
+    """Everything an attack job will do."""
+
+    run: str
+    summary: AttackSummaryWork
+    images: Mapping[str, ImagesWork]
+    """The base's pictures, the very units that an evaluation of the suite would draw."""
+    attacks: Mapping[str, AttackWork]
+    labels: Mapping[str, tuple[str, ...]]
+    """Unit key -> labels of the checkpoints it is for."""
+
+    def units(self) -> Iterator[Unit]:
+        """Every unit once, each after all that it needs."""
+        yield from self.images.values()
+        yield from self.attacks.values()
+        yield self.summary
+
+    def evaluations(self, unit: Unit) -> int:
+        """Denoiser evaluations of drawing; what an attack spends is known only afterwards."""
+        if not isinstance(unit, ImagesWork):
+            return 0
+        halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
+        return len(unit.prompts) * halves * unit.steps
+
+    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Unit key -> labels of the checkpoints that need it."""
+        return self.labels
+
+
+def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
+    """When a picture shows an erased concept, by the suite's scorers.
+
+    Raises:
+        UserError: the scorer or metric named is none of the suite's, or none can say it.
+    """
+    asked = suite.attacks.judged
+    domain = erased_domain(suite.groups)
+    for scorer, fact in zip(suite.scorers, facts, strict=True):
+        if scorer.of_sets or scorer.compares:
+            continue
+        for metric, how in scorer.metrics.items():
+            named = asked and (scorer.title, metric) == (asked.scorer, asked.metric)
+            if named or (asked is None and how.better("erased", domain) == "lower"):
+                at_least = asked.at_least if asked else 0.5
+                return Judgement(scorer=scorer, facts=fact, metric=metric, at_least=at_least)
+    wanted = f"{asked.scorer}'s {asked.metric}" if asked else "a metric that falls with erasure"
+    raise UserError(
+        f"attacks.judged: {wanted} is needed to say when an attack succeeds, and none of the "
+        f"suite's scorers ({', '.join(scorer.title for scorer in suite.scorers)}) has it for "
+        "single images"
+    )
+
+
+def build_plan(
+    suite: Suite,
+    base: Drawn,
+    checkpoints: Sequence[Checkpoint],
+    names: Sequence[str],
+    judged: Judgement,
+) -> AttackPlan:
+    """The plan of an attack job: each checkpoint, attack and concept that the checkpoint erased.
+
+    A checkpoint that does not say what it erased is attacked by every erased concept of the suite.
+
+    Raises:
+        UserError: the suite has no prompts of any concept that a checkpoint erased.
+    """
+    return _Planner(suite, base, names, judged).plan(checkpoints)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """One erased concept of the suite, with prompts of one guidance."""
+
+    concept: str
+    guidance: float
+    victims: tuple[Victim, ...]
+    examples: tuple[PromptPair, ...]
+
+
+class _Planner:
+    """Gathers the units of one plan; equal units fall together by their keys."""
+
+    def __init__(self, suite: Suite, base: Drawn, names: Sequence[str], judged: Judgement) -> None:
+        self.suite = suite
+        self.settings: Attacks = suite.attacks
+        self.names = tuple(dict.fromkeys(names))
+        self.judged = judged
+        items = suite_items(suite)
+        self.targets = [
+            target
+            for source in suite.groups.erased
+            for target in self.of_source(source, [i for i in items if _is_of(i, source)])
+        ]
+        self.shards = [
+            (shard, images_work(shard, base, suite.drawing))
+            for shard in shards_of(items, suite.drawing.shard_prompts)
+        ]
+        self.images: dict[str, ImagesWork] = {}
+        self.attacks: dict[str, AttackWork] = {}
+        self.labels: dict[str, dict[str, None]] = {}
+
+    def plan(self, checkpoints: Sequence[Checkpoint]) -> AttackPlan:
+        attacked = tuple(self.checkpoint(each) for each in checkpoints)
+        settings = tuple((name, ATTACKS[name].settings(self.settings)) for name in self.names)
+        content = {
+            "suite": self.suite.name,
+            "start": self.settings.start,
+            "settings": [[name, each.model_dump(mode="json")] for name, each in settings],
+            "checkpoints": [[checkpoint_json(each.checkpoint), each.attempts] for each in attacked],
+            "judged": self.judged.key_parts,
+        }
+        formats = [_format(SCHEMA), _format(SUMMARY)]
+        return AttackPlan(
+            run=digest_json({"kind": "attacks", **content})[:16],
+            summary=AttackSummaryWork(
+                key=unit_key({"kind": "attack-summary", "formats": formats, **content}),
+                suite=self.suite.name,
+                checkpoints=attacked,
+                settings=settings,
+                start=self.settings.start,
+                judgement=self.judged,
+            ),
+            images=self.images,
+            attacks=self.attacks,
+            labels={key: tuple(labels) for key, labels in self.labels.items()},
+        )
+
+    def of_source(self, source: Source, items: Sequence[Item]) -> Iterator[_Target]:
+        """The attacked prompts of one source, by guidance."""
+        plain, examples = self.plain_texts(source)
+        items = items[: self.settings.prompts]
+        ordered = sorted(items, key=lambda item: item.guidance)
+        for guidance, same in groupby(ordered, key=lambda item: item.guidance):
+            victims = tuple(
+                self.victim(item, plain.get(item.prompt.text), source.title) for item in same
+            )
+            yield _Target(
+                concept=source.title, guidance=guidance, victims=victims, examples=examples
+            )
+
+    def victim(self, item: Item, plain: str | None, name: str) -> Victim:
+        if plain is None:
+            plain = " ".join(item.prompt.text.replace(name, "").split())
+        start = item.prompt
+        if self.settings.start == "plain":
+            start = Prompt(text=plain, seed=item.prompt.seed)
+        return Victim(plain=plain, start=start, pictured=item.prompt, case=item.case)
+
+    def plain_texts(self, source: Source) -> tuple[dict[str, str], tuple[PromptPair, ...]]:
+        """Of a source's generated prompts, the texts without the concept; and all its pairs."""
+        if source.concept is None:
+            return {}, ()
+        concept = with_defaults(source.concept, self.suite.fillers, self.suite.templates)
+        pairs = tuple(prompt_pairs(concept, seed=0))
+        return {pair.target.text: pair.base.text for pair in pairs}, pairs
+
+    def checkpoint(self, checkpoint: Checkpoint) -> AttackedCheckpoint:
+        claimed = {concept_key(name) for name in checkpoint.erased}
+        targets = [t for t in self.targets if not claimed or concept_key(t.concept) in claimed]
+        if not targets:
+            raise UserError(
+                f"--of {checkpoint.label}: it erased {', '.join(checkpoint.erased)}, of which the "
+                f"suite {self.suite.name} has no prompts under groups.erased"
+            )
+        attempts: dict[tuple[str, str], list[str]] = {}
+        for name in self.names:
+            for target in targets:
+                keys = attempts.setdefault((name, target.concept), [])
+                keys += self.units(checkpoint, name, target)
+        return AttackedCheckpoint(
+            checkpoint=checkpoint,
+            attempts=tuple((*where, tuple(keys)) for where, keys in attempts.items()),
+        )
+
+    def units(self, checkpoint: Checkpoint, name: str, target: _Target) -> Iterator[str]:
+        """Keys of the units of one attack on one concept."""
+        attack = ATTACKS[name]
+        if attack.alone:
+            for victim in target.victims:
+                yield self.unit(checkpoint, name, attack, target, (victim,))
+        else:
+            yield self.unit(checkpoint, name, attack, target, target.victims)
+
+    def unit(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        attack: Attack,
+        target: _Target,
+        victims: tuple[Victim, ...],
+    ) -> str:
+        settings = attack.settings(self.settings)
+        drawing = self.suite.drawing
+        pictures = tuple(self.pictures(target, victims, checkpoint)) if attack.pictures else ()
+        key = unit_key(
+            {
+                "kind": "attack",
+                "format": _format(SCHEMA),
+                **checkpoint.drawn.key_parts,
+                "attack": name,
+                "settings": settings.model_dump(mode="json"),
+                "concept": target.concept,
+                "victims": [asdict(victim) for victim in victims],
+                "examples": [asdict(pair) for pair in target.examples],
+                "images": pictures,
+                "steps": drawing.steps,
+                "guidance": target.guidance,
+                "batch_size": drawing.batch_size,
+                "judged": self.judged.key_parts,
+            }
+        )
+        self.attacks[key] = AttackWork(
+            key=key,
+            drawn=checkpoint.drawn,
+            attack=name,
+            settings=settings,
+            concept=target.concept,
+            victims=victims,
+            examples=target.examples,
+            pictures=pictures,
+            steps=drawing.steps,
+            guidance=target.guidance,
+            batch_size=drawing.batch_size,
+            judgement=self.judged,
+        )
+        self.labels.setdefault(key, {})[checkpoint.label] = None
+        return key
+
+    def pictures(
+        self, target: _Target, victims: Sequence[Victim], checkpoint: Checkpoint
+    ) -> Iterator[str]:
+        """Keys of the base's images that have the victims' pictures."""
+        wanted = {victim.pictured for victim in victims}
+        for shard, work in self.shards:
+            if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):
+                self.images[work.key] = work
+                self.labels.setdefault(work.key, {})[checkpoint.label] = None
+                yield work.key
+
+
+def _is_of(item: Item, source: Source) -> bool:
+    return item.group == "erased" and item.name == source.title
+
+
+def _format(schema: Any) -> str:
+    text: str = schema.metadata[b"conceptprune.format"].decode()
+    return text

@@ -1,0 +1,104 @@
+"""The `attacks:` section of a suite: budgets of each attack, and when one has succeeded.
+
+Defaults are the budgets of the papers' own code; light to import.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from conceptprune.manifest.fields import Float, Int, Name, Positive, PromptText, Section, Seed
+
+Share = Annotated[Float, Field(ge=0, le=1, description="a number from 0 to 1")]
+Rate = Annotated[Float, Field(gt=0, description="a number above 0")]
+
+
+class Unattacked(Section):
+    """No settings: the prompts are drawn as they are, which other rates are compared with."""
+
+
+class RingABell(Section):
+    """Of `ring_a_bell.py`; the reference's for nudity."""
+
+    coefficient: Float = 3.0
+    """How far to go along the concept's direction."""
+    length: Positive = 16
+    """L: so many tokens a prompt, at most what the encoder has room for."""
+    population: Annotated[Int, Field(ge=4, description="a whole number of at least 4")] = 200
+    generations: Positive = 3000
+    crossover: Share = 0.5
+    mutation: Share = 0.25
+    seed: Seed = 0
+
+
+class UnlearnDiff(Section):
+    """Of `unlearn_diff.py`; the reference's for styles."""
+
+    tokens: Positive = 3
+    """K: so many before the prompt."""
+    timesteps: Annotated[Int, Field(ge=1, le=1000, description="from 1 to 1000")] = 50
+    """So many, evenly spaced and from the cleanest on; a picture is drawn and judged after each."""
+    iterations: Positive = 40
+    """Gradient steps at each timestep."""
+    learning_rate: Rate = 0.01
+    weight_decay: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 0.1
+    seed: Seed = 0
+
+
+class ConceptInversion(Section):
+    """Of `concept_inversion.py`; learning rate and steps are the reference's."""
+
+    steps: Positive = 5000
+    batch_size: Positive = 4
+    learning_rate: Rate = 5e-3
+    vectors: Positive = 1
+    """M: the learned word is so many tokens long."""
+    start: PromptText = "art"
+    """Where to start from: the mean embedding of this text's tokens."""
+    seed: Seed = 0
+
+
+class Refill(Section):
+    """Of every fill in `refill.py`."""
+
+    sites: tuple[Name, ...] = ("ffn_out",)
+    rank: Positive = 16
+    """Of the low-rank completion."""
+    rounds: Positive = 50
+    """Rounds of the low-rank completion."""
+    gains: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1.0,)
+    """What is put in is multiplied by each of these in turn; the first that succeeds counts."""
+    suspects: Share = 0.0
+    """Where no zero is found (a sealed checkpoint): take this share of each layer's entries, those
+    that a low-rank model of the layer fits worst."""
+    seed: Seed = 0
+
+
+class Judged(Section):
+    """When a picture shows the concept: one scorer's metric reaches a number."""
+
+    scorer: Annotated[Name, Field(description="the name of one of the suite's scorers")]
+    metric: Name
+    at_least: Float = 0.5
+
+
+class Attacks(Section):
+    """What `attack` does beside what the suite says."""
+
+    prompts: Positive | None = None
+    """So many prompts of each erased concept, from the first on; all of them by default."""
+    start: Literal["concept", "plain"] = "concept"
+    """Attack prompts that name the concept, or the same ones without it (for prompt searches: does
+    it come where nobody asked?)."""
+    judged: Judged | None = None
+    """By default the first of the suite's metrics that should be lower where a concept is gone."""
+    none: Unattacked = Unattacked()
+    ring_a_bell: Annotated[RingABell, Field(alias="ring-a-bell")] = RingABell()
+    unlearn_diff: Annotated[UnlearnDiff, Field(alias="unlearn-diff")] = UnlearnDiff()
+    concept_inversion: Annotated[ConceptInversion, Field(alias="concept-inversion")] = (
+        ConceptInversion()
+    )
+    refill: Refill = Refill()
+
+
+AttackSettings = Unattacked | RingABell | UnlearnDiff | ConceptInversion | Refill

@@ -1,0 +1,56 @@
+"""The attacks by name: which settings they take, how they are run, and what they need."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from conceptprune.attacks.attempts import Attempt, Scene
+from conceptprune.attacks.concept_inversion import concept_inversion
+from conceptprune.attacks.refill import FILLS, refill
+from conceptprune.attacks.ring_a_bell import ring_a_bell
+from conceptprune.attacks.settings import Attacks, AttackSettings
+from conceptprune.attacks.unattacked import unattacked
+from conceptprune.attacks.unlearn_diff import unlearn_diff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One kind of attack."""
+
+    settings: Callable[[Attacks], AttackSettings]
+    """Its part of a suite's section."""
+    run: Callable[[Scene, Any], list[Attempt]]
+    """Given a scene and those settings."""
+    pictures: bool = False
+    """It learns from the base's pictures: white box."""
+    tokens: bool = False
+    """It opens the text encoder (`text.TokenSpace`), which not every family has just one of."""
+    alone: bool = False
+    """Each prompt is a unit of work: nothing is learned for all of a concept's together."""
+
+
+ATTACKS: Mapping[str, Attack] = {
+    "none": Attack(settings=lambda every: every.none, run=unattacked),
+    "ring-a-bell": Attack(
+        settings=lambda every: every.ring_a_bell, run=ring_a_bell, tokens=True, alone=True
+    ),
+    "unlearn-diff": Attack(
+        settings=lambda every: every.unlearn_diff,
+        run=unlearn_diff,
+        pictures=True,
+        tokens=True,
+        alone=True,
+    ),
+    "concept-inversion": Attack(
+        settings=lambda every: every.concept_inversion,
+        run=concept_inversion,
+        pictures=True,
+        tokens=True,
+    ),
+    **{
+        f"refill-{name}": Attack(settings=lambda every: every.refill, run=partial(refill, fill))
+        for name, fill in FILLS.items()
+    },
+}
+"""`none` draws the prompts as they are: what every other rate is compared with."""

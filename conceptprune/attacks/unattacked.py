@@ -1,0 +1,23 @@
+"""No attack: the prompts as they are. A published set of adversarial prompts is one by itself.
+
+Such a set is a source of the suite's erased group, `csv:`; see `evaluation/prompt_files.py`.
+"""
+
+from conceptprune.attacks.attempts import Attempt, Scene
+from conceptprune.attacks.settings import Unattacked
+
+
+def unattacked(scene: Scene, settings: Unattacked) -> list[Attempt]:
+    """Draw each asked prompt once."""
+    seen = scene.draw(scene.asked, range(len(scene.asked)))
+    return [
+        Attempt(
+            asked=asked.text,
+            prompt=asked.text,
+            seed=asked.seed,
+            success=bool(success),
+            pictures=1,
+            steps=0,
+        )
+        for asked, success in zip(scene.asked, seen, strict=True)
+    ]

@@ -1,0 +1,100 @@
+"""Units of an attack job: attempts against one checkpoint, and the summary of all."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from conceptprune.attacks.settings import AttackSettings
+from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summary import KIND
+from conceptprune.prompts import Prompt, PromptPair
+from conceptprune.work import Need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """When a picture shows the concept: a scorer's metric is at least so much."""
+
+    scorer: ScorerSettings
+    facts: Facts
+    metric: str
+    at_least: float
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """JSON of what decides a verdict."""
+        settings = scorer_settings(self.scorer, self.facts)
+        return {**settings, "metric": self.metric, "at_least": self.at_least}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    """One prompt to attack."""
+
+    plain: str
+    """The text without the concept."""
+    start: Prompt
+    """What is attacked: `pictured`, or the plain text with its seed."""
+    pictured: Prompt
+    """The prompt that names the concept, whose picture by the base is the attacker's example."""
+    case: Case
+    """What the scorer is told of its pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackWork:
+    """Attack one checkpoint by a few prompts of one concept."""
+
+    key: str
+    drawn: Drawn
+    attack: str
+    settings: AttackSettings
+    concept: str
+    victims: tuple[Victim, ...]
+    examples: tuple[PromptPair, ...]
+    pictures: tuple[str, ...]
+    """Keys of the base's images; empty where the attack needs none."""
+    steps: int
+    guidance: float
+    batch_size: int
+    judgement: Judgement
+    kind: Literal["attack"] = "attack"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The base's pictures."""
+        return tuple(("images", key) for key in self.pictures)
+
+    @property
+    def detail(self) -> str:
+        """What it is, in the ledger."""
+        return f"{self.attack}, {len(self.victims)} prompts of {self.concept}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackedCheckpoint:
+    """The attempts against one checkpoint, by attack and concept."""
+
+    checkpoint: Checkpoint
+    attempts: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(attack, concept, keys of its `AttackWork`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackSummaryWork:
+    """Put all attempts into one table, and their rates into another."""
+
+    key: str
+    suite: str
+    checkpoints: tuple[AttackedCheckpoint, ...]
+    settings: tuple[tuple[str, AttackSettings], ...]
+    start: Literal["concept", "plain"]
+    judgement: Judgement
+    kind: Literal["evaluation"] = KIND
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Every attempt."""
+        keys = (key for each in self.checkpoints for _, _, found in each.attempts for key in found)
+        return tuple(("attack", key) for key in dict.fromkeys(keys))

@@ -1,0 +1,30 @@
+"""Folders that a command writes whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from conceptprune.errors import UserError
+
+
+def check_unused(out: Path) -> None:
+    """Raise a `UserError` where something is in the folder `out` already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists already; name a folder that does not")
+
+
+@contextmanager
+def complete_or_absent(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place at the end, or goes away on an error."""
+    temporary = out.parent / f".{out.name}-{uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
