@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import BuiltinModel, FolderModel, Manifest
+from conceptprune.manifest import BuiltinModel, FolderModel, HubModel, Manifest
 from conceptprune.studio import model_path
 
-HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
-HUB_NOT = ["*.fp16.*", "*.fp16-*", "*.non_ema.*"]
-"""What is fetched of a hub model, and what not: no pickled checkpoint, no variants."""
+PIPELINE_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model")
+LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model")
+HUB_NOT = ("*.fp16.*", "*.fp16-*", "*.non_ema.*")
+"""What is fetched of a hub model, and what not: no pickled checkpoint, no variants, no code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +22,27 @@ class ModelSource:
     builtin: bool = False
     local: str | None = None
     revision: str | None = None
+    files: tuple[str, ...] = PIPELINE_FILES
+    """Patterns of the files it consists of."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ModelSource":
-        """The source a manifest names."""
+        """The diffusion model a manifest names."""
         model = manifest.model
         if isinstance(model, BuiltinModel):
             return cls(label=model.builtin, builtin=True)
+        return cls._of(model, PIPELINE_FILES)
+
+    @classmethod
+    def of_language_model(cls, model: FolderModel | HubModel) -> "ModelSource":
+        """A language model that a manifest names."""
+        return cls._of(model, LANGUAGE_MODEL_FILES)
+
+    @classmethod
+    def _of(cls, model: FolderModel | HubModel, files: tuple[str, ...]) -> "ModelSource":
         if isinstance(model, FolderModel):
-            return cls(label=Path(model.folder).name, local=model.folder)
-        return cls(label=model.hub, revision=model.revision)
+            return cls(label=Path(model.folder).name, local=model.folder, files=files)
+        return cls(label=model.hub, revision=model.revision, files=files)
 
     def folder(self) -> Path:
         """The model's folder on this machine; a hub model is fetched once per machine.
@@ -54,8 +66,8 @@ class ModelSource:
                 snapshot_download(
                     self.label,
                     revision=self.revision,
-                    allow_patterns=HUB_FILES,
-                    ignore_patterns=HUB_NOT,
+                    allow_patterns=list(self.files),
+                    ignore_patterns=list(HUB_NOT),
                 )
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

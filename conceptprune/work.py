@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.digest import unit_key
+from conceptprune.generator import GeneratorSettings
 from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
@@ -37,6 +38,9 @@ class ModelSettings:
     scheduler: str | None = None
     resolution: int | None = None
     """Side of the images in pixels; None is the model's own."""
+    language_model: str | None = None
+    """Digest of the language model that writes fillers; None where none does. It decides the
+    prompts, and is no part of what the denoiser computes with them."""
 
     @property
     def key_parts(self) -> dict[str, Any]:
@@ -59,6 +63,33 @@ class PromptsWork:
         """Identity: the concepts as validated, and the collection seed."""
         concepts = [concept.model_dump(mode="json") for concept in self.concepts]
         return unit_key({"kind": self.kind, "concepts": concepts, "seed": self.seed})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedPromptsWork:
+    """Have a language model write one concept's fillers, and make its prompt pairs of them."""
+
+    concept: Concept
+    seed: int
+    generator: GeneratorSettings
+    needs: tuple[Need, ...] = ()
+    kind: Literal["generated-prompts"] = "generated-prompts"
+
+    @property
+    def key(self) -> str:
+        """Identity: the concept as validated, the collection seed, and all the answers hang on."""
+        return unit_key(
+            {
+                "kind": self.kind,
+                "concept": self.concept.model_dump(mode="json"),
+                "seed": self.seed,
+                "question": self.generator.question(self.concept),
+                **{f"generator.{name}": v for name, v in self.generator.key_parts.items()},
+            }
+        )
+
+
+AnyPromptsWork = PromptsWork | GeneratedPromptsWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +269,7 @@ class PreviewWork:
 
 Work = (
     PromptsWork
+    | GeneratedPromptsWork
     | WindowWork
     | SideWork
     | MaskWork
@@ -250,8 +282,11 @@ Work = (
 
 
 def needs_denoiser(work: Work) -> bool:
-    """Whether a unit runs the denoiser, and so belongs on a worker that keeps it loaded."""
-    return work.kind in ("window", "preview")
+    """Whether a unit belongs on a worker that keeps a model loaded: the denoiser, as a rule.
+
+    The language model that writes fillers is the other one; no job runs both at once.
+    """
+    return work.kind in ("window", "preview", "generated-prompts")
 
 
 def window_units(

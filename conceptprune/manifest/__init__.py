@@ -2,6 +2,7 @@
 
 from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, PromptTexts
 from conceptprune.manifest.fields import concept_key
+from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
 from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
 from conceptprune.manifest.schema import (
@@ -27,6 +28,7 @@ __all__ = [
     "FolderModel",
     "Fuse",
     "FuseName",
+    "Generator",
     "HubModel",
     "Kind",
     "Manifest",

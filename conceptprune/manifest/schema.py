@@ -35,6 +35,7 @@ from conceptprune.manifest.fields import (
     refusal_here,
     refuse_duplicates,
 )
+from conceptprune.manifest.generator import Prompts
 from conceptprune.manifest.model import ModelRef
 from conceptprune.sites import PATTERN_PREFIX, SITES
 
@@ -304,6 +305,7 @@ class Manifest(Section):
     retain: Annotated[
         tuple[Concept, ...], Field(description="a list of concepts, {name, kind, ...}")
     ] = ()
+    prompts: Prompts = Prompts()
     collection: Collection = Collection()
     pruning: Annotated[Pruning, Field(validate_default=True)] = Pruning()
     sweep: Annotated[Sweep | None, Field(description="a section with lists of settings")] = None
