@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +84,7 @@ class Worker:
             device=self.device,
             scheduler=self.model.scheduler,
             resolution=self.model.resolution,
+            offload=self.model.offload,
         )
 
     @cached_property
@@ -346,11 +348,8 @@ class Worker:
 
     def _preview(self, work: PreviewWork) -> Made:
         mask = None if work.mask is None else read_mask(self.store, work.mask)
-        if mask:
-            mask.apply(self.denoiser.pipe)
-            self.denoiser.forget_encodings()
         memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
-        try:
+        with self._masked(mask):
             images = memory.run(
                 lambda at_once: draw(
                     self.denoiser,
@@ -361,10 +360,6 @@ class Worker:
                     at_once=at_once,
                 )
             )
-        finally:
-            if mask:
-                mask.remove(self.denoiser.pipe)
-                self.denoiser.forget_encodings()
         judge = self.judge if work.judge else None
         table = preview_table(work.prompts, images, judge)
         if work.before:
@@ -372,6 +367,25 @@ class Worker:
         data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})
+
+    @contextmanager
+    def _masked(self, mask: PruningMask | None) -> Iterator[None]:
+        """The model with a mask applied, for the duration."""
+        if mask is None:
+            yield
+            return
+        model = self.denoiser
+        edits_encoders = mask.components != (mask.component,)
+        with model.text_encoders_kept() if edits_encoders else nullcontext():
+            mask.apply(model.pipe)
+            if edits_encoders:
+                model.forget_encodings()
+            try:
+                yield
+            finally:
+                mask.remove(model.pipe)
+                if edits_encoders:
+                    model.forget_encodings()
 
     def _check_effect(self, work: PreviewWork, after: pa.Table) -> None:
         """Raise a `NoEffectError` where every image is that of the model without the mask."""

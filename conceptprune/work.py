@@ -13,7 +13,7 @@ from conceptprune.generator import GeneratorSettings
 from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.settings import BaseRule, CollectionSettings, Window
+from conceptprune.settings import BaseRule, CollectionSettings, Offload, Window
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
@@ -35,6 +35,8 @@ class ModelSettings:
     """The diffusers pipeline class, which decides the family."""
     dtype: Literal["float16", "bfloat16", "float32"]
     device: Literal["auto", "cpu", "cuda"]
+    offload: Offload = "none"
+    """What leaves the device when it is not at work; changes no result."""
     scheduler: str | None = None
     resolution: int | None = None
     """Side of the images in pixels; None is the model's own."""
@@ -44,7 +46,7 @@ class ModelSettings:
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """What of it decides results; the device and the folder do not."""
+        """What of it decides results; device, offloading and folder do not."""
         size = {} if self.resolution is None else {"resolution": self.resolution}
         return {"model": self.identity, "dtype": self.dtype, "scheduler": self.scheduler, **size}
 

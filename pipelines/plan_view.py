@@ -173,6 +173,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
             device=device,
             scheduler=prepared.model.scheduler,
             resolution=prepared.model.resolution,
+            offload=prepared.model.offload,
         )
         seconds = []
         for _ in range(1 + TIMED_CALLS):

@@ -69,6 +69,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         pipeline=pipeline,
         dtype=manifest.collection.dtype,
         device=manifest.collection.device,
+        offload=manifest.compute.offload,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,
         language_model=_language_model(manifest),
