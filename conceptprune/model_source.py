@@ -1,10 +1,10 @@
-"""Where a model comes from: the shipped demo model, a local folder, or a pinned hub revision."""
+"""Where a model comes from: shipped, a local folder, an object store, or a pinned hub revision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import BuiltinModel, FolderModel, HubModel, Manifest
+from conceptprune.manifest import BuiltinModel, FolderModel, HubModel, Manifest, RemoteModel
 from conceptprune.studio import model_path
 
 PIPELINE_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model")
@@ -21,6 +21,9 @@ class ModelSource:
     """What masks and cards call it: "studio", a folder's name, or "org/name"."""
     builtin: bool = False
     local: str | None = None
+    uri: str | None = None
+    listing: str | None = None
+    """Digest of what there was at the URI when the job began; None does not look."""
     revision: str | None = None
     files: tuple[str, ...] = PIPELINE_FILES
     """Patterns of the files it consists of."""
@@ -34,21 +37,38 @@ class ModelSource:
         return cls._of(model, PIPELINE_FILES)
 
     @classmethod
-    def of_language_model(cls, model: FolderModel | HubModel) -> "ModelSource":
+    def of_language_model(cls, model: FolderModel | RemoteModel | HubModel) -> "ModelSource":
         """A language model that a manifest names."""
         return cls._of(model, LANGUAGE_MODEL_FILES)
 
     @classmethod
-    def _of(cls, model: FolderModel | HubModel, files: tuple[str, ...]) -> "ModelSource":
+    def _of(
+        cls, model: FolderModel | RemoteModel | HubModel, files: tuple[str, ...]
+    ) -> "ModelSource":
         if isinstance(model, FolderModel):
             return cls(label=Path(model.folder).name, local=model.folder, files=files)
+        if isinstance(model, RemoteModel):
+            name = model.uri.rstrip("/").rsplit("/", 1)[-1]
+            return cls(label=name, uri=model.uri, files=files)
         return cls(label=model.hub, revision=model.revision, files=files)
 
-    def folder(self) -> Path:
-        """The model's folder on this machine; a hub model is fetched once per machine.
+    def pinned(self) -> "ModelSource":
+        """The same, for workers that must find what is there now and nothing newer.
 
         Raises:
-            UserError: there is no such folder, or the hub cannot be reached.
+            UserError: what is at the URI cannot be listed.
+        """
+        if self.uri is None:
+            return self
+        from conceptprune.model_cache import listing_digest
+
+        return replace(self, listing=listing_digest(self.uri, self.files))
+
+    def folder(self) -> Path:
+        """The model's folder on this machine; a remote or hub model is fetched once per machine.
+
+        Raises:
+            UserError: there is no such folder, or the place or the hub cannot be reached.
         """
         if self.builtin:
             return model_path()
@@ -57,6 +77,10 @@ class ModelSource:
             if not folder.is_dir():
                 raise UserError(f"model: {folder} is not a folder on this machine")
             return folder
+        if self.uri is not None:
+            from conceptprune.model_cache import fetched
+
+            return fetched(self.uri, self.files, self.listing)
         # Imported here: only a hub model needs it, and it is slow to import.
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -55,7 +55,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         )
     unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
     manifest = manifest.model_copy(update=unasked)
-    source = ModelSource.of(manifest)
+    source = ModelSource.of(manifest).pinned()
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, overhead, results, resume, scale, selection, speed
+from benchmarks import (
+    families,
+    loading,
+    memory,
+    overhead,
+    results,
+    resume,
+    scale,
+    selection,
+    speed,
+)
 from benchmarks.results import Measurement
 
 
@@ -16,12 +26,14 @@ from benchmarks.results import Measurement
     [
         speed.run_minimal,
         overhead.run_minimal,
+        families.run_minimal,
+        loading.run_minimal,
         selection.run_minimal,
         memory.run_minimal,
         scale.run_minimal,
         resume.run_minimal,
     ],
-    ids=["speed", "overhead", "selection", "memory", "scale", "resume"],
+    ids=["speed", "overhead", "families", "loading", "selection", "memory", "scale", "resume"],
 )
 def test_every_case_runs(run: Callable[[], list[Measurement]]) -> None:
     measurements = run()

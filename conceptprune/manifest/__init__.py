@@ -4,7 +4,7 @@ from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, 
 from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
-from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
+from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel, RemoteModel
 from conceptprune.manifest.schema import (
     Collection,
     Compute,
@@ -36,6 +36,7 @@ __all__ = [
     "Preview",
     "PromptTexts",
     "Pruning",
+    "RemoteModel",
     "SelectorName",
     "Sweep",
     "concept_key",

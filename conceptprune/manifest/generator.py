@@ -43,7 +43,8 @@ class Generator(Section):
     """
 
     model: Annotated[
-        LanguageModelRef, Field(description="a section with one of folder, hub (with revision)")
+        LanguageModelRef,
+        Field(description="a section with one of folder, uri, hub with revision"),
     ]
     template: Annotated[
         PromptText,

@@ -1,4 +1,4 @@
-"""How a manifest names a model: the one shipped, a local folder, or a pinned hub revision."""
+"""How a manifest names a model: shipped, in a folder, at a URI, or a pinned revision on the hub."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,6 +56,19 @@ class HubModel(Section):
     ]
 
 
+class RemoteModel(Section):
+    """A `from_pretrained` folder in an object store; each node fetches it once."""
+
+    uri: Annotated[
+        str,
+        Strict(),
+        Field(
+            pattern=r"^[a-z][a-z0-9+]*://[^@?#\s]+$",
+            description="a URI such as s3://bucket/models/name, without credentials in it",
+        ),
+    ]
+
+
 def _one_of(*keys: str) -> Discriminator:
     """Chooses among sections by the one of `keys` that is given."""
     allowed = f"exactly one of {', '.join(keys)} (with revision)"
@@ -79,10 +92,13 @@ def _one_of(*keys: str) -> Discriminator:
 ModelRef = Annotated[
     Annotated[BuiltinModel, Tag("<builtin>")]
     | Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[RemoteModel, Tag("<uri>")]
     | Annotated[HubModel, Tag("<hub>")],
-    _one_of("builtin", "folder", "hub"),
+    _one_of("builtin", "folder", "uri", "hub"),
 ]
 LanguageModelRef = Annotated[
-    Annotated[FolderModel, Tag("<folder>")] | Annotated[HubModel, Tag("<hub>")],
-    _one_of("folder", "hub"),
+    Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[RemoteModel, Tag("<uri>")]
+    | Annotated[HubModel, Tag("<hub>")],
+    _one_of("folder", "uri", "hub"),
 ]

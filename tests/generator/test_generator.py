@@ -213,8 +213,12 @@ def test_without_a_generator_a_run_has_the_name_it_had_before_there_were_any() -
 @pytest.mark.parametrize(
     ("fields", "where", "said"),
     [
-        ("{}", "prompts.generator.model", "a section with one of folder, hub"),
-        ("{model: {builtin: studio}}", "prompts.generator.model", "exactly one of folder, hub"),
+        ("{}", "prompts.generator.model", "a section with one of folder, uri, hub"),
+        (
+            "{model: {builtin: studio}}",
+            "prompts.generator.model",
+            "exactly one of folder, uri, hub",
+        ),
         ("{model: {hub: a/b}}", "prompts.generator.model.revision", "a full commit id"),
         ("{model: {folder: x}, template: words}", "generator.template", "a gap {count}"),
         ("{model: {folder: x}, template: '{count} {x}'}", "generator.template", "no other gap"),
