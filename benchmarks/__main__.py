@@ -7,13 +7,26 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import memory, overhead, page, results, resume, scale, selection, speed
+from benchmarks import (
+    families,
+    loading,
+    memory,
+    overhead,
+    page,
+    results,
+    resume,
+    scale,
+    selection,
+    speed,
+)
 from benchmarks.results import Measurement
 
 CASES: dict[str, Callable[[], list[Measurement]]] = {
     "speed-studio": speed.run_studio,
     "speed-compute-bound": speed.run_compute_bound,
     "overhead": overhead.run,
+    "families": families.run,
+    "loading": loading.run,
     "selection": selection.run,
     "memory": memory.run,
     "scale": scale.run,

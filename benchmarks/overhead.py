@@ -8,6 +8,7 @@ from benchmarks.library import as_prompts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.results import Measurement
 from conceptprune.collect import CollectionSettings, collect
+from conceptprune.families.model import DiffusionModel
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.prompts import Prompt
 
@@ -28,10 +29,29 @@ def run_minimal() -> list[Measurement]:
 def measure(
     subject: Subject, *, batch_size: int, tau: int, repeats: int, at_most: float | None = 3
 ) -> list[Measurement]:
+    """One subject."""
+    return [
+        paired(
+            subject.name,
+            StableDiffusion.from_pipeline(subject.pipe),
+            as_prompts(subject.target_prompts(CONCEPTS[0])),
+            CollectionSettings(tau=tau, batch_size=batch_size),
+            repeats=repeats,
+            at_most=at_most,
+        )
+    ]
+
+
+def paired(
+    name: str,
+    model: DiffusionModel,
+    prompts: Sequence[Prompt],
+    settings: CollectionSettings,
+    *,
+    repeats: int,
+    at_most: float | None,
+) -> Measurement:
     """Collection and the bare loop in turn, so that a slow minute slows both."""
-    model = StableDiffusion.from_pipeline(subject.pipe)
-    prompts = as_prompts(subject.target_prompts(CONCEPTS[0]))
-    settings = CollectionSettings(tau=tau, batch_size=batch_size)
     collected, bare = [], []
     # The first round warms caches and is not counted.
     for _ in range(repeats + 1):
@@ -42,19 +62,17 @@ def measure(
         bare.append(between - started)
         collected.append(time.perf_counter() - between)
     ratios = [watched / alone for watched, alone in zip(collected[1:], bare[1:], strict=True)]
-    return [
-        Measurement(
-            what=f"{subject.name}: collection over the bare loop",
-            value=100 * (median(ratios) - 1),
-            unit="%",
-            at_most=at_most,
-            note=f"median of {repeats} pairs; the loop alone {median(bare[1:]):.2f} s",
-        )
-    ]
+    return Measurement(
+        what=f"{name}: collection over the bare loop",
+        value=100 * (median(ratios) - 1),
+        unit="%",
+        at_most=at_most,
+        note=f"median of {repeats} pairs; the loop alone {median(bare[1:]):.2f} s",
+    )
 
 
 def _denoise(
-    model: StableDiffusion, prompts: Sequence[Prompt], settings: CollectionSettings
+    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
 ) -> None:
     """The same denoiser calls as collection makes, with no hook anywhere."""
     for start in range(0, len(prompts), settings.batch_size):

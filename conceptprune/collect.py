@@ -5,7 +5,7 @@ Shapes: B prompts a batch, H guidance halves, T tokens, W neurons (columns) of a
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,21 +68,21 @@ def collect_window(
         UserError: the scheduler makes fewer calls than the window ends at.
         NumericalError: an activation overflowed or is not a number; names layer and call.
     """
-    linears = model.metered(settings.sites)
-    model.encode_all(prompt.text for prompt in prompts)
+    # Before anything else, because text encoders may be freed when denoising starts.
+    text_layers = _text_layers(model, prompts, settings, window)
+    linears = model.metered(settings.sites, ("latents", "prompt"))
     total: Statistics | None = None
     ends: list[TrajectoryState] = []
-    for index, start in enumerate(range(0, len(prompts), settings.batch_size)):
-        batch = model.begin(
-            prompts[start : start + settings.batch_size],
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
+    batches = model.batches(prompts, settings.batch_size, settings.guidance)
+    for index, batch_prompts in enumerate(batches):
+        batch = model.begin(batch_prompts, steps=settings.steps, guidance=settings.guidance)
         model.check_calls(batch, window.stop)
         if states is not None:
             batch.trajectory.restore(states[index])
-        texts = [prompt.text for prompt in prompts[start : start + settings.batch_size]]
-        part = _collect_batch(model, batch, texts, linears, settings, window, at_once)
+        part = _collect_batch(model, batch, linears, settings, window, at_once)
+        part = replace(
+            part, num_prompts=len(batch_prompts), layers={**part.layers, **text_layers[index]}
+        )
         # Added up batch by batch: holding all of them would make memory grow with the prompts.
         total = part if total is None else total.merge(part)
         if keep_states:
@@ -95,18 +95,17 @@ def collect_window(
 def _collect_batch(
     model: DiffusionModel,
     batch: Guided,
-    texts: Sequence[str],
     linears: Mapping[str, Metered],
     settings: CollectionSettings,
     window: Window,
     at_once: int | None,
 ) -> Statistics:
+    """What the denoiser's own linears see of a batch."""
     skip = batch.halves - 1 if settings.halves == "conditional" else 0
     calls = range(window.start, window.stop)
     layers: dict[str, LayerStatistics] = {}
     if any(metered.sees == "latents" for metered in linears.values()):
-        seen = {name: metered for name, metered in linears.items() if metered.sees != "text"}
-        meter = _Meter(seen, num_calls=len(calls), halves=batch.halves, skip=skip)
+        meter = _Meter(linears, model.device, num_calls=len(calls), halves=batch.halves, skip=skip)
         timestep_of: dict[int, float] = {}
 
         def on_call(call: int, timestep: float, halves: int) -> None:
@@ -118,30 +117,38 @@ def _collect_batch(
         with meter.attached():
             model.run(batch, window.stop, on_call, at_once=at_once)
         timesteps = [timestep_of[call] for call in calls]
-        layers |= meter.layers(window.start)
+        layers = meter.layers(window.start)
     else:
         timesteps = batch.trajectory.timesteps[window.start : window.stop].double().tolist()
-        seen = {name: metered for name, metered in linears.items() if metered.sees == "prompt"}
-        if seen:
-            meter = _Meter(seen, num_calls=1, halves=batch.halves, skip=skip)
+        if linears:
+            meter = _Meter(linears, model.device, num_calls=1, halves=batch.halves, skip=skip)
             with torch.no_grad():
                 flat = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
-                meter.add(list(seen), model.prompt_states(flat))
-            layers |= _at_every_call(meter.layers(window.start), len(calls))
-    seen = {name: metered for name, metered in linears.items() if metered.sees == "text"}
-    if seen:
-        # The prompts' own texts: the empty one of the other half tells nothing of a concept.
-        meter = _Meter(seen, num_calls=1, halves=1, skip=0)
-        with meter.attached(), torch.no_grad():
-            for text in texts:
-                model.encode_prompt(text)
-        layers |= _at_every_call(meter.layers(window.start), len(calls))
+                meter.add(list(linears), model.prompt_states(flat))
+            layers = _at_every_call(meter.layers(window.start), len(calls))
     return Statistics(
-        first_call=window.start,
-        timesteps=tuple(timesteps),
-        num_prompts=len(texts),
-        layers=layers,
+        first_call=window.start, timesteps=tuple(timesteps), num_prompts=0, layers=layers
     )
+
+
+def _text_layers(
+    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings, window: Window
+) -> list[dict[str, LayerStatistics]]:
+    """What the text encoders' linears see, batch by batch; nothing where no site is in them."""
+    starts = range(0, len(prompts), settings.batch_size)
+    linears = model.metered(settings.sites, ("text",))
+    if not linears:
+        return [{} for _ in starts]
+    layers = []
+    for start in starts:
+        # The prompts' own texts: the empty one of the other half tells nothing of a concept.
+        meter = _Meter(linears, model.device, num_calls=1, halves=1, skip=0)
+        with meter.attached(), torch.no_grad():
+            for prompt in prompts[start : start + settings.batch_size]:
+                model.encode_prompt(prompt.text)
+        seen = meter.layers(window.start)
+        layers.append(_at_every_call(seen, window.stop - window.start))
+    return layers
 
 
 def _at_every_call(
@@ -162,7 +169,13 @@ class _Meter:
     """Sums of squared, row-normalised inputs of linears, kept on the device until asked for."""
 
     def __init__(
-        self, linears: Mapping[str, Metered], *, num_calls: int, halves: int, skip: int
+        self,
+        linears: Mapping[str, Metered],
+        device: torch.device,
+        *,
+        num_calls: int,
+        halves: int,
+        skip: int,
     ) -> None:
         self.linears = linears
         self.halves = halves
@@ -173,7 +186,7 @@ class _Meter:
             name: torch.zeros(
                 (2, num_calls, metered.linear.in_features - metered.first_column),
                 dtype=torch.float64,
-                device=metered.linear.weight.device,
+                device=device,
             )
             for name, metered in linears.items()
         }

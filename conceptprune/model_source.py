@@ -1,16 +1,17 @@
-"""Where a model comes from: the shipped demo model, a local folder, or a pinned hub revision."""
+"""Where a model comes from: shipped, a local folder, an object store, or a pinned hub revision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import BuiltinModel, FolderModel, Manifest
+from conceptprune.manifest import BuiltinModel, FolderModel, Manifest, RemoteModel
 from conceptprune.manifest.model import ModelRef
 from conceptprune.studio import model_path
 
-HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
-HUB_NOT = ["*.fp16.*", "*.fp16-*", "*.non_ema.*"]
-"""What is fetched of a hub model, and what not: no pickled checkpoint, no variants."""
+PIPELINE_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model")
+LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model")
+HUB_NOT = ("*.fp16.*", "*.fp16-*", "*.non_ema.*")
+"""What is fetched of a hub model, and what not: no pickled checkpoint, no variants, no code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +22,35 @@ class ModelSource:
     """What masks and cards call it: "studio", a folder's name, or "org/name"."""
     builtin: bool = False
     local: str | None = None
+    uri: str | None = None
+    listing: str | None = None
+    """Digest of what there was at the URI when the job began; None does not look."""
     revision: str | None = None
+    files: tuple[str, ...] = PIPELINE_FILES
+    """Patterns of the files it consists of."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ModelSource":
-        """The source a manifest names."""
+        """The diffusion model a manifest names."""
         return source_of(manifest.model)
 
-    def folder(self) -> Path:
-        """The model's folder on this machine; a hub model is fetched once per machine.
+    def pinned(self) -> "ModelSource":
+        """The same, for workers that must find what is there now and nothing newer.
 
         Raises:
-            UserError: there is no such folder, or the hub cannot be reached.
+            UserError: what is at the URI cannot be listed.
+        """
+        if self.uri is None:
+            return self
+        from conceptprune.model_cache import listing_digest
+
+        return replace(self, listing=listing_digest(self.uri, self.files))
+
+    def folder(self) -> Path:
+        """The model's folder on this machine; a remote or hub model is fetched once per machine.
+
+        Raises:
+            UserError: there is no such folder, or the place or the hub cannot be reached.
         """
         if self.builtin:
             return model_path()
@@ -41,6 +59,10 @@ class ModelSource:
             if not folder.is_dir():
                 raise UserError(f"model: {folder} is not a folder on this machine")
             return folder
+        if self.uri is not None:
+            from conceptprune.model_cache import fetched
+
+            return fetched(self.uri, self.files, self.listing)
         # Imported here: only a hub model needs it, and it is slow to import.
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -50,8 +72,8 @@ class ModelSource:
                 snapshot_download(
                     self.label,
                     revision=self.revision,
-                    allow_patterns=HUB_FILES,
-                    ignore_patterns=HUB_NOT,
+                    allow_patterns=list(self.files),
+                    ignore_patterns=list(HUB_NOT),
                 )
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -60,10 +82,13 @@ class ModelSource:
             ) from error
 
 
-def source_of(model: ModelRef) -> ModelSource:
-    """The source that a `model:` section names."""
+def source_of(model: ModelRef, files: tuple[str, ...] = PIPELINE_FILES) -> ModelSource:
+    """The source that a `model:` section names; of a language model, with its own `files`."""
     if isinstance(model, BuiltinModel):
-        return ModelSource(label=model.builtin, builtin=True)
+        return ModelSource(label=model.builtin, builtin=True, files=files)
     if isinstance(model, FolderModel):
-        return ModelSource(label=Path(model.folder).name, local=model.folder)
-    return ModelSource(label=model.hub, revision=model.revision)
+        return ModelSource(label=Path(model.folder).name, local=model.folder, files=files)
+    if isinstance(model, RemoteModel):
+        name = model.uri.rstrip("/").rsplit("/", 1)[-1]
+        return ModelSource(label=name, uri=model.uri, files=files)
+    return ModelSource(label=model.hub, revision=model.revision, files=files)

@@ -8,6 +8,7 @@ from typing import Any
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.families.table import family_named
 from conceptprune.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.generator import GeneratorSettings, asks_generator
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.neurons import FORMAT as NEURONS_FORMAT
 from conceptprune.prompts import Prompt, PromptPair
@@ -15,8 +16,10 @@ from conceptprune.selectors import selection_settings
 from conceptprune.settings import CollectionSettings
 from conceptprune.versions import versions
 from conceptprune.work import (
+    AnyPromptsWork,
     CheckpointWork,
     FuseWork,
+    GeneratedPromptsWork,
     MaskWork,
     ModelSettings,
     PreviewWork,
@@ -38,6 +41,7 @@ class ConceptPlan:
     """The units that belong to one concept to be erased."""
 
     concept: Concept
+    pairs: tuple[PromptPair, ...]
     target: SideWork
     base: SideWork
     mask: MaskWork
@@ -116,21 +120,52 @@ class Plan:
         return {key: tuple(names) for key, names in by_key.items()}
 
 
-def prompts_units(manifest: Manifest) -> list[PromptsWork]:
-    """The units that make the prompts of all concepts, to erase and to retain."""
+def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsWork]:
+    """The units that make the prompts of all concepts, to erase and to retain.
+
+    `language_model` is the digest of the one that the manifest has write fillers, if any.
+    """
+    seed = manifest.collection.seed
     concepts = (*manifest.concepts, *manifest.retain)
+    generated: tuple[Concept, ...] = ()
+    generator = manifest.prompts.generator
+    units: list[AnyPromptsWork] = []
+    if generator is not None:
+        if language_model is None:
+            raise ValueError("the language model of prompts.generator has not been identified")
+        settings = GeneratorSettings.of(generator, language_model)
+        generated = tuple(concept for concept in concepts if asks_generator(concept))
+        concepts = tuple(concept for concept in concepts if not asks_generator(concept))
+        # A concept that is erased and retained is asked for once.
+        by_key = {
+            unit.key: unit
+            for unit in (
+                GeneratedPromptsWork(concept=concept, seed=seed, generator=settings)
+                for concept in generated
+            )
+        }
+        units += by_key.values()
     size = CONCEPTS_PER_PROMPTS_UNIT
-    return [
-        PromptsWork(concepts=concepts[first : first + size], seed=manifest.collection.seed)
+    units += [
+        PromptsWork(concepts=concepts[first : first + size], seed=seed)
         for first in range(0, len(concepts), size)
     ]
+    return units
 
 
 def run_id(manifest: Manifest, model: ModelSettings) -> str:
     """Identity of a run: what the manifest asks for and of which model, not how it is computed."""
-    without = {"compute", "model"} | ({"sweep"} if manifest.sweep is None else set())
+    without: dict[str, Any] = {"compute": True, "model": True}
+    if manifest.sweep is None:
+        without["sweep"] = True
+    asked_of: dict[str, Any] = {}
+    if manifest.prompts.generator is None:
+        without["prompts"] = True
+    else:
+        without["prompts"] = {"generator": {"model"}}
+        asked_of["language_model"] = model.language_model
     asked = manifest.model_dump(mode="json", exclude=without)
-    return digest_json({"manifest": asked, **model.key_parts})[:16]
+    return digest_json({"manifest": asked, **model.key_parts, **asked_of})[:16]
 
 
 def collection_settings(manifest: Manifest) -> CollectionSettings:
@@ -226,6 +261,7 @@ class _Planner:
             before, after = self.previews(concept, mask, preview)
         return ConceptPlan(
             concept=concept,
+            pairs=pairs,
             target=target,
             base=base,
             mask=mask,

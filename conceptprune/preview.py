@@ -49,8 +49,7 @@ def draw(
     `at_once` prompts of a batch go through the denoiser and the decoder together, all by default.
     """
     parts = []
-    for first in range(0, len(prompts), batch_size):
-        batch = prompts[first : first + batch_size]
+    for batch in model.batches(prompts, batch_size, guidance):
         parts.append(model.draw(batch, steps=steps, guidance=guidance, at_once=at_once))
     images: Images = torch.cat(parts).numpy()
     return images

@@ -1,6 +1,7 @@
 """What a worker does with each kind of unit: read what it needs, compute, write, commit."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from conceptprune.errors import NoEffectError
 from conceptprune.families.model import DiffusionModel
 from conceptprune.families.table import denoiser_of, family_named
 from conceptprune.fusion import Drives, fuse_masks
+from conceptprune.generator import GeneratorSettings, answers_table, write_fillers
+from conceptprune.language_model import LanguageModel
 from conceptprune.made import Made, commit_made
 from conceptprune.mask import LayerMask, PruningMask, widened
 from conceptprune.memory import BatchMemory
@@ -34,6 +37,7 @@ from conceptprune.weights import read_layers, weight_digest
 from conceptprune.work import (
     CheckpointWork,
     FuseWork,
+    GeneratedPromptsWork,
     MaskWork,
     ModelSettings,
     PreviewWork,
@@ -58,19 +62,18 @@ class Worker:
         self.settings = settings
         self._memory = BatchMemory(settings.batch_size)
         self._preview_memory: dict[int, BatchMemory] = {}
+        self._language_models: dict[tuple[str, str], LanguageModel] = {}
 
     @cached_property
     def denoiser(self) -> DiffusionModel:
         """The model, loaded on this worker's device."""
-        device = self.model.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return family_named(self.model.pipeline).load(
             self.model.source.folder(),
             dtype=self.dtype,
-            device=device,
+            device=self.device,
             scheduler=self.model.scheduler,
             resolution=self.model.resolution,
+            offload=self.model.offload,
         )
 
     @cached_property
@@ -79,6 +82,24 @@ class Worker:
         from conceptprune.studio.judge import Judge
 
         return Judge.load()
+
+    def language_model(self, settings: GeneratorSettings) -> LanguageModel:
+        """The language model that writes fillers, loaded once."""
+        key = (settings.identity, settings.dtype)
+        if key not in self._language_models:
+            self._language_models[key] = LanguageModel.load(
+                settings.source.folder(),
+                dtype=getattr(torch, settings.dtype),
+                device=self.device,
+            )
+        return self._language_models[key]
+
+    @property
+    def device(self) -> str:
+        """This worker's device."""
+        if self.model.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,6 +126,8 @@ class Worker:
         match work:
             case PromptsWork():
                 return self._prompts(work)
+            case GeneratedPromptsWork():
+                return self._generated_prompts(work)
             case WindowWork():
                 return self._window(work)
             case SideWork():
@@ -130,6 +153,32 @@ class Worker:
         kinds = {concept.name: concept.kind for concept in work.concepts}
         data = table_to_parquet(prompts_table(pairs, kinds))
         return Made(objects={"prompts": self._put("prompts", data, suffix="parquet")})
+
+    def _generated_prompts(self, work: GeneratedPromptsWork) -> Made:
+        settings = work.generator
+        model = self.language_model(settings)
+        written = write_fillers(
+            work.concept, settings, lambda question, seed: model.answer(question, seed, settings)
+        )
+        concept = work.concept.model_copy(update={"fillers": written.fillers})
+        pairs = {concept.name: prompt_pairs(concept, seed=work.seed)}
+        answers = answers_table(work.concept, settings, written)
+        return Made(
+            objects={
+                "prompts": self._put_table(
+                    "prompts", prompts_table(pairs, {concept.name: concept.kind})
+                ),
+                "answers": self._put_table("answers", answers),
+            },
+            facts={
+                "language_model": settings.source.label,
+                "language_model_revision": settings.source.revision,
+                "language_model_digest": settings.identity,
+                "question": written.question,
+                "asks": 1 + max(line.ask for line in written.lines),
+                "rejected": sum(line.rejected is not None for line in written.lines),
+            },
+        )
 
     def _window(self, work: WindowWork) -> Made:
         states = None
@@ -271,11 +320,8 @@ class Worker:
 
     def _preview(self, work: PreviewWork) -> Made:
         mask = None if work.mask is None else read_mask(self.store, work.mask)
-        if mask:
-            mask.apply(self.denoiser.pipe)
-            self.denoiser.forget_encodings()
         memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
-        try:
+        with self._masked(mask):
             images = memory.run(
                 lambda at_once: draw(
                     self.denoiser,
@@ -286,10 +332,6 @@ class Worker:
                     at_once=at_once,
                 )
             )
-        finally:
-            if mask:
-                mask.remove(self.denoiser.pipe)
-                self.denoiser.forget_encodings()
         judge = self.judge if work.judge else None
         table = preview_table(work.prompts, images, judge)
         if work.before:
@@ -297,6 +339,25 @@ class Worker:
         data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})
+
+    @contextmanager
+    def _masked(self, mask: PruningMask | None) -> Iterator[None]:
+        """The model with a mask applied, for the duration."""
+        if mask is None:
+            yield
+            return
+        model = self.denoiser
+        edits_encoders = mask.components != (mask.component,)
+        with model.text_encoders_kept() if edits_encoders else nullcontext():
+            mask.apply(model.pipe)
+            if edits_encoders:
+                model.forget_encodings()
+            try:
+                yield
+            finally:
+                mask.remove(model.pipe)
+                if edits_encoders:
+                    model.forget_encodings()
 
     def _check_effect(self, work: PreviewWork, after: pa.Table) -> None:
         """Raise a `NoEffectError` where every image is that of the model without the mask."""

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from conceptprune.digest import unit_key
+from conceptprune.generator import GeneratorSettings
 from conceptprune.manifest import Concept, SelectorName
 from conceptprune.model_source import ModelSource
 from conceptprune.prompts import Prompt
-from conceptprune.settings import BaseRule, CollectionSettings, Window
+from conceptprune.settings import BaseRule, CollectionSettings, Offload, Window
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
 
-WARM_KINDS = ("window", "preview", "images", "scores", "set-scores", "attack")
-"""Kinds of units that run a network, the denoiser or a scorer's."""
+WARM_KINDS = (
+    "generated-prompts",
+    "window",
+    "preview",
+    "images",
+    "scores",
+    "set-scores",
+    "attack",
+)
+"""Kinds of units that run a network: the denoiser, a scorer's, or the language model's."""
 
 
 class Unit(Protocol):
@@ -62,13 +71,18 @@ class ModelSettings:
     """The diffusers pipeline class, which decides the family."""
     dtype: Literal["float16", "bfloat16", "float32"]
     device: Literal["auto", "cpu", "cuda"]
+    offload: Offload = "none"
+    """What leaves the device when it is not at work; changes no result."""
     scheduler: str | None = None
     resolution: int | None = None
     """Side of the images in pixels; None is the model's own."""
+    language_model: str | None = None
+    """Digest of the language model that writes fillers; None where none does. It decides the
+    prompts, and is no part of what the denoiser computes with them."""
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """What of it decides results; the device and the folder do not."""
+        """What of it decides results; device, offloading and folder do not."""
         size = {} if self.resolution is None else {"resolution": self.resolution}
         return {"model": self.identity, "dtype": self.dtype, "scheduler": self.scheduler, **size}
 
@@ -87,6 +101,33 @@ class PromptsWork:
         """Identity: the concepts as validated, and the collection seed."""
         concepts = [concept.model_dump(mode="json") for concept in self.concepts]
         return unit_key({"kind": self.kind, "concepts": concepts, "seed": self.seed})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedPromptsWork:
+    """Have a language model write one concept's fillers, and make its prompt pairs of them."""
+
+    concept: Concept
+    seed: int
+    generator: GeneratorSettings
+    needs: tuple[Need, ...] = ()
+    kind: Literal["generated-prompts"] = "generated-prompts"
+
+    @property
+    def key(self) -> str:
+        """Identity: the concept as validated, the collection seed, and all the answers hang on."""
+        return unit_key(
+            {
+                "kind": self.kind,
+                "concept": self.concept.model_dump(mode="json"),
+                "seed": self.seed,
+                "question": self.generator.question(self.concept),
+                **{f"generator.{name}": v for name, v in self.generator.key_parts.items()},
+            }
+        )
+
+
+AnyPromptsWork = PromptsWork | GeneratedPromptsWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +307,7 @@ class PreviewWork:
 
 Work = (
     PromptsWork
+    | GeneratedPromptsWork
     | WindowWork
     | SideWork
     | MaskWork
@@ -278,7 +320,7 @@ Work = (
 
 
 def needs_denoiser(work: Unit) -> bool:
-    """Whether a unit runs the denoiser or a scorer, and so belongs on a worker that keeps it."""
+    """Whether a unit belongs on a worker that keeps a network loaded: the denoiser, as a rule."""
     return work.kind in WARM_KINDS
 
 

@@ -162,7 +162,7 @@ def base_model(suite: Suite) -> Drawn:
         UserError: it is not there, or its scheduler does not fit.
     """
     drawing = suite.drawing
-    source = source_of(suite.model)
+    source = source_of(suite.model).pinned()
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(drawing.scheduler)

@@ -228,7 +228,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
     """The plan of a recorded run for some of its concepts, with a fusion of these."""
     manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
     pairs: dict[str, tuple[PromptPair, ...]] = {}
-    for unit in prompts_units(manifest):
+    for unit in prompts_units(manifest, record.language_model):
         commit = store.get(unit.kind, unit.key)
         pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
     collection = manifest.collection
@@ -240,6 +240,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
         device=collection.device,
         scheduler=collection.scheduler,
         resolution=collection.resolution,
+        language_model=record.language_model,
     )
     chosen = tuple(concept for concept in manifest.concepts if concept.name in concepts)
     asked = manifest.model_copy(update={"concepts": chosen, "outputs": Outputs(fuse=fuse)})

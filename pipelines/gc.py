@@ -182,7 +182,7 @@ def _prompts(store: Store, run: str) -> Iterator[Need]:
             f"{store.uri}: run {run} was recorded by another version of conceptprune, so what it "
             "refers to is not known: use that version, or --forget the run"
         ) from error
-    for unit in prompts_units(manifest):
+    for unit in prompts_units(manifest, record.language_model):
         yield unit.kind, unit.key
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from conceptprune.plan import Plan, collection_settings, prompts_units, run_id
+from conceptprune.plan import Plan, collection_settings, run_id
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.store import LostWorkError, Store, parquet_to_table
@@ -79,6 +79,7 @@ def run_job(
             manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
             model_label=prepared.model.source.label,
             model_identity=prepared.model.identity,
+            language_model=prepared.model.language_model,
             pipeline=prepared.model.pipeline,
             denoiser_weights=prepared.denoiser_weights,
             started=started,
@@ -100,7 +101,7 @@ def _run_plan(
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple[PromptPair, ...]]:
-    units = prompts_units(prepared.manifest)
+    units = prepared.prompts_units()
     known: Mapping[str, Unit] = {unit.key: unit for unit in units}
     committed = committed_in(store)
     todo = [unit for unit in units if not committed(unit.kind, unit.key)]
@@ -114,7 +115,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
         if todo:
             run(todo, known, on_result, lambda _: None, lambda _: 0)
         if errors:
-            raise PromptsFailedError(f"prompts could not be made: {errors[0]}")
+            raise PromptsFailedError("\n".join(f"prompts could not be made: {e}" for e in errors))
         pairs: dict[str, tuple[PromptPair, ...]] = {}
         todo = []
         for unit in units:

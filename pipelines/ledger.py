@@ -219,6 +219,8 @@ class RunRecord:
     """The model's diffusers pipeline class."""
     denoiser_weights: int
     started: float
+    language_model: str | None = None
+    """Digest of the language model that wrote fillers, if one did."""
 
     def write(self, store: Store) -> None:
         """Write or replace the record."""
@@ -231,6 +233,7 @@ class RunRecord:
                 "identity": self.model_identity,
                 "pipeline": self.pipeline,
             },
+            "language_model": self.language_model,
             "denoiser_weights": self.denoiser_weights,
             "started": self.started,
         }
@@ -256,4 +259,5 @@ class RunRecord:
             pipeline=content["model"].get("pipeline", "StableDiffusionPipeline"),
             denoiser_weights=content["denoiser_weights"],
             started=content["started"],
+            language_model=content.get("language_model"),
         )

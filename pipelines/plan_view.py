@@ -13,18 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from conceptprune.families.table import family_named
-from conceptprune.plan import ConceptPlan, Plan, prompts_units
+from conceptprune.plan import ConceptPlan, Plan
 from conceptprune.store import Store
-from conceptprune.work import (
-    PromptsWork,
-    SideWork,
-    Work,
-)
+from conceptprune.work import GeneratedPromptsWork, PromptsWork, SideWork, Work
 from pipelines.graph import Committed, committed_in, units_to_do
 from pipelines.preparation import Prepared, plan_here, prepare
 from pipelines.sizes import Sizes
 
-KINDS = ("prompts", "window", "statistics", "mask", "checkpoint", "preview")
+KINDS = (
+    "prompts",
+    "generated-prompts",
+    "window",
+    "statistics",
+    "mask",
+    "checkpoint",
+    "preview",
+)
 SHOWN_CONCEPTS = 8
 TIMED_CALLS = 3
 
@@ -36,10 +40,22 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
         UserError: the manifest is wrong, or the model is not there.
     """
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
-    units: list[Work] = [*prompts_units(prepared.manifest), *plan.units()]
-    todo = None if store is None else _left(units, plan, committed_in(Store(store)))
+    opened = None if store is None else Store(store)
+    plan = plan_here(prepared, opened)
+    units: list[Work] = [*prepared.prompts_units(), *plan.units()]
+    todo = None if opened is None else _left(units, plan, committed_in(opened))
     _print_heading(prepared, plan, console)
+    unwritten = [
+        unit
+        for unit in units
+        if isinstance(unit, GeneratedPromptsWork) and (todo is None or unit.key in todo)
+    ]
+    if unwritten:
+        _say(
+            console,
+            f"fillers   {unwritten[0].generator.source.label} is yet to write those of "
+            f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
+        )
     console.print(_sides_table(plan), "")
     console.print(_units_table(plan, units, todo, Sizes.of(prepared)), "")
     if todo is not None:
@@ -52,7 +68,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
 
 def _left(units: Iterable[Work], plan: Plan, committed: Committed) -> set[str]:
     """Keys of the units a job would run against a store, as the job itself decides it."""
-    prompts = (unit for unit in units if isinstance(unit, PromptsWork))
+    prompts = (unit for unit in units if isinstance(unit, PromptsWork | GeneratedPromptsWork))
     left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
     return left | {unit.key for unit in units_to_do(plan, committed)}
 
@@ -157,6 +173,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
             device=device,
             scheduler=prepared.model.scheduler,
             resolution=prepared.model.resolution,
+            offload=prepared.model.offload,
         )
         seconds = []
         for _ in range(1 + TIMED_CALLS):

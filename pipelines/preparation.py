@@ -9,13 +9,16 @@ from safetensors import safe_open
 
 from conceptprune.errors import UserError
 from conceptprune.families.table import check_sites, denoiser_of, family_named, identity, read_index
+from conceptprune.generator import placeholders
+from conceptprune.language_model import language_model_identity
 from conceptprune.manifest import Manifest, Outputs, load_manifest
-from conceptprune.model_source import ModelSource
+from conceptprune.model_source import LANGUAGE_MODEL_FILES, ModelSource, source_of
 from conceptprune.plan import Plan, build_plan, collection_settings, prompts_units
-from conceptprune.prompt_table import Pairs
-from conceptprune.prompts import prompt_pairs
+from conceptprune.prompt_table import Pairs, pairs_from_table
+from conceptprune.prompts import PromptPair, prompt_pairs
+from conceptprune.store import Store, parquet_to_table
 from conceptprune.weights import checkpoint_files
-from conceptprune.work import ModelSettings
+from conceptprune.work import AnyPromptsWork, GeneratedPromptsWork, ModelSettings, PromptsWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,10 @@ class Prepared:
     model: ModelSettings
     denoiser_weights: int
     """Weights of the whole denoiser, pruned or not."""
+
+    def prompts_units(self) -> list[AnyPromptsWork]:
+        """The units that make the prompts."""
+        return prompts_units(self.manifest, self.model.language_model)
 
     def plan(self, pairs: Pairs) -> Plan:
         """The plan of the run with these prompts."""
@@ -48,7 +55,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         )
     unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
     manifest = manifest.model_copy(update=unasked)
-    source = ModelSource.of(manifest)
+    source = ModelSource.of(manifest).pinned()
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)
@@ -62,8 +69,10 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         pipeline=pipeline,
         dtype=manifest.collection.dtype,
         device=manifest.collection.device,
+        offload=manifest.compute.offload,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,
+        language_model=_language_model(manifest),
     )
     return Prepared(
         manifest=manifest,
@@ -72,14 +81,46 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     )
 
 
-def plan_here(prepared: Prepared) -> Plan:
-    """The plan, with its prompts made in this process: nothing is stored."""
-    pairs = {
-        concept.name: prompt_pairs(concept, seed=unit.seed)
-        for unit in prompts_units(prepared.manifest)
-        for concept in unit.concepts
-    }
+def plan_here(prepared: Prepared, store: Store | None = None) -> Plan:
+    """The plan, with its prompts made in this process: nothing is stored.
+
+    Prompts that a language model writes are read from the `store`; those that are not there yet
+    have stand-ins, as many as there will be: the plan's size is right then, its keys are not.
+    """
+    pairs: dict[str, tuple[PromptPair, ...]] = {}
+    for unit in prepared.prompts_units():
+        match unit:
+            case PromptsWork():
+                for concept in unit.concepts:
+                    pairs[concept.name] = prompt_pairs(concept, seed=unit.seed)
+            case GeneratedPromptsWork():
+                pairs |= _stored_pairs(unit, store) or _stand_ins(unit)
     return prepared.plan(pairs)
+
+
+def _stored_pairs(unit: GeneratedPromptsWork, store: Store | None) -> Pairs | None:
+    commit = store.find(unit.kind, unit.key) if store else None
+    if store is None or commit is None:
+        return None
+    return pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+
+
+def _stand_ins(unit: GeneratedPromptsWork) -> Pairs:
+    # With the concept's name, since no two concepts are expected to share generated bases.
+    words = tuple(f"{word} of {unit.concept.name}" for word in placeholders(unit.generator))
+    concept = unit.concept.model_copy(update={"fillers": words})
+    return {concept.name: prompt_pairs(concept, seed=unit.seed)}
+
+
+def _language_model(manifest: Manifest) -> str | None:
+    generator = manifest.prompts.generator
+    if generator is None:
+        return None
+    folder = source_of(generator.model, LANGUAGE_MODEL_FILES).folder()
+    try:
+        return language_model_identity(folder)
+    except UserError as error:
+        raise UserError(f"prompts.generator.model: {error}") from error
 
 
 def _count_weights(component_folder: Path) -> int:

@@ -20,6 +20,7 @@ from conceptprune.weights import checkpoint_files
 from conceptprune.work import (
     CheckpointWork,
     FuseWork,
+    GeneratedPromptsWork,
     MaskWork,
     PreviewWork,
     PromptsWork,
@@ -101,6 +102,9 @@ class Sizes:
         match unit:
             case PromptsWork():
                 return _prompts_bytes(unit)
+            case GeneratedPromptsWork(generator=generator):
+                rows = 2 * TABLE_BYTES + 2 * TABLE_ROW_BYTES * generator.per_concept
+                return rows + len(unit.generator.question(unit.concept).encode())
             case WindowWork(window=window):
                 partial = self._statistics(window.stop - window.start)
                 return partial if unit.last else partial + self._state(len(unit.prompts))

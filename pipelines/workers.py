@@ -1,5 +1,6 @@
 """The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -49,6 +50,8 @@ class WorkerSpec:
 
     def build(self) -> UnitRunner:
         """A worker in this process, that claims what it does."""
+        # A worker loads models more than once, and nobody watches its bars.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         # Imported here: the driver, which only plans and hands out, needs none of it.
         import torch
 

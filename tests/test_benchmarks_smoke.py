@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, overhead, page, results, resume, scale, selection, speed
+from benchmarks import (
+    families,
+    loading,
+    memory,
+    overhead,
+    page,
+    results,
+    resume,
+    scale,
+    selection,
+    speed,
+)
 from benchmarks.erasure.baselines import RESULTS
 from benchmarks.erasure.baselines_table import PAGE
 from benchmarks.erasure.baselines_table import page as baselines_page
@@ -19,13 +30,18 @@ from benchmarks.results import Measurement
     [
         speed.run_minimal,
         overhead.run_minimal,
+        families.run_minimal,
+        loading.run_minimal,
         selection.run_minimal,
         memory.run_minimal,
         scale.run_minimal,
         resume.run_minimal,
         page.run_minimal,
     ],
-    ids=["speed", "overhead", "selection", "memory", "scale", "resume", "page"],
+    ids=[
+        *("speed", "overhead", "families", "loading", "selection", "memory", "scale", "resume"),
+        "page",
+    ],
 )
 def test_every_case_runs(run: Callable[[], list[Measurement]]) -> None:
     measurements = run()

@@ -9,7 +9,8 @@ Shapes: H guidance halves, B prompts a batch, N = H * B samples of one denoiser 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
+from conceptprune.families.offload import Residency, is_text_encoder
 from conceptprune.prompts import Prompt
+from conceptprune.settings import Offload
 from conceptprune.sites import SITES, Sees, Site, find_sites, join_layer, site_linears
 from conceptprune.trajectory import Trajectory
 
@@ -68,6 +71,8 @@ class DiffusionModel(ABC):
     """A trajectory can be cut into windows of calls."""
     not_needed: ClassVar[tuple[str, ...]] = NOT_NEEDED
     """Components that are not loaded."""
+    encodes_by_itself: ClassVar[bool] = False
+    """The pipeline encodes prompts while it denoises: its text encoders are never freed."""
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
         """The same modules as `pipe` (nothing is copied).
@@ -82,6 +87,7 @@ class DiffusionModel(ABC):
             resolution // pipe.vae_scale_factor if resolution else self.default_side(self.config)
         )
         self._encoded: dict[str, Conditions] = {}
+        self._residency: Residency | None = None
         for module in pipe.components.values():
             if isinstance(module, nn.Module):
                 module.eval()
@@ -100,8 +106,11 @@ class DiffusionModel(ABC):
         device: torch.device | str = "cpu",
         scheduler: str | None = None,
         resolution: int | None = None,
+        offload: Offload = "none",
     ) -> Self:
         """Load a `from_pretrained` folder; `scheduler` names another diffusers scheduler class.
+
+        What of it is on the device, and when, is up to `offload`; see there.
 
         Raises:
             UserError: a component is missing or is not in safetensors files, or the scheduler is
@@ -128,7 +137,19 @@ class DiffusionModel(ABC):
         if scheduler is not None:
             new = getattr(diffusers, scheduler).from_pretrained(folder / "scheduler")
             pipe.register_modules(scheduler=new)
-        return cls(pipe.to(device), resolution=resolution)
+        model = cls(pipe, resolution=resolution)
+        if cls.encodes_by_itself and offload != "sequential":
+            offload = "none"
+        model._residency = Residency(
+            pipe=pipe,
+            component=model.component,
+            folder=folder,
+            dtype=dtype,
+            device=torch.device(device),
+            offload=offload,
+        )
+        model._residency.place()
+        return model
 
     @classmethod
     def check_scheduler(cls, name: str | None) -> None:
@@ -162,17 +183,30 @@ class DiffusionModel(ABC):
         return channels
 
     def text_encoders(self) -> dict[str, nn.Module]:
-        """The pipeline's text encoders, by the name the pipeline gives them."""
+        """The pipeline's text encoders, by the name the pipeline gives them; loaded if need be."""
+        if self._residency:
+            self._residency.bring_encoders()
         return {
             name: module
             for name, module in self.pipe.components.items()
-            if name.startswith("text_encoder") and module is not None
+            if is_text_encoder(name) and module is not None
         }
+
+    @contextmanager
+    def text_encoders_kept(self) -> Iterator[None]:
+        """For changes to their weights: the text encoders are loaded, and not freed meanwhile."""
+        if self._residency is None:
+            yield
+            return
+        with self._residency.keeping_encoders():
+            yield
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser's weights are."""
-        return next(self.denoiser.parameters()).device
+        """Where the denoiser computes; its weights may be elsewhere meanwhile."""
+        return (
+            self._residency.device if self._residency else next(self.denoiser.parameters()).device
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -197,14 +231,18 @@ class DiffusionModel(ABC):
         """What the linears of sites that see the prompt alone take: [N, tokens, dim]."""
         return conditions["encoder_hidden_states"]
 
-    def metered(self, names: Iterable[str]) -> dict[str, Metered]:
-        """The linears of the sites named, by layer.
+    def metered(
+        self, names: Iterable[str], sees: Sequence[Sees] = ("latents", "prompt", "text")
+    ) -> dict[str, Metered]:
+        """The linears of those of the sites named that see one of `sees`, by layer.
 
         Raises:
             UserError: an unknown site, or one that has no linear here or something else.
         """
         found = {}
         for site in find_sites(self.sites, names, type(self.pipe).__name__):
+            if site.sees not in sees:
+                continue
             components = self.text_encoders() if site.sees == "text" else self._denoiser_by_name()
             for component, module in components.items():
                 for name, linear in site_linears(module, site).items():
@@ -232,6 +270,8 @@ class DiffusionModel(ABC):
     def encode_all(self, texts: Iterable[str]) -> list[Conditions]:
         """Conditions of several prompts; those met last are kept for later."""
         texts = list(texts)
+        if self._residency and not self._encoded.keys() >= set(texts):
+            self._residency.bring_encoders()
         for text in texts:
             # Met again: put at the end, where what was used last is.
             known = self._encoded.pop(text, None)
@@ -242,6 +282,21 @@ class DiffusionModel(ABC):
         for text in list(self._encoded)[:-KEPT_ENCODINGS]:
             del self._encoded[text]
         return encoded
+
+    def batches(
+        self, prompts: Sequence[Prompt], size: int, guidance: float
+    ) -> Iterator[Sequence[Prompt]]:
+        """Prompts in batches; their texts are encoded for many batches at once, ahead of them.
+
+        So the text encoders, which are freed before each batch starts, are loaded seldom.
+        """
+        ahead = max(1, KEPT_ENCODINGS // 2 // size) * size
+        for first in range(0, len(prompts), size):
+            if first % ahead == 0:
+                self.encode_all(prompt.text for prompt in prompts[first : first + ahead])
+                if self.halves(guidance) == 2:
+                    self.encode_unconditional()
+            yield prompts[first : first + size]
 
     def forget_encodings(self) -> None:
         """Encode prompts anew from now on, because a text encoder's weights have changed."""
@@ -279,6 +334,8 @@ class DiffusionModel(ABC):
         rows = [list(encoded)]
         if halves == 2:
             rows.insert(0, [self.encode_unconditional()] * len(encoded))
+        if self._residency:
+            self._residency.begin_denoising()
         conditions = {
             name: torch.stack([torch.cat([one[name] for one in row]) for row in rows])
             for name in encoded[0]

@@ -47,6 +47,7 @@ class OtherPipeline(DiffusionModel):
     sites = {}  # noqa: RUF012
     resumable = False
     not_needed = ()
+    encodes_by_itself = True
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
         """See `DiffusionModel`.

@@ -2,8 +2,9 @@
 
 from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, PromptTexts
 from conceptprune.manifest.fields import concept_key
+from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
-from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
+from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel, RemoteModel
 from conceptprune.manifest.schema import (
     Collection,
     Compute,
@@ -27,6 +28,7 @@ __all__ = [
     "FolderModel",
     "Fuse",
     "FuseName",
+    "Generator",
     "HubModel",
     "Kind",
     "Manifest",
@@ -34,6 +36,7 @@ __all__ = [
     "Preview",
     "PromptTexts",
     "Pruning",
+    "RemoteModel",
     "SelectorName",
     "Sweep",
     "concept_key",

@@ -1,4 +1,4 @@
-"""Which model a manifest is about: the one shipped, a local folder, or a pinned hub revision."""
+"""How a manifest names a model: shipped, in a folder, at a URI, or a pinned revision on the hub."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,26 +56,49 @@ class HubModel(Section):
     ]
 
 
-_MODEL_KEYS = ("builtin", "folder", "hub")
-_ONE_MODEL = "exactly one of builtin, folder, hub (with revision)"
+class RemoteModel(Section):
+    """A `from_pretrained` folder in an object store; each node fetches it once."""
+
+    uri: Annotated[
+        str,
+        Strict(),
+        Field(
+            pattern=r"^[a-z][a-z0-9+]*://[^@?#\s]+$",
+            description="a URI such as s3://bucket/models/name, without credentials in it",
+        ),
+    ]
 
 
-def _model_tag(value: Any) -> str | None:
-    if isinstance(value, dict):
-        given = [key for key in _MODEL_KEYS if key in value]
-    else:
-        given = [key for key in _MODEL_KEYS if hasattr(value, key)]
-    return f"<{given[0]}>" if len(given) == 1 else None
+def _one_of(*keys: str) -> Discriminator:
+    """Chooses among sections by the one of `keys` that is given."""
+    allowed = f"exactly one of {', '.join(keys)} (with revision)"
+    context: dict[str, Any] = {"problems": (((), allowed),)}
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, dict):
+            given = [key for key in keys if key in value]
+        else:
+            given = [key for key in keys if hasattr(value, key)]
+        return f"<{given[0]}>" if len(given) == 1 else None
+
+    return Discriminator(
+        tag,
+        custom_error_type="manifest",
+        custom_error_message=allowed,
+        custom_error_context=context,
+    )
 
 
 ModelRef = Annotated[
     Annotated[BuiltinModel, Tag("<builtin>")]
     | Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[RemoteModel, Tag("<uri>")]
     | Annotated[HubModel, Tag("<hub>")],
-    Discriminator(
-        _model_tag,
-        custom_error_type="manifest",
-        custom_error_message=_ONE_MODEL,
-        custom_error_context={"problems": (((), _ONE_MODEL),)},
-    ),
+    _one_of("builtin", "folder", "uri", "hub"),
+]
+LanguageModelRef = Annotated[
+    Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[RemoteModel, Tag("<uri>")]
+    | Annotated[HubModel, Tag("<hub>")],
+    _one_of("folder", "uri", "hub"),
 ]

@@ -35,7 +35,9 @@ from conceptprune.manifest.fields import (
     refusal_here,
     refuse_duplicates,
 )
+from conceptprune.manifest.generator import Prompts
 from conceptprune.manifest.model import ModelRef
+from conceptprune.settings import Offload
 from conceptprune.sites import PATTERN_PREFIX, SITES
 
 Scheduler = Literal[
@@ -279,6 +281,8 @@ class Compute(Section):
     gpus_per_actor: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 0.0
     threads_per_actor: Annotated[Positive, Field(description="a whole number of at least 1")] = 1
     max_attempts: Annotated[Positive, Field(description="a whole number of at least 1")] = 3
+    offload: Offload = "encoders"
+    """What of the model leaves an actor's device when it is not at work (see `settings`)."""
     claim_seconds: Annotated[Float, Field(ge=1, description="a number of at least 1")] = 30.0
     """A worker that dies holds up other jobs on the same store for so long, at most."""
 
@@ -293,7 +297,8 @@ class Manifest(Section):
 
     version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
     model: Annotated[
-        ModelRef, Field(description="a section with one of builtin, folder, hub (with revision)")
+        ModelRef,
+        Field(description="a section with one of builtin, folder, uri, hub with revision"),
     ]
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()
@@ -304,6 +309,7 @@ class Manifest(Section):
     retain: Annotated[
         tuple[Concept, ...], Field(description="a list of concepts, {name, kind, ...}")
     ] = ()
+    prompts: Prompts = Prompts()
     collection: Collection = Collection()
     pruning: Annotated[Pruning, Field(validate_default=True)] = Pruning()
     sweep: Annotated[Sweep | None, Field(description="a section with lists of settings")] = None

@@ -14,7 +14,6 @@ from conceptprune.manifest import Manifest
 from conceptprune.mask import PruningMask
 from conceptprune.model_source import ModelSource
 from conceptprune.plan import ConceptPlan, Plan
-from conceptprune.prompts import prompt_pairs
 from conceptprune.selectors import Evidence, stronger_neurons
 from conceptprune.statistics import Statistics
 from conceptprune.store import Store, parquet_to_table
@@ -90,7 +89,7 @@ def _manifest(record: RunRecord) -> Manifest:
         ) from error
 
 
-def _plan(record: RunRecord, manifest: Manifest) -> Plan:
+def _plan(store: Store, record: RunRecord, manifest: Manifest) -> Plan:
     """The run's plan, for prompts and statistics: mask keys depend on library versions too."""
     model = ModelSettings(
         source=ModelSource(label=record.model_label),
@@ -100,10 +99,10 @@ def _plan(record: RunRecord, manifest: Manifest) -> Plan:
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,
+        language_model=record.language_model,
     )
-    return plan_here(
-        Prepared(manifest=manifest, model=model, denoiser_weights=record.denoiser_weights)
-    )
+    prepared = Prepared(manifest=manifest, model=model, denoiser_weights=record.denoiser_weights)
+    return plan_here(prepared, store)
 
 
 class _Reader:
@@ -122,7 +121,7 @@ class _Reader:
             for name in row["concepts"]:
                 self.rows_of[name].append(row)
         self.manifest = _manifest(record)
-        self.plan = _plan(record, self.manifest)
+        self.plan = _plan(store, record, self.manifest)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
 
@@ -197,11 +196,7 @@ class _Reader:
         previews = [row for row in rows if row["kind"] == "preview"]
         keys_before = [row["key"] for row in previews if row["mask"] is None]
         keys_after = [row["key"] for row in previews if row["mask"] == mask_key]
-        pairs = [
-            pair
-            for plan in plans
-            for pair in prompt_pairs(plan.concept, seed=self.manifest.collection.seed)
-        ]
+        pairs = [pair for plan in plans for pair in plan.pairs]
         return pair_shots(
             [image for key in keys_before for image in self.preview_rows(key)],
             [image for key in keys_after for image in self.preview_rows(key)],

@@ -1,5 +1,6 @@
 """The whole job on a real local Ray cluster: equal bytes however it runs, and honest exit codes."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,23 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from rich.console import Console
 
-from conceptprune.plan import collection_settings, prompts_units
+from conceptprune.plan import collection_settings
 from conceptprune.stages import Worker
 from conceptprune.store import Store
 from pipelines.cli import main
+from pipelines.gc import collect_garbage
+from pipelines.job import _prompts, _runner
 from pipelines.ledger import read_ledger
 from pipelines.preparation import plan_here, prepare
+from pipelines.report.data import read_report
+from tests.generator.tiny_language_model import (
+    CONCEPT,
+    MANIFEST_SETTINGS,
+    WORDS,
+    save_language_model,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,14 +68,22 @@ def manifest(tmp_path: Path, tiny_folder: Path) -> Any:
 
 
 def erase(manifest: Path, store: Path | str) -> int:
+    return exit_code("erase", manifest, store)
+
+
+def exit_code(command: str, manifest: Path, store: Path | str) -> int:
     with pytest.raises(SystemExit) as stop:
-        main(["erase", str(manifest), "--store", str(store)])
+        main([command, str(manifest), "--store", str(store)])
     assert isinstance(stop.value.code, int)
     return stop.value.code
 
 
 def masks(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store / "objects" / "mask").rglob("*.*")}
+    return objects(store, "mask")
+
+
+def objects(store: Path, kind: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "objects" / kind).rglob("*.*")}
 
 
 def ledger(store: Path) -> list[dict[str, Any]]:
@@ -82,7 +101,9 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Any:
         prepared = prepare(manifest)
         settings = collection_settings(prepared.manifest)
         worker = Worker(Store(str(folder)), prepared.model, settings)
-        for unit in (*prompts_units(prepared.manifest), *plan_here(prepared).units()):
+        for unit in reversed(prepared.prompts_units()):
+            worker.run(unit)
+        for unit in plan_here(prepared, worker.store).units():
             worker.run(unit)
         return masks(folder)
 
@@ -102,6 +123,66 @@ def test_masks_are_the_same_bytes_with_any_actors_and_windows(
     found = masks(tmp_path / "store")
     assert len(found) == 3
     assert found == here(manifest(outputs={"fuse": "union"}))
+
+
+@pytest.fixture(scope="module")
+def language_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_language_model(tmp_path_factory.mktemp("language-model") / "lists")
+
+
+def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
+    manifest: Any,
+    language_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    generator = {"model": {"folder": str(language_model_folder)}, **MANIFEST_SETTINGS}
+    sections: dict[str, Any] = {
+        "concepts": [{"name": name, "kind": "object"} for name in ("Vorla", "Brint", "Kesto")],
+        "prompts": {"generator": {**generator, "per_concept": 2}},
+        "collection": {"tau": 1},
+    }
+    stores = {actors: tmp_path / f"store{actors}" for actors in (1, 2)}
+    for actors, store in stores.items():
+        path = manifest(**sections, compute={"actors": actors})
+        prepared = prepare(path)
+        with _runner(prepared, str(store), "job", "plain") as run:
+            _prompts(prepared, Store(str(store)), run)
+    one, two = stores.values()
+    written = objects(two, "prompts") | objects(two, "answers")
+    assert len(written) == 6
+    assert written == objects(one, "prompts") | objects(one, "answers")
+
+    # The rest in this process: job, plan, gc and report go by the prompts that were written.
+    plan = plan_here(prepared, Store(str(two)))
+    bases = {pair.base.text for concept in plan.concepts for pair in concept.pairs}
+    assert bases <= {f"a {word}" for word in (*WORDS, CONCEPT)}
+    worker = Worker(Store(str(two)), prepared.model, plan.settings)
+    for unit in plan.units():
+        worker.run(unit)
+    assert (
+        erase(path, two) == exit_code("plan", path, two) == exit_code("plan", path, tmp_path) == 0
+    )
+    collect_garbage(str(two), Console(), now=time.time() + 1e6)
+    out = capsys.readouterr().out
+    assert out.count("nothing to compute") == 2
+    assert "lists is yet to write those of 3 concepts" in out
+    assert "could be removed: 0 files" in out
+    assert len(read_report(str(two), None).concepts) == 3
+
+
+def test_a_concept_with_too_few_fillers_is_named(
+    manifest: Any, language_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = {"model": {"folder": str(language_model_folder)}, **MANIFEST_SETTINGS}
+    path = manifest(
+        concepts=[{"name": "cat", "kind": "object"}],
+        prompts={"generator": {**generator, "per_concept": 200, "max_asks": 2}},
+    )
+    assert erase(path, tmp_path / "store") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert 'concept "cat": lists gave only' in out
+    assert "of 200 fillers in 2 answers; rejected lines: " in out
 
 
 def test_a_second_run_computes_nothing_and_says_so(
