@@ -43,7 +43,6 @@ UCE_CANDIDATES = (
     UCE_PUBLISHED,
     TextEdit(settings=OLD, guide=" "),
     TextEdit(settings=replace(OLD, lamb=5.0), guide=" "),
-    TextEdit(settings=replace(OLD, lamb=50.0), guide=" "),
     TextEdit(settings=UceSettings(), guide="photo"),
     TextEdit(settings=OLD, guide="photo"),
     TextEdit(settings=replace(OLD, preserve_scale=1.0), guide="photo"),
@@ -58,8 +57,6 @@ UCE_CANDIDATES = (
 RECE_CANDIDATES = (
     RECE_PUBLISHED,
     TextEdit(settings=ReceSettings(epochs=1), guide=" "),
-    TextEdit(settings=ReceSettings(epochs=3), guide=" "),
-    TextEdit(settings=ReceSettings(epochs=1, regularisation=0.1), guide=" "),
     TextEdit(settings=ReceSettings(epochs=1), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=3), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=1, regularisation=0.1), guide="photo"),
