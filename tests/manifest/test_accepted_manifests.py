@@ -82,6 +82,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "threads_per_actor": 1,
         "max_attempts": 3,
         "claim_seconds": 30.0,
+        "offload": "encoders",
     }
 
 
