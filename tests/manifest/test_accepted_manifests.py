@@ -83,7 +83,6 @@ def test_the_defaults_are_the_published_settings() -> None:
         "max_attempts": 3,
         "offload": "encoders",
         "claim_seconds": 30.0,
-        "offload": "encoders",
     }
 
 
