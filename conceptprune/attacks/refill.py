@@ -148,7 +148,7 @@ def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
     before = {name: weights[name].double().cpu() for name in filled}
     pictures = np.zeros(len(scene.asked), np.int64)
     success = np.zeros(len(scene.asked), np.bool_)
-    for gain in settings.gains:
+    for gain in settings.gains if filled else (1.0,):
         moved = {name: before[name] + gain * (filled[name] - before[name]) for name in filled}
         left = np.flatnonzero(~success)
         if len(left):
