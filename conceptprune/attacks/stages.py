@@ -11,13 +11,13 @@ from conceptprune.attacks.table import ATTACKS
 from conceptprune.attacks.work import AttackSummaryWork, AttackWork
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.checkpoint import applied
-from conceptprune.evaluation.scorers.base import Image
 from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.work import ImagesWork
 from conceptprune.made import Made, commit_made
 from conceptprune.outcome import Done, Held, run_claimed
+from conceptprune.pictures import Image
 from conceptprune.preview import Images
 from conceptprune.store import Commit
 from conceptprune.store.claims import Claims
