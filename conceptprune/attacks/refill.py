@@ -51,12 +51,15 @@ def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
 def refilled(
     weights: Weights, places: Mapping[str, Entries], fill: Fill, settings: Refill
 ) -> dict[str, Tensor]:
-    """The weights with places filled, in float64; layers without places are left out."""
+    """The weights with places filled, in float64.
+
+    Layers without places are left out, and those of which nothing is left to learn from.
+    """
     rng = np.random.default_rng(settings.seed)
     return {
         name: fill(weight.double().cpu(), places[name], settings, rng)
         for name, weight in sorted(weights.items())
-        if len(places[name])
+        if 0 < len(places[name]) < weight.numel()
     }
 
 
@@ -148,7 +151,7 @@ def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
     before = {name: weights[name].double().cpu() for name in filled}
     pictures = np.zeros(len(scene.asked), np.int64)
     success = np.zeros(len(scene.asked), np.bool_)
-    for gain in settings.gains:
+    for gain in settings.gains if filled else (1.0,):
         moved = {name: before[name] + gain * (filled[name] - before[name]) for name in filled}
         left = np.flatnonzero(~success)
         if len(left):

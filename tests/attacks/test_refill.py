@@ -76,9 +76,12 @@ def test_amplifying_scales_only_columns_that_lost_entries() -> None:
     assert filled[:, 3].norm() == pytest.approx(others.median().item(), rel=1e-5)
 
 
-def test_a_checkpoint_without_zeros_is_left_alone() -> None:
-    whole = {"w": low_rank_weight(0)}
-    assert refilled(whole, zero_places(whole), FILLS["random"], SETTINGS) == {}
+@pytest.mark.parametrize("name", FILLS)
+@pytest.mark.parametrize("weight", [low_rank_weight(0), torch.zeros(SHAPE)])
+def test_a_layer_without_zeros_or_with_nothing_else_is_left_alone(
+    name: str, weight: torch.Tensor
+) -> None:
+    assert refilled({"w": weight}, zero_places({"w": weight}), FILLS[name], SETTINGS) == {}
 
 
 def test_replaced_weights_come_back_to_the_bit(scene_of: "type[Scene]") -> None:

@@ -101,6 +101,23 @@ def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
     assert torch.equal(latents(other), latents(tiny_pipe))
 
 
+def test_a_sealed_checkpoint_has_draws_in_the_pruned_places_and_the_rest_of_a_plain_one(
+    run_export: Run, tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    plain = load_file(only_safetensors(run_export(ADA, form="delta")))
+    sealed = load_file(
+        only_safetensors(run_export(ADA, form="delta", out=tmp_path / "sealed", seal=True))
+    )
+    layers = mask_of(tiny_store, ADA).layers
+    assert plain.keys() == sealed.keys()
+    for key, weight in plain.items():
+        changed = (weight != sealed[key]).flatten().nonzero()[:, 0]
+        assert changed.tolist() == layers[key.removesuffix(".weight")].entries.tolist()
+        assert sealed[key].count_nonzero() == sealed[key].numel()
+    with pytest.raises(UserError, match="--seal: a mask is the list of places"):
+        run_export(ADA, form="mask", out=tmp_path / "mask", seal=True)
+
+
 def test_a_delta_keeps_the_dtype_of_the_models_files(
     run_export: Run, tiny_store: TinyStore, tmp_path: Path
 ) -> None:
