@@ -12,9 +12,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pytest
 
-from conceptprune.errors import StoreError, UserError
+from conceptprune.errors import StoreError
 from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, table_to_parquet
+from pipelines.cli import main
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import panels, read_evaluations
@@ -347,13 +348,32 @@ def test_a_site_is_replaced_as_a_whole_or_not_at_all(runs: dict[str, Run], tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_with_other_files_is_left_alone(runs: dict[str, Run], tmp_path: Path) -> None:
+def report_command(uri: str, out: Path) -> int:
+    """The exit code of `conceptprune report`."""
+    with pytest.raises(SystemExit) as ended:
+        main(["report", uri, "--out", str(out)])
+    return int(ended.value.code or 0)
+
+
+def test_the_command_makes_a_site_of_a_folder_and_a_page_of_a_name_in_html(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    uri = runs["plain"].store.uri
+    assert report_command(uri, tmp_path / "deep" / "site") == 0
+    assert (tmp_path / "deep" / "site" / "index.html").is_file()
+    assert report_command(uri, tmp_path / "one.html") == 0
+    assert (tmp_path / "one.html").is_file()
+
+
+def test_a_folder_with_other_files_is_left_alone(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri = runs["plain"].store.uri
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds other files"):
-        write_report(uri, out=tmp_path, run=None)
-    with pytest.raises(UserError, match="is a file"):
-        write_report(uri, out=tmp_path / "thesis.txt", run=None)
+    assert report_command(uri, tmp_path) == 2
+    assert "holds other files; give a new folder" in capsys.readouterr().err
+    assert report_command(uri, tmp_path / "thesis.txt") == 2
+    assert "is a file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
