@@ -12,10 +12,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pytest
 
-from conceptprune.errors import StoreError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, table_to_parquet
 from pipelines.cli import main
+from pipelines.ledger import read_ledger, write_ledger
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import panels, read_evaluations
@@ -232,6 +233,23 @@ def test_the_best_attack_is_one_on_what_the_mask_erases(store: Store, tmp_path: 
     assert worst
     assert (worst.concept, worst.value) == (name, 0.2)
     assert site.worst_attack(report.concepts[5].name) is None
+
+
+def test_an_evaluation_s_run_is_none_to_report_on_but_cost_something(
+    store: Store, tmp_path: Path
+) -> None:
+    copy = Store(str(tmp_path / "store"))
+    shutil.copytree(store.uri, copy.uri)
+    (run,) = store.runs()
+    rows = [row for row in read_ledger(store, run) if row["seconds"]][:3]
+    write_ledger(copy, "evaluated", rows)
+    copy.write_run_file("evaluated", "evaluation.json", b"{}")
+    report = read_report(copy.uri, None)
+    assert report.run == run
+    site = Site.of(report, copy)
+    assert site.cost.seconds == pytest.approx(sum(row["seconds"] for row in rows))
+    with pytest.raises(UserError, match=f"evaluated.*{run}"):
+        read_report(copy.uri, "evaluated")
 
 
 # The files
