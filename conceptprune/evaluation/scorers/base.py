@@ -71,6 +71,10 @@ class Facts:
     """SHA-256 of the weights it uses."""
 
 
+PLACES = frozenset({"model", "features", "reference", "torchscript", "originals"})
+"""Settings that say where files lie: `Facts.weights` is the digest of what lies there."""
+
+
 class Scorer(Protocol):
     """Scores images one by one; built once per worker."""
 
