@@ -167,12 +167,13 @@ class Evaluator:
 
     def _set_scores(self, work: SetScoresWork) -> Made:
         wanted = {(prompt.text, prompt.seed) for prompt in work.prompts}
+        # Not all in memory at once: there may be tens of thousands.
         sides = [
-            [image for key in keys for image in self._drawn_of(key, wanted)]
+            (image for key in keys for image in self._drawn_of(key, wanted))
             for keys in (work.images, work.references)
         ]
         readings = self.scorer(work.scorer, work.facts).score_sets(*sides)
-        table = set_scores_table(readings, len(sides[0]))
+        table = set_scores_table(readings, len(wanted))
         return Made(objects={"scores": self._put_table("scores", table)})
 
     def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
