@@ -8,7 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from conceptprune.errors import UserError
-from conceptprune.evaluation.checkpoint import Drawn, Resolved, parse_of, pictures_identity, resolve
+from conceptprune.evaluation.checkpoint import (
+    Checkpoint,
+    Drawn,
+    Resolved,
+    parse_of,
+    pictures_identity,
+    resolve,
+)
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.stages import Evaluator
@@ -44,13 +51,16 @@ class PreparedEvaluation:
 
     def plan(self, store: Store) -> EvaluationPlan:
         """The plan of the evaluation; masks and deltas are written to the store."""
+        return build_plan(self.suite, self.base, self.placed(store), self.facts)
+
+    def placed(self, store: Store) -> list[Checkpoint]:
+        """The checkpoints, with their masks and deltas written to the store."""
         model = self.base.model.identity
 
         def put(data: bytes, kind: str) -> ObjectRef:
             return store.put(data, kind=kind, model=model, suffix="safetensors")
 
-        placed = [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
-        return build_plan(self.suite, self.base, placed, self.facts)
+        return [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

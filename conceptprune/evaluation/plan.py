@@ -9,7 +9,7 @@ from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.suite import Suite, erased_domain
+from conceptprune.evaluation.suite import Drawing, Suite, erased_domain
 from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
@@ -84,6 +84,29 @@ def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
     )
 
 
+def images_work(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesWork:
+    """The unit that draws a shard with one checkpoint."""
+    key = unit_key(
+        {
+            "kind": "images",
+            "format": _format(IMAGES),
+            **drawn.key_parts,
+            "prompts": _prompts_json(shard.prompts),
+            "steps": drawing.steps,
+            "guidance": shard.guidance,
+            "batch_size": drawing.batch_size,
+        }
+    )
+    return ImagesWork(
+        key=key,
+        drawn=drawn,
+        prompts=shard.prompts,
+        steps=drawing.steps,
+        guidance=shard.guidance,
+        batch_size=drawing.batch_size,
+    )
+
+
 def build_plan(
     suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
 ) -> EvaluationPlan:
@@ -117,7 +140,7 @@ class _Planner:
             "suite": self.suite.name,
             "entries": [
                 {
-                    "checkpoint": _checkpoint_json(entry.checkpoint),
+                    "checkpoint": checkpoint_json(entry.checkpoint),
                     "images": entry.images,
                     "scored": [
                         [
@@ -170,27 +193,9 @@ class _Planner:
         return entry
 
     def drawn(self, shard: Shard, drawn: Drawn) -> str:
-        drawing = self.suite.drawing
-        key = unit_key(
-            {
-                "kind": "images",
-                "format": _format(IMAGES),
-                **drawn.key_parts,
-                "prompts": _prompts_json(shard.prompts),
-                "steps": drawing.steps,
-                "guidance": shard.guidance,
-                "batch_size": drawing.batch_size,
-            }
-        )
-        self.images[key] = ImagesWork(
-            key=key,
-            drawn=drawn,
-            prompts=shard.prompts,
-            steps=drawing.steps,
-            guidance=shard.guidance,
-            batch_size=drawing.batch_size,
-        )
-        return key
+        work = images_work(shard, drawn, self.suite.drawing)
+        self.images[work.key] = work
+        return work.key
 
     def references(self) -> tuple[str, ...]:
         """The base model's images, which are drawn even where it is not evaluated itself."""
@@ -287,7 +292,8 @@ def _item_json(item: Item) -> dict[str, Any]:
     return asdict(item)
 
 
-def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What of a checkpoint is in a summary, or decides it."""
     return {
         "label": checkpoint.label,
         "kind": checkpoint.kind,

@@ -128,7 +128,8 @@ class Evaluator:
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.base.model.identity, suffix=suffix)
 
-    def _put_table(self, role: str, table: Any) -> ObjectRef:
+    def put_table(self, role: str, table: Any) -> ObjectRef:
+        """Write a Parquet table."""
         return self._put(role, table_to_parquet(table), suffix="parquet")
 
     def _images(self, work: ImagesWork) -> Made:
@@ -148,7 +149,7 @@ class Evaluator:
         roles = [f"image.{index}" for index in range(len(images))]
         refs = [self._put("image", png(image), suffix="png") for image in images]
         table = images_table(work.prompts, list(images), refs, roles, work.guidance)
-        objects = {"images": self._put_table("images", table)}
+        objects = {"images": self.put_table("images", table)}
         objects |= dict(zip(roles, refs, strict=True))
         if work.drawn.edit is not None:
             # Named, so that what an image was drawn with is kept as long as the image.
@@ -163,7 +164,7 @@ class Evaluator:
             references = self._drawn(work.references, prompts)
         readings = self.scorer(work.scorer, work.facts).score(images, work.cases, references)
         table = scores_table(work.cases, readings)
-        return Made(objects={"scores": self._put_table("scores", table)})
+        return Made(objects={"scores": self.put_table("scores", table)})
 
     def _set_scores(self, work: SetScoresWork) -> Made:
         wanted = {(prompt.text, prompt.seed) for prompt in work.prompts}
@@ -174,12 +175,12 @@ class Evaluator:
         ]
         readings = self.scorer(work.scorer, work.facts).score_sets(*sides)
         table = set_scores_table(readings, len(wanted))
-        return Made(objects={"scores": self._put_table("scores", table)})
+        return Made(objects={"scores": self.put_table("scores", table)})
 
     def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
         """The images of some prompts out of one shard, in the order of the prompts."""
         commit = self.store.get("images", key)
-        roles = {(row["prompt"], row["seed"]): row["role"] for row in self._rows(commit, "images")}
+        roles = {(row["prompt"], row["seed"]): row["role"] for row in self.rows(commit, "images")}
         found = {
             prompt: read_picture(self.store.load(commit, roles[prompt]))
             for prompt in dict.fromkeys(prompts)
@@ -189,11 +190,12 @@ class Evaluator:
     def _drawn_of(self, key: str, wanted: set[tuple[str, int]]) -> Iterator[Image]:
         """The images of one shard whose prompts are wanted, in the shard's order."""
         commit = self.store.get("images", key)
-        for row in self._rows(commit, "images"):
+        for row in self.rows(commit, "images"):
             if (row["prompt"], row["seed"]) in wanted:
                 yield read_picture(self.store.load(commit, row["role"]))
 
-    def _rows(self, commit: Commit, role: str) -> list[Row]:
+    def rows(self, commit: Commit, role: str) -> list[Row]:
+        """The rows of one of a commit's Parquet tables."""
         rows: list[Row] = parquet_to_table(self.store.load(commit, role)).to_pylist()
         return rows
 
@@ -202,7 +204,7 @@ class Evaluator:
         scores: list[Row] = []
         scored: list[list[Scored]] = []
         for entry in work.entries:
-            shards = [self._rows(self.store.get("images", key), "images") for key in entry.images]
+            shards = [self.rows(self.store.get("images", key), "images") for key in entry.images]
             drawn = {
                 (row["prompt"], row["seed"], row["guidance"]): row
                 for shard in shards
@@ -232,9 +234,9 @@ class Evaluator:
                 ]
         return Made(
             objects={
-                OBJECT: self._put_table("evaluation", summary_table(work, scored)),
-                "images": self._put_table("evaluation", sorted_table(images, ALL_IMAGES)),
-                "scores": self._put_table("evaluation", sorted_table(scores, ALL_SCORES)),
+                OBJECT: self.put_table("evaluation", summary_table(work, scored)),
+                "images": self.put_table("evaluation", sorted_table(images, ALL_IMAGES)),
+                "scores": self.put_table("evaluation", sorted_table(scores, ALL_SCORES)),
             }
         )
 
@@ -248,7 +250,7 @@ class Evaluator:
         values: dict[tuple[str, CaseKey], float] = {}
         rows: dict[CaseKey, list[Row]] = {}
         for key, guidance in zip(one.scores, guidances, strict=bool(one.scores)):
-            for row in self._rows(self.store.get("scores", key), "scores"):
+            for row in self.rows(self.store.get("scores", key), "scores"):
                 case = (row["prompt"], row["seed"], guidance, labels_from_json(row["labels"]))
                 if row["value"] is not None:
                     values[row["metric"], case] = row["value"]
@@ -257,7 +259,7 @@ class Evaluator:
         sets = {
             (group, row["metric"]): {name: row[name] for name in ("value", "low", "high", "n")}
             for group, key in one.sets
-            for row in self._rows(self.store.get("set-scores", key), "scores")
+            for row in self.rows(self.store.get("set-scores", key), "scores")
         }
         found = Scored(scorer=one.scorer, facts=one.facts, values=values, sets=sets)
         return found, rows
