@@ -115,7 +115,10 @@ def export(
     concepts: Annotated[list[str], typer.Argument(help="Concept names, as in the manifest.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")],
     form: Annotated[
-        str, typer.Option("--as", help="pipeline (a folder), delta (edited tensors), or mask.")
+        str,
+        typer.Option(
+            "--as", help="pipeline (a folder), single-file, delta (edited tensors), or mask."
+        ),
     ] = "pipeline",
     fuse: Annotated[
         str | None,

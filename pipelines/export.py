@@ -26,6 +26,8 @@ from conceptprune.model_card import (
     METADATA_FILE,
     Exported,
     Form,
+    Measurement,
+    Share,
     metadata_json,
     model_card,
 )
@@ -33,11 +35,14 @@ from conceptprune.model_source import ModelSource
 from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
+from conceptprune.single_file import check_single_file, write_single_file
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
+from pipelines.report.accuracy import Accuracy, Measure, Rate
+from pipelines.report.data import judged_masks
 from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -48,8 +53,8 @@ MAX_SLUG_CHARS = 40
 DIGEST_CHARS = 8
 
 T = TypeVar("T", bound=str)
-FilesOf = Callable[["Checkpoint"], Iterable[tuple[str, bytes]]]
-"""(path, bytes) of each file of a checkpoint, in one of the forms."""
+Write = Callable[["Checkpoint", Path], None]
+"""Writes a checkpoint's files into a folder, in one of the forms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,16 +113,20 @@ def export_concepts(
     record = _find_run(store, run)
     keys = _mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
-    files_of = _files_of(chosen, record, model)
+    write = _writer(chosen, record, model)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
         checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
+    judged = judged_masks(store, record)
     with _complete_or_absent(out) as temporary:
         for folder, checkpoint in zip(folders, checkpoints, strict=True):
-            _write(checkpoint, temporary / folder.relative_to(out), chosen, record, files_of)
+            inside = temporary / folder.relative_to(out)
+            inside.mkdir(exist_ok=True)
+            write(checkpoint, inside)
+            _describe(checkpoint, inside, chosen, record, judged(checkpoint.mask))
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         mask = checkpoint.mask
         typer.echo(
@@ -132,19 +141,22 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", plain)[:MAX_SLUG_CHARS].strip("-") or "concept"
 
 
-def _write(
-    checkpoint: Checkpoint, folder: Path, form: Form, record: RunRecord, files_of: FilesOf
+def _describe(
+    checkpoint: Checkpoint,
+    folder: Path,
+    form: Form,
+    record: RunRecord,
+    accuracy: Accuracy | None,
 ) -> None:
-    folder.mkdir(exist_ok=True)
-    for path, data in files_of(checkpoint):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
+    """Write metadata and card."""
     exported = Exported(
         form=form,
         mask=checkpoint.mask,
         parts=checkpoint.parts,
         model_digest=record.model_identity,
+        pipeline=record.pipeline,
         denoiser_weights=record.denoiser_weights,
+        measurements=[_measurement(item) for item in accuracy.detail] if accuracy else (),
         file=None if form == "pipeline" else checkpoint.file,
     )
     # Last, because a base model's folder may bring a card of its own.
@@ -152,16 +164,46 @@ def _write(
     (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
 
 
-def _files_of(form: Form, record: RunRecord, model: Path | None) -> FilesOf:
+def _measurement(measure: Measure) -> Measurement:
+    def share(rate: Rate | None) -> Share | None:
+        if rate is None:
+            return None
+        low, high = rate.interval
+        return Share(value=rate.share, low=low, high=high, n=rate.n)
+
+    return Measurement(
+        label=measure.question.label,
+        prompts=measure.question.prompts,
+        want=measure.question.want,
+        before=share(measure.before),
+        after=share(measure.after),
+    )
+
+
+def _writer(form: Form, record: RunRecord, model: Path | None) -> Write:
     if form == "mask":
-        return lambda checkpoint: [(checkpoint.file, checkpoint.mask.to_bytes())]
-    folder = _base_model(record, model)
+        return lambda checkpoint, out: checkpoint.mask.save(out / checkpoint.file)
+    base = _base_model(record, model)
+    if form == "single-file":
+        check_single_file(record.pipeline)
+        return lambda checkpoint, out: write_single_file(
+            checkpoint.mask, base, out / checkpoint.file
+        )
     if form == "pipeline":
-        return lambda checkpoint: pipeline_files(checkpoint.mask, folder)
-    return lambda checkpoint: [
-        (checkpoint.delta_file(component), delta_file(checkpoint.mask, folder, component))
-        for component in checkpoint.mask.components
-    ]
+        return lambda checkpoint, out: _write_files(out, pipeline_files(checkpoint.mask, base))
+    return lambda checkpoint, out: _write_files(
+        out,
+        (
+            (checkpoint.delta_file(component), delta_file(checkpoint.mask, base, component))
+            for component in checkpoint.mask.components
+        ),
+    )
+
+
+def _write_files(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    for path, data in files:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(data)
 
 
 def _find_run(store: Store, run: str | None) -> RunRecord:

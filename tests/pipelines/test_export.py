@@ -60,10 +60,13 @@ def latents(pipe: StableDiffusionPipeline) -> Tensor:
 
 
 def loaded(folder: Path) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    return aligned(StableDiffusionPipeline.from_pretrained(folder))
+
+
+def aligned(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
     # Weights are used where the file lies in memory, at any address, and the CPU's kernels round
     # differently on addresses that are not a multiple of 64.
-    for module in (pipe.unet, pipe.text_encoder):
+    for module in (pipe.unet, pipe.text_encoder, pipe.vae):
         for parameter in module.parameters():
             parameter.data = parameter.data.clone()
     return pipe
@@ -125,6 +128,17 @@ def test_an_exported_mask_applies_and_comes_off(
     assert not torch.equal(latents(tiny_pipe), before)
     mask.remove(tiny_pipe)
     assert torch.equal(latents(tiny_pipe), before)
+
+
+def test_an_exported_single_file_draws_what_the_base_with_the_mask_draws(
+    run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    file = only_safetensors(run_export(ADA, form="single-file"))
+    pipe = StableDiffusionPipeline.from_single_file(
+        str(file), config=str(tiny_store.model), local_files_only=True
+    )
+    mask_of(tiny_store, ADA).apply(tiny_pipe)
+    assert torch.equal(latents(aligned(pipe)), latents(tiny_pipe))
 
 
 def test_fused_concepts_are_one_checkpoint(
@@ -231,7 +245,7 @@ def test_the_metadata_says_where_the_checkpoint_comes_from(
     assert "torch" in part["versions"]
 
 
-@pytest.mark.parametrize("form", ["pipeline", "delta", "mask"])
+@pytest.mark.parametrize("form", ["pipeline", "single-file", "delta", "mask"])
 def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     run_export: Run, tiny_store: TinyStore, form: str
 ) -> None:
@@ -258,7 +272,12 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
         "states no accuracy",
     ):
         assert expected in body
-    verb = {"pipeline": "from_pretrained", "delta": "load_state_dict", "mask": "load_mask"}[form]
+    verb = {
+        "pipeline": "from_pretrained",
+        "single-file": "StableDiffusionPipeline.from_single_file",
+        "delta": "load_state_dict",
+        "mask": "load_mask",
+    }[form]
     code = body.split("```python\n")[1].split("```")[0]
     assert verb in code
     if form != "pipeline":
@@ -284,7 +303,7 @@ def test_the_code_of_the_delta_card_runs(
     [
         (
             {"form": "pipline"},
-            r"--as pipline: allowed are pipeline, delta, mask; nearest: pipeline",
+            r"--as pipline: allowed are pipeline, single-file, delta, mask; nearest: pipeline",
         ),
         (
             {"form": "mask", "fuse": "unoin"},
@@ -354,6 +373,7 @@ def test_the_card_says_which_base_to_load(
             mask=mask,
             parts=[mask],
             model_digest="d",
+            pipeline="StableDiffusionPipeline",
             denoiser_weights=10**6,
             file="a.safetensors",
         )
