@@ -1,10 +1,10 @@
-"""Where a model comes from: the shipped demo model, a local folder, or a pinned hub revision."""
+"""Where a model comes from: the shipped one, a local folder or file, or a pinned hub revision."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import BuiltinModel, FolderModel, Manifest
+from conceptprune.manifest import BuiltinModel, FileModel, FolderModel, Manifest
 from conceptprune.studio import model_path
 
 HUB_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model"]
@@ -20,6 +20,8 @@ class ModelSource:
     """What masks and cards call it: "studio", a folder's name, or "org/name"."""
     builtin: bool = False
     local: str | None = None
+    config: str | None = None
+    """Where `local` is a single file: the folder of its configs."""
     revision: str | None = None
 
     @classmethod
@@ -30,16 +32,26 @@ class ModelSource:
             return cls(label=model.builtin, builtin=True)
         if isinstance(model, FolderModel):
             return cls(label=Path(model.folder).name, local=model.folder)
+        if isinstance(model, FileModel):
+            return cls(label=Path(model.file).name, local=model.file, config=model.config)
         return cls(label=model.hub, revision=model.revision)
 
     def folder(self) -> Path:
-        """The model's folder on this machine; a hub model is fetched once per machine.
+        """The model's folder on this machine.
+
+        A hub model is fetched, and a single file converted, once per machine.
 
         Raises:
-            UserError: there is no such folder, or the hub cannot be reached.
+            UserError: there is no such folder or file, the hub cannot be reached, or the file is
+                not of the model that its configs say.
         """
         if self.builtin:
             return model_path()
+        if self.local is not None and self.config is not None:
+            # Here, because it imports torch.
+            from conceptprune.single_file_model import converted_folder
+
+            return converted_folder(Path(self.local), Path(self.config))
         if self.local is not None:
             folder = Path(self.local)
             if not folder.is_dir():

@@ -134,7 +134,9 @@ def export(
     run: RunOption = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="The base model's folder (not needed for the demo's)."),
+        typer.Option(
+            "--model", help="The base model's folder or file (not needed for the demo's)."
+        ),
     ] = None,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""

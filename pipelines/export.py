@@ -36,6 +36,7 @@ from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.single_file import check_single_file, write_single_file
+from conceptprune.single_file_model import converted_from
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
@@ -310,20 +311,31 @@ def _mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict
 
 
 def _base_model(record: RunRecord, model: Path | None) -> Path:
-    """The folder of the run's base model; it must be the very same."""
+    """The folder of the run's base model; it must be the very same.
+
+    A single file is one if a run converted it on this machine.
+    """
     if model is None and record.model_label != STUDIO:
         raise UserError(
             f"--model: the folder of {record.model_label} is needed, as its weights are not in "
             "the store"
         )
     folder = model or model_path()
+    if folder.is_file():
+        found = [path for path in converted_from(folder) if identity(path) == record.model_identity]
+        if not found:
+            raise UserError(
+                f"--model: no run on this machine had {folder} as its model; name the folder of "
+                f"{record.model_label} instead"
+            )
+        return found[0]
     if not folder.is_dir():
         raise UserError(f"--model: {folder} is not a folder on this machine")
-    found = identity(folder)
-    if found != record.model_identity:
+    digest = identity(folder)
+    if digest != record.model_identity:
         raise UserError(
             f"--model: {folder} is not the model of run {record.run} ({record.model_label}): its "
-            f"digest is {found[:12]}, the run's is {record.model_identity[:12]}"
+            f"digest is {digest[:12]}, the run's is {record.model_identity[:12]}"
         )
     return folder
 

@@ -3,7 +3,7 @@
 from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, PromptTexts
 from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.loading import load_manifest, parse_manifest
-from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel
+from conceptprune.manifest.model import BuiltinModel, FileModel, FolderModel, HubModel
 from conceptprune.manifest.schema import (
     Collection,
     Compute,
@@ -23,6 +23,7 @@ __all__ = [
     "Compute",
     "Concept",
     "Direction",
+    "FileModel",
     "FillerPair",
     "FolderModel",
     "Fuse",

@@ -20,7 +20,9 @@ T = TypeVar("T")
 FieldPath = tuple[str | int, ...]
 
 # Names of the union members that pydantic puts into the path of an error.
-UNION_TAGS = frozenset({"<builtin>", "<folder>", "<hub>", "<word>", "<pair>", "<one>", "<several>"})
+UNION_TAGS = frozenset(
+    {"<builtin>", "<folder>", "<file>", "<hub>", "<word>", "<pair>", "<one>", "<several>"}
+)
 
 MAX_NAME_CHARS = 200
 MAX_PROMPT_CHARS = 2000

@@ -1,4 +1,4 @@
-"""Which model a manifest is about: the one shipped, a local folder, or a pinned hub revision."""
+"""Which model a manifest is about: the shipped one, a local folder or file, or a hub revision."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +35,31 @@ class FolderModel(Section):
         return str(Path(info.context["folder"], folder)) if info.context else folder
 
 
+class FileModel(Section):
+    """A local single-file checkpoint, and the configs that such a file does not have."""
+
+    file: Annotated[
+        PromptText,
+        Field(
+            pattern=r"\.safetensors$",
+            description="the path of a .safetensors file, relative to the manifest (a pickled "
+            ".ckpt can run code when it is opened and is not read: convert it first)",
+        ),
+    ]
+    config: Annotated[
+        PromptText,
+        Field(
+            description="the path of a folder with the model's model_index.json, configs and "
+            "tokenizers, relative to the manifest: the file has weights only"
+        ),
+    ]
+
+    @field_validator("file", "config")
+    @classmethod
+    def _relative_to_the_manifest(cls, path: str, info: ValidationInfo) -> str:
+        return str(Path(info.context["folder"], path)) if info.context else path
+
+
 class HubModel(Section):
     """A model of the Hugging Face hub, pinned so that a rerun means the same weights."""
 
@@ -56,8 +81,8 @@ class HubModel(Section):
     ]
 
 
-_MODEL_KEYS = ("builtin", "folder", "hub")
-_ONE_MODEL = "exactly one of builtin, folder, hub (with revision)"
+_MODEL_KEYS = ("builtin", "folder", "file", "hub")
+_ONE_MODEL = "exactly one of builtin, folder, file (with config), hub (with revision)"
 
 
 def _model_tag(value: Any) -> str | None:
@@ -71,6 +96,7 @@ def _model_tag(value: Any) -> str | None:
 ModelRef = Annotated[
     Annotated[BuiltinModel, Tag("<builtin>")]
     | Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[FileModel, Tag("<file>")]
     | Annotated[HubModel, Tag("<hub>")],
     Discriminator(
         _model_tag,

@@ -47,16 +47,15 @@ def mask_of(tiny: TinyStore, name: str) -> PruningMask:
     return read_mask(tiny.store, plan.mask.key)
 
 
-def latents(pipe: StableDiffusionPipeline) -> Tensor:
+def image(pipe: StableDiffusionPipeline) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
     output = pipe(
         "a cat in the style of Ada Bell",
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(5),
-        output_type="latent",
+        output_type="np",
     )
-    result: Tensor = output.images
-    return result
+    return torch.from_numpy(output.images)
 
 
 def loaded(folder: Path) -> StableDiffusionPipeline:
@@ -86,11 +85,11 @@ def test_an_exported_pipeline_draws_what_the_base_with_the_mask_draws(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     out = run_export(ADA, form="pipeline")
-    untouched = latents(tiny_pipe)
+    untouched = image(tiny_pipe)
     mask_of(tiny_store, ADA).apply(tiny_pipe)
-    expected = latents(tiny_pipe)
+    expected = image(tiny_pipe)
     assert not torch.equal(expected, untouched)
-    assert torch.equal(latents(loaded(out)), expected)
+    assert torch.equal(image(loaded(out)), expected)
 
 
 def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
@@ -101,7 +100,7 @@ def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
     found = other.unet.load_state_dict(edited, strict=False)
     assert not found.unexpected_keys
     mask_of(tiny_store, CY).apply(tiny_pipe)
-    assert torch.equal(latents(other), latents(tiny_pipe))
+    assert torch.equal(image(other), image(tiny_pipe))
 
 
 def test_a_delta_keeps_the_dtype_of_the_models_files(
@@ -123,11 +122,11 @@ def test_an_exported_mask_applies_and_comes_off(
 ) -> None:
     mask = conceptprune.load_mask(only_safetensors(run_export(ADA, form="mask", model=None)))
     assert mask.digest == mask_of(tiny_store, ADA).digest
-    before = latents(tiny_pipe)
+    before = image(tiny_pipe)
     mask.apply(tiny_pipe)
-    assert not torch.equal(latents(tiny_pipe), before)
+    assert not torch.equal(image(tiny_pipe), before)
     mask.remove(tiny_pipe)
-    assert torch.equal(latents(tiny_pipe), before)
+    assert torch.equal(image(tiny_pipe), before)
 
 
 def test_an_exported_single_file_draws_what_the_base_with_the_mask_draws(
@@ -138,7 +137,7 @@ def test_an_exported_single_file_draws_what_the_base_with_the_mask_draws(
         str(file), config=str(tiny_store.model), local_files_only=True
     )
     mask_of(tiny_store, ADA).apply(tiny_pipe)
-    assert torch.equal(latents(aligned(pipe)), latents(tiny_pipe))
+    assert torch.equal(image(aligned(pipe)), image(tiny_pipe))
 
 
 def test_fused_concepts_are_one_checkpoint(
@@ -147,7 +146,7 @@ def test_fused_concepts_are_one_checkpoint(
     out = run_export(ADA, CY, form="pipeline", fuse="union")
     for name in (ADA, CY):
         mask_of(tiny_store, name).apply(tiny_pipe)
-    assert torch.equal(latents(loaded(out)), latents(tiny_pipe))
+    assert torch.equal(image(loaded(out)), image(tiny_pipe))
     assert metadata(out)["concepts"] == [ADA, CY]
     assert len(metadata(out)["parts"]) == 2  # type: ignore[arg-type]
 
@@ -295,7 +294,7 @@ def test_the_code_of_the_delta_card_runs(
     exec(code, {"pipe": pipe})
     expected = build_pipeline()
     mask_of(tiny_store, ADA).apply(expected)
-    assert torch.equal(latents(pipe), latents(expected))
+    assert torch.equal(image(pipe), image(expected))
 
 
 @pytest.mark.parametrize(
