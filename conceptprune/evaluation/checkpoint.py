@@ -144,7 +144,7 @@ def parse_of(text: str) -> Asked:
     if kind not in KINDS or (equals and not label) or (kind == "base") == bool(colon):
         raise UserError(f"--of {text}: give {FORM}")
     if kind != "base" and not value:
-        raise UserError(f"--of {text}: {kind}: needs a value after it")
+        raise UserError(f"--of {text}: nothing after {kind}: (give {FORM})")
     return Asked(label=label or None, kind=kind, value=value)
 
 

@@ -250,16 +250,19 @@ def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo 
     for part in path:
         info = None
         if isinstance(part, str):
-            fields = (model.model_fields.get(part) for model in _sections_in(annotation))
-            info = next((field for field in fields if field is not None), None)
-            annotation = info.annotation if info is not None else None
+            sections = _sections_in(annotation)
+            fields = [each.model_fields[part] for each in sections if part in each.model_fields]
+            info = fields[0] if fields else None
+            # Of a union of sections, what any of them allows there.
+            found = tuple(field.annotation for field in fields)
+            annotation = found if len(found) > 1 else (*found, None)[0]
     return annotation, info
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in get_args(annotation) for model in _sections_in(argument)]
+    return [model for argument in _parts(annotation) for model in _sections_in(argument)]
 
 
 def _keys_at(schema: type[BaseModel], path: FieldPath) -> list[str]:
@@ -270,7 +273,12 @@ def _keys_at(schema: type[BaseModel], path: FieldPath) -> list[str]:
 def _choices_in(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    return [choice for argument in get_args(annotation) for choice in _choices_in(argument)]
+    return [choice for argument in _parts(annotation) for choice in _choices_in(argument)]
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """What a type is made of; several types that hold for one place are a tuple of them."""
+    return annotation if isinstance(annotation, tuple) else get_args(annotation)
 
 
 def _allowed_at(schema: type[BaseModel], path: FieldPath) -> str | None:

@@ -26,8 +26,8 @@ from conceptprune.pictures import Image, read_picture
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 """ImageNet's, as SSCD's own instructions normalise."""
 
 
@@ -135,11 +135,14 @@ class Copies:
             for batch in batches(images, self._settings.batch_size):
                 resized = np.stack(
                     [
-                        PilImage.fromarray(image).resize(side, PilImage.Resampling.BILINEAR)
+                        np.asarray(
+                            PilImage.fromarray(image).resize(side, PilImage.Resampling.BILINEAR),
+                            np.float32,
+                        )
                         for image in batch
                     ]
-                ).astype(np.float32)
-                normal = (resized / 255 - np.float32(MEAN)) / np.float32(STD)
+                )
+                normal = (resized / 255 - MEAN) / STD
                 vectors = self._network(
                     torch.from_numpy(normal).permute(0, 3, 1, 2).to(self._device)
                 )

@@ -38,7 +38,8 @@ ONE_SCORER = f"a section whose scorer is one of {', '.join(SCORERS)}"
 
 def _tag(value: Any) -> str | None:
     name = value.get("scorer") if isinstance(value, dict) else getattr(value, "scorer", None)
-    return f"<{SCORERS[name].__name__}>" if name in SCORERS else None
+    known = SCORERS.get(name) if isinstance(name, str) else None
+    return f"<{known.__name__}>" if known else None
 
 
 AnyScorer = Annotated[
