@@ -44,7 +44,7 @@ def attack(
         started = time.time()
         key = plan.summary.key
         outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
-        labels = [attacked.checkpoint.label for attacked in plan.summary.checkpoints]
+        labels = [checkpoint.label for checkpoint in checkpoints]
         tell(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
     return 1 if outcome.failed else 0
 

@@ -106,8 +106,7 @@ def evaluate(
         started = time.time()
         outcome = run_evaluation(prepared, plan, opened, console, form)
         labels = [entry.checkpoint.label for entry in plan.evaluation.entries]
-        title = f"evaluation {plan.run}"
-        tell(console, opened, title, plan.evaluation, labels, outcome, started)
+        tell(console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started)
     return 1 if outcome.failed else 0
 
 
@@ -129,8 +128,8 @@ def tell(
                 _say(console, f"{name}: {ref.path}")
     for row in outcome.rows:
         if row["status"] == "failed":
-            of = ", ".join(row["concepts"])
-            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({of}): {row['error']}")
+            about = ", ".join(row["concepts"])
+            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({about}): {row['error']}")
     nothing = "" if outcome.computed else "nothing to compute: "
     _say(
         console,
@@ -170,7 +169,7 @@ def base_model(suite: Suite) -> Drawn:
         UserError: it is not there, or its scheduler does not fit.
     """
     drawing = suite.drawing
-    source = source_of(suite.model).pinned()
+    source = source_of(suite.model)
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(drawing.scheduler)
