@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.erasure.baselines import CHOOSING_SEEDS, FRESH_SEEDS, NUMBERS, RESULTS, Line
+from benchmarks.erasure.__main__ import CHOOSING_SEEDS
+from benchmarks.erasure.baselines import FRESH_SEEDS, NUMBERS, RESULTS, Line
 from benchmarks.erasure.table import COLUMNS, percent, table
 
 PAGE = Path(__file__).with_name("BASELINES.md")

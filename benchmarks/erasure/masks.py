@@ -11,7 +11,7 @@ from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.budget import Drive
 from conceptprune.collect import CollectionSettings, collect
 from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.fusion import Drives, Fusion, fuse_masks
+from conceptprune.fusion import Budget, Drives, Fusion, fuse_masks
 from conceptprune.mask import LayerMask, PruningMask
 from conceptprune.prompts import Prompt
 from conceptprune.select import BaseRule, SelectionSettings, base_energy, select_entries
@@ -110,10 +110,11 @@ class MaskMaker:
         retained: Sequence[str],
     ) -> PruningMask:
         """One mask of several artists' masks, in their order."""
-        artists = [mask.concepts[0] for mask in masks]
+        if not isinstance(fusion, Budget):
+            return fuse_masks(masks, fusion)
         drives = Drives(
             weights=self._weights,
-            concepts=[self._drive(artist, setting) for artist in artists],
+            concepts=[self._drive(mask.concepts[0], setting) for mask in masks],
             retained=[self._drive(artist, setting) for artist in retained],
         )
         return fuse_masks(masks, fusion, drives)
