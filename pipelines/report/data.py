@@ -197,13 +197,16 @@ class _Reader:
     def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
         """What the run's pictures say of one of its masks; None where there are none."""
         for row in self.rows:
-            if row["kind"] != "mask" or set(row["concepts"]) != set(mask.concepts):
+            # A fused mask is no concept's own.
+            if row["kind"] != "mask" or row["concepts"] not in ([], list(mask.concepts)):
                 continue
             commit = self.store.find("mask", row["key"])
             if commit is not None and commit.objects["mask"].digest == mask.digest:
                 chosen = [plan for plan in self.plan.concepts if plan.concept.name in mask.concepts]
-                shots = self.shots(chosen, row["key"], self.rows_about(mask.concepts))
-                return judge_shots(shots, kind=chosen[0].concept.kind)
+                rows = self.rows_about(mask.concepts) if row["concepts"] else self.rows
+                return judge_shots(
+                    self.shots(chosen, row["key"], rows), kind=chosen[0].concept.kind
+                )
         return None
 
     def rows_about(self, concepts: Iterable[str]) -> list[Row]:

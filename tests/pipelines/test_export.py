@@ -17,6 +17,8 @@ import conceptprune
 from conceptprune.errors import UserError
 from conceptprune.mask import PruningMask, union_masks
 from conceptprune.model_card import Exported, code_span, model_card
+from conceptprune.single_file import write_single_file
+from conceptprune.single_file_model import CACHE_VARIABLE, converted_folder
 from conceptprune.stages import read_mask
 from conceptprune.store import Store
 from pipelines import export
@@ -368,6 +370,21 @@ def test_the_shipped_model_is_found_without_being_named(
     monkeypatch.setattr(export, "model_path", lambda: tiny_store.model)
     out = run_export(ADA, form="delta", store=store, model=None)
     assert only_safetensors(out)
+
+
+def test_a_single_file_is_a_base_model_once_a_run_has_converted_it(
+    run_export: Run, tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "model.safetensors"
+    nothing = PruningMask(concepts=("none",), component="unet", layers={}, provenance={})
+    write_single_file(nothing, tiny_store.model, file)
+    with pytest.raises(UserError, match=r"no run on this machine had .*model\.safetensors"):
+        run_export(ADA, form="delta", model=file)
+    converted_folder(file, tiny_store.model)
+    edited = only_safetensors(run_export(ADA, form="delta", model=file))
+    again = only_safetensors(run_export(ADA, form="delta", out=tmp_path / "again"))
+    assert edited.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize(
