@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptprune.digest import canonical_json
 from conceptprune.store import Store
+from pipelines.ledger import told_if_damaged
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint
@@ -75,13 +76,18 @@ class EvaluationRecord:
 
 
 def evaluation_records(store: Store) -> list[EvaluationRecord]:
-    """Records of a store's evaluations, the newest first."""
+    """Records of a store's evaluations, the newest first.
+
+    Raises:
+        StoreError: one is damaged.
+    """
     records = []
     for run in store.runs():
         data = store.read_run_file(run, RUN_FILE)
         if data is not None:
-            content = json.loads(data)
-            del content["format"]
-            content["checkpoints"] = tuple(content["checkpoints"])
-            records.append(EvaluationRecord(**content))
+            with told_if_damaged(store, run, RUN_FILE):
+                content = json.loads(data)
+                del content["format"]
+                content["checkpoints"] = tuple(content["checkpoints"])
+                records.append(EvaluationRecord(**content))
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)

@@ -70,7 +70,7 @@ def collect_garbage(
 
     Raises:
         UserError: a run to forget is unknown or live, or the grace period is too short.
-        StoreError: a run has just begun, so that nobody knows yet what it needs.
+        StoreError: nobody knows what a run needs: it has just begun, or its ledger is damaged.
     """
     if grace_hours < LEAST_GRACE_HOURS:
         raise UserError(f"--grace {grace_hours:g}: give at least {LEAST_GRACE_HOURS:g} hours")
@@ -157,7 +157,12 @@ def _runs(store: Store, forget: Collection[str]) -> list[RecordedRun]:
 
 
 def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) -> RecordedRun:
-    rows = read_ledger(store, run)
+    try:
+        rows = read_ledger(store, run)
+    except StoreError:
+        if not forget:
+            raise
+        rows = []
     needs: set[Need] = set()
     if not forget:
         needs = {(row["kind"], row["key"]) for row in rows} | set(_prompts(store, run))

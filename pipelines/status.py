@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
 from pipelines.evaluation_record import EvaluationRecord, evaluation_records
@@ -97,6 +97,7 @@ def show_status(store: str, console: Console) -> None:
 
     Raises:
         UserError: the store has no run.
+        StoreError: the record of a run is damaged.
     """
     opened = Store(store)
     committed = committed_in(opened)
@@ -106,7 +107,12 @@ def show_status(store: str, console: Console) -> None:
     if not evaluations or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
         runs += run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
-        for line in _lines(RunStatus.read(opened, record, committed, claims)):
+        try:
+            lines = list(_lines(RunStatus.read(opened, record, committed, claims)))
+        except StoreError as error:
+            # Something of this run is damaged, which says nothing of the others.
+            lines = [one_line(f"run {record.run}: {error}")]
+        for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

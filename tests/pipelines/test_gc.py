@@ -14,6 +14,7 @@ from conceptprune.store.store import RENEWED_AFTER
 from pipelines.cli import main
 from pipelines.gc import LEAST_GRACE_HOURS, collect_garbage
 from pipelines.graph import committed_in, units_to_do
+from pipelines.ledger import reused_units
 from tests.pipelines.conftest import TinyStore, done, record_run, worker_of
 
 DAY = 86_400.0
@@ -49,6 +50,15 @@ def record_of(store: Store, run: str) -> bytes:
     data = store.read_run_file(run, "run.json")
     assert data
     return data
+
+
+def damage_ledger(store: Store, run: str) -> None:
+    """Flip a bit of a run's ledger, in the pages of its table."""
+    path = Path(store.uri) / "runs" / f"run={run}" / "ledger.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1
+    path.unlink()  # It shares its bytes with the original by a hard link.
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -224,6 +234,30 @@ def test_a_damaged_record_is_not_moved_by_a_listing(store: Store, tiny_store: Ti
     path.write_bytes(data[:-20])
     collect(store)
     assert path.read_bytes() == data[:-20]
+
+
+def test_a_damaged_ledger_stops_it_until_its_run_is_forgotten(
+    store: Store, tiny_store: TinyStore
+) -> None:
+    run, before = tiny_store.plan.run, paths(store)
+    damage_ledger(store, run)
+    with pytest.raises(StoreError, match=f"runs/run={run}/ledger.parquet is damaged"):
+        collect(store, yes=True)
+    assert paths(store) == before
+    collect(store, yes=True, forget=[run])
+    assert paths(store) == set()
+
+
+def test_a_damaged_ledger_costs_a_rerun_only_the_reading_of_records(
+    store: Store, tiny_store: TinyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = reused_units(tiny_store.plan, store, (), committed_in(store))
+    damage_ledger(store, tiny_store.plan.run)
+    found = reused_units(tiny_store.plan, store, (), committed_in(store))
+    assert {key: made["objects"] for key, made in found.items()} == {
+        key: made["objects"] for key, made in whole.items()
+    }
+    assert f"runs/run={tiny_store.plan.run}/ledger.parquet is damaged" in caplog.text
 
 
 def test_a_record_of_another_version_stops_it(store: Store) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.plan import prompts_units
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
@@ -190,3 +190,25 @@ def test_of_jobs_that_ended_the_last_is_shown(
     shown = status(failed_store.uri)
     assert f"host/17: {state} 0 s ago" in shown
     assert "20260101T000000-000000" not in shown
+
+
+def test_a_damaged_ledger_is_told_and_hides_no_other_run(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    record_run(failed_store, tiny_store.prepared, replace(tiny_store.plan, run="other"))
+    failed_store.write_run_file("other", "ledger.parquet", b"PAR1 no more")
+    shown = status(failed_store.uri)
+    assert "runs/run=other/ledger.parquet is damaged" in shown
+    assert f"run {tiny_store.plan.run}\n" in shown
+
+
+@pytest.mark.parametrize("name", ["run.json", "evaluation.json"])
+def test_a_damaged_record_is_one_error_that_names_it(failed_store: Store, name: str) -> None:
+    failed_store.write_run_file("other", name, b'{"run": "oth')
+    with pytest.raises(StoreError, match=f"runs/run=other/{name} is damaged"):
+        status(failed_store.uri)
+
+
+def test_a_damaged_sign_of_life_is_told(failed_store: Store, tiny_store: TinyStore) -> None:
+    failed_store.write_run_file(tiny_store.plan.run, "jobs/x.json", b"\xff")
+    assert f"run={tiny_store.plan.run}/jobs/x.json is damaged" in status(failed_store.uri)
