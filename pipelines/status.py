@@ -13,7 +13,7 @@ from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
 from pipelines.evaluation_record import EvaluationRecord, evaluation_records
-from pipelines.graph import Committed, committed_in
+from pipelines.graph import INTERMEDIATE, Committed, committed_in
 from pipelines.journal import JobRecord, job_records
 from pipelines.ledger import RUN_FILE, RunRecord, read_ledger
 
@@ -29,7 +29,8 @@ class RunStatus:
 
     record: RunRecord | EvaluationRecord
     rows: list[dict[str, Any]]
-    """The ledger; units that were committed after it was written are marked done."""
+    """The ledger, put right by what is committed now: what has been finished since is done, and a
+    result that was lost since is pending."""
     jobs: list[JobRecord]
     claims: list[Claim]
     """What its workers are at."""
@@ -42,11 +43,14 @@ class RunStatus:
         committed: Committed,
         claims: Sequence[Claim] = (),
     ) -> "RunStatus":
-        """The status of a run; `committed` tells what has been finished since its last ledger."""
+        """The status of a run; `committed` tells what changed since its last ledger."""
         rows = read_ledger(store, record.run)
         for row in rows:
-            if row["status"] in OPEN and committed(row["kind"], row["key"]):
+            there = committed(row["kind"], row["key"])
+            if row["status"] in OPEN and there:
                 row["status"] = "done"
+            elif row["status"] not in OPEN and not there and row["kind"] not in INTERMEDIATE:
+                row["status"] = "pending"
         jobs = job_records(store, record.run)
         ids = {job.job for job in jobs}
         mine = [claim for claim in claims if claim.job in ids]

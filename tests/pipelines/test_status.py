@@ -45,6 +45,7 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
         elif unit.key == second.mask.key or names.get(unit.key) == (CONCEPTS[1],):
             continue
         else:
+            store.commit(tiny_store.commits[unit.key])
             results.append(done(unit, tiny_store.commits[unit.key]))
     record_run(store, tiny_store.prepared, plan, results, started=1.7e9)
     return store
@@ -121,8 +122,24 @@ def test_a_concept_is_done_when_nothing_of_it_is_open(
         for unit in plan.units()
         if plan.concepts_of().get(unit.key, ()) != (CONCEPTS[1],)
     ]
+    for result in results:
+        store.commit(tiny_store.commits[result.work.key])
     record_run(store, tiny_store.prepared, plan, results)
     assert "concepts  2 of 3 done" in status(store.uri)
+
+
+def test_a_result_that_was_lost_after_the_ledger_is_left_to_a_rerun(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    left = open_units(tiny_store)
+    mask = tiny_store.plan.concepts[2].mask.key
+    windows = failed_store.committed("window")
+    failed_store.remove([f"commits/mask/{mask}.json"])
+    # No result, so not missed: a rerun makes them when it needs them.
+    failed_store.remove([f"commits/window/{key}.json" for key in windows])
+    shown = status(failed_store.uri)
+    assert "concepts  0 of 3 done" in shown
+    assert f"a rerun would compute {len(left) + 1} units" in shown
 
 
 def test_a_run_without_a_ledger_is_shown(tiny_store: TinyStore, tmp_path: Path) -> None:
