@@ -105,8 +105,8 @@ def evaluate(
         outcome = run_evaluation(prepared, plan, opened, console, form)
         commit = opened.find(plan.evaluation.kind, plan.evaluation.key)
         if commit is not None and not outcome.failed:
-            labels = [entry.checkpoint.label for entry in plan.evaluation.entries]
-            show_summary(parquet_to_table(opened.load(commit, OBJECT)), labels, console)
+            order = [entry.checkpoint.label for entry in plan.evaluation.entries]
+            show_summary(parquet_to_table(opened.load(commit, OBJECT)), order, console)
             _say(console, f"summary: {commit.objects[OBJECT].path}")
         for row in outcome.rows:
             if row["status"] == "failed":
