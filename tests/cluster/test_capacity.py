@@ -222,4 +222,4 @@ def test_the_plan_takes_the_memory_the_page_says() -> None:
     plan()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / ARTISTS == pytest.approx(7000, rel=0.3)
+    assert held / ARTISTS == pytest.approx(10_000, rel=0.3)
