@@ -25,6 +25,7 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
+from conceptprune.store.credentials import redacted
 from tests.s3.server import BUCKET, SeaweedServer, running_server, use_server
 
 
@@ -242,12 +243,29 @@ def test_an_unknown_kind_of_store_is_a_user_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://key:secret@bucket/x", "s3://secret@bucket", "simplecache::s3://k:secret@b/x"]
+    "uri",
+    [
+        "s3://key:secret@bucket/x",
+        "s3://secret@bucket",
+        "simplecache::s3://k:secret@b/x",
+        "s3://key:sec/secret@bucket/x",
+        "s3://key/sec:secret@bucket",
+        "s3://key:secret/x",
+        "s3://bucket/x?secret=secret",
+    ],
 )
 def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(UserError, match="holds credentials") as caught:
         Store(uri)
-    assert "secret@" not in str(caught.value)
+    assert uri not in str(caught.value)
+    assert "secret" not in redacted(f"cannot read {uri}: refused")
+
+
+@pytest.mark.parametrize(
+    "text", ["memory://host:8020/a", "memory://bucket/a:b", "memory://bucket: refused, me@home"]
+)
+def test_ports_and_paths_are_no_credentials(text: str) -> None:
+    assert redacted(text) == text
 
 
 def test_a_folder_may_have_an_at_sign(tmp_path: Path) -> None:
