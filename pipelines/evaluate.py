@@ -205,7 +205,7 @@ def run_on_suite(
     suite = prepared.suite.model_dump(mode="json", exclude={"model"})
     EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
     spec = EvaluatorSpec(
-        store=store.uri,
+        store=store.place,
         job=job,
         claim_seconds=compute.claim_seconds,
         base=prepared.base,

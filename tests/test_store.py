@@ -228,6 +228,17 @@ def test_a_pickled_store_is_its_uri(store: Store) -> None:
     assert pickle.loads(data).read(store.get("mask", "k").objects["mask"]) == b"data"  # noqa: S301
 
 
+def test_a_store_in_a_relative_folder_is_the_same_for_a_process_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Store("runs/demo")
+    ref, data, place = commit(here, b"data"), pickle.dumps(here), here.place
+    monkeypatch.chdir("/")
+    assert Store(place).read(ref) == pickle.loads(data).read(ref) == b"data"  # noqa: S301
+    assert Store("memory://x/y").place == "memory://x/y"
+
+
 def test_an_error_about_lost_work_survives_pickling() -> None:
     error = LostWorkError("m", kind="window", key="k", path="p")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from conceptprune.digest import digest_bytes
@@ -63,7 +64,12 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The file system holds sockets, threads and maybe credentials: all belong to one process.
-        return Store, (self.uri,)
+        return Store, (self.place,)
+
+    @property
+    def place(self) -> str:
+        """The URI for other processes, whose working directory is another: folders are absolute."""
+        return self.uri if "://" in self.uri else str(Path(self.uri).expanduser().absolute())
 
     @property
     def _backend(self) -> Backend:
