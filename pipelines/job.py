@@ -57,11 +57,17 @@ class JobResult:
 
 
 def run_job(
-    prepared: Prepared, store_uri: str, console: Console, form: LogFormat = "plain"
+    prepared: Prepared,
+    store_uri: str,
+    console: Console,
+    form: LogFormat = "plain",
+    *,
+    verify: bool = False,
 ) -> JobResult:
     """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
 
-    Where everything is in the store already, no cluster is asked for.
+    Where everything is in the store already, no cluster is asked for. With `verify`, every result
+    is read, and made again where it is damaged.
 
     Raises:
         PromptsFailedError: prompts could not be made.
@@ -71,7 +77,7 @@ def run_job(
     job = new_job()
     store = Store(store_uri, StoreMetrics())
     store.check()
-    spec = _spec(prepared, store_uri, job, form)
+    spec = _spec(prepared, store, job, form)
     with unit_runner(spec, prepared.manifest.compute) as run:
         plan = prepared.plan(_prompts(prepared, store, run))
         RunRecord(
@@ -84,13 +90,7 @@ def run_job(
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        return _run_plan(plan, store, run, console, job, started)
-
-
-def _run_plan(
-    plan: Plan, store: Store, run: RunUnits, console: Console, job: str, started: float
-) -> JobResult:
-    outcome = run_plan(plan, store, run, console, job)
+        outcome = run_plan(plan, store, run, console, job, verify=verify)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
@@ -132,10 +132,10 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
     return pairs
 
 
-def _spec(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> WorkerSpec:
+def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> WorkerSpec:
     compute = prepared.manifest.compute
     return WorkerSpec(
-        store=store_uri,
+        store=store.place,
         job=job,
         claim_seconds=compute.claim_seconds,
         model=prepared.model,
