@@ -142,5 +142,6 @@ def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> Worker
         settings=collection_settings(prepared.manifest),
         threads=compute.threads_per_actor,
         run=run_id(prepared.manifest, prepared.model),
+        conditional=store.conditional,
         log_format=form,
     )

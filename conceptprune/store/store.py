@@ -54,6 +54,8 @@ class Store:
         """
         refuse_credentials(uri)
         self.uri = uri
+        self.conditional = True
+        """Whether it honours conditional puts, as far as `check` has found out."""
         self._deadline = deadline_from_environment()
         self._observer = observer
         self._opened = self._open()
@@ -104,14 +106,14 @@ class Store:
         refused = not backend.create(PROBE_PATH, PROBE)
         if backend.read(PROBE_PATH) != PROBE:
             raise StoreError(f"{self.uri}: {PROBE_PATH} reads other than it was written")
-        if not (refused and backend.conditional):
+        self.conditional = refused and backend.conditional
+        if not self.conditional:
             logger.warning(
                 "%s does not honour conditional puts (If-None-Match): two workers that finish the "
                 "same unit at the same moment are not told whether their results differ",
                 self.uri,
             )
-            return False
-        return True
+        return self.conditional
 
     def put(self, data: bytes, *, kind: str, model: str, suffix: str) -> ObjectRef:
         """Write an object under the digest of its bytes, unless it has lately been written.
