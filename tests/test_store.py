@@ -15,6 +15,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import (
@@ -251,6 +252,18 @@ def test_an_error_about_lost_work_survives_pickling() -> None:
 def test_an_unknown_kind_of_store_is_a_user_error() -> None:
     with pytest.raises(UserError, match="--store nosuch://x"):
         Store("nosuch://x")
+
+
+def test_an_error_of_a_library_behind_fsspec_is_a_store_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise LookupError("403 no access for x://me:secret@host")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(StoreError, match=r"memory://x: cannot read .*LookupError: '?403") as caught:
+        Store("memory://x").find("mask", "k")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
