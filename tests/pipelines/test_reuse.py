@@ -1,14 +1,17 @@
 """A rerun computes what was lost of its results, and nothing else; here in this process."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from conceptprune.errors import ModelMismatchError
 from conceptprune.manifest import Compute
 from conceptprune.outcome import Done
 from conceptprune.store import Store
@@ -17,7 +20,7 @@ from pipelines.job import JobResult, run_job
 from pipelines.run import Evaluations, OnResult, OnTick, RunUnits
 from pipelines.schedule import Result
 from pipelines.workers import RunnerSpec
-from tests.pipelines.conftest import TinyStore, copied
+from tests.pipelines.conftest import TinyStore, copied, worker_of
 
 Rerun = Callable[..., JobResult]
 
@@ -129,3 +132,23 @@ def test_workers_write_to_the_folder_that_the_driver_means(
     monkeypatch.chdir(Path(store.uri).parent)
     assert computed(rerun(Path(store.uri).name)) == [mask]
     assert store.find("mask", mask)
+
+
+def test_a_worker_whose_model_folder_is_another_does_nothing(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_store.model, model)
+    config = model / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    source = replace(tiny_store.prepared.model.source, local=str(model))
+    stale = replace(tiny_store.prepared.model, source=source)
+    store = copied(tiny_store, tmp_path / "store")
+    worker = worker_of(replace(tiny_store.prepared, model=stale), store)
+    concept = tiny_store.plan.concepts[0]
+    window = next(unit for unit in tiny_store.plan.units() if unit.kind == "window")
+    for unit in (concept.mask, window):
+        write(store, f"commits/{unit.kind}/{unit.key}.json", None)
+        with pytest.raises(ModelMismatchError, match=f"{model} on .* was planned with"):
+            worker.run(unit)
+        assert not store.find(unit.kind, unit.key)
