@@ -65,9 +65,12 @@ class Plan:
     fused_checkpoints: tuple[CheckpointWork, ...]
     fused_preview: PreviewWork | None
     sweep_table: SweepTableWork | None = None
+    unmade: tuple[AnyPromptsWork, ...] = ()
+    """Units of prompts that were given up: what is planned of their concepts cannot be done."""
 
     def units(self) -> Iterator[Work]:
         """Every unit once, each after all that it needs."""
+        yield from self.unmade
         yield from self.windows.values()
         yield from self.sides.values()
         yield from (concept.mask for concept in self.concepts)
@@ -102,7 +105,10 @@ class Plan:
 
         What is made of all masks together is no concept's own, and is not among the keys.
         """
-        by_key: dict[str, dict[str, None]] = {}
+        by_key: dict[str, dict[str, None]] = {
+            unit.key: dict.fromkeys(concept.name for concept in concepts_in(unit))
+            for unit in self.unmade
+        }
         needs = {unit.key: unit.needs for unit in self.units()}
         for plan in self.concepts:
             pending = [plan.mask.key, *(unit.key for unit in plan.checkpoints)]
@@ -118,6 +124,11 @@ class Plan:
                     by_key.setdefault(key, {})[plan.concept.name] = None
                     pending += [need for _, need in needs[key]]
         return {key: tuple(names) for key, names in by_key.items()}
+
+
+def concepts_in(unit: AnyPromptsWork) -> tuple[Concept, ...]:
+    """The concepts whose prompts a unit makes."""
+    return unit.concepts if isinstance(unit, PromptsWork) else (unit.concept,)
 
 
 def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsWork]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conceptprune.plan import run_id
-from pipelines.job import JobResult, PromptsFailedError, run_job
+from pipelines.job import JobResult, run_job
 from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
 
@@ -32,11 +32,7 @@ def erase(
     console = job_console(form, console)
     prepared = prepare(manifest)
     with identified(run=run_id(prepared.manifest, prepared.model)):
-        try:
-            result = run_job(prepared, store, console, form, verify=verify)
-        except PromptsFailedError as error:
-            console.print(f"error: {error}", markup=False)
-            return 1
+        result = run_job(prepared, store, console, form, verify=verify)
         _print_result(result, store, prepared.denoiser_weights, console)
         return 1 if result.failed else 0
 

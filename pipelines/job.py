@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
 
-from conceptprune.plan import Plan, collection_settings, run_id
-from conceptprune.prompt_table import pairs_from_table
-from conceptprune.prompts import PromptPair
+from conceptprune.plan import Plan, collection_settings, concepts_in, run_id
+from conceptprune.prompt_table import Pairs, pairs_from_table
+from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.store import LostWorkError, Store, parquet_to_table
-from conceptprune.work import Unit
+from conceptprune.work import PreviewWork, Unit, WindowWork
 from pipelines.graph import committed_in
 from pipelines.journal import new_job
 from pipelines.ledger import RunRecord
@@ -23,10 +23,6 @@ from pipelines.schedule import Result
 from pipelines.workers import WorkerSpec
 
 LOOKS_AT_PROMPTS = 3
-
-
-class PromptsFailedError(RuntimeError):
-    """Prompts could not be made, so there is nothing to plan."""
 
 
 @dataclass(slots=True)
@@ -70,7 +66,6 @@ def run_job(
     is read, and made again where it is damaged.
 
     Raises:
-        PromptsFailedError: prompts could not be made.
         StoreError: the store cannot be read or written.
     """
     started = time.time()
@@ -79,7 +74,8 @@ def run_job(
     store.check()
     spec = _spec(prepared, store, job, form)
     with unit_runner(spec, prepared.manifest.compute) as run:
-        plan = prepared.plan(_prompts(prepared, store, run))
+        pairs, failed = _prompts(prepared, store, run)
+        plan, given_up = _plan(prepared, pairs, failed)
         RunRecord(
             run=plan.run,
             manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
@@ -90,7 +86,7 @@ def run_job(
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        outcome = run_plan(plan, store, run, console, job, verify=verify)
+        outcome = run_plan(plan, store, run, console, job, given_up=given_up, verify=verify)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
@@ -100,25 +96,26 @@ def run_job(
     )
 
 
-def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple[PromptPair, ...]]:
+def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
+    """The prompts that are there, made first where they were not; and what failed, by key."""
     units = prepared.prompts_units()
     known: Mapping[str, Unit] = {unit.key: unit for unit in units}
     committed = committed_in(store)
     todo = [unit for unit in units if not committed(unit.kind, unit.key)]
+    failed: dict[str, Result] = {}
+
+    def on_result(result: Result) -> None:
+        if result.error:
+            failed[result.work.key] = result
+
     for look in range(LOOKS_AT_PROMPTS):
-        errors: list[str] = []
-
-        def on_result(result: Result, errors: list[str] = errors) -> None:
-            if result.error:
-                errors.append(result.error)
-
         if todo:
             run(todo, known, on_result, lambda _: None, lambda _: 0)
-        if errors:
-            raise PromptsFailedError("\n".join(f"prompts could not be made: {e}" for e in errors))
         pairs: dict[str, tuple[PromptPair, ...]] = {}
         todo = []
         for unit in units:
+            if unit.key in failed:
+                continue
             try:
                 data = store.load(store.get(unit.kind, unit.key), "prompts")
             except LostWorkError:
@@ -129,7 +126,37 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> dict[str, tuple
                 pairs |= pairs_from_table(parquet_to_table(data))
         if not todo:
             break
-    return pairs
+    return pairs, failed
+
+
+def _plan(
+    prepared: Prepared, pairs: Pairs, failed: Mapping[str, Result]
+) -> tuple[Plan, list[Result]]:
+    """The plan, and the results of the units that must be given up for want of prompts.
+
+    A concept without prompts is planned with a stand-in for them, so that the ledger has a row for
+    all that is missing; the keys of these rows are nobody's, and nothing is computed under them.
+    """
+    unmade = tuple(unit for unit in prepared.prompts_units() if unit.key in failed)
+    stand_ins = {
+        concept.name: _stand_in(concept.name) for unit in unmade for concept in concepts_in(unit)
+    }
+    plan = replace(prepared.plan({**pairs, **stand_ins}), unmade=unmade)
+    texts = {pair.base.text for (pair,) in stand_ins.values()}
+    results = {unit.key: failed[unit.key] for unit in unmade}
+    for unit in plan.units():
+        draws = isinstance(unit, WindowWork | PreviewWork)
+        without = draws and any(prompt.text in texts for prompt in unit.prompts)
+        if without or any(key in results for _, key in unit.needs):
+            results[unit.key] = Result(
+                work=unit, status="blocked", attempts=0, error="needs prompts, which failed"
+            )
+    return plan, list(results.values())
+
+
+def _stand_in(concept: str) -> tuple[PromptPair, ...]:
+    prompt = Prompt(text=f"(prompts of {concept} could not be made)", seed=0)
+    return (PromptPair(base=prompt, target=prompt),)
 
 
 def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> WorkerSpec:

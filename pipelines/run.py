@@ -49,9 +49,13 @@ def run_plan(
     job: str,
     *,
     parts: str = "concepts",
+    given_up: Sequence[Result] = (),
     verify: bool = False,
 ) -> Outcome:
-    """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for."""
+    """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
+
+    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
+    """
     found = find_work(plan, store, verify=verify)
     units, reused = found.todo, found.reused
     todo = {unit.key for unit in units}
@@ -65,8 +69,12 @@ def run_plan(
                     journal.results[result.work.key] = result
                     progress.advance(result)
 
+                for result in given_up:
+                    on_result(result)
                 known = {unit.key: unit for unit in plan.units()}
-                run(units, known, on_result, journal.on_tick, plan.evaluations)
+                left = [unit for unit in units if unit.key not in journal.results]
+                if left:
+                    run(left, known, on_result, journal.on_tick, plan.evaluations)
     except BaseException:
         # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
         # has been done so far is on record.

@@ -10,7 +10,7 @@ from rich.table import Table
 from conceptprune.plan import run_id
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.sweep import KEY
-from pipelines.job import JobResult, PromptsFailedError, run_job
+from pipelines.job import JobResult, run_job
 from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
 
@@ -27,11 +27,7 @@ def sweep(manifest: Path, store: str, console: Console, asked_format: str | None
     console = job_console(form, console)
     prepared = prepare(manifest, sweep=True)
     with identified(run=run_id(prepared.manifest, prepared.model)):
-        try:
-            result = run_job(prepared, store, console, form)
-        except PromptsFailedError as error:
-            console.print(f"error: {error}", markup=False)
-            return 1
+        result = run_job(prepared, store, console, form)
         _print_result(result, store, console)
         return 1 if result.failed else 0
 

@@ -15,10 +15,11 @@ from conceptprune.stages import Worker
 from conceptprune.store import Store
 from pipelines.cli import main
 from pipelines.gc import collect_garbage
-from pipelines.job import _prompts, _runner
+from pipelines.job import _prompts, _spec
 from pipelines.ledger import read_ledger
 from pipelines.preparation import plan_here, prepare
 from pipelines.report.data import read_report
+from pipelines.run import unit_runner
 from tests.generator.tiny_language_model import (
     CONCEPT,
     MANIFEST_SETTINGS,
@@ -146,7 +147,8 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
     for actors, store in stores.items():
         path = manifest(**sections, compute={"actors": actors})
         prepared = prepare(path)
-        with _runner(prepared, str(store), "job", "plain") as run:
+        spec = _spec(prepared, str(store), "job", "plain")
+        with unit_runner(spec, prepared.manifest.compute) as run:
             _prompts(prepared, Store(str(store)), run)
     one, two = stores.values()
     written = objects(two, "prompts") | objects(two, "answers")
@@ -171,18 +173,35 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
     assert len(read_report(str(two), None).concepts) == 3
 
 
-def test_a_concept_with_too_few_fillers_is_named(
+def test_a_concept_whose_prompts_fail_fails_alone(
     manifest: Any, language_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = {"model": {"folder": str(language_model_folder)}, **MANIFEST_SETTINGS}
     path = manifest(
-        concepts=[{"name": "cat", "kind": "object"}],
+        concepts=[{"name": "cat", "kind": "object"}, {"name": "Ada Bell", "kind": "style"}],
         prompts={"generator": {**generator, "per_concept": 200, "max_asks": 2}},
+        collection={"tau": 1},
+        outputs={"fuse": "union"},
     )
     assert erase(path, tmp_path / "store") == 1
     out = " ".join(capsys.readouterr().out.split())
     assert 'concept "cat": lists gave only' in out
     assert "of 200 fillers in 2 answers; rejected lines: " in out
+    rows = ledger(tmp_path / "store")
+    by_concept = {
+        name: {(row["kind"], row["status"]) for row in rows if row["concepts"] == [name]}
+        for name in ("cat", "Ada Bell")
+    }
+    assert by_concept["cat"] == {
+        ("generated-prompts", "failed"),
+        ("window", "blocked"),
+        ("statistics", "blocked"),
+        ("mask", "blocked"),
+    }
+    assert by_concept["Ada Bell"] == {(kind, "done") for kind in ("window", "statistics", "mask")}
+    # What is made of all masks is not made of fewer.
+    assert [row["status"] for row in rows if not row["concepts"]] == ["blocked"]
+    assert len(masks(tmp_path / "store")) == 1
 
 
 def test_a_second_run_computes_nothing_and_says_so(
