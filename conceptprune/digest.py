@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_file_digest(path: Path) -> str:
+    """The same, read once per process unless the file's size or times say that it has changed."""
+    found = path.stat()
+    times = (found.st_mtime_ns, found.st_ctime_ns)
+    return _known_file_digest(path, found.st_ino, found.st_size, times)
+
+
+@lru_cache(maxsize=1024)
+def _known_file_digest(path: Path, _inode: int, _size: int, _times: tuple[int, int]) -> str:
+    return digest_file(path)
 
 
 def unit_key(parts: Mapping[str, Any]) -> str:

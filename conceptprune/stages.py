@@ -15,7 +15,7 @@ from conceptprune.checkpoints import delta_file, pipeline_files
 from conceptprune.collect import CollectionSettings, WindowResult, collect_window
 from conceptprune.errors import NoEffectError
 from conceptprune.families.model import DiffusionModel
-from conceptprune.families.table import denoiser_of, family_named
+from conceptprune.families.table import check_identity, denoiser_of, family_named, identity
 from conceptprune.fusion import Drives, fuse_masks
 from conceptprune.generator import GeneratorSettings, answers_table, write_fillers
 from conceptprune.language_model import LanguageModel
@@ -65,10 +65,21 @@ class Worker:
         self._language_models: dict[tuple[str, str], LanguageModel] = {}
 
     @cached_property
+    def folder(self) -> Path:
+        """The model's folder on this machine.
+
+        Raises:
+            ModelMismatchError: its files are not those that the keys of the units were made for.
+        """
+        folder = self.model.source.folder()
+        check_identity(folder, identity(folder), self.model.identity)
+        return folder
+
+    @cached_property
     def denoiser(self) -> DiffusionModel:
         """The model, loaded on this worker's device."""
         return family_named(self.model.pipeline).load(
-            self.model.source.folder(),
+            self.folder,
             dtype=self.dtype,
             device=self.device,
             scheduler=self.model.scheduler,
@@ -226,7 +237,7 @@ class Worker:
     def _mask(self, work: MaskWork) -> Made:
         evidence = self._evidence(work)
         target = evidence.target
-        folder = self.model.source.folder()
+        folder = self.folder
         component = denoiser_of(folder)
         weights = read_layers(folder, target.layers, component, self.dtype)
         site_weights = on_site(weights, target)
@@ -271,7 +282,7 @@ class Worker:
     def _sweep(self, work: SweepWork) -> Made:
         evidence = self._evidence(work.mask)
         layers = evidence.target.layers
-        folder = self.model.source.folder()
+        folder = self.folder
         weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
         site_weights = on_site(weights, evidence.target)
         reference = read_mask(self.store, work.mask.key).on_site()
@@ -291,8 +302,7 @@ class Worker:
         return self._put(role, table_to_parquet(table), suffix="parquet")
 
     def _fuse(self, work: FuseWork) -> Made:
-        folder = self.model.source.folder()
-        return self._made_mask(fused(self.store, work, folder, self.dtype))
+        return self._made_mask(fused(self.store, work, self.folder, self.dtype))
 
     def _made_mask(self, mask: PruningMask) -> Made:
         return Made(
@@ -302,7 +312,7 @@ class Worker:
 
     def _checkpoint(self, work: CheckpointWork) -> Made:
         mask = read_mask(self.store, work.mask)
-        folder = self.model.source.folder()
+        folder = self.folder
         if work.form == "delta":
             return Made(
                 objects={

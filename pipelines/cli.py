@@ -68,11 +68,15 @@ def erase(
     manifest: ManifestPath,
     store: StoreUri,
     log_format: LogFormatOption = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every result that is there; make damaged ones anew."),
+    ] = False,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from pipelines.erase import erase as run
 
-    raise typer.Exit(run(manifest, store, Console(), log_format))
+    raise typer.Exit(run(manifest, store, Console(), log_format, verify=verify))
 
 
 @app.command()

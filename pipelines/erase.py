@@ -13,8 +13,17 @@ from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
 
 
-def erase(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
+def erase(
+    manifest: Path,
+    store: str,
+    console: Console,
+    asked_format: str | None = None,
+    *,
+    verify: bool = False,
+) -> int:
     """Run the job and print its table, as lines of the log where that is asked to be JSON.
+
+    With `verify`, results that are in the store already are read in full and checked.
 
     Returns:
         0 when every concept is done, 1 when some failed; bad input raises UserError.
@@ -23,7 +32,7 @@ def erase(manifest: Path, store: str, console: Console, asked_format: str | None
     console = job_console(form, console)
     prepared = prepare(manifest)
     with identified(run=run_id(prepared.manifest, prepared.model)):
-        result = run_job(prepared, store, console, form)
+        result = run_job(prepared, store, console, form, verify=verify)
         _print_result(result, store, prepared.denoiser_weights, console)
         return 1 if result.failed else 0
 

@@ -75,6 +75,7 @@ class EvaluatorSpec:
     base: Drawn
     threads: int
     run: str
+    conditional: bool = True
     log_format: LogFormat = "plain"
 
     def build(self) -> UnitRunner:
@@ -84,7 +85,13 @@ class EvaluatorSpec:
         configure(self.log_format)
         torch.set_num_threads(self.threads)
         store = Store(self.store, StoreMetrics())
-        claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
+        claims = Claims(
+            store,
+            job=self.job,
+            worker=worker_name(),
+            seconds=self.claim_seconds,
+            conditional=self.conditional,
+        )
         return ClaimingRunner(Attacker(Evaluator(store, self.base)), claims, self.run)
 
 
@@ -212,12 +219,13 @@ def run_on_suite(
     suite = prepared.suite.model_dump(mode="json", exclude={"model"})
     EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
     spec = EvaluatorSpec(
-        store=store.uri,
+        store=store.place,
         job=job,
         claim_seconds=compute.claim_seconds,
         base=prepared.base,
         threads=compute.threads_per_actor,
         run=plan.run,
+        conditional=store.conditional,
         log_format=form,
     )
     with unit_runner(spec, compute) as run:

@@ -53,11 +53,17 @@ class JobResult:
 
 
 def run_job(
-    prepared: Prepared, store_uri: str, console: Console, form: LogFormat = "plain"
+    prepared: Prepared,
+    store_uri: str,
+    console: Console,
+    form: LogFormat = "plain",
+    *,
+    verify: bool = False,
 ) -> JobResult:
     """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
 
-    Where everything is in the store already, no cluster is asked for.
+    Where everything is in the store already, no cluster is asked for. With `verify`, every result
+    is read, and made again where it is damaged.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -66,7 +72,7 @@ def run_job(
     job = new_job()
     store = Store(store_uri, StoreMetrics())
     store.check()
-    spec = _spec(prepared, store_uri, job, form)
+    spec = _spec(prepared, store, job, form)
     with unit_runner(spec, prepared.manifest.compute) as run:
         pairs, failed = _prompts(prepared, store, run)
         plan, given_up = _plan(prepared, pairs, failed)
@@ -80,7 +86,7 @@ def run_job(
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        outcome = run_plan(plan, store, run, console, job, given_up=given_up)
+        outcome = run_plan(plan, store, run, console, job, given_up=given_up, verify=verify)
     return JobResult(
         plan=plan,
         seconds=time.time() - started,
@@ -153,15 +159,16 @@ def _stand_in(concept: str) -> tuple[PromptPair, ...]:
     return (PromptPair(base=prompt, target=prompt),)
 
 
-def _spec(prepared: Prepared, store_uri: str, job: str, form: LogFormat) -> WorkerSpec:
+def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> WorkerSpec:
     compute = prepared.manifest.compute
     return WorkerSpec(
-        store=store_uri,
+        store=store.place,
         job=job,
         claim_seconds=compute.claim_seconds,
         model=prepared.model,
         settings=collection_settings(prepared.manifest),
         threads=compute.threads_per_actor,
         run=run_id(prepared.manifest, prepared.model),
+        conditional=store.conditional,
         log_format=form,
     )

@@ -11,11 +11,11 @@ from conceptprune.manifest import Compute
 from conceptprune.store import Store
 from conceptprune.work import Unit
 from pipelines.cluster import connected
-from pipelines.graph import UnitPlan, committed_in, units_to_do
+from pipelines.graph import UnitPlan
 from pipelines.journal import Journal
-from pipelines.ledger import reused_units
 from pipelines.metrics import JobMetrics
 from pipelines.progress import JobProgress
+from pipelines.reuse import find_work
 from pipelines.schedule import Result, Tick, run_units
 from pipelines.watchdog import Watchdog
 from pipelines.workers import RunnerSpec, WorkerPool
@@ -50,15 +50,15 @@ def run_plan(
     *,
     parts: str = "concepts",
     given_up: Sequence[Result] = (),
+    verify: bool = False,
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units that are `given_up` are not tried.
+    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
     """
-    committed = committed_in(store)
-    units = units_to_do(plan, committed)
+    found = find_work(plan, store, verify=verify)
+    units, reused = found.todo, found.reused
     todo = {unit.key for unit in units}
-    reused = reused_units(plan, store, todo, committed)
     journal = Journal(store, plan, job, todo=todo, reused=reused)
     journal.begin()
     try:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -23,6 +22,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest import load_manifest
+from conceptprune.store.credentials import holds_credentials
 from pipelines.logs import log_format as checked_format
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -154,8 +154,7 @@ def _check_store(store: str) -> None:
 
 
 def _refuse_credentials(option: str, url: str) -> None:
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
+    if holds_credentials(url):
         # The message must not repeat them.
         raise UserError(
             f"{option}: no credentials in a URL, it is shown in logs and on the dashboard"

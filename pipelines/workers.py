@@ -46,6 +46,8 @@ class WorkerSpec:
     """torch threads, fixed because sums depend on how they are split."""
     run: str
     """The run's id, for the log."""
+    conditional: bool = True
+    """Whether the store honours conditional puts."""
     log_format: LogFormat = "plain"
 
     def build(self) -> UnitRunner:
@@ -60,7 +62,13 @@ class WorkerSpec:
         configure(self.log_format)
         torch.set_num_threads(self.threads)
         store = Store(self.store, StoreMetrics())
-        claims = Claims(store, job=self.job, worker=worker_name(), seconds=self.claim_seconds)
+        claims = Claims(
+            store,
+            job=self.job,
+            worker=worker_name(),
+            seconds=self.claim_seconds,
+            conditional=self.conditional,
+        )
         return ClaimingRunner(Worker(store, self.model, self.settings), claims, self.run)
 
 

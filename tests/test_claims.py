@@ -7,6 +7,7 @@ import pytest
 
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, Claims, live_claims
+from conceptprune.store.files import LocalFiles
 
 
 @pytest.fixture
@@ -25,6 +26,24 @@ def test_what_one_job_is_at_another_one_is_told_of(store: Store) -> None:
             assert second is not None
             assert (second.job, second.worker) == ("a", "host/a")
         # Being told of a claim does not end it.
+        assert [claim.job for claim in live_claims(store)] == ["a"]
+
+
+def test_a_store_that_ignores_conditions_still_tells_of_what_another_job_is_at(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overwrite(files: LocalFiles, path: str, data: bytes, *, durable: bool = True) -> bool:
+        files.replace(path, data, durable=durable)
+        return True
+
+    monkeypatch.setattr(LocalFiles, "create", overwrite)
+    assert not store.check()
+    with claims(store, "a").held("window", "k") as first:
+        assert first is None
+        second = Claims(store, job="b", worker="host/b", conditional=store.conditional)
+        with second.held("window", "k") as other:
+            assert other is not None
+            assert other.job == "a"
         assert [claim.job for claim in live_claims(store)] == ["a"]
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import (
@@ -25,6 +26,7 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
+from conceptprune.store.credentials import redacted
 from tests.s3.server import BUCKET, SeaweedServer, running_server, use_server
 
 
@@ -227,6 +229,17 @@ def test_a_pickled_store_is_its_uri(store: Store) -> None:
     assert pickle.loads(data).read(store.get("mask", "k").objects["mask"]) == b"data"  # noqa: S301
 
 
+def test_a_store_in_a_relative_folder_is_the_same_for_a_process_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Store("runs/demo")
+    ref, data, place = commit(here, b"data"), pickle.dumps(here), here.place
+    monkeypatch.chdir("/")
+    assert Store(place).read(ref) == pickle.loads(data).read(ref) == b"data"  # noqa: S301
+    assert Store("memory://x/y").place == "memory://x/y"
+
+
 def test_an_error_about_lost_work_survives_pickling() -> None:
     error = LostWorkError("m", kind="window", key="k", path="p")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
@@ -241,13 +254,42 @@ def test_an_unknown_kind_of_store_is_a_user_error() -> None:
         Store("nosuch://x")
 
 
+def test_an_error_of_a_library_behind_fsspec_is_a_store_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise LookupError("403 no access for x://me:secret@host")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(StoreError, match=r"memory://x: cannot read .*LookupError: '?403") as caught:
+        Store("memory://x").find("mask", "k")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    "uri", ["s3://key:secret@bucket/x", "s3://secret@bucket", "simplecache::s3://k:secret@b/x"]
+    "uri",
+    [
+        "s3://key:secret@bucket/x",
+        "s3://secret@bucket",
+        "simplecache::s3://k:secret@b/x",
+        "s3://key:sec/secret@bucket/x",
+        "s3://key/sec:secret@bucket",
+        "s3://key:secret/x",
+        "s3://bucket/x?secret=secret",
+    ],
 )
 def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(UserError, match="holds credentials") as caught:
         Store(uri)
-    assert "secret@" not in str(caught.value)
+    assert uri not in str(caught.value)
+    assert "secret" not in redacted(f"cannot read {uri}: refused")
+
+
+@pytest.mark.parametrize(
+    "text", ["memory://host:8020/a", "memory://bucket/a:b", "memory://bucket: refused, me@home"]
+)
+def test_ports_and_paths_are_no_credentials(text: str) -> None:
+    assert redacted(text) == text
 
 
 def test_a_folder_may_have_an_at_sign(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
-from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit
+from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit, pictures_identity
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
 from conceptprune.evaluation.summary import OBJECT
@@ -29,7 +29,7 @@ from conceptprune.evaluation.work import (
     SetScoresWork,
 )
 from conceptprune.families.model import DiffusionModel
-from conceptprune.families.table import family_named
+from conceptprune.families.table import check_identity, family_named
 from conceptprune.made import Made, commit_made
 from conceptprune.mask import PruningMask
 from conceptprune.memory import BatchMemory
@@ -93,8 +93,10 @@ class Evaluator:
                 del self._models[pictures]
             settings = drawn.model
             dtype: torch.dtype = getattr(torch, settings.dtype)
+            folder = settings.source.folder()
+            check_identity(folder, pictures_identity(folder), drawn.pictures)
             self._models[drawn.pictures] = family_named(settings.pipeline).load(
-                settings.source.folder(),
+                folder,
                 dtype=dtype,
                 device=self.device,
                 scheduler=settings.scheduler,

@@ -1,12 +1,13 @@
 """Which family a model folder belongs to, and the digest that identifies a model."""
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conceptprune.digest import digest_file, digest_json
-from conceptprune.errors import UserError
+from conceptprune.digest import digest_json, known_file_digest
+from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.families.flux import Flux
 from conceptprune.families.model import NOT_NEEDED, DiffusionModel
 from conceptprune.families.other import OtherPipeline
@@ -121,4 +122,19 @@ def identity(folder: Path | str) -> str:
         required = part.startswith("text_encoder") or part == denoiser
         if required or any((folder / part).glob("*.safetensors")):
             files += checkpoint_files(folder / part)
-    return digest_json({path.relative_to(folder).as_posix(): digest_file(path) for path in files})
+    return digest_json(
+        {path.relative_to(folder).as_posix(): known_file_digest(path) for path in files}
+    )
+
+
+def check_identity(folder: Path, found: str, planned: str) -> None:
+    """Refuse a model folder on this machine that is not the one that a job was planned with.
+
+    Raises:
+        ModelMismatchError: it is another; its results would be committed under the wrong keys.
+    """
+    if found != planned:
+        raise ModelMismatchError(
+            f"model: {folder} on {platform.node()} has the digest {found[:12]}, and this job was "
+            f"planned with {planned[:12]}: put the same files on every machine, and start it again"
+        )

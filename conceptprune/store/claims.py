@@ -57,9 +57,17 @@ class Claims:
     """The claims that one worker of one job makes."""
 
     def __init__(
-        self, store: Store, *, job: str, worker: str, seconds: float = CLAIM_SECONDS
+        self,
+        store: Store,
+        *,
+        job: str,
+        worker: str,
+        seconds: float = CLAIM_SECONDS,
+        conditional: bool = True,
     ) -> None:
+        """Claims in a store; in one without conditional puts they are looked for first."""
         self.store = store
+        self.conditional = conditional
         self.job = job
         self.worker = worker
         self.seconds = seconds
@@ -94,9 +102,11 @@ class Claims:
             self._release(mine)
 
     def _take(self, mine: Claim) -> Claim | None:
-        if self.store.create_claim(mine.path, mine.to_bytes()):
-            return None
-        data = self.store.read_claim(mine.path)
+        data = None if self.conditional else self.store.read_claim(mine.path)
+        if data is None:
+            if self.store.create_claim(mine.path, mine.to_bytes()):
+                return None
+            data = self.store.read_claim(mine.path)
         other = Claim.from_bytes(data) if data is not None else None
         if other is not None and other.job != self.job and other.expires > time.time():
             return other

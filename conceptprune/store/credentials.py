@@ -7,16 +7,28 @@ from conceptprune.errors import UserError
 
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
-_USER_INFO = re.compile(r"://[^/]*@")
+_USER_INFO = re.compile(
+    r"://(?:"
+    r"\S*:\S*@"  # A secret may have slashes in it.
+    r"|[^/\s]*@"
+    r"|[^/\s:]*:(?!\d+\b)[^/\s]+"  # What follows a colon and is no port.
+    r")"
+)
+_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
+
+
+def holds_credentials(uri: str) -> bool:
+    """Whether a URI has a place where credentials are given, with anything in it."""
+    return bool(_USER_INFO.search(uri) or _QUERY.search(uri))
 
 
 def refuse_credentials(uri: str) -> None:
-    """Refuse a store's URI that carries a user name, a key or a secret.
+    """Refuse a store's URI that carries a user name, a key, a secret or a query.
 
     Raises:
         UserError: it does; the message does not repeat it.
     """
-    if _USER_INFO.search(uri):
+    if holds_credentials(uri):
         raise UserError(
             "--store: the URI holds credentials, which would end up in logs and job records; give "
             "s3://bucket/prefix alone and leave keys to the environment "
@@ -29,4 +41,5 @@ def redacted(text: str) -> str:
     for name in VARIABLES:
         if value := os.environ.get(name):
             text = text.replace(value, f"<{name}>")
-    return _USER_INFO.sub("://<credentials>@", text)
+    text = _USER_INFO.sub("://<credentials>@", text)
+    return _QUERY.sub(r"\1?<query>", text)

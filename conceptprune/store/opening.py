@@ -1,5 +1,6 @@
 """From a store's URI to the file system behind it, built in the process that uses it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -37,4 +38,5 @@ def open_backend(uri: str, deadline: float) -> Backend:
     access = Access(uri=uri, deadline=deadline)
     if isinstance(fs, LocalFileSystem):
         return LocalFiles(Path(root), access)
-    return FsspecObjects(fs, root, access)
+    # Each library behind fsspec has errors of its own, of which many are no OSError.
+    return FsspecObjects(fs, root, replace(access, failures=(Exception,)))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from conceptprune.digest import digest_bytes
@@ -53,6 +54,8 @@ class Store:
         """
         refuse_credentials(uri)
         self.uri = uri
+        self.conditional = True
+        """Whether it honours conditional puts, as far as `check` has found out."""
         self._deadline = deadline_from_environment()
         self._observer = observer
         self._opened = self._open()
@@ -63,7 +66,12 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The file system holds sockets, threads and maybe credentials: all belong to one process.
-        return Store, (self.uri,)
+        return Store, (self.place,)
+
+    @property
+    def place(self) -> str:
+        """The URI for other processes, whose working directory is another: folders are absolute."""
+        return self.uri if "://" in self.uri else str(Path(self.uri).expanduser().absolute())
 
     @property
     def _backend(self) -> Backend:
@@ -98,14 +106,14 @@ class Store:
         refused = not backend.create(PROBE_PATH, PROBE)
         if backend.read(PROBE_PATH) != PROBE:
             raise StoreError(f"{self.uri}: {PROBE_PATH} reads other than it was written")
-        if not (refused and backend.conditional):
+        self.conditional = refused and backend.conditional
+        if not self.conditional:
             logger.warning(
                 "%s does not honour conditional puts (If-None-Match): two workers that finish the "
                 "same unit at the same moment are not told whether their results differ",
                 self.uri,
             )
-            return False
-        return True
+        return self.conditional
 
     def put(self, data: bytes, *, kind: str, model: str, suffix: str) -> ObjectRef:
         """Write an object under the digest of its bytes, unless it has lately been written.

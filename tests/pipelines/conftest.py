@@ -1,5 +1,6 @@
 """A finished run of a tiny model in a local store, made without Ray."""
 
+import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -61,6 +62,16 @@ def write_manifest(path: Path, model: Path, **changes: object) -> Path:
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def copied(tiny_store: TinyStore, copy: Path) -> Store:
+    """A copy of a finished run's store, made by hard links."""
+    for path in Path(tiny_store.uri).rglob("*"):
+        if path.is_file():
+            target = copy / path.relative_to(tiny_store.uri)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+    return Store(str(copy))
 
 
 def worker_of(prepared: Prepared, store: Store) -> Worker:

@@ -11,7 +11,7 @@ from pipelines.cli import app, main
 SURFACE = {
     "validate": [],
     "plan": ["--calibrate", "--store"],
-    "erase": ["--log-format", "--store"],
+    "erase": ["--log-format", "--store", "--verify"],
     "status": [],
     "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run"],
     "gc": ["--forget", "--grace", "--yes"],

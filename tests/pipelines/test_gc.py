@@ -17,7 +17,7 @@ from pipelines.evaluation_record import EvaluationRecord
 from pipelines.gc import LEAST_GRACE_HOURS, collect_garbage
 from pipelines.graph import committed_in, units_to_do
 from pipelines.ledger import reused_units
-from tests.pipelines.conftest import TinyStore, done, record_run, worker_of
+from tests.pipelines.conftest import TinyStore, copied, done, record_run, worker_of
 
 DAY = 86_400.0
 PARTS = ("commits", "objects", "damaged", "claims", "runs")
@@ -65,14 +65,7 @@ def damage_ledger(store: Store, run: str) -> None:
 
 @pytest.fixture
 def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
-    """A copy of a finished run's store, made by hard links."""
-    copy = tmp_path / "store"
-    for path in Path(tiny_store.uri).rglob("*"):
-        if path.is_file():
-            target = copy / path.relative_to(tiny_store.uri)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
-    return Store(str(copy))
+    return copied(tiny_store, tmp_path / "store")
 
 
 def test_a_store_of_finished_runs_holds_no_garbage(store: Store, tiny_store: TinyStore) -> None:

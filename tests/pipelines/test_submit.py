@@ -293,7 +293,11 @@ def test_no_credential_is_part_of_the_call_or_shown(
         monkeypatch.setenv(name, secret)
     assert submitted(manifest) == 0
     assert secret not in repr(cluster.calls)
-    for store in (f"s3://key:{secret}@bucket/x", f"s3://bucket/x?secret={secret}"):
+    for store in (
+        f"s3://key:{secret}@bucket/x",
+        f"s3://key:a/{secret}@bucket/x",
+        f"s3://bucket/x?secret={secret}",
+    ):
         with pytest.raises(UserError, match="no credentials") as refused:
             submitted(manifest, store)
         assert secret not in str(refused.value)
