@@ -17,7 +17,7 @@ from conceptprune.families.table import family_of
 from conceptprune.prompts import Prompt
 
 WORKERS = 2
-LARGE = {**WIDER["pixart-sigma"], "num_layers": 24, "attention_head_dim": 96}
+LARGE = {**WIDER["pixart-sigma"], "num_layers": 48}
 """0.1 B weights: large against everything else in a process that changes from run to run."""
 
 

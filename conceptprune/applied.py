@@ -23,12 +23,32 @@ class _Ledger:
     values: Tensor
     """Their original values, in the order of `taken`."""
     masks: dict[str, Entries] = field(default_factory=dict)
+    fused: set[str] = field(default_factory=set)
+    """Those of `masks` that are not to be taken off."""
 
 
 def applied_masks(linear: nn.Linear) -> tuple[str, ...]:
     """Identities of the masks now applied to `linear`, in order of application."""
     ledger: _Ledger | None = getattr(linear, _ATTRIBUTE, None)
     return tuple(ledger.masks) if ledger else ()
+
+
+def fused_masks(linear: nn.Linear) -> frozenset[str]:
+    """Identities of the masks that are fused into `linear`."""
+    ledger: _Ledger | None = getattr(linear, _ATTRIBUTE, None)
+    return frozenset(ledger.fused) if ledger else frozenset()
+
+
+def set_fused(linear: nn.Linear, mask: str, fused: bool) -> None:
+    """Forbid, or allow again, to take off a mask that is applied to `linear`.
+
+    Raises:
+        KeyError: `mask` is not applied to this linear.
+    """
+    ledger: _Ledger | None = getattr(linear, _ATTRIBUTE, None)
+    if ledger is None or mask not in ledger.masks:
+        raise KeyError(mask)
+    (ledger.fused.add if fused else ledger.fused.discard)(mask)
 
 
 def original_weight(linear: nn.Linear) -> Tensor:

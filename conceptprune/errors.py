@@ -35,3 +35,7 @@ class ClusterError(RuntimeError):
 
 class StoreError(RuntimeError):
     """The store holds something else than what was committed, or cannot be read or written."""
+
+
+class NondeterminismError(StoreError):
+    """A unit came out other than it was committed before; the message names both digests."""

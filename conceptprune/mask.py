@@ -17,7 +17,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from conceptprune.applied import applied_masks, original_weight, restore_entries, zero_entries
+from conceptprune.applied import (
+    applied_masks,
+    fused_masks,
+    original_weight,
+    restore_entries,
+    set_fused,
+    zero_entries,
+)
 from conceptprune.digest import canonical_json, digest_bytes
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.mask_codec import decode_entries, encode_entries
@@ -157,13 +164,48 @@ class PruningMask:
         """Put back the original bytes of every entry that no other applied mask takes.
 
         Raises:
+            UserError: this mask is not applied to `pipe`, or is fused into it.
+        """
+        linears = self._applied(pipe)
+        if any(self.digest in fused_masks(linear) for linear in linears.values()):
+            raise UserError(
+                f"the mask of {self._title()} is fused and cannot be taken off; call "
+                "conceptprune.diffusers.unfuse_masks(pipe) first"
+            )
+        for linear in linears.values():
+            restore_entries(linear, self.digest)
+
+    def check(self, pipe: Any) -> None:
+        """Make sure that the mask was made for the weights of `pipe`, whatever is applied to them.
+
+        Raises:
+            ModelMismatchError: it was not.
+        """
+        self._check_weights(self._linears(pipe))
+
+    def is_applied(self, pipe: Any) -> bool:
+        """Whether `pipe` is without this mask's weights by `apply`."""
+        linears = self._linears(pipe).values()
+        return all(self.digest in applied_masks(linear) for linear in linears)
+
+    def is_fused(self, pipe: Any) -> bool:
+        """Whether it is not to be taken off; see `conceptprune.diffusers.fuse_masks`."""
+        return any(self.digest in fused_masks(linear) for linear in self._linears(pipe).values())
+
+    def fuse(self, pipe: Any, *, fused: bool = True) -> None:
+        """Forbid to take this mask off, or with `fused=False` allow it again.
+
+        Raises:
             UserError: this mask is not applied to `pipe`.
         """
+        for linear in self._applied(pipe).values():
+            set_fused(linear, self.digest, fused)
+
+    def _applied(self, pipe: Any) -> dict[str, nn.Linear]:
         linears = self._linears(pipe)
         if not all(self.digest in applied_masks(linear) for linear in linears.values()):
             raise UserError(f"the mask of {self._title()} is not applied to this model")
-        for linear in linears.values():
-            restore_entries(linear, self.digest)
+        return linears
 
     def pruned_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of the weights [R, W] that lose entries, with these at zero, by module name."""

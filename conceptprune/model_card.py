@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import yaml
@@ -16,10 +16,12 @@ FORMAT = "conceptprune.export/1"
 METADATA_FILE = "conceptprune.json"
 CARD_FILE = "README.md"
 
-Form = Literal["pipeline", "delta", "mask"]
+Form = Literal["pipeline", "single-file", "delta", "mask"]
 
 _KINDS_OF_FILE: dict[Form, str] = {
     "pipeline": "A `from_pretrained` folder",
+    "single-file": "One safetensors file of the whole model, under the key names of the original "
+    "Stable Diffusion files, for A1111, ComfyUI and the like",
     "delta": "The edited tensors of the denoiser, under diffusers' key names",
     "mask": "A pruning mask, to apply to the base model and to take back",
 }
@@ -27,6 +29,12 @@ _LOAD: dict[Form, tuple[str, ...]] = {
     "pipeline": (
         "from diffusers import DiffusionPipeline",
         'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")',
+        'image = pipe("a photo of a cat").images[0]',
+    ),
+    "single-file": (
+        "from diffusers import {pipeline}",
+        "# The file has no configs: they are the base model's.",
+        "pipe = {pipeline}.from_single_file({file}, config={config})",
         'image = pipe("a photo of a cat").images[0]',
     ),
     "delta": (
@@ -45,6 +53,32 @@ _LOAD: dict[Form, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A share of `n` images, with its 95 % interval; each from 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        shares = f"{100 * self.value:.0f} % ({100 * self.low:.0f}-{100 * self.high:.0f})"
+        return f"{shares} of {self.n}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What was recognised in pictures of the base model and of this checkpoint."""
+
+    label: str
+    prompts: str
+    """Which prompts, in words."""
+    want: Literal["low", "high"]
+    before: Share | None
+    after: Share | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """A checkpoint as it is exported."""
 
@@ -55,10 +89,14 @@ class Exported:
     """The masks of the single concepts; where there is one, `mask` itself."""
     model_digest: str
     """Identity of the base model."""
+    pipeline: str
+    """The diffusers pipeline class of the base model."""
     denoiser_weights: int
     """Weights of the whole denoiser."""
     file: str | None
     """Name of the safetensors file; None for a pipeline, which is the folder."""
+    measurements: Sequence[Measurement] = ()
+    """From the run's own pictures, where it drew and judged some."""
 
     @property
     def base_model(self) -> str:
@@ -96,6 +134,7 @@ def metadata_json(exported: Exported) -> str:
             {"concepts": part.concepts, "mask_digest": part.digest, **part.provenance}
             for part in exported.parts
         ],
+        "measurements": [asdict(measurement) for measurement in exported.measurements],
         "exported_with": versions(),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
@@ -106,7 +145,7 @@ def model_card(exported: Exported) -> str:
     mask = exported.mask
     front_matter = {
         "base_model": exported.base_model,
-        "library_name": "diffusers" if exported.form == "pipeline" else "conceptprune",
+        "library_name": "conceptprune" if exported.form == "mask" else "diffusers",
         "pipeline_tag": "text-to-image",
         "tags": ["conceptprune", "concept-erasure", "pruning", "text-to-image", "diffusers"],
     }
@@ -124,6 +163,7 @@ def model_card(exported: Exported) -> str:
                 revision=exported.revision,
                 file=exported.file,
                 component=mask.components[0],
+                pipeline=exported.pipeline,
             ),
             base_model=exported.base_model,
             revision=exported.revision,
@@ -136,6 +176,7 @@ def model_card(exported: Exported) -> str:
             fusion=_fusion(mask),
             site=_sites(exported.parts[0].provenance["site"]),
             parts=[_part_row(part) for part in exported.parts],
+            measurements=exported.measurements,
             versions=", ".join(f"{name} {version}" for name, version in sorted(made_with.items())),
             metadata_file=METADATA_FILE,
         )
@@ -178,16 +219,30 @@ def _fusion(mask: PruningMask) -> str:
 
 
 def load_lines(
-    form: Form, *, base_model: str, revision: str | None, file: str | None, component: str
+    form: Form,
+    *,
+    base_model: str,
+    revision: str | None,
+    file: str | None,
+    component: str,
+    pipeline: str = "DiffusionPipeline",
 ) -> str:
     """Python that loads an export of some form."""
+    config = None
     if revision:
         base = f"{json.dumps(base_model)}, revision={json.dumps(revision)}"
     elif base_model == "studio":
         base = "conceptprune.studio.model_path()"
+        config = f"str({base})"  # diffusers takes no Path here.
     else:
         base = json.dumps(f"path/to/{base_model}")
-    names = {"base": base, "file": json.dumps(file), "component": component}
+    names = {
+        "base": base,
+        "config": config or base,
+        "file": json.dumps(file),
+        "component": component,
+        "pipeline": pipeline,
+    }
     return "\n".join(line.format_map(names) for line in _LOAD[form])
 
 

@@ -1,10 +1,10 @@
-"""Where a model comes from: shipped, a local folder, an object store, or a pinned hub revision."""
+"""Where a model comes from: shipped, a folder, a file, an object store, or a hub revision."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.manifest import BuiltinModel, FolderModel, Manifest, RemoteModel
+from conceptprune.manifest import BuiltinModel, FileModel, FolderModel, Manifest, RemoteModel
 from conceptprune.manifest.model import ModelRef
 from conceptprune.studio import model_path
 
@@ -24,6 +24,8 @@ class ModelSource:
     """What masks and cards call it: "studio", a folder's name, or "org/name"."""
     builtin: bool = False
     local: str | None = None
+    config: str | None = None
+    """Where `local` is a single file: the folder of its configs."""
     uri: str | None = None
     listing: str | None = None
     """Digest of what there was at the URI when the job began; None does not look."""
@@ -49,14 +51,22 @@ class ModelSource:
         return replace(self, listing=listing_digest(self.uri, self.files))
 
     def folder(self) -> Path:
-        """The model's folder on this machine; a remote or hub model is fetched once per machine.
+        """The model's folder on this machine.
+
+        A remote or hub model is fetched, and a single file converted, once per machine.
 
         Raises:
-            UserError: there is no such folder or model, or it is not open to this machine.
+            UserError: there is no such folder, file or model, it is not open to this machine, or
+                the file is not of the model that its configs say.
             StoreError: the place or the hub cannot be reached just now.
         """
         if self.builtin:
             return model_path()
+        if self.local is not None and self.config is not None:
+            # Here, because it imports torch.
+            from conceptprune.single_file_model import converted_folder
+
+            return converted_folder(Path(self.local), Path(self.config))
         if self.local is not None:
             folder = Path(self.local)
             if not folder.is_dir():
@@ -98,6 +108,9 @@ def source_of(model: ModelRef, files: tuple[str, ...] = PIPELINE_FILES) -> Model
         return ModelSource(label=model.builtin, builtin=True, files=files)
     if isinstance(model, FolderModel):
         return ModelSource(label=Path(model.folder).name, local=model.folder, files=files)
+    if isinstance(model, FileModel):
+        label = Path(model.file).name
+        return ModelSource(label=label, local=model.file, config=model.config, files=files)
     if isinstance(model, RemoteModel):
         name = model.uri.rstrip("/").rsplit("/", 1)[-1]
         return ModelSource(label=name, uri=model.uri, files=files)

@@ -44,7 +44,8 @@ def attack(
         started = time.time()
         key = plan.summary.key
         outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
-        tell(console, opened, f"attacks {plan.run}", plan.summary, outcome, started)
+        labels = [checkpoint.label for checkpoint in checkpoints]
+        tell(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
     return 1 if outcome.failed else 0
 
 

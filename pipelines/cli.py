@@ -168,7 +168,10 @@ def export(
     concepts: Annotated[list[str], typer.Argument(help="Concept names, as in the manifest.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")],
     form: Annotated[
-        str, typer.Option("--as", help="pipeline (a folder), delta (edited tensors), or mask.")
+        str,
+        typer.Option(
+            "--as", help="pipeline (a folder), single-file, delta (edited tensors), or mask."
+        ),
     ] = "pipeline",
     fuse: Annotated[
         str | None,
@@ -184,7 +187,9 @@ def export(
     run: RunOption = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="The base model's folder (not needed for the demo's)."),
+        typer.Option(
+            "--model", help="The base model's folder or file (not needed for the demo's)."
+        ),
     ] = None,
     seal: Annotated[
         bool,

@@ -105,24 +105,31 @@ def evaluate(
     with identified(run=plan.run):
         started = time.time()
         outcome = run_evaluation(prepared, plan, opened, console, form)
-        tell(console, opened, f"evaluation {plan.run}", plan.evaluation, outcome, started)
+        labels = [entry.checkpoint.label for entry in plan.evaluation.entries]
+        tell(console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started)
     return 1 if outcome.failed else 0
 
 
 def tell(
-    console: Console, store: Store, title: str, summary: Unit, outcome: Outcome, started: float
+    console: Console,
+    store: Store,
+    title: str,
+    summary: Unit,
+    labels: Sequence[str],
+    outcome: Outcome,
+    started: float,
 ) -> None:
     """Print the summary that a job ended in, what failed of it, and what it cost."""
     commit = store.find(summary.kind, summary.key)
     if commit is not None and not outcome.failed:
-        show_summary(parquet_to_table(store.load(commit, OBJECT)), console)
+        show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
         for name, ref in commit.objects.items():
             if name in (OBJECT, ATTEMPTS):
                 _say(console, f"{name}: {ref.path}")
     for row in outcome.rows:
         if row["status"] == "failed":
-            labels = ", ".join(row["concepts"])
-            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({labels}): {row['error']}")
+            about = ", ".join(row["concepts"])
+            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({about}): {row['error']}")
     nothing = "" if outcome.computed else "nothing to compute: "
     _say(
         console,
@@ -162,7 +169,7 @@ def base_model(suite: Suite) -> Drawn:
         UserError: it is not there, or its scheduler does not fit.
     """
     drawing = suite.drawing
-    source = source_of(suite.model).pinned()
+    source = source_of(suite.model)
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(drawing.scheduler)

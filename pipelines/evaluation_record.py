@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptprune.digest import canonical_json
 from conceptprune.store import Store
+from pipelines.ledger import told_if_damaged
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ class EvaluationRecord:
     suite: Mapping[str, Any]
     """As validated, without the model, whose folder is a matter of the machine."""
     checkpoints: tuple[Mapping[str, Any], ...]
-    """Label, kind, digest and erased concepts of each."""
+    """Label, kind, digest and erased concepts of each, and the path of the edit it applies."""
     summary: str
     """Key of the commit of kind `conceptprune.evaluation.summary.KIND`."""
     started: float
@@ -43,6 +44,7 @@ class EvaluationRecord:
                     "kind": checkpoint.kind,
                     "digest": checkpoint.digest,
                     "erased": list(checkpoint.erased),
+                    "edit": checkpoint.drawn.edit.ref.path if checkpoint.drawn.edit else None,
                 }
                 for checkpoint in checkpoints
             ),
@@ -61,6 +63,12 @@ class EvaluationRecord:
         """The checkpoints' labels."""
         return [checkpoint["label"] for checkpoint in self.checkpoints]
 
+    @property
+    def edits(self) -> frozenset[str]:
+        """Paths in the store of the masks and deltas that are applied."""
+        # The first versions did not record them.
+        return frozenset(path for each in self.checkpoints if (path := each.get("edit")))
+
     def write(self, store: Store) -> None:
         """Write or replace the record."""
         content = {
@@ -73,15 +81,29 @@ class EvaluationRecord:
         }
         store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
 
+    @classmethod
+    def read(cls, store: Store, run: str) -> "EvaluationRecord | None":
+        """The record of a run; None where the run is no evaluation.
 
-def evaluation_records(store: Store) -> list[EvaluationRecord]:
-    """Records of a store's evaluations, the newest first."""
-    records = []
-    for run in store.runs():
+        Raises:
+            StoreError: it is damaged.
+        """
         data = store.read_run_file(run, RUN_FILE)
-        if data is not None:
+        if data is None:
+            return None
+        with told_if_damaged(store, run, RUN_FILE):
             content = json.loads(data)
             del content["format"]
             content["checkpoints"] = tuple(content["checkpoints"])
-            records.append(EvaluationRecord(**content))
+            return cls(**content)
+
+
+def evaluation_records(store: Store) -> list[EvaluationRecord]:
+    """Records of a store's evaluations, the newest first.
+
+    Raises:
+        StoreError: one is damaged.
+    """
+    found = (EvaluationRecord.read(store, run) for run in store.runs())
+    records = [record for record in found if record is not None]
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)

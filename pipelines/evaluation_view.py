@@ -1,5 +1,6 @@
 """A summary on a terminal: a line a number, the checkpoints beside each other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,11 +11,13 @@ from rich.text import Text
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
 
 
-def show_summary(summary: pa.Table, console: Console) -> None:
-    """Print the numbers of whole groups, and say how many more the table has."""
+def show_summary(summary: pa.Table, labels: Sequence[str], console: Console) -> None:
+    """Print the numbers of whole groups, and say how many more the table has.
+
+    `labels` are the checkpoints' in the order in which they were asked for.
+    """
     rows = summary.to_pylist()
     shown = [row for row in rows if "/" not in row["group"]]
-    labels = list(dict.fromkeys(row["checkpoint"] for row in shown))
     by_number: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in shown:
         number = (row["group"], row["scorer"], row["metric"], row["better"])

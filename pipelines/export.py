@@ -23,6 +23,8 @@ from conceptprune.model_card import (
     METADATA_FILE,
     Exported,
     Form,
+    Measurement,
+    Share,
     metadata_json,
     model_card,
 )
@@ -31,12 +33,16 @@ from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.seal import sealer
+from conceptprune.single_file import check_single_file, write_single_file
+from conceptprune.single_file_model import converted_from
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.output import check_unused, complete_or_absent
+from pipelines.report.accuracy import Accuracy, Measure, Rate
+from pipelines.report.data import judged_masks
 from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -47,8 +53,8 @@ MAX_SLUG_CHARS = 40
 DIGEST_CHARS = 8
 
 T = TypeVar("T", bound=str)
-FilesOf = Callable[["Checkpoint"], Iterable[tuple[str, bytes]]]
-"""(path, bytes) of each file of a checkpoint, in one of the forms."""
+Write = Callable[["Checkpoint", Path], None]
+"""Writes a checkpoint's files into a folder, in one of the forms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +116,20 @@ def export_concepts(
     record = _find_run(store, run)
     keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
-    files_of = _files_of(chosen, record, model, seal=seal)
+    write = _writer(chosen, record, model, seal=seal)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
         checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
+    judged = judged_masks(store, record)
     with complete_or_absent(out) as temporary:
         for folder, checkpoint in zip(folders, checkpoints, strict=True):
-            _write(checkpoint, temporary / folder.relative_to(out), chosen, record, files_of)
+            inside = temporary / folder.relative_to(out)
+            inside.mkdir(exist_ok=True)
+            write(checkpoint, inside)
+            _describe(checkpoint, inside, chosen, record, judged(checkpoint.mask))
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         mask = checkpoint.mask
         typer.echo(
@@ -134,19 +144,22 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", plain)[:MAX_SLUG_CHARS].strip("-") or "concept"
 
 
-def _write(
-    checkpoint: Checkpoint, folder: Path, form: Form, record: RunRecord, files_of: FilesOf
+def _describe(
+    checkpoint: Checkpoint,
+    folder: Path,
+    form: Form,
+    record: RunRecord,
+    accuracy: Accuracy | None,
 ) -> None:
-    folder.mkdir(exist_ok=True)
-    for path, data in files_of(checkpoint):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
+    """Write metadata and card."""
     exported = Exported(
         form=form,
         mask=checkpoint.mask,
         parts=checkpoint.parts,
         model_digest=record.model_identity,
+        pipeline=record.pipeline,
         denoiser_weights=record.denoiser_weights,
+        measurements=[_measurement(item) for item in accuracy.detail] if accuracy else (),
         file=None if form == "pipeline" else checkpoint.file,
     )
     # Last, because a base model's folder may bring a card of its own.
@@ -154,21 +167,51 @@ def _write(
     (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
 
 
-def _files_of(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> FilesOf:
+def _measurement(measure: Measure) -> Measurement:
+    def share(rate: Rate | None) -> Share | None:
+        if rate is None:
+            return None
+        low, high = rate.interval
+        return Share(value=rate.share, low=low, high=high, n=rate.n)
+
+    return Measurement(
+        label=measure.question.label,
+        prompts=measure.question.prompts,
+        want=measure.question.want,
+        before=share(measure.before),
+        after=share(measure.after),
+    )
+
+
+def _writer(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> Write:
     if form == "mask":
-        return lambda checkpoint: [(checkpoint.file, checkpoint.mask.to_bytes())]
-    folder = _base_model(record, model)
+        return lambda checkpoint, out: checkpoint.mask.save(out / checkpoint.file)
+    base = _base_model(record, model)
+    if form == "single-file":
+        check_single_file(record.pipeline)
+        return lambda checkpoint, out: write_single_file(
+            checkpoint.mask, base, out / checkpoint.file, _edit_of(checkpoint.mask, seal)
+        )
     if form == "pipeline":
-        return lambda checkpoint: pipeline_files(
-            checkpoint.mask, folder, _edit_of(checkpoint.mask, seal)
+        return lambda checkpoint, out: _write_files(
+            out, pipeline_files(checkpoint.mask, base, _edit_of(checkpoint.mask, seal))
         )
-    return lambda checkpoint: [
+    return lambda checkpoint, out: _write_files(
+        out,
         (
-            checkpoint.delta_file(component),
-            delta_file(checkpoint.mask, folder, component, _edit_of(checkpoint.mask, seal)),
-        )
-        for component in checkpoint.mask.components
-    ]
+            (
+                checkpoint.delta_file(component),
+                delta_file(checkpoint.mask, base, component, _edit_of(checkpoint.mask, seal)),
+            )
+            for component in checkpoint.mask.components
+        ),
+    )
+
+
+def _write_files(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    for path, data in files:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(data)
 
 
 def _edit_of(mask: PruningMask, seal: bool) -> Edit:
@@ -280,20 +323,31 @@ def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[
 
 
 def _base_model(record: RunRecord, model: Path | None) -> Path:
-    """The folder of the run's base model; it must be the very same."""
+    """The folder of the run's base model; it must be the very same.
+
+    A single file is one if a run converted it on this machine.
+    """
     if model is None and record.model_label != STUDIO:
         raise UserError(
             f"--model: the folder of {record.model_label} is needed, as its weights are not in "
             "the store"
         )
     folder = model or model_path()
+    if folder.is_file():
+        found = [path for path in converted_from(folder) if identity(path) == record.model_identity]
+        if not found:
+            raise UserError(
+                f"--model: no run on this machine had {folder} as its model; name the folder of "
+                f"{record.model_label} instead"
+            )
+        return found[0]
     if not folder.is_dir():
         raise UserError(f"--model: {folder} is not a folder on this machine")
-    found = identity(folder)
-    if found != record.model_identity:
+    digest = identity(folder)
+    if digest != record.model_identity:
         raise UserError(
             f"--model: {folder} is not the model of run {record.run} ({record.model_label}): its "
-            f"digest is {found[:12]}, the run's is {record.model_identity[:12]}"
+            f"digest is {digest[:12]}, the run's is {record.model_identity[:12]}"
         )
     return folder
 

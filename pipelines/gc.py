@@ -8,7 +8,7 @@ that a job needs again is written again when it is old (`Store.put`), and so cou
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -19,6 +19,7 @@ from conceptprune.manifest import Manifest
 from conceptprune.plan import prompts_units
 from conceptprune.store import Entry, Store
 from conceptprune.work import Need
+from pipelines.evaluation_record import EvaluationRecord
 from pipelines.ledger import READERS, RunRecord, read_ledger
 
 FOLDERS = ("commits", "objects", "damaged", "claims")
@@ -47,6 +48,8 @@ class RecordedRun:
     """Its own files."""
     needs: frozenset[Need]
     """Units it refers to, committed or not; none where it is to be forgotten."""
+    edits: frozenset[str]
+    """Paths of the masks and deltas that an evaluation applies, and that no unit of it made."""
     has_ledger: bool
     unfinished: bool
     """It has units without a result, or no ledger that would tell."""
@@ -70,7 +73,7 @@ def collect_garbage(
 
     Raises:
         UserError: a run to forget is unknown or live, or the grace period is too short.
-        StoreError: a run has just begun, so that nobody knows yet what it needs.
+        StoreError: nobody knows what a run needs: it has just begun, or its ledger is damaged.
     """
     if grace_hours < LEAST_GRACE_HOURS:
         raise UserError(f"--grace {grace_hours:g}: give at least {LEAST_GRACE_HOURS:g} hours")
@@ -85,6 +88,9 @@ def collect_garbage(
     if yes:
         if _needs(_runs(store, forget)) != _needs(runs):
             raise StoreError(f"{store.uri}: a run began meanwhile, nothing was removed: try again")
+        # Looked at once more: what was garbage may have been put again, and be in use by now.
+        still = set(find_garbage(store, runs, before=before, forget=forget).entries)
+        garbage = replace(garbage, entries=tuple(e for e in garbage.entries if e in still))
         store.remove([entry.path for entry in garbage.entries])
     for line in _summary(garbage, yes=yes, grace_hours=grace_hours):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -119,6 +125,7 @@ def find_garbage(
         if (unit := _unit_of(entry.path)) and (unit in needs or entry.modified >= before)
     ]
     kept = {f"commits/{kind}/{key}.json" for kind, key in kept_units}
+    kept |= {path for run in runs for path in run.edits}
     with ThreadPoolExecutor(READERS) as readers:
         for commit in readers.map(lambda unit: store.find(*unit), kept_units):
             kept |= {ref.path for ref in commit.objects.values()} if commit else set()
@@ -157,7 +164,12 @@ def _runs(store: Store, forget: Collection[str]) -> list[RecordedRun]:
 
 
 def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) -> RecordedRun:
-    rows = read_ledger(store, run)
+    try:
+        rows = read_ledger(store, run)
+    except StoreError:
+        if not forget:
+            raise
+        rows = []
     needs: set[Need] = set()
     if not forget:
         needs = {(row["kind"], row["key"]) for row in rows} | set(_prompts(store, run))
@@ -165,6 +177,7 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
         id=run,
         entries=entries,
         needs=frozenset(needs),
+        edits=frozenset() if forget else _edits(store, run),
         has_ledger=bool(rows),
         unfinished=not rows or any(row["status"] == "pending" for row in rows),
     )
@@ -184,6 +197,11 @@ def _prompts(store: Store, run: str) -> Iterator[Need]:
         ) from error
     for unit in prompts_units(manifest, record.language_model):
         yield unit.kind, unit.key
+
+
+def _edits(store: Store, run: str) -> frozenset[str]:
+    record = EvaluationRecord.read(store, run)
+    return frozenset() if record is None else record.edits
 
 
 def _summary(garbage: Garbage, *, yes: bool, grace_hours: float) -> Iterator[str]:

@@ -101,11 +101,15 @@ class Graph:
 
     def fail(self, unit: Unit) -> Iterator[Unit]:
         """Give up a unit; yields the units that can therefore never run."""
-        self._close(unit)
-        for waiting in self._waiting.pop((unit.kind, unit.key), []):
-            if self._missing.pop(waiting.key, None) is not None:
-                yield waiting
-                yield from self.fail(waiting)
+        # Without recursion: each window of a long trajectory needs the one before it.
+        given_up = [unit]
+        while given_up:
+            unit = given_up.pop()
+            self._close(unit)
+            for waiting in self._waiting.pop((unit.kind, unit.key), []):
+                if self._missing.pop(waiting.key, None) is not None:
+                    yield waiting
+                    given_up.append(waiting)
 
     def put_back(self, lost: Unit, unit: Unit) -> bool:
         """`unit`, which had been handed out, waits until `lost` has been done once more.

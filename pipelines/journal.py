@@ -15,7 +15,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from pipelines.graph import UnitPlan
-from pipelines.ledger import Made, ledger_rows, write_ledger
+from pipelines.ledger import Made, ledger_rows, told_if_damaged, write_ledger
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
@@ -63,10 +63,19 @@ def new_job() -> str:
 
 
 def job_records(store: Store, run: str) -> list[JobRecord]:
-    """The jobs that worked on a run, oldest first."""
-    names = sorted(entry.path.rsplit("/", 1)[-1] for entry in store.entries(f"runs/run={run}/jobs"))
-    found = (store.read_run_file(run, f"jobs/{name}") for name in names)
-    return [JobRecord(**json.loads(data)) for data in found if data is not None]
+    """The jobs that worked on a run, oldest first.
+
+    Raises:
+        StoreError: a record is damaged.
+    """
+    prefix = f"runs/run={run}/"
+    records = []
+    for name in sorted(entry.path.removeprefix(prefix) for entry in store.entries(f"{prefix}jobs")):
+        data = store.read_run_file(run, name)
+        if data is not None:
+            with told_if_damaged(store, run, name):
+                records.append(JobRecord(**json.loads(data)))
+    return records
 
 
 class Journal:

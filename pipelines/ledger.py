@@ -1,14 +1,17 @@
 """The ledger: one row for every unit of a run, with what became of it and where its results are."""
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from conceptprune.digest import canonical_json
+from conceptprune.errors import StoreError
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import (
     CheckpointWork,
@@ -60,6 +63,7 @@ LEDGER_FILE = "ledger.parquet"
 READERS = 16
 """Commit records of reused units are read so many at a time: an object store answers slowly."""
 
+logger = logging.getLogger(__name__)
 
 Made = Mapping[str, Any]
 """What a ledger row takes from a unit's commit record."""
@@ -168,7 +172,7 @@ def reused_units(
     """What is on record of the plan's committed units that are not to be done, by key.
 
     Taken from the ledgers of earlier runs; only records of units that no ledger has (a job was
-    stopped before it wrote them down) are read one by one.
+    stopped before it wrote them down, or the ledger is damaged) are read one by one.
     """
     units = {
         unit.key: unit
@@ -180,7 +184,14 @@ def reused_units(
     for run in sorted(store.runs(), key=lambda run: run != plan.run):
         if len(found) == len(units):
             break
-        for row in read_ledger(store, run):
+        try:
+            rows = read_ledger(store, run)
+        except StoreError as error:
+            # Left in its place: its run's next job writes it anew, and until then it stops `gc`,
+            # which would else take it that the run needs nothing.
+            logger.warning("%s", error)
+            continue
+        for row in rows:
             if row["key"] in units and row["objects"]:
                 found.setdefault(row["key"], {name: row[name] for name in NOTHING_MADE})
     with ThreadPoolExecutor(READERS) as readers:
@@ -197,13 +208,30 @@ def write_ledger(store: Store, run: str, rows: list[dict[str, Any]]) -> None:
 
 
 def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
-    """A run's ledger rows; none where it has not been written yet."""
+    """A run's ledger rows; none where it has not been written yet.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+    """
     data = store.read_run_file(run, LEDGER_FILE)
     if data is None:
         return []
-    rows = parquet_to_table(data).to_pylist()
+    with told_if_damaged(store, run, LEDGER_FILE):
+        rows = parquet_to_table(data).to_pylist()
     # ledger/1 did not have all of the columns.
     return [dict.fromkeys(SCHEMA.names) | row for row in rows]
+
+
+@contextmanager
+def told_if_damaged(store: Store, run: str, name: str) -> Iterator[None]:
+    """Errors of parsing a run's file as a `StoreError` that names it."""
+    try:
+        yield
+    except (StoreError, ValueError, LookupError, TypeError) as error:
+        raise StoreError(
+            f"{store.uri}: runs/run={run}/{name} is damaged ({error}); run its job again, which "
+            f"writes it anew, or `conceptprune gc --forget {run}`"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,19 +273,21 @@ class RunRecord:
 
         Raises:
             KeyError: the store has no such run.
+            StoreError: it is damaged.
         """
         data = store.read_run_file(run, RUN_FILE)
         if data is None:
             raise KeyError(run)
-        content = json.loads(data)
-        return cls(
-            run=run,
-            manifest=content["manifest"],
-            model_label=content["model"]["label"],
-            model_identity=content["model"]["identity"],
-            # The first versions knew one family only and did not record it.
-            pipeline=content["model"].get("pipeline", "StableDiffusionPipeline"),
-            denoiser_weights=content["denoiser_weights"],
-            started=content["started"],
-            language_model=content.get("language_model"),
-        )
+        with told_if_damaged(store, run, RUN_FILE):
+            content = json.loads(data)
+            return cls(
+                run=run,
+                manifest=content["manifest"],
+                model_label=content["model"]["label"],
+                model_identity=content["model"]["identity"],
+                # The first versions knew one family only and did not record it.
+                pipeline=content["model"].get("pipeline", "StableDiffusionPipeline"),
+                denoiser_weights=content["denoiser_weights"],
+                started=content["started"],
+                language_model=content.get("language_model"),
+            )

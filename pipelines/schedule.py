@@ -15,15 +15,16 @@ from ray.exceptions import (
     TaskCancelledError,
 )
 
-from conceptprune.errors import NumericalError, UserError
+from conceptprune.errors import NondeterminismError, NumericalError, UserError
 from conceptprune.outcome import Held
 from conceptprune.store import Commit, LostWorkError
 from conceptprune.work import Unit, needs_denoiser
 from pipelines.graph import Graph
 from pipelines.workers import Submission, WorkerPool
 
-FINAL_ERRORS = (UserError, NumericalError)
-"""Errors that another attempt would only repeat."""
+FINAL_ERRORS = (UserError, NumericalError, NondeterminismError)
+"""Errors that another attempt would only repeat, or cover up: after a result that differs from the
+committed one, it would find that one and take it."""
 
 MAX_INTERRUPTIONS = 20
 """A unit whose machine was taken away so often is no longer taken to be innocent of it."""

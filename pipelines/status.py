@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
 from pipelines.evaluation_record import EvaluationRecord, evaluation_records
-from pipelines.graph import Committed, committed_in
+from pipelines.graph import INTERMEDIATE, Committed, committed_in
 from pipelines.journal import JobRecord, job_records
 from pipelines.ledger import RUN_FILE, RunRecord, read_ledger
 
@@ -29,7 +29,8 @@ class RunStatus:
 
     record: RunRecord | EvaluationRecord
     rows: list[dict[str, Any]]
-    """The ledger; units that were committed after it was written are marked done."""
+    """The ledger, put right by what is committed now: what has been finished since is done, and a
+    result that was lost since is pending."""
     jobs: list[JobRecord]
     claims: list[Claim]
     """What its workers are at."""
@@ -42,11 +43,14 @@ class RunStatus:
         committed: Committed,
         claims: Sequence[Claim] = (),
     ) -> "RunStatus":
-        """The status of a run; `committed` tells what has been finished since its last ledger."""
+        """The status of a run; `committed` tells what changed since its last ledger."""
         rows = read_ledger(store, record.run)
         for row in rows:
-            if row["status"] in OPEN and committed(row["kind"], row["key"]):
+            there = committed(row["kind"], row["key"])
+            if row["status"] in OPEN and there:
                 row["status"] = "done"
+            elif row["status"] not in OPEN and not there and row["kind"] not in INTERMEDIATE:
+                row["status"] = "pending"
         jobs = job_records(store, record.run)
         ids = {job.job for job in jobs}
         mine = [claim for claim in claims if claim.job in ids]
@@ -97,6 +101,7 @@ def show_status(store: str, console: Console) -> None:
 
     Raises:
         UserError: the store has no run.
+        StoreError: the record of a run is damaged.
     """
     opened = Store(store)
     committed = committed_in(opened)
@@ -106,7 +111,12 @@ def show_status(store: str, console: Console) -> None:
     if not evaluations or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
         runs += run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
-        for line in _lines(RunStatus.read(opened, record, committed, claims)):
+        try:
+            lines = list(_lines(RunStatus.read(opened, record, committed, claims)))
+        except StoreError as error:
+            # Something of this run is damaged, which says nothing of the others.
+            lines = [one_line(f"run {record.run}: {error}")]
+        for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -46,7 +46,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_of_the_readme_runs_after_the_demo(demo: Path) -> None:
     (demo / "manifests").symlink_to(ROOT / "manifests")
     names = [command[1] for command in commands()]
-    assert names == ["validate", "plan", "erase", "status", "export", "report", "evaluate"]
+    made = ["validate", "plan", "erase", "status", "export", "report"]
+    assert names == [*made, "evaluate", "attack"]
     shown = {}
     for command in commands():
         program = str(Path(sys.executable).with_name(command[0]))
@@ -58,6 +59,7 @@ def test_every_command_of_the_readme_runs_after_the_demo(demo: Path) -> None:
     assert "nothing to compute" in shown["erase"]
     assert "a rerun would compute nothing" in shown["status"]
     assert "lower is better" in shown["evaluate"]
+    assert "attack/refill-amplify" in shown["attack"]
     StableDiffusionPipeline.from_pretrained(demo / "exported", torch_dtype=torch.float32)
     assert (demo / "report.html").exists()
 

@@ -14,6 +14,16 @@ from conceptprune.store import Store, parquet_to_table
 
 Line = dict[str, Any]
 
+LABELS = {
+    "base": "base",
+    "ours": "ours, k 1 %",
+    "half": "ours, k 0.5 %",
+    "sealed": "ours, k 1 %, sealed",
+    "uce": "UCE, published settings",
+    "uce2": "UCE, best of its sweep",
+}
+"""Of the checkpoints, in the table's order."""
+
 
 def lines_of(store: Store) -> list[Line]:
     """The rates over all artists of every finished attack job, checkpoints in suite order."""
@@ -41,7 +51,8 @@ def lines_of(store: Store) -> list[Line]:
 def rates_table(lines: list[Line], start: str) -> str:
     """A row an attack, a column a checkpoint."""
     mine = [line for line in lines if line["start"] == start]
-    labels = sorted({line["checkpoint"] for line in mine})
+    found = {line["checkpoint"] for line in mine}
+    labels = [*(name for name in LABELS if name in found), *sorted(found - LABELS.keys())]
     attacks = sorted({line["attack"] for line in mine}, key=lambda name: (name != "none", name))
     by_place = {(line["attack"], line["checkpoint"]): line for line in mine}
     rows = []
@@ -51,7 +62,9 @@ def rates_table(lines: list[Line], start: str) -> str:
         pictures = max(line["spent"]["pictures"] / line["n"] for line in cells if line)
         budget = f"{steps:.0f} steps, {pictures:.1f} pictures"
         rows.append([attack, budget, *(percent(line) if line else "-" for line in cells)])
-    return table(["attack", "spent a prompt, at most", *labels], rows)
+    return table(
+        ["attack", "spent a prompt, at most", *(LABELS.get(name, name) for name in labels)], rows
+    )
 
 
 def main() -> None:

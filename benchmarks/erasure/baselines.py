@@ -111,7 +111,7 @@ class Comparison:
             )
         published = (UCE_PUBLISHED, RECE_PUBLISHED)
         yield from self.edit_rows("published", published, artists, retained)
-        # Read when it is needed: all before needs no sweep.
+        # When it is needed: all before needs no sweep.
         yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
         if number > 1:
             yield from self.mask_rows(FUSIONS[1:], artists, retained)
@@ -144,7 +144,8 @@ class Comparison:
             )
 
     def best_edits(self) -> tuple[TextEdit, TextEdit]:
-        """The settings of UCE and of RECE that `choose` found best."""
+        """The settings of UCE and of RECE that `choose` finds best."""
+        self.choose()
         lines = self.lines()
         return chosen(lines, UCE_CANDIDATES), chosen(lines, RECE_CANDIDATES)
 

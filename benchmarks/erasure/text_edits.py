@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
-from conceptprune.baselines.rece import ReceSettings, gram_of, rece_map
+from conceptprune.baselines.rece import AGAIN, ReceSettings, gram_of, rece_map
 from conceptprune.baselines.texts import PHRASES, encoded, prompt_projections
 from conceptprune.baselines.uce import Edit, UceSettings, edited, uce_map
 from conceptprune.families.stable_diffusion import StableDiffusion
@@ -37,6 +37,7 @@ class TextEdit:
 
 
 OLD = UceSettings(tokens="rest", preserve_scale=0.1)
+GENTLE = ReceSettings(first=replace(OLD, lamb=50.0), again=replace(AGAIN, lamb=50.0), epochs=1)
 UCE_PUBLISHED = TextEdit(settings=UceSettings(), guide="art")
 RECE_PUBLISHED = TextEdit(settings=ReceSettings(), guide=" ")
 UCE_CANDIDATES = (
@@ -49,6 +50,9 @@ UCE_CANDIDATES = (
     TextEdit(settings=replace(OLD, lamb=0.05), guide="photo"),
     TextEdit(settings=replace(OLD, lamb=5.0), guide="photo"),
     TextEdit(settings=replace(OLD, lamb=50.0), guide="photo"),
+    TextEdit(settings=replace(OLD, lamb=200.0), guide="photo"),
+    TextEdit(settings=replace(OLD, lamb=800.0), guide="photo"),
+    TextEdit(settings=replace(OLD, lamb=50.0, preserve_scale=1.0), guide="photo"),
     TextEdit(settings=OLD, guide="photo", texts="phrases"),
     TextEdit(settings=OLD, guide="photo", texts="prompts"),
     TextEdit(settings=replace(OLD, preserve_scale=1.0), guide="photo", texts="prompts"),
@@ -57,6 +61,7 @@ UCE_CANDIDATES = (
 RECE_CANDIDATES = (
     RECE_PUBLISHED,
     TextEdit(settings=ReceSettings(epochs=1), guide=" "),
+    TextEdit(settings=GENTLE, guide=" "),
     TextEdit(settings=ReceSettings(epochs=1), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=3), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=1, regularisation=0.1), guide="photo"),

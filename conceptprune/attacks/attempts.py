@@ -84,7 +84,7 @@ class Attempt:
     pictures: int
     """How many pictures of the erased model were judged."""
     steps: int
-    """Gradient steps, or encoder passes of a search, spent for this attempt alone."""
+    """Gradient steps, or encoder passes of a search; attempts with one learned word share them."""
     embedding: tuple[float, ...] | None = None
     """What stands for <*> in `prompt`: vectors one after the other."""
 

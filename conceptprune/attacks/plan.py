@@ -15,7 +15,7 @@ from conceptprune.attacks.work import (
     Judgement,
     Victim,
 )
-from conceptprune.digest import digest_json, unit_key
+from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
@@ -141,13 +141,14 @@ class _Planner:
             "start": self.settings.start,
             "settings": [[name, each.model_dump(mode="json")] for name, each in settings],
             "checkpoints": [[checkpoint_json(each.checkpoint), each.attempts] for each in attacked],
-            "judged": self.judged.key_parts,
+            "judged": [self.judged.key_parts, self.judged.shown],
         }
         formats = [_format(SCHEMA), _format(SUMMARY)]
+        key = unit_key({"kind": "attack-summary", "formats": formats, **content})
         return AttackPlan(
-            run=digest_json({"kind": "attacks", **content})[:16],
+            run=key[:16],
             summary=AttackSummaryWork(
-                key=unit_key({"kind": "attack-summary", "formats": formats, **content}),
+                key=key,
                 suite=self.suite.name,
                 checkpoints=attacked,
                 settings=settings,

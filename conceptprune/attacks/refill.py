@@ -38,25 +38,31 @@ def zero_places(weights: Weights) -> dict[str, Entries]:
 
 
 def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
-    """The entries that stand out most from a low-rank model of their layer."""
+    """All entries of the neurons whose columns have the smallest norms: pruning took the largest.
+
+    For checkpoints without a zero, in which places were sealed.
+    """
     found = {}
     for name, weight in weights.items():
-        whole = weight.double().cpu()
-        apart = (whole - near_low_rank(whole, settings.rank)).abs().flatten().numpy()
-        count = int(settings.suspects * apart.size)
-        found[name] = np.sort(np.argsort(-apart, kind="stable")[:count])
+        columns = weight.shape[1]
+        order = np.argsort(weight.double().cpu().norm(dim=0).numpy(), kind="stable")
+        weakest = order[: int(settings.suspects * columns)]
+        found[name] = np.flatnonzero(np.isin(np.arange(weight.numel()) % columns, weakest))
     return found
 
 
 def refilled(
     weights: Weights, places: Mapping[str, Entries], fill: Fill, settings: Refill
 ) -> dict[str, Tensor]:
-    """The weights with places filled, in float64; layers without places are left out."""
+    """The weights with places filled, in float64.
+
+    Layers without places are left out, and those of which nothing is left to learn from.
+    """
     rng = np.random.default_rng(settings.seed)
     return {
         name: fill(weight.double().cpu(), places[name], settings, rng)
         for name, weight in sorted(weights.items())
-        if len(places[name])
+        if 0 < len(places[name]) < weight.numel()
     }
 
 
@@ -75,6 +81,7 @@ def fill_statistics(
 ) -> Tensor:
     """Row mean + column mean - layer mean of the other entries."""
     known = _known(weight, places)
+    weight = weight * known
     layer = weight.sum() / known.sum()
     row = weight.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
     column = weight.sum(0, keepdim=True) / known.sum(0, keepdim=True).clamp(min=1)
@@ -89,7 +96,7 @@ def fill_low_rank(
     Hard-thresholded SVD imputation (Mazumder, Hastie and Tibshirani 2010, with a fixed rank).
     """
     known = _known(weight, places)
-    guess = weight
+    weight = guess = weight * known
     for _ in range(settings.rounds):
         guess = torch.where(known, weight, near_low_rank(guess, settings.rank))
     return torch.where(known, weight, guess)
@@ -105,7 +112,7 @@ def fill_signs(
     """
     known = _known(weight, places)
     signs = fill_low_rank(weight, places, settings, rng).sign()
-    largest = weight.abs().amax(1, keepdim=True)
+    largest = (weight * known).abs().amax(1, keepdim=True)
     return torch.where(known, weight, signs * largest)
 
 
@@ -148,7 +155,7 @@ def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
     before = {name: weights[name].double().cpu() for name in filled}
     pictures = np.zeros(len(scene.asked), np.int64)
     success = np.zeros(len(scene.asked), np.bool_)
-    for gain in settings.gains:
+    for gain in settings.gains if filled else (1.0,):
         moved = {name: before[name] + gain * (filled[name] - before[name]) for name in filled}
         left = np.flatnonzero(~success)
         if len(left):

@@ -123,7 +123,9 @@ def _distances(space: TokenSpace, wanted: Tensor) -> Distances:
 
     @torch.no_grad()
     def distances(rows: Ids) -> NDArray[np.float64]:
-        ids = torch.stack([space.padded([int(token) for token in row]) for row in rows])
+        # All rows are equally long: start, end and padding are the same.
+        ids = space.padded(rows[0].tolist()).repeat(len(rows), 1)
+        ids[:, 1 : 1 + rows.shape[1]] = torch.from_numpy(rows)
         apart = (space.encode_ids(ids) - wanted).double().square().sum((1, 2))
         return apart.cpu().numpy()
 

@@ -69,8 +69,8 @@ class Refill(Section):
     gains: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1.0,)
     """What is put in is multiplied by each of these in turn; the first that succeeds counts."""
     suspects: Share = 0.0
-    """Where no zero is found (a sealed checkpoint): take this share of each layer's entries, those
-    that a low-rank model of the layer fits worst."""
+    """Where no zero is found (a sealed checkpoint): take all of this share of each layer's neurons,
+    those of the smallest norm."""
     seed: Seed = 0
 
 

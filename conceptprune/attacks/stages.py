@@ -102,7 +102,7 @@ class Attacker:
 
     def _shows(self, work: AttackWork) -> Shows:
         judged = work.judgement
-        scorer = self.evaluator.scorer(judged.scorer)
+        scorer = self.evaluator.scorer(judged.scorer, judged.facts)
 
         def shows(images: Images, of: Sequence[int]) -> NDArray[np.bool_]:
             cases = [work.victims[index].case for index in of]

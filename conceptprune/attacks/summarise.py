@@ -74,7 +74,7 @@ def _rows(
                 {
                     "attack": settings,
                     "start": work.start,
-                    "judged": work.judgement.key_parts,
+                    "judged": work.judgement.shown,
                     "spent": spent,
                     "interval": {"method": "wilson", "level": LEVEL},
                 }

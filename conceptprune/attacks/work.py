@@ -6,7 +6,7 @@ from typing import Any, Literal
 from conceptprune.attacks.settings import AttackSettings
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import KIND
 from conceptprune.prompts import Prompt, PromptPair
 from conceptprune.work import Need
@@ -24,8 +24,16 @@ class Judgement:
     @property
     def key_parts(self) -> dict[str, Any]:
         """JSON of what decides a verdict."""
-        settings = scorer_settings(self.scorer, self.facts)
-        return {**settings, "metric": self.metric, "at_least": self.at_least}
+        return {**scorer_key(self.scorer, self.facts), **self._when}
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The same as a summary shows it."""
+        return {**scorer_settings(self.scorer, self.facts), **self._when}
+
+    @property
+    def _when(self) -> dict[str, Any]:
+        return {"metric": self.metric, "at_least": self.at_least}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

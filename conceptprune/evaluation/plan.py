@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from conceptprune.digest import digest_json, unit_key
+from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 from conceptprune.evaluation.suite import Drawing, Suite, erased_domain
-from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
 from conceptprune.evaluation.work import (
@@ -107,14 +107,6 @@ def images_work(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesWork:
     )
 
 
-def run_id(suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint]) -> str:
-    """Identity of an evaluation: what the suite asks, and of which checkpoints."""
-    asked = suite.model_dump(mode="json", exclude={"compute", "model", "attacks"})
-    items = [_item_json(item) for item in suite_items(suite)]
-    of = [checkpoint_json(checkpoint) for checkpoint in checkpoints]
-    return digest_json({"suite": asked, "items": items, "base": base.key_parts, "of": of})[:16]
-
-
 def build_plan(
     suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
 ) -> EvaluationPlan:
@@ -166,18 +158,19 @@ class _Planner:
             "erased": erased,
             "unlearncanvas": unlearncanvas,
         }
+        evaluation = EvaluationWork(
+            key=unit_key(parts),
+            suite=self.suite.name,
+            entries=entries,
+            items=self.items,
+            resamples=intervals.resamples,
+            seed=intervals.seed,
+            erased=erased,
+            unlearncanvas=unlearncanvas,
+        )
         return EvaluationPlan(
-            run=run_id(self.suite, self.base, checkpoints),
-            evaluation=EvaluationWork(
-                key=unit_key(parts),
-                suite=self.suite.name,
-                entries=entries,
-                items=self.items,
-                resamples=intervals.resamples,
-                seed=intervals.seed,
-                erased=erased,
-                unlearncanvas=unlearncanvas,
-            ),
+            run=evaluation.key[:16],
+            evaluation=evaluation,
             images=self.images,
             scores=self.scores,
             labels={key: tuple(labels) for key, labels in self.labels.items()},
@@ -190,8 +183,9 @@ class _Planner:
             images=images,
             scored=tuple(self.scored(settings, facts, images) for settings, facts in self.scorers),
         )
+        compared = any(settings.compares for settings, _ in self.scorers)
         # References are drawn for whoever is compared with them.
-        for key in images:
+        for key in (*images, *(self.references() if compared else ())):
             self.labels.setdefault(key, {})[checkpoint.label] = None
         for scored in entry.scored:
             for key in (*scored.scores, *(key for _, key in scored.sets)):
@@ -231,14 +225,19 @@ class _Planner:
             {
                 "kind": "scores",
                 "format": _format(SCORES),
-                "scorer": scorer_settings(settings, facts),
+                "scorer": scorer_key(settings, facts),
                 "images": images,
                 "references": reference,
                 "cases": [asdict(case) for case in shard.cases],
             }
         )
         self.scores[key] = ScoresWork(
-            key=key, images=images, references=reference, scorer=settings, cases=shard.cases
+            key=key,
+            images=images,
+            references=reference,
+            scorer=settings,
+            facts=facts,
+            cases=shard.cases,
         )
         return key
 
@@ -263,14 +262,19 @@ class _Planner:
                 {
                     "kind": "set-scores",
                     "format": _format(SET_SCORES),
-                    "scorer": scorer_settings(settings, facts),
+                    "scorer": scorer_key(settings, facts),
                     "images": images,
                     "references": references,
                     "prompts": _prompts_json(prompts),
                 }
             )
             self.scores[key] = SetScoresWork(
-                key=key, images=images, references=references, scorer=settings, prompts=prompts
+                key=key,
+                images=images,
+                references=references,
+                scorer=settings,
+                facts=facts,
+                prompts=prompts,
             )
             yield group, key
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from conceptprune.digest import canonical_json
+from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit
-from conceptprune.evaluation.scorers.base import ScorerSettings
+from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import (
@@ -108,10 +109,19 @@ class Evaluator:
         data = self.store.read(drawn.edit.ref)
         return load_edit(drawn.edit.kind, data, drawn.model.source.folder())
 
-    def scorer(self, settings: ScorerSettings) -> Any:
-        """A loaded scorer."""
+    def scorer(self, settings: ScorerSettings, facts: Facts) -> Any:
+        """A loaded scorer, which is the one that the plan was made with.
+
+        Raises:
+            UserError: this machine has other weights, or other versions of its libraries.
+        """
         name = canonical_json(settings.model_dump(mode="json"))
         if name not in self._scorers:
+            if (found := settings.check()) != facts:
+                raise UserError(
+                    f"scorers: {settings.title} is {found} on this machine, and {facts} on the one "
+                    "that planned the evaluation: install and place the same on all"
+                )
             self._scorers[name] = settings.load(self.device)
         return self._scorers[name]
 
@@ -152,18 +162,19 @@ class Evaluator:
         references = None
         if work.references is not None:
             references = self._drawn(work.references, prompts)
-        readings = self.scorer(work.scorer).score(images, work.cases, references)
+        readings = self.scorer(work.scorer, work.facts).score(images, work.cases, references)
         table = scores_table(work.cases, readings)
         return Made(objects={"scores": self.put_table("scores", table)})
 
     def _set_scores(self, work: SetScoresWork) -> Made:
         wanted = {(prompt.text, prompt.seed) for prompt in work.prompts}
+        # Not all in memory at once: there may be tens of thousands.
         sides = [
-            [image for key in keys for image in self._drawn_of(key, wanted)]
+            (image for key in keys for image in self._drawn_of(key, wanted))
             for keys in (work.images, work.references)
         ]
-        readings = self.scorer(work.scorer).score_sets(*sides)
-        table = set_scores_table(readings, len(sides[0]))
+        readings = self.scorer(work.scorer, work.facts).score_sets(*sides)
+        table = set_scores_table(readings, len(wanted))
         return Made(objects={"scores": self.put_table("scores", table)})
 
     def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:

@@ -203,7 +203,7 @@ class Suite(Section):
     version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
     name: Annotated[Name, Field(description="one line, the suite's name")]
     model: Annotated[
-        ModelRef, Field(description="a section with one of builtin, folder, hub (with revision)")
+        ModelRef, Field(description="a section with one of builtin, folder, file, uri, hub")
     ]
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,14 @@ import pyarrow as pa
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.bootstrap import interval_settings, mean_interval
 from conceptprune.evaluation.items import Item
-from conceptprune.evaluation.scorers.base import Better, Facts, Labels, Metric, ScorerSettings
+from conceptprune.evaluation.scorers.base import (
+    PLACES,
+    Better,
+    Facts,
+    Labels,
+    Metric,
+    ScorerSettings,
+)
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.work import Entry, EvaluationWork
@@ -53,11 +61,28 @@ def summary_table(work: EvaluationWork, scored: Sequence[Sequence[Scored]]) -> p
 
 def scorer_settings(scorer: ScorerSettings, facts: Facts) -> dict[str, Any]:
     """What decides a scorer's numbers, as it is written beside each of them."""
-    return {
-        "scorer": scorer.model_dump(mode="json"),
-        "versions": dict(facts.versions),
-        "weights": facts.weights,
-    }
+    settings = scorer.model_dump(mode="json")
+    return {**_facts(facts), "scorer": {name: _named(value) for name, value in settings.items()}}
+
+
+def scorer_key(scorer: ScorerSettings, facts: Facts) -> dict[str, Any]:
+    """What of a scorer decides its numbers: not what it is called, nor where its files lie."""
+    settings = scorer.model_dump(mode="json", exclude={*PLACES, "name"})
+    return {**_facts(facts), "scorer": settings}
+
+
+def _facts(facts: Facts) -> dict[str, Any]:
+    return {"versions": dict(facts.versions), "weights": facts.weights}
+
+
+def _named(value: Any) -> Any:
+    """A setting as it is shown to others: of an absolute path, the last name."""
+    match value:
+        case {"folder": str(folder)}:
+            return {"folder": Path(folder).name}
+        case str() if Path(value).is_absolute():
+            return Path(value).name
+    return value
 
 
 def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,7 @@ class ScoresWork:
     references: str | None
     """Key of the base model's images of the same shard, for a scorer that compares."""
     scorer: ScorerSettings
+    facts: Facts
     cases: tuple[Case, ...]
     kind: Literal["scores"] = "scores"
 
@@ -64,6 +65,7 @@ class SetScoresWork:
     references: tuple[str, ...]
     """Keys of the base model's images; empty where the scorer has references of its own."""
     scorer: ScorerSettings
+    facts: Facts
     prompts: tuple[Prompt, ...]
     """Which of the images belong to the group."""
     kind: Literal["set-scores"] = "set-scores"

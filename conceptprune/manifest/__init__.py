@@ -4,7 +4,7 @@ from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, 
 from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
-from conceptprune.manifest.model import BuiltinModel, FolderModel, HubModel, RemoteModel
+from conceptprune.manifest.model import BuiltinModel, FileModel, FolderModel, HubModel, RemoteModel
 from conceptprune.manifest.schema import (
     Collection,
     Compute,
@@ -24,6 +24,7 @@ __all__ = [
     "Compute",
     "Concept",
     "Direction",
+    "FileModel",
     "FillerPair",
     "FolderModel",
     "Fuse",

@@ -1,4 +1,4 @@
-"""How a manifest names a model: shipped, in a folder, at a URI, or a pinned revision on the hub."""
+"""How a manifest names a model: shipped, a folder, a file, a URI, or a pinned hub revision."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +33,31 @@ class FolderModel(Section):
     @classmethod
     def _relative_to_the_manifest(cls, folder: str, info: ValidationInfo) -> str:
         return str(Path(info.context["folder"], folder)) if info.context else folder
+
+
+class FileModel(Section):
+    """A local single-file checkpoint, and the configs that such a file does not have."""
+
+    file: Annotated[
+        PromptText,
+        Field(
+            pattern=r"\.safetensors$",
+            description="the path of a .safetensors file, relative to the manifest (a pickled "
+            ".ckpt can run code when it is opened and is not read: convert it first)",
+        ),
+    ]
+    config: Annotated[
+        PromptText,
+        Field(
+            description="the path of a folder with the model's model_index.json, configs and "
+            "tokenizers, relative to the manifest: the file has weights only"
+        ),
+    ]
+
+    @field_validator("file", "config")
+    @classmethod
+    def _relative_to_the_manifest(cls, path: str, info: ValidationInfo) -> str:
+        return str(Path(info.context["folder"], path)) if info.context else path
 
 
 class HubModel(Section):
@@ -71,7 +96,8 @@ class RemoteModel(Section):
 
 def _one_of(*keys: str) -> Discriminator:
     """Chooses among sections by the one of `keys` that is given."""
-    allowed = f"exactly one of {', '.join(keys)} (with revision)"
+    with_it = {"file": "file (with config)", "hub": "hub (with revision)"}
+    allowed = f"exactly one of {', '.join(with_it.get(key, key) for key in keys)}"
     context: dict[str, Any] = {"problems": (((), allowed),)}
 
     def tag(value: Any) -> str | None:
@@ -92,9 +118,10 @@ def _one_of(*keys: str) -> Discriminator:
 ModelRef = Annotated[
     Annotated[BuiltinModel, Tag("<builtin>")]
     | Annotated[FolderModel, Tag("<folder>")]
+    | Annotated[FileModel, Tag("<file>")]
     | Annotated[RemoteModel, Tag("<uri>")]
     | Annotated[HubModel, Tag("<hub>")],
-    _one_of("builtin", "folder", "uri", "hub"),
+    _one_of("builtin", "folder", "file", "uri", "hub"),
 ]
 LanguageModelRef = Annotated[
     Annotated[FolderModel, Tag("<folder>")]

@@ -301,7 +301,10 @@ class Manifest(Section):
     version: Annotated[Int, Field(ge=1, le=1, description="1, the only version there is")]
     model: Annotated[
         ModelRef,
-        Field(description="a section with one of builtin, folder, uri, hub with revision"),
+        Field(
+            description="a section with one of builtin, folder, file (with config), uri, hub (with "
+            "revision)"
+        ),
     ]
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()

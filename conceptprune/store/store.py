@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from conceptprune.digest import digest_bytes
-from conceptprune.errors import StoreError
+from conceptprune.errors import NondeterminismError, StoreError
 from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
 from conceptprune.store.credentials import refuse_credentials
@@ -179,7 +179,7 @@ class Store:
         Two may differ only where memory made one of them go through the denoiser in smaller parts.
 
         Raises:
-            StoreError: the work was committed before with other bytes (it is not deterministic).
+            NondeterminismError: the work was committed before with other bytes.
         """
         path = _commit_path(commit.kind, commit.key)
         # Looked for first, because a store that ignores the condition would write over it.
@@ -193,7 +193,9 @@ class Store:
         if earlier is None:
             raise StoreError(f"{self.uri}: {path} was removed while it was being written")
         if commit.at_once == earlier.at_once and (difference := commit.difference(earlier)):
-            raise StoreError(f"{commit.kind} {commit.key} is not deterministic: {difference}")
+            raise NondeterminismError(
+                f"{commit.kind} {commit.key} is not deterministic: {difference}"
+            )
 
     def find(self, kind: str, key: str) -> Commit | None:
         """The commit record of a piece of work, or None where it is not done.

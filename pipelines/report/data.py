@@ -1,7 +1,7 @@
 """Everything a report says, read from the store: no model, no Ray."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -105,6 +105,14 @@ def _plan(store: Store, record: RunRecord, manifest: Manifest) -> Plan:
     return plan_here(prepared, store)
 
 
+def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
+    """What the pictures of a run say of each of its masks; None of one that it drew none with."""
+    rows = read_ledger(store, record.run)
+    if not any(row["kind"] == "preview" for row in rows):
+        return lambda _: None
+    return _Reader(store, record, rows, EMBEDDED).accuracy_of
+
+
 class _Reader:
     """Reads one run's results out of the store, concept by concept."""
 
@@ -185,6 +193,24 @@ class _Reader:
             accuracy=judge_shots(shots, kind=plan.concept.kind),
             where=heat_map(mask, self.contrast(plan.mask)) if mask else None,
         )
+
+    def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
+        """What the run's pictures say of one of its masks; None where there are none."""
+        for row in self.rows:
+            # A fused mask is no concept's own.
+            if row["kind"] != "mask" or row["concepts"] not in ([], list(mask.concepts)):
+                continue
+            commit = self.store.find("mask", row["key"])
+            if commit is not None and commit.objects["mask"].digest == mask.digest:
+                chosen = [plan for plan in self.plan.concepts if plan.concept.name in mask.concepts]
+                rows = self.rows_about(mask.concepts) if row["concepts"] else self.rows
+                return judge_shots(
+                    self.shots(chosen, row["key"], rows), kind=chosen[0].concept.kind
+                )
+        return None
+
+    def rows_about(self, concepts: Iterable[str]) -> list[Row]:
+        return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
     def fused_accuracy(self, mask_row: Row) -> Accuracy | None:
         plans = self.plan.concepts

@@ -142,7 +142,7 @@ def trade_off(points: Sequence[Point], axes: Axes, *, crowd: str) -> TradeOff | 
         Mark(
             x=x,
             y=y,
-            radius=round(RADIUS + 2.2 * log2(len(together)), 1),
+            radius=round(RADIUS + 1.4 * log2(len(together)), 1),
             shape=SHAPES.get(source, "cross"),
             source=source,
             across=_span([point.erased for point in together], across),

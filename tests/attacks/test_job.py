@@ -123,8 +123,6 @@ def test_every_rate_comes_with_interval_budget_and_its_attempts(
         assert settings["spent"]["pictures"] == sum(a["pictures"] for a in mine)
         assert settings["judged"]["metric"] == "style accuracy"
     assert all(a["prompt"] and a["seed"] >= 0 for a in attempts)
-    # Nothing of the site is left: random entries are not the artist.
-    assert whole["pruned", "attack/none"]["value"] == 0
 
 
 def test_a_second_plan_finds_its_units_done_and_a_new_budget_only_its_own(

@@ -76,9 +76,12 @@ def test_amplifying_scales_only_columns_that_lost_entries() -> None:
     assert filled[:, 3].norm() == pytest.approx(others.median().item(), rel=1e-5)
 
 
-def test_a_checkpoint_without_zeros_is_left_alone() -> None:
-    whole = {"w": low_rank_weight(0)}
-    assert refilled(whole, zero_places(whole), FILLS["random"], SETTINGS) == {}
+@pytest.mark.parametrize("name", FILLS)
+@pytest.mark.parametrize("weight", [low_rank_weight(0), torch.zeros(SHAPE)])
+def test_a_layer_without_zeros_or_with_nothing_else_is_left_alone(
+    name: str, weight: torch.Tensor
+) -> None:
+    assert refilled({"w": weight}, zero_places({"w": weight}), FILLS[name], SETTINGS) == {}
 
 
 def test_replaced_weights_come_back_to_the_bit(scene_of: "type[Scene]") -> None:
@@ -110,11 +113,13 @@ def test_the_seal_is_the_same_for_the_same_mask_and_another_for_another() -> Non
     assert not torch.equal(same, sealed_weight(mask.layers["w"], whole, mask.digest, "w"))
 
 
-def test_suspects_of_a_low_rank_weight_are_where_its_seal_is() -> None:
-    # The seal hides no place from whoever can predict the entry: the docs must not claim it.
-    whole = low_rank_weight(0)
-    mask = mask_of(whole)
-    sealed = {"w": sealed_weight(mask.layers["w"], whole, seal_secret(mask), "w")}
-    share = len(PLACES) / whole.numel()
-    found = suspect_places(sealed, Refill(rank=2, suspects=share))["w"]
-    assert np.isin(found, PLACES).mean() > 2 * share
+def test_without_zeros_the_weakest_neurons_are_suspected_and_amplified() -> None:
+    weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    weight[:, [3, 17]] *= 0.1
+    options = Refill(suspects=2 / SHAPE[1])
+    places = suspect_places({"w": weight}, options)
+    assert set(places["w"] % SHAPE[1]) == {3, 17}
+    assert len(places["w"]) == 2 * SHAPE[0]
+    louder = refilled({"w": weight}, places, FILLS["amplify"], options)["w"]
+    assert np.flatnonzero((louder != weight).any(0)).tolist() == [3, 17]
+    assert louder[:, 3].norm() == pytest.approx(louder.norm(dim=0).median().item(), rel=0.1)

@@ -159,6 +159,8 @@ def stable_diffusion_2() -> StableDiffusionPipeline:
 
 
 def stable_diffusion_xl(*, zeros: bool = True) -> StableDiffusionXLPipeline:
+    # The second text encoder is the wider one, by which diffusers tells them apart in a file.
+    wide = 3 * DIM // 2
     unet = UNet2DConditionModel(
         sample_size=SIDE,
         block_out_channels=(16, 32),
@@ -168,16 +170,16 @@ def stable_diffusion_xl(*, zeros: bool = True) -> StableDiffusionXLPipeline:
         transformer_layers_per_block=(1, 2),
         attention_head_dim=(2, 4),
         use_linear_projection=True,
-        cross_attention_dim=2 * DIM,
+        cross_attention_dim=DIM + wide,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + DIM,
+        projection_class_embeddings_input_dim=6 * 8 + wide,
         norm_num_groups=8,
     )
     return StableDiffusionXLPipeline(
         vae=vae(force_upcast=True),
         text_encoder=clip_encoder(),
-        text_encoder_2=clip_encoder(projected=True),
+        text_encoder_2=clip_encoder(projected=True, hidden=wide),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=unet,

@@ -1,5 +1,7 @@
 """The studio suite on a real local Ray cluster: its golden numbers, and what a rerun does."""
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from PIL import Image
 
 from conceptprune.evaluation.summary import OBJECT, SCHEMA
+from conceptprune.evaluation.summary import SORTED_BY as ORDER
 from conceptprune.plan import collection_settings, prompts_units
 from conceptprune.stages import Worker
 from conceptprune.store import Store, parquet_to_table
@@ -110,20 +114,15 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     store = erase_here(folder)
     (delta,) = Path(store.uri).glob("objects/delta/*/*.safetensors")
     pipeline = folder / "pipeline"
-    main_arguments = ["export", store.uri, ERASED, "--out", str(pipeline)]
     with pytest.raises(SystemExit) as stop:
-        main(main_arguments)
+        main(["export", store.uri, ERASED, "--out", str(pipeline)])
     assert not stop.value.code
     of = ["base", f"mask:{ERASED}", f"as a delta=delta:{delta}", f"folder:{pipeline}"]
     arguments = [str(SUITE), "--store", store.uri, *(x for name in of for x in ("--of", name))]
-    with pytest.MonkeyPatch.context() as patch:
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setenv("COLUMNS", "250")
-        import contextlib
-        import io
-
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            code = evaluate(arguments)
+        code = evaluate(arguments)
     return Evaluated(store=store, arguments=arguments, code=code, output=said.getvalue())
 
 
@@ -151,7 +150,7 @@ def test_the_golden_numbers_show_an_erasure() -> None:
         return float(hits / images)
 
     assert rate("base", f"erased/{ERASED}") == 1
-    assert rate(ERASED, f"erased/{ERASED}") <= 1 / 6
+    assert rate(ERASED, f"erased/{ERASED}") == 0
     assert rate(ERASED, "erased/quill tander") == rate("base", "erased/quill tander")
     assert rate(ERASED, "retained") == rate("base", "retained")
 
@@ -164,7 +163,7 @@ def test_one_erasure_draws_the_same_images_as_a_mask_a_delta_and_a_folder(
         images.setdefault(row["checkpoint"], []).append(row["image_digest"])
     assert images[ERASED] == images["as a delta"] == images["pipeline"]
     assert images[ERASED] != images["base"]
-    assert {len(digests) for digests in images.values()} == {28}
+    assert {len(digests) for digests in images.values()} == {20}
 
 
 def test_the_summary_keeps_the_contract_and_every_number_has_its_interval_and_settings(
@@ -172,7 +171,10 @@ def test_the_summary_keeps_the_contract_and_every_number_has_its_interval_and_se
 ) -> None:
     commit = evaluated.store.get("evaluation", evaluated.record.summary)
     table = parquet_to_table(evaluated.store.load(commit, OBJECT))
-    assert table.schema.equals(SCHEMA, check_metadata=True)
+    # Cast, for Parquet has a name of its own for a list's items.
+    assert table.cast(SCHEMA).equals(table.cast(SCHEMA).sort_by([(x, "ascending") for x in ORDER]))
+    assert table.schema.metadata == SCHEMA.metadata
+    assert table.schema.names == SCHEMA.names
     for row in table.to_pylist():
         assert row["low"] <= row["value"] <= row["high"]
         assert row["low"] < row["high"]
@@ -203,8 +205,6 @@ def test_the_unlearncanvas_accuracies_are_those_of_the_judge_by_domain(
 
 
 def test_the_images_are_files_that_anyone_can_read(evaluated: Evaluated) -> None:
-    from PIL import Image
-
     folder = Path(evaluated.store.uri)
     for row in evaluated.table("images")[:3]:
         assert Image.open(folder / row["image"]).size == (64, 64)

@@ -81,8 +81,8 @@ def test_the_defaults_are_the_published_settings() -> None:
         "gpus_per_actor": 0.0,
         "threads_per_actor": 1,
         "max_attempts": 3,
-        "claim_seconds": 30.0,
         "offload": "encoders",
+        "claim_seconds": 30.0,
     }
 
 

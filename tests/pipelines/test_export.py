@@ -17,6 +17,8 @@ import conceptprune
 from conceptprune.errors import UserError
 from conceptprune.mask import PruningMask, union_masks
 from conceptprune.model_card import Exported, code_span, model_card
+from conceptprune.single_file import write_single_file
+from conceptprune.single_file_model import CACHE_VARIABLE, converted_folder
 from conceptprune.stages import read_mask
 from conceptprune.store import Store
 from pipelines import export
@@ -47,23 +49,25 @@ def mask_of(tiny: TinyStore, name: str) -> PruningMask:
     return read_mask(tiny.store, plan.mask.key)
 
 
-def latents(pipe: StableDiffusionPipeline) -> Tensor:
+def image(pipe: StableDiffusionPipeline) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
     output = pipe(
         "a cat in the style of Ada Bell",
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(5),
-        output_type="latent",
+        output_type="np",
     )
-    result: Tensor = output.images
-    return result
+    return torch.from_numpy(output.images)
 
 
 def loaded(folder: Path) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    return aligned(StableDiffusionPipeline.from_pretrained(folder))
+
+
+def aligned(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
     # Weights are used where the file lies in memory, at any address, and the CPU's kernels round
     # differently on addresses that are not a multiple of 64.
-    for module in (pipe.unet, pipe.text_encoder):
+    for module in (pipe.unet, pipe.text_encoder, pipe.vae):
         for parameter in module.parameters():
             parameter.data = parameter.data.clone()
     return pipe
@@ -83,11 +87,11 @@ def test_an_exported_pipeline_draws_what_the_base_with_the_mask_draws(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     out = run_export(ADA, form="pipeline")
-    untouched = latents(tiny_pipe)
+    untouched = image(tiny_pipe)
     mask_of(tiny_store, ADA).apply(tiny_pipe)
-    expected = latents(tiny_pipe)
+    expected = image(tiny_pipe)
     assert not torch.equal(expected, untouched)
-    assert torch.equal(latents(loaded(out)), expected)
+    assert torch.equal(image(loaded(out)), expected)
 
 
 def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
@@ -98,7 +102,24 @@ def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
     found = other.unet.load_state_dict(edited, strict=False)
     assert not found.unexpected_keys
     mask_of(tiny_store, CY).apply(tiny_pipe)
-    assert torch.equal(latents(other), latents(tiny_pipe))
+    assert torch.equal(image(other), image(tiny_pipe))
+
+
+def test_a_sealed_checkpoint_has_draws_in_the_pruned_places_and_the_rest_of_a_plain_one(
+    run_export: Run, tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    plain = load_file(only_safetensors(run_export(ADA, form="delta")))
+    sealed = load_file(
+        only_safetensors(run_export(ADA, form="delta", out=tmp_path / "sealed", seal=True))
+    )
+    layers = mask_of(tiny_store, ADA).layers
+    assert plain.keys() == sealed.keys()
+    for key, weight in plain.items():
+        changed = (weight != sealed[key]).flatten().nonzero()[:, 0]
+        assert changed.tolist() == layers[key.removesuffix(".weight")].entries.tolist()
+        assert sealed[key].count_nonzero() == sealed[key].numel()
+    with pytest.raises(UserError, match="--seal: a mask is the list of places"):
+        run_export(ADA, form="mask", out=tmp_path / "mask", seal=True)
 
 
 def test_a_delta_keeps_the_dtype_of_the_models_files(
@@ -120,11 +141,22 @@ def test_an_exported_mask_applies_and_comes_off(
 ) -> None:
     mask = conceptprune.load_mask(only_safetensors(run_export(ADA, form="mask", model=None)))
     assert mask.digest == mask_of(tiny_store, ADA).digest
-    before = latents(tiny_pipe)
+    before = image(tiny_pipe)
     mask.apply(tiny_pipe)
-    assert not torch.equal(latents(tiny_pipe), before)
+    assert not torch.equal(image(tiny_pipe), before)
     mask.remove(tiny_pipe)
-    assert torch.equal(latents(tiny_pipe), before)
+    assert torch.equal(image(tiny_pipe), before)
+
+
+def test_an_exported_single_file_draws_what_the_base_with_the_mask_draws(
+    run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    file = only_safetensors(run_export(ADA, form="single-file"))
+    pipe = StableDiffusionPipeline.from_single_file(
+        str(file), config=str(tiny_store.model), local_files_only=True
+    )
+    mask_of(tiny_store, ADA).apply(tiny_pipe)
+    assert torch.equal(image(aligned(pipe)), image(tiny_pipe))
 
 
 def test_fused_concepts_are_one_checkpoint(
@@ -133,7 +165,7 @@ def test_fused_concepts_are_one_checkpoint(
     out = run_export(ADA, CY, form="pipeline", fuse="union")
     for name in (ADA, CY):
         mask_of(tiny_store, name).apply(tiny_pipe)
-    assert torch.equal(latents(loaded(out)), latents(tiny_pipe))
+    assert torch.equal(image(loaded(out)), image(tiny_pipe))
     assert metadata(out)["concepts"] == [ADA, CY]
     assert len(metadata(out)["parts"]) == 2  # type: ignore[arg-type]
 
@@ -231,7 +263,7 @@ def test_the_metadata_says_where_the_checkpoint_comes_from(
     assert "torch" in part["versions"]
 
 
-@pytest.mark.parametrize("form", ["pipeline", "delta", "mask"])
+@pytest.mark.parametrize("form", ["pipeline", "single-file", "delta", "mask"])
 def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     run_export: Run, tiny_store: TinyStore, form: str
 ) -> None:
@@ -258,7 +290,12 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
         "states no accuracy",
     ):
         assert expected in body
-    verb = {"pipeline": "from_pretrained", "delta": "load_state_dict", "mask": "load_mask"}[form]
+    verb = {
+        "pipeline": "from_pretrained",
+        "single-file": "StableDiffusionPipeline.from_single_file",
+        "delta": "load_state_dict",
+        "mask": "load_mask",
+    }[form]
     code = body.split("```python\n")[1].split("```")[0]
     assert verb in code
     if form != "pipeline":
@@ -276,7 +313,7 @@ def test_the_code_of_the_delta_card_runs(
     exec(code, {"pipe": pipe})
     expected = build_pipeline()
     mask_of(tiny_store, ADA).apply(expected)
-    assert torch.equal(latents(pipe), latents(expected))
+    assert torch.equal(image(pipe), image(expected))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +321,7 @@ def test_the_code_of_the_delta_card_runs(
     [
         (
             {"form": "pipline"},
-            r"--as pipline: allowed are pipeline, delta, mask; nearest: pipeline",
+            r"--as pipline: allowed are pipeline, single-file, delta, mask; nearest: pipeline",
         ),
         (
             {"form": "mask", "fuse": "unoin"},
@@ -335,6 +372,21 @@ def test_the_shipped_model_is_found_without_being_named(
     assert only_safetensors(out)
 
 
+def test_a_single_file_is_a_base_model_once_a_run_has_converted_it(
+    run_export: Run, tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "model.safetensors"
+    nothing = PruningMask(concepts=("none",), component="unet", layers={}, provenance={})
+    write_single_file(nothing, tiny_store.model, file)
+    with pytest.raises(UserError, match=r"no run on this machine had .*model\.safetensors"):
+        run_export(ADA, form="delta", model=file)
+    converted_folder(file, tiny_store.model)
+    edited = only_safetensors(run_export(ADA, form="delta", model=file))
+    again = only_safetensors(run_export(ADA, form="delta", out=tmp_path / "again"))
+    assert edited.read_bytes() == again.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("label", "revision", "expected"),
     [
@@ -354,6 +406,7 @@ def test_the_card_says_which_base_to_load(
             mask=mask,
             parts=[mask],
             model_digest="d",
+            pipeline="StableDiffusionPipeline",
             denoiser_weights=10**6,
             file="a.safetensors",
         )

@@ -9,11 +9,14 @@ import pytest
 from rich.console import Console
 
 from conceptprune.errors import StoreError, UserError
+from conceptprune.evaluation.checkpoint import Checkpoint, Drawn, Edit
 from conceptprune.store import Commit, Store
 from conceptprune.store.store import RENEWED_AFTER
 from pipelines.cli import main
+from pipelines.evaluation_record import EvaluationRecord
 from pipelines.gc import LEAST_GRACE_HOURS, collect_garbage
 from pipelines.graph import committed_in, units_to_do
+from pipelines.ledger import reused_units
 from tests.pipelines.conftest import TinyStore, done, record_run, worker_of
 
 DAY = 86_400.0
@@ -49,6 +52,15 @@ def record_of(store: Store, run: str) -> bytes:
     data = store.read_run_file(run, "run.json")
     assert data
     return data
+
+
+def damage_ledger(store: Store, run: str) -> None:
+    """Flip a bit of a run's ledger, in the pages of its table."""
+    path = Path(store.uri) / "runs" / f"run={run}" / "ledger.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1
+    path.unlink()  # It shares its bytes with the original by a hard link.
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -113,6 +125,37 @@ def test_an_old_object_that_is_put_again_counts_as_young(store: Store) -> None:
     store.remove(["commits/mask/orphan.json"])
     collect(store, yes=True, days_later=0)
     assert store.read(ref) == b"orphan"
+
+
+def test_a_mask_that_an_evaluation_applies_stays_although_no_unit_made_it(
+    store: Store, tiny_store: TinyStore
+) -> None:
+    edit = store.put(b"a mask of elsewhere", kind="mask", model="m", suffix="safetensors")
+    drawn = Drawn(model=tiny_store.prepared.model, pictures="", edit=Edit(kind="mask", ref=edit))
+    checkpoint = Checkpoint(label="theirs", kind="mask", digest="", erased=(), drawn=drawn)
+    EvaluationRecord.of("judged", [checkpoint], "summary", {"name": "suite"}).write(store)
+    collect(store, yes=True)
+    assert store.read(edit) == b"a mask of elsewhere"
+    collect(store, yes=True, forget=["judged"])
+    assert edit.path not in paths(store)
+
+
+def test_an_orphan_that_is_put_again_while_it_is_listed_stays(store: Store) -> None:
+    orphans = [store.put(data, kind="mask", model="m", suffix="x") for data in (b"a", b"b")]
+    for ref in orphans:
+        os.utime(Path(store.uri) / ref.path, (0, 0))
+
+    class Waiting(StringIO):
+        def write(self, text: str) -> int:
+            if orphans[0].path in text:
+                # A live job's worker makes the same bytes again, now.
+                store.put(b"a", kind="mask", model="m", suffix="x")
+            return super().write(text)
+
+    console = Console(file=Waiting(), width=200)
+    collect_garbage(store.uri, console, yes=True, grace_hours=2)
+    assert orphans[0].path in paths(store)
+    assert orphans[1].path not in paths(store)
 
 
 def test_an_object_that_a_run_and_an_orphan_share_stays(
@@ -224,6 +267,30 @@ def test_a_damaged_record_is_not_moved_by_a_listing(store: Store, tiny_store: Ti
     path.write_bytes(data[:-20])
     collect(store)
     assert path.read_bytes() == data[:-20]
+
+
+def test_a_damaged_ledger_stops_it_until_its_run_is_forgotten(
+    store: Store, tiny_store: TinyStore
+) -> None:
+    run, before = tiny_store.plan.run, paths(store)
+    damage_ledger(store, run)
+    with pytest.raises(StoreError, match=f"runs/run={run}/ledger.parquet is damaged"):
+        collect(store, yes=True)
+    assert paths(store) == before
+    collect(store, yes=True, forget=[run])
+    assert paths(store) == set()
+
+
+def test_a_damaged_ledger_costs_a_rerun_only_the_reading_of_records(
+    store: Store, tiny_store: TinyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = reused_units(tiny_store.plan, store, (), committed_in(store))
+    damage_ledger(store, tiny_store.plan.run)
+    found = reused_units(tiny_store.plan, store, (), committed_in(store))
+    assert {key: made["objects"] for key, made in found.items()} == {
+        key: made["objects"] for key, made in whole.items()
+    }
+    assert f"runs/run={tiny_store.plan.run}/ledger.parquet is damaged" in caplog.text
 
 
 def test_a_record_of_another_version_stops_it(store: Store) -> None:

@@ -71,6 +71,13 @@ def test_a_failure_blocks_its_heirs_and_nobody_else(units: list[Any], data: st.D
     assert finished == {unit.key for unit in units} - {poison} - set(blocked)
 
 
+def test_a_failure_blocks_a_chain_of_any_length() -> None:
+    units: list[Any] = [Unit("0")]
+    units += [Unit(str(index), (("mask", str(index - 1)),)) for index in range(1, 2000)]
+    graph = Graph.of(units)
+    assert [unit.key for unit in graph.fail(units[0])] == [unit.key for unit in units[1:]]
+
+
 def test_a_need_outside_the_graph_counts_as_committed() -> None:
     assert [unit.key for unit in Graph.of([Unit("a", (("mask", "gone"),))]).ready] == ["a"]
 

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from conceptprune.collect import Window
 from conceptprune.manifest import Compute
-from conceptprune.outcome import Done, Held
+from conceptprune.outcome import Done, Held, run_claimed
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import Need, WindowWork, Work
@@ -272,3 +272,28 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
 def test_an_error_that_another_try_mends_is_counted_as_a_retry(run: Run, tmp_path: Path) -> None:
     results, _ = run(Spec(tmp_path, {"m": "fail"}), mask("m"))
     assert (results["m"].status, results["m"].attempts) == ("done", 2)
+
+
+def test_a_result_that_differs_from_the_committed_one_is_not_covered_up_by_another_try(
+    run: Run, tmp_path: Path
+) -> None:
+    results, _ = run(_Overtaken(tmp_path), mask("m"))
+    assert (results["m"].status, results["m"].attempts) == ("failed", 1)
+    assert "NondeterminismError: mask m is not deterministic" in (results["m"].error or "")
+
+
+class _Overtaken(Spec):
+    """Its units are claimed too late: another worker commits other bytes while they compute."""
+
+    def run(self, work: Work) -> Done | Held:
+        claims = Claims(self.store, job="mine", worker="me")
+
+        def overtaken(work: Work) -> Commit:
+            for data in (b"theirs", b"mine"):
+                ref = self.store.put(data, kind="object", model="m" * 12, suffix="bin")
+                objects = {"object": ref}
+                made = Commit(kind=work.kind, key=work.key, objects=objects, provenance={})
+                self.store.commit(made)
+            return made
+
+        return run_claimed(work, claims, overtaken)

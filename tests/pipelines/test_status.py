@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.plan import prompts_units
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
@@ -45,6 +45,7 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
         elif unit.key == second.mask.key or names.get(unit.key) == (CONCEPTS[1],):
             continue
         else:
+            store.commit(tiny_store.commits[unit.key])
             results.append(done(unit, tiny_store.commits[unit.key]))
     record_run(store, tiny_store.prepared, plan, results, started=1.7e9)
     return store
@@ -121,8 +122,24 @@ def test_a_concept_is_done_when_nothing_of_it_is_open(
         for unit in plan.units()
         if plan.concepts_of().get(unit.key, ()) != (CONCEPTS[1],)
     ]
+    for result in results:
+        store.commit(tiny_store.commits[result.work.key])
     record_run(store, tiny_store.prepared, plan, results)
     assert "concepts  2 of 3 done" in status(store.uri)
+
+
+def test_a_result_that_was_lost_after_the_ledger_is_left_to_a_rerun(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    left = open_units(tiny_store)
+    mask = tiny_store.plan.concepts[2].mask.key
+    windows = failed_store.committed("window")
+    failed_store.remove([f"commits/mask/{mask}.json"])
+    # No result, so not missed: a rerun makes them when it needs them.
+    failed_store.remove([f"commits/window/{key}.json" for key in windows])
+    shown = status(failed_store.uri)
+    assert "concepts  0 of 3 done" in shown
+    assert f"a rerun would compute {len(left) + 1} units" in shown
 
 
 def test_a_run_without_a_ledger_is_shown(tiny_store: TinyStore, tmp_path: Path) -> None:
@@ -190,3 +207,25 @@ def test_of_jobs_that_ended_the_last_is_shown(
     shown = status(failed_store.uri)
     assert f"host/17: {state} 0 s ago" in shown
     assert "20260101T000000-000000" not in shown
+
+
+def test_a_damaged_ledger_is_told_and_hides_no_other_run(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    record_run(failed_store, tiny_store.prepared, replace(tiny_store.plan, run="other"))
+    failed_store.write_run_file("other", "ledger.parquet", b"PAR1 no more")
+    shown = status(failed_store.uri)
+    assert "runs/run=other/ledger.parquet is damaged" in shown
+    assert f"run {tiny_store.plan.run}\n" in shown
+
+
+@pytest.mark.parametrize("name", ["run.json", "evaluation.json"])
+def test_a_damaged_record_is_one_error_that_names_it(failed_store: Store, name: str) -> None:
+    failed_store.write_run_file("other", name, b'{"run": "oth')
+    with pytest.raises(StoreError, match=f"runs/run=other/{name} is damaged"):
+        status(failed_store.uri)
+
+
+def test_a_damaged_sign_of_life_is_told(failed_store: Store, tiny_store: TinyStore) -> None:
+    failed_store.write_run_file(tiny_store.plan.run, "jobs/x.json", b"\xff")
+    assert f"run={tiny_store.plan.run}/jobs/x.json is damaged" in status(failed_store.uri)

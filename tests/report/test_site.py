@@ -15,6 +15,8 @@ import pytest
 from conceptprune.errors import StoreError, UserError
 from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, table_to_parquet
+from pipelines.cli import main
+from pipelines.ledger import read_ledger, write_ledger
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import panels, read_evaluations
@@ -233,6 +235,23 @@ def test_the_best_attack_is_one_on_what_the_mask_erases(store: Store, tmp_path: 
     assert site.worst_attack(report.concepts[5].name) is None
 
 
+def test_an_evaluation_s_run_is_none_to_report_on_but_cost_something(
+    store: Store, tmp_path: Path
+) -> None:
+    copy = Store(str(tmp_path / "store"))
+    shutil.copytree(store.uri, copy.uri)
+    (run,) = store.runs()
+    rows = [row for row in read_ledger(store, run) if row["seconds"]][:3]
+    write_ledger(copy, "evaluated", rows)
+    copy.write_run_file("evaluated", "evaluation.json", b"{}")
+    report = read_report(copy.uri, None)
+    assert report.run == run
+    site = Site.of(report, copy)
+    assert site.cost.seconds == pytest.approx(sum(row["seconds"] for row in rows))
+    with pytest.raises(UserError, match=f"evaluated.*{run}"):
+        read_report(copy.uri, "evaluated")
+
+
 # The files
 
 
@@ -347,13 +366,32 @@ def test_a_site_is_replaced_as_a_whole_or_not_at_all(runs: dict[str, Run], tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_with_other_files_is_left_alone(runs: dict[str, Run], tmp_path: Path) -> None:
+def report_command(uri: str, out: Path) -> int:
+    """The exit code of `conceptprune report`."""
+    with pytest.raises(SystemExit) as ended:
+        main(["report", uri, "--out", str(out)])
+    return int(ended.value.code or 0)
+
+
+def test_the_command_makes_a_site_of_a_folder_and_a_page_of_a_name_in_html(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    uri = runs["plain"].store.uri
+    assert report_command(uri, tmp_path / "deep" / "site") == 0
+    assert (tmp_path / "deep" / "site" / "index.html").is_file()
+    assert report_command(uri, tmp_path / "one.html") == 0
+    assert (tmp_path / "one.html").is_file()
+
+
+def test_a_folder_with_other_files_is_left_alone(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri = runs["plain"].store.uri
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds other files"):
-        write_report(uri, out=tmp_path, run=None)
-    with pytest.raises(UserError, match="is a file"):
-        write_report(uri, out=tmp_path / "thesis.txt", run=None)
+    assert report_command(uri, tmp_path) == 2
+    assert "holds other files; give a new folder" in capsys.readouterr().err
+    assert report_command(uri, tmp_path / "thesis.txt") == 2
+    assert "is a file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

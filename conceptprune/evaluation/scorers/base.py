@@ -1,6 +1,6 @@
 """What every scorer is given and gives back, and what it says of itself; light to import."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,6 +71,10 @@ class Facts:
     """SHA-256 of the weights it uses."""
 
 
+PLACES = frozenset({"model", "features", "reference", "torchscript", "originals"})
+"""Settings that say where files lie: `Facts.weights` is the digest of what lies there."""
+
+
 class Scorer(Protocol):
     """Scores images one by one; built once per worker."""
 
@@ -84,9 +88,9 @@ class SetScorer(Protocol):
     """Scores a set of images against another; built once per worker."""
 
     def score_sets(
-        self, images: Sequence[Image], references: Sequence[Image]
+        self, images: Iterable[Image], references: Iterable[Image]
     ) -> "Mapping[str, SetReading]":
-        """By metric, what it says of the whole set."""
+        """By metric, what it says of the whole set; the images are read one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

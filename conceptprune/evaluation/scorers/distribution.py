@@ -4,7 +4,8 @@ Computed by torchmetrics, on the features of torch-fidelity's Inception network 
 model of transformers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,7 +23,7 @@ from conceptprune.evaluation.scorers.base import (
 )
 from conceptprune.evaluation.scorers.features import FeatureNetwork
 from conceptprune.evaluation.scorers.libraries import require, versions_of
-from conceptprune.evaluation.scorers.weights import OptionalNetwork, network_digest
+from conceptprune.evaluation.scorers.weights import OptionalNetwork, batches, network_digest
 from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed
 from conceptprune.pictures import Image, read_picture
 
@@ -102,14 +103,14 @@ class Distribution:
     def __init__(
         self,
         settings: DistributionSettings,
-        vectors: "Callable[[Sequence[Image]], Tensor]",
+        vectors: "Callable[[Iterable[Image]], Tensor]",
     ) -> None:
         self._settings = settings
         self._vectors = vectors
         self._reference: Tensor | None = None
 
     def score_sets(
-        self, images: Sequence[Image], references: Sequence[Image]
+        self, images: Iterable[Image], references: Iterable[Image]
     ) -> Mapping[str, SetReading]:
         """The number, and percentiles of what resampled images give.
 
@@ -125,7 +126,7 @@ class Distribution:
         else:
             if self._reference is None:
                 paths = pictures_in(self._settings.reference)
-                self._reference = self._vectors([read_picture(path.read_bytes()) for path in paths])
+                self._reference = self._vectors(read_picture(path.read_bytes()) for path in paths)
             theirs = self._reference
         value = self._distance(mine, theirs)
         if not np.isfinite(value):
@@ -188,21 +189,23 @@ def pictures_in(folder: str) -> list[Path]:
     return found
 
 
-def _inception(device: str, batch_size: int) -> "Callable[[Sequence[Image]], Tensor]":
+def _inception(device: str, batch_size: int) -> "Callable[[Iterable[Image]], Tensor]":
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     network = NoTrainInceptionV3(
         name="inception-v3-compat", features_list=[str(INCEPTION_SIZE)]
     ).to(device)
 
-    def vectors(images: Sequence[Image]) -> "Tensor":
+    def vectors(images: Iterable[Image]) -> "Tensor":
         import torch
 
         found = []
-        with torch.no_grad():
-            for first in range(0, len(images), batch_size):
-                batch = torch.from_numpy(np.stack(images[first : first + batch_size]))
-                found.append(network(batch.permute(0, 3, 1, 2).to(device)).cpu())
+        # Pictures of a folder may have any size; only equal ones go through together.
+        for _, alike in groupby(images, lambda image: image.shape):
+            for batch in batches(alike, batch_size):
+                pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+                with torch.no_grad():
+                    found.append(network(pixels.to(device)).cpu())
         return torch.cat(found)
 
     return vectors

@@ -1,6 +1,6 @@
 """Feature networks: what a vision model makes of images, as one vector or layer by layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from conceptprune.evaluation.scorers.weights import (
@@ -30,7 +30,7 @@ class FeatureNetwork:
         self._device = device
         self._batch_size = batch_size
 
-    def vectors(self, images: Sequence[Image]) -> "Tensor":
+    def vectors(self, images: Iterable[Image]) -> "Tensor":
         """One vector an image, [n, dim] float32 on the host."""
         import torch
 
@@ -42,7 +42,7 @@ class FeatureNetwork:
             found.append(pooled.flatten(1).float().cpu())
         return torch.cat(found)
 
-    def layers(self, images: Sequence[Image]) -> "list[Tensor]":
+    def layers(self, images: Iterable[Image]) -> "list[Tensor]":
         """What each layer has at each place, [n, places, channels] float32 on the host."""
         import torch
 
@@ -57,7 +57,7 @@ class FeatureNetwork:
             )
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
-    def _outputs(self, images: Sequence[Image]) -> Iterator[Any]:
+    def _outputs(self, images: Iterable[Image]) -> Iterator[Any]:
         import torch
 
         for batch in batches(images, self._batch_size):

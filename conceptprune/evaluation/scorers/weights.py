@@ -1,6 +1,7 @@
 """Networks of scorers: by a local folder or a pinned hub revision, in safetensors files only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -131,6 +132,8 @@ def pixels(processor: Any, images: Sequence[Image], device: str) -> "Tensor":
     return batch.to(device)
 
 
-def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of at most `size`."""
-    return (values[first : first + size] for first in range(0, len(values), size))
+def batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive parts of at most `size`; no more than one of them is held at a time."""
+    left = iter(values)
+    while part := list(islice(left, size)):
+        yield part
