@@ -29,6 +29,10 @@ class NumericalError(RuntimeError):
     """A NaN or an overflow in an activation or a statistic; the message says where."""
 
 
+class ClusterError(RuntimeError):
+    """The cluster that is to run the units cannot be reached."""
+
+
 class StoreError(RuntimeError):
     """The store holds something else than what was committed, or cannot be read or written."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import BuiltinModel, FileModel, FolderModel, Manifest, RemoteModel
 from conceptprune.manifest.model import ModelRef
 from conceptprune.studio import model_path
@@ -12,6 +12,8 @@ PIPELINE_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", 
 LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model")
 HUB_NOT = ("*.fp16.*", "*.fp16-*", "*.non_ema.*")
 """What is fetched of a hub model, and what not: no pickled checkpoint, no variants, no code."""
+HUB_REFUSES = (401, 403, 404)
+"""Answers of the hub that trying again does not change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,9 @@ class ModelSource:
         A remote or hub model is fetched, and a single file converted, once per machine.
 
         Raises:
-            UserError: there is no such folder or file, the place or the hub cannot be reached, or
+            UserError: there is no such folder, file or model, it is not open to this machine, or
                 the file is not of the model that its configs say.
+            StoreError: the place or the hub cannot be reached just now.
         """
         if self.builtin:
             return model_path()
@@ -75,7 +78,7 @@ class ModelSource:
             return fetched(self.uri, self.files, self.listing)
         # Imported here: only a hub model needs it, and it is slow to import.
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
 
         try:
             return Path(
@@ -86,8 +89,15 @@ class ModelSource:
                     ignore_patterns=list(HUB_NOT),
                 )
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(
+        # The hub's own errors, and those of the library behind it.
+        except Exception as error:
+            # Where it has no copy to go by, the library wraps the hub's answer.
+            answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+            refused = (
+                isinstance(answer, HfHubHTTPError) and answer.response.status_code in HUB_REFUSES
+            )
+            kind = UserError if refused else StoreError
+            raise kind(
                 f"model: cannot fetch {self.label} at {self.revision} from the hub: {error}"
             ) from error
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from conceptprune.errors import NumericalError, StoreError, UserError
+from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 from pipelines.baselines.cli import app as baseline
 
 EXIT_FAILED = 1
@@ -253,13 +253,13 @@ def gc(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input exits 2, a failed job or store 1, each with one clear message."""
+    """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     try:
         app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
-    except (StoreError, NumericalError) as error:
+    except (ClusterError, StoreError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 

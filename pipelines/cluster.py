@@ -1,27 +1,36 @@
 """The Ray cluster of a job: the one at hand, or a local one for the job only."""
 
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 
 import ray
 from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
 
+from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 
 SECONDS_TO_ANSWER = 2.0
+SECONDS_TO_CONNECT = 10.0
 
 
 @contextmanager
 def connected(compute: Compute) -> Iterator[None]:
-    """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one."""
+    """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one.
+
+    Raises:
+        ClusterError: there is no cluster at `RAY_ADDRESS`.
+        UserError: no actor would ever fit into the local cluster.
+    """
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _join(address)
     else:
         # Logical CPUs for every actor and for a task beside them, however few cores there are:
         # tasks are short, and without one of their own they would wait for ever.
@@ -29,9 +38,54 @@ def connected(compute: Compute) -> Iterator[None]:
         cpus = max(os.cpu_count() or 1, actor_cpus + 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     try:
+        if not address:
+            check_fits(compute, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def check_fits(compute: Compute, machine: Mapping[str, float]) -> None:
+    """Make sure that one actor fits into a cluster of one machine, which will not grow.
+
+    Raises:
+        UserError: it does not, and would be waited for without end.
+    """
+    gpus = machine.get("GPU", 0.0)
+    if compute.gpus_per_actor > gpus:
+        raise UserError(
+            f"compute.gpus_per_actor: {compute.gpus_per_actor:g}, but this machine has {gpus:g} "
+            "GPUs and RAY_ADDRESS names no cluster; 0 runs on the CPU"
+        )
+
+
+def lack(compute: Compute, *, cpus: int, asked: int, alive: int, tasks: int) -> str | None:
+    """What a cluster of `cpus` has no room for: any of the actors asked for, or a task beside them.
+
+    Nobody but its operator can tell whether it will have: a node may be on its way.
+    """
+    if asked and not alive:
+        return (
+            f"no actor has started, each needs {compute.cpus_per_actor:g} CPUs and "
+            f"{compute.gpus_per_actor:g} GPUs of one node"
+        )
+    if tasks and cpus - alive * compute.cpus_per_actor < 1:
+        return f"the actors hold the cluster's {cpus} CPUs, and a task needs one beside them"
+    return None
+
+
+def _join(address: str) -> None:
+    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    try:
+        if found:
+            # Ray itself tries for many minutes where nobody answers.
+            socket.create_connection((found[1], int(found[2])), SECONDS_TO_CONNECT).close()
+        ray.init(log_to_driver=False)
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset "
+            "RAY_ADDRESS to run on this machine alone; what is committed stays"
+        ) from error
 
 
 def is_up(node: str) -> bool:

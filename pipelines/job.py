@@ -145,8 +145,8 @@ def _plan(
     texts = {pair.base.text for (pair,) in stand_ins.values()}
     results = {unit.key: failed[unit.key] for unit in unmade}
     for unit in plan.units():
-        draws = isinstance(unit, WindowWork | PreviewWork)
-        without = draws and any(prompt.text in texts for prompt in unit.prompts)
+        prompts = unit.prompts if isinstance(unit, WindowWork | PreviewWork) else ()
+        without = any(prompt.text in texts for prompt in prompts)
         if without or any(key in results for _, key in unit.needs):
             results[unit.key] = Result(
                 work=unit, status="blocked", attempts=0, error="needs prompts, which failed"

@@ -43,11 +43,16 @@ class JobMetrics:
             description="Attempts of units after the first",
             tag_keys=("kind",),
         )
+        self._interruptions = Counter(
+            "conceptprune_interruptions",
+            description="Units that went back because their node was taken away",
+        )
+        self._interrupted = 0
         self._evaluations = Counter(
             "conceptprune_evaluations", description="Denoiser evaluations of finished units"
         )
         self._units_left = Gauge("conceptprune_units_left", description="Units without a result")
-        self._actors = Gauge("conceptprune_actors", description="Denoiser actors alive")
+        self._actors = Gauge("conceptprune_actors", description="Actors that have started")
 
     def unit(self, *, kind: str, status: str, attempts: int, evaluations: int) -> None:
         """Take note of a unit's result; `evaluations` count only where it is done."""
@@ -56,6 +61,12 @@ class JobMetrics:
             self._retries.inc(attempts - 1, {"kind": kind})
         if status == "done" and evaluations:
             self._evaluations.inc(evaluations)
+
+    def interrupted(self, total: int) -> None:
+        """Take note of how many units have gone back so far."""
+        if total > self._interrupted:
+            self._interruptions.inc(total - self._interrupted)
+            self._interrupted = total
 
     def now(self, *, units_left: int, actors: int) -> None:
         """Take note of what is left to do, and of who is doing it."""

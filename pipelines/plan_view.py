@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from math import ceil
 from pathlib import Path
 from statistics import median
 
@@ -12,12 +13,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from conceptprune.families.table import family_named
+from conceptprune.families.table import components, family_named
 from conceptprune.plan import ConceptPlan, Plan
 from conceptprune.store import Store
 from conceptprune.work import GeneratedPromptsWork, PromptsWork, SideWork, Work
 from pipelines.graph import Committed, committed_in, units_to_do
-from pipelines.preparation import Prepared, plan_here, prepare
+from pipelines.preparation import Prepared, count_weights, plan_here, prepare
 from pipelines.sizes import Sizes
 
 KINDS = (
@@ -44,7 +45,9 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     plan = plan_here(prepared, opened)
     units: list[Work] = [*prepared.prompts_units(), *plan.units()]
     todo = None if opened is None else _left(units, plan, committed_in(opened))
+    sizes = Sizes.of(prepared)
     _print_heading(prepared, plan, console)
+    _print_cluster(prepared, plan, sizes, console)
     unwritten = [
         unit
         for unit in units
@@ -57,7 +60,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
             f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
         )
     console.print(_sides_table(plan), "")
-    console.print(_units_table(plan, units, todo, Sizes.of(prepared)), "")
+    console.print(_units_table(plan, units, todo, sizes), "")
     if todo is not None:
         count = f"{len(todo):,} of {len(units):,} units are left" if todo else "nothing to compute"
         _say(console, f"store {store}: {count}")
@@ -85,6 +88,28 @@ def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
     _say(console, f"model     {prepared.model.source.label}")
     _say(console, f"concepts  {len(names)} ({by_kind}): {shown}")
     _say(console, f"prompts   {len(prompts):,} to collect")
+
+
+def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Console) -> None:
+    """What a cluster must offer for all actors to be at work at once."""
+    compute = prepared.manifest.compute
+    folder = prepared.model.source.folder()
+    parts = [folder / name for name in components(folder)]
+    numbers = sum(count_weights(part) for part in parts if any(part.glob("*.safetensors")))
+    weights = numbers * sizes.item_bytes
+    statistics = max(sizes.of_unit(window, plan) for window in plan.windows.values())
+    _say(
+        console,
+        f"cluster   {compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
+        f"{compute.gpus_per_actor:g} GPUs, and 1 CPU or more for tasks: in all "
+        f"{ceil(compute.actors * compute.cpus_per_actor) + 1} CPUs, "
+        f"{compute.actors * compute.gpus_per_actor:g} GPUs",
+    )
+    _say(
+        console,
+        f"memory    an actor, estimated: {decimal(weights)} of weights in {prepared.model.dtype}, "
+        f"{decimal(statistics)} of statistics, and a batch's activations",
+    )
     console.print()
 
 

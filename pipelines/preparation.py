@@ -77,7 +77,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     return Prepared(
         manifest=manifest,
         model=model,
-        denoiser_weights=_count_weights(folder / denoiser_of(folder)),
+        denoiser_weights=count_weights(folder / denoiser_of(folder)),
     )
 
 
@@ -123,7 +123,8 @@ def _language_model(manifest: Manifest) -> str | None:
         raise UserError(f"prompts.generator.model: {error}") from error
 
 
-def _count_weights(component_folder: Path) -> int:
+def count_weights(component_folder: Path) -> int:
+    """Numbers in a component's checkpoint, told from the headers of its files."""
     total = 0
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:

@@ -17,7 +17,7 @@ from pipelines.metrics import JobMetrics
 from pipelines.progress import JobProgress
 from pipelines.reuse import find_work
 from pipelines.schedule import Result, Tick, run_units
-from pipelines.watchdog import Watchdog
+from pipelines.watchdog import Patience, Watchdog
 from pipelines.workers import RunnerSpec, WorkerPool
 
 OnResult = Callable[[Result], None]
@@ -115,13 +115,17 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                     attempts=result.attempts,
                     evaluations=evaluations(result.work),
                 )
-                metrics.now(units_left=len(left), actors=len(pool.slots))
+                metrics.now(units_left=len(left), actors=pool.alive)
                 on_result(result)
 
+            patience = Patience()
             with Watchdog() as watchdog:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()
+                    patience.look(tick.lacking)
+                    metrics.now(units_left=len(left), actors=tick.actors)
+                    metrics.interrupted(tick.interruptions)
                     on_tick(tick)
 
                 try:

@@ -52,6 +52,9 @@ class Tick:
 
     in_flight: int
     actors: int
+    """Those that have started."""
+    lacking: str | None
+    """What units wait for that the cluster does not have at the moment."""
     retries: int
     """Attempts that failed and were made again, interruptions not among them."""
     interruptions: int
@@ -129,7 +132,8 @@ class _Loop:
         self.on_tick(
             Tick(
                 in_flight=self.pool.in_flight,
-                actors=len(self.pool.slots),
+                actors=self.pool.alive,
+                lacking=self.pool.lacking,
                 retries=self.retries,
                 interruptions=self.interruptions.total(),
                 lost=self.lost,

@@ -1,16 +1,38 @@
-"""Ends a driver that stands still, for its cluster has stopped to answer."""
+"""Ends a driver whose cluster has stopped to answer, and warns where it has no room for the job."""
 
 import logging
 import os
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
 SECONDS_OF_SILENCE = 120.0
 """Twice what Ray itself waits for a head that is gone; for one that hangs, it waits for ever."""
 LOOKS = 24
+SECONDS_OF_PATIENCE = 60.0
+"""A new node takes minutes to come, so this is no error; nor can it be told from one."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("conceptprune.job")
+
+
+class Patience:
+    """Warns, again and again, of what a job has been waiting for without a break."""
+
+    def __init__(self, seconds: float = SECONDS_OF_PATIENCE) -> None:
+        self.seconds = seconds
+        self._since: float | None = None
+
+    def look(self, lacking: str | None) -> None:
+        """Take note of what the job lacks just now, if anything."""
+        now = time.monotonic()
+        if lacking is None:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        elif now - self._since >= self.seconds:
+            self._since = now
+            logger.warning("waiting for room in the cluster: %s", lacking)
 
 
 class Watchdog:

@@ -14,7 +14,7 @@ from conceptprune.settings import CollectionSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, Unit, needs_denoiser
-from pipelines.cluster import draining_nodes, is_up, ran_on
+from pipelines.cluster import draining_nodes, is_up, lack, ran_on
 from pipelines.logs import LogFormat, configure, identified, logger
 from pipelines.metrics import StoreMetrics
 
@@ -167,6 +167,7 @@ class WorkerPool:
     def __init__(self, spec: RunnerSpec, compute: Compute) -> None:
         """A pool on the cluster this process is connected to."""
         self.max_actors = compute.actors
+        self._compute = compute
         self._actor_class = ray.remote(DenoiserActor).options(
             num_cpus=compute.cpus_per_actor,
             num_gpus=compute.gpus_per_actor,
@@ -179,13 +180,29 @@ class WorkerPool:
         self.slots: list[ActorSlot] = []
         self._running: dict[Any, Submission] = {}
         self._tasks = 0
-        self._max_tasks = 2
+        self._cpus = 1
         self.refresh()
 
     @property
     def in_flight(self) -> int:
         """How many units are on their way."""
         return len(self._running)
+
+    @property
+    def alive(self) -> int:
+        """How many actors have started, of those that were asked for."""
+        return sum(slot.node is not None for slot in self.slots)
+
+    @property
+    def lacking(self) -> str | None:
+        """What units in flight wait for that the cluster does not have, as of the last look."""
+        return lack(
+            self._compute,
+            cpus=self._cpus,
+            asked=len(self.slots),
+            alive=self.alive,
+            tasks=self._tasks,
+        )
 
     def refresh(self) -> list[Unit]:
         """Look at the cluster: its size, and which of its nodes are about to go.
@@ -194,7 +211,7 @@ class WorkerPool:
             What waited on nodes that are about to go, and is now on nobody's hands.
         """
         # A cluster that grows can take more tasks.
-        self._max_tasks = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._cpus = int(ray.cluster_resources().get("CPU", 0))
         leaving = draining_nodes()
         handed_back: list[Unit] = []
         for slot in self.slots:
@@ -212,7 +229,9 @@ class WorkerPool:
 
     def has_room(self, work: Unit) -> bool:
         """Whether `work` can be submitted now."""
-        return self._has_actor_room() if needs_denoiser(work) else self._tasks < self._max_tasks
+        return (
+            self._has_actor_room() if needs_denoiser(work) else self._tasks < 2 * max(1, self._cpus)
+        )
 
     def submit(self, work: Unit) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from conceptprune.errors import ManifestError, StoreError, UserError
 from conceptprune.families.table import identity
@@ -110,3 +112,32 @@ def test_a_manifest_names_it_by_uri(place: Path) -> None:
     for uri in ("s3://key:secret@bucket/x", "bucket/x", "'s3://b/x?versionId=1'"):
         with pytest.raises(ManifestError, match=r"model\.uri"):
             parse_manifest(text % uri, source="m.yaml", folder=Path())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, UserError), (403, UserError), (404, UserError), (429, StoreError), (503, StoreError)],
+)
+def test_only_what_the_hub_refuses_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], wrapped: bool
+) -> None:
+    def answer(*_: Any, **__: Any) -> str:
+        response = httpx2.Response(status, request=httpx2.Request("GET", "https://hub/a/b"))
+        error = HfHubHTTPError(f"answer {status}", response=response)
+        if wrapped:
+            raise LocalEntryNotFoundError("no copy here") from error
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
+    with pytest.raises(kind, match="cannot fetch a/b at 0a from the hub"):
+        ModelSource(label="a/b", revision="0a").folder()
+
+
+def test_a_hub_that_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any, **__: Any) -> str:
+        raise httpx2.ConnectError("nobody answers")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
+    with pytest.raises(StoreError, match="nobody answers"):
+        ModelSource(label="a/b", revision="0a").folder()

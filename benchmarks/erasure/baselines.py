@@ -111,10 +111,10 @@ class Comparison:
             )
         published = (UCE_PUBLISHED, RECE_PUBLISHED)
         yield from self.edit_rows("published", published, artists, retained)
-        # When it is needed: all before needs no sweep.
-        yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
         if number > 1:
             yield from self.mask_rows(FUSIONS[1:], artists, retained)
+        # Last, because only these need the sweep.
+        yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
 
     def mask_rows(
         self, fusions: Sequence[Fusion], artists: Sequence[str], retained: Sequence[str]

@@ -38,9 +38,11 @@ delta; a mask's own delta is in the last column.
 Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1
 5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. UCE and RECE have the settings of
 their authors' present scripts (UCE: last subject token, guide "art", lamb 0.5; RECE: the empty
-prompt as guide, ten epochs), and those that did best in a sweep around them: chosen with seed
-{CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and of equals by the smallest
-distance. The controls take as many weights of each layer as ConceptPrune's union.
+prompt as guide, ten epochs), and those that did best in a sweep around them, at the end of this
+page: chosen with seed {CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and of equals
+by the smallest distance. Ours were not chosen by distance. UCE's sweep goes on until its erasure
+fails; the best of RECE's is at the end of its own. UCE's script of the time of the paper is in the
+second row of the sweep. The controls take as many weights of each layer as ConceptPrune's union.
 """
 
 LEADERS = f"""## Who leads
@@ -80,7 +82,7 @@ def text_edit(line: Line) -> str:
     setting = line["setting"]
     numbers = setting["settings"]
     if "epochs" in numbers:
-        parts = [f"{numbers['epochs']} epochs", f"regularisation {numbers['regularisation']:g}"]
+        parts = [f"epochs {numbers['epochs']}", f"regularisation {numbers['regularisation']:g}"]
         numbers = numbers["again"]
     else:
         parts = []
@@ -132,10 +134,14 @@ def leaders_table(lines: Sequence[Line]) -> str:
 
 
 def _verdict(ours: float, theirs: float, *, more: bool) -> str:
-    shown = f"{ours:,.4g} to {theirs:,.4g}"
+    shown = f"{_short(ours)} to {_short(theirs)}"
     if ours == theirs:
-        return f"equal ({ours:,.4g})"
+        return f"equal ({_short(ours)})"
     return f"ours ({shown})" if (ours > theirs) == more else f"**theirs** ({shown})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def sweep_table(lines: Sequence[Line]) -> str:

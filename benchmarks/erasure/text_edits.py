@@ -37,7 +37,13 @@ class TextEdit:
 
 
 OLD = UceSettings(tokens="rest", preserve_scale=0.1)
-GENTLE = ReceSettings(first=replace(OLD, lamb=50.0), again=replace(AGAIN, lamb=50.0), epochs=1)
+
+
+def gentle_rece(lamb: float) -> ReceSettings:
+    """One epoch, with changes to weights made so dear."""
+    return ReceSettings(first=replace(OLD, lamb=lamb), again=replace(AGAIN, lamb=lamb), epochs=1)
+
+
 UCE_PUBLISHED = TextEdit(settings=UceSettings(), guide="art")
 RECE_PUBLISHED = TextEdit(settings=ReceSettings(), guide=" ")
 UCE_CANDIDATES = (
@@ -52,6 +58,8 @@ UCE_CANDIDATES = (
     TextEdit(settings=replace(OLD, lamb=50.0), guide="photo"),
     TextEdit(settings=replace(OLD, lamb=200.0), guide="photo"),
     TextEdit(settings=replace(OLD, lamb=800.0), guide="photo"),
+    TextEdit(settings=replace(OLD, lamb=3000.0), guide="photo"),
+    TextEdit(settings=replace(OLD, lamb=12000.0), guide="photo"),
     TextEdit(settings=replace(OLD, lamb=50.0, preserve_scale=1.0), guide="photo"),
     TextEdit(settings=OLD, guide="photo", texts="phrases"),
     TextEdit(settings=OLD, guide="photo", texts="prompts"),
@@ -61,7 +69,8 @@ UCE_CANDIDATES = (
 RECE_CANDIDATES = (
     RECE_PUBLISHED,
     TextEdit(settings=ReceSettings(epochs=1), guide=" "),
-    TextEdit(settings=GENTLE, guide=" "),
+    TextEdit(settings=gentle_rece(50.0), guide=" "),
+    TextEdit(settings=gentle_rece(800.0), guide=" "),
     TextEdit(settings=ReceSettings(epochs=1), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=3), guide="photo"),
     TextEdit(settings=ReceSettings(epochs=1, regularisation=0.1), guide="photo"),

@@ -274,7 +274,10 @@ class Outputs(Section):
 
 
 class Compute(Section):
-    """How the job runs; none of it changes a result."""
+    """How the job runs; no key depends on it.
+
+    `threads_per_actor` can move the last bits of sums: a store should have one value of it.
+    """
 
     actors: Annotated[Positive, Field(description="a whole number of at least 1")] = 2
     cpus_per_actor: Annotated[Float, Field(gt=0, description="a number above 0")] = 1.0

@@ -15,7 +15,7 @@ import ray
 import yaml
 from pydantic import ValidationError
 
-from conceptprune.manifest import Compute
+from conceptprune.manifest import load_manifest
 from tests.cluster.kubernetes_schema import PodSpec, RayJob, checked
 
 ROOT = Path(__file__).parents[2]
@@ -153,11 +153,17 @@ def test_gpu_workers_come_with_the_work_on_spot_nodes_and_go_with_it() -> None:
     assert {toleration.key for toleration in pod.tolerations} == {"nvidia.com/gpu", "spot"}
     (worker,) = pod.containers
     assert worker.resources.limits["nvidia.com/gpu"] == 1
-    # A pod holds one actor of the comment's manifest, and a task beside it.
-    compute = Compute(actors=group.maxReplicas, gpus_per_actor=1.0)
-    assert f"actors: {compute.actors}, gpus_per_actor: 1" in (FOLDER / "rayjob.yaml").read_text()
-    assert float(worker.resources.limits["cpu"]) > compute.cpus_per_actor
     assert checked(RAYJOB).spec.shutdownAfterJobFinishes
+    readme = (ROOT / "cluster" / "README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"manifests/paper-[\w-]+\.yaml", readme))
+    assert documented
+    for path in documented:
+        # A pod holds one actor of each manifest that the documents send here, and a task beside
+        # it; the head, which has no GPU, holds none.
+        compute = load_manifest(ROOT / path).compute
+        assert (compute.actors, compute.gpus_per_actor) == (group.maxReplicas, 1.0)
+        assert float(worker.resources.limits["cpu"]) > compute.cpus_per_actor
+    assert "actors: 8, gpus_per_actor: 1" in (FOLDER / "rayjob.yaml").read_text()
 
 
 def test_the_nightly_job_may_create_runs_and_nothing_else() -> None:

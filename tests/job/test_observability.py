@@ -119,11 +119,22 @@ def values(text: str, name: str, *labels: str) -> float:
 
 
 def test_every_panel_asks_for_a_metric_that_the_job_exports(job: dict[str, Any]) -> None:
-    JobMetrics().unit(kind="window", status="done", attempts=2, evaluations=0)
+    metrics = JobMetrics()
+    metrics.unit(kind="window", status="done", attempts=2, evaluations=0)
+    for total in (1, 1, 3):
+        metrics.interrupted(total)
     text = exported(lambda text: dashboard_metrics() <= names(text))
     assert all(re.search(METRIC, expression) for expression in expressions())
     assert dashboard_metrics() - names(text) == set()
     assert values(text, "ray_conceptprune_retries_total", 'kind="window"') == 1
+    assert values(text, "ray_conceptprune_interruptions_total") == 3
+
+
+def test_the_panel_of_failures_leaves_out_what_another_job_did() -> None:
+    (asked,) = (found for found in expressions() if "kind, status" in found)
+    (pattern,) = re.findall(r'status=~"([^"]+)"', asked)
+    statuses = ("done", "reused", "failed", "blocked")
+    assert [s for s in statuses if re.fullmatch(pattern, s)] == ["failed", "blocked"]
 
 
 def test_the_runbook_says_what_to_do_about_metrics_that_there_are(job: dict[str, Any]) -> None:

@@ -50,6 +50,19 @@ def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(
     assert cells(text, "total")[0] == f"{len(every_unit(tiny_store))}"
 
 
+def test_what_the_cluster_must_offer_is_told(tiny_store: TinyStore, tmp_path: Path) -> None:
+    compute = {"actors": 3, "cpus_per_actor": 1.5, "gpus_per_actor": 0.5}
+    manifest = write_manifest(tmp_path / "m.yaml", tiny_store.model, compute=compute)
+    text = shown(manifest)
+    assert "3 actors of 1.5 CPUs and 0.5 GPUs" in text
+    assert "in all 6 CPUs, 1.5 GPUs" in text
+    # In float32, as its files are: these hold the weights and small headers.
+    files = sum(path.stat().st_size for path in tiny_store.model.glob("*/*.safetensors"))
+    (told, unit) = re.findall(r"estimated: ([\d.]+) (\wB) of weights in float32", text)[0]
+    size = float(told) * {"kB": 1e3, "MB": 1e6}[unit]
+    assert 0.8 * files < size <= 1.01 * files
+
+
 def test_a_retained_concept_that_is_erased_too_is_collected_once(
     tiny_store: TinyStore, tmp_path: Path
 ) -> None:

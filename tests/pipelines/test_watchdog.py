@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from pipelines.watchdog import Patience
+
 STANDS_STILL = """
 import time
 from pipelines.watchdog import Watchdog
@@ -27,3 +31,17 @@ def test_a_process_that_stands_still_is_ended_and_says_why() -> None:
 
 def test_a_process_that_goes_on_is_left_alone() -> None:
     assert run(beats=30, silence=0).returncode == 0
+
+
+def test_a_wait_without_a_break_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    patience = Patience(seconds=0)
+    patience.look("room")
+    patience.look(None)
+    patience.look("room")
+    assert not caplog.messages
+    patience.look("room")
+    assert caplog.messages == ["waiting for room in the cluster: room"]
+    patient = Patience()
+    patient.look("room")
+    patient.look("room")
+    assert len(caplog.messages) == 1
