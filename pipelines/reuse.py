@@ -56,8 +56,8 @@ def _cut_short(results: Sequence[Unit], store: Store, reused: Mapping[str, Made]
     }
 
     def whole(made: Made) -> bool:
-        expected: int = made["bytes"]
-        return sum(sizes.get(path, -1) for path in made["objects"]) == expected
+        size: int = made["bytes"]
+        return sum(sizes.get(path, -1) for path in made["objects"]) == size
 
     return [unit for unit in results if unit.key not in reused or not whole(reused[unit.key])]
 

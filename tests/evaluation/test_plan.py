@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from conceptprune.errors import UserError
+from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.evaluation.plan import EvaluationPlan
 from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.work import ScoresWork
@@ -113,3 +114,10 @@ def test_a_machine_with_other_weights_than_the_plan_refuses_to_score(tmp_path: P
     evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
     with pytest.raises(UserError, match="place the same on all"):
         evaluator.scorer(unit.scorer, unit.facts)
+
+
+def test_a_machine_with_another_model_than_the_plan_refuses_to_draw(tmp_path: Path) -> None:
+    drawn = next(iter(plan(tmp_path).images.values())).drawn
+    evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
+    with pytest.raises(ModelMismatchError, match="this job was planned with 000000000000"):
+        evaluator.model(replace(drawn, pictures="0" * 64))
