@@ -13,11 +13,11 @@ SURFACE = {
     "plan": ["--calibrate", "--store"],
     "erase": ["--log-format", "--store", "--verify"],
     "status": [],
-    "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run"],
+    "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run", "--seal"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
-    "sweep": ["--store"],
-    "submit": ["--address", "--store", "--working-dir"],
+    "sweep": ["--log-format", "--store"],
+    "submit": ["--address", "--log-format", "--store", "--working-dir"],
 }
 
 
