@@ -14,7 +14,7 @@ from conceptprune.evaluation.checkpoint import applied
 from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
-from conceptprune.evaluation.work import ImagesWork
+from conceptprune.evaluation.work import EvaluationUnit
 from conceptprune.made import Made, commit_made
 from conceptprune.outcome import Done, Held, run_claimed
 from conceptprune.pictures import Image
@@ -25,11 +25,11 @@ from conceptprune.store.claims import Claims
 ATTEMPTS = "attempts"
 """Name of the table of attempts among a commit's objects."""
 
-AttackUnit = ImagesWork | AttackWork | AttackSummaryWork
+AttackUnit = EvaluationUnit | AttackWork | AttackSummaryWork
 
 
 class Attacker:
-    """Runs the units of attack jobs, with an evaluator's store, models and scorers."""
+    """Runs the units of attacks and of evaluations, with an evaluator's store and models."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
@@ -49,12 +49,12 @@ class Attacker:
 
     def _do(self, work: AttackUnit) -> Commit:
         match work:
-            case ImagesWork():
-                return self.evaluator.run(work)
             case AttackWork():
                 return commit_made(self.store, work, lambda: self._attack(work))
             case AttackSummaryWork():
                 return commit_made(self.store, work, lambda: self._summary(work))
+            case _:
+                return self.evaluator.run(work)
 
     def _attack(self, work: AttackWork) -> Made:
         evaluator = self.evaluator

@@ -13,11 +13,13 @@ SURFACE = {
     "plan": ["--calibrate", "--store"],
     "erase": ["--log-format", "--store", "--verify"],
     "status": [],
-    "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run"],
+    "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run", "--seal"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
-    "sweep": ["--store"],
-    "submit": ["--address", "--store", "--working-dir"],
+    "sweep": ["--log-format", "--store"],
+    "submit": ["--address", "--log-format", "--store", "--working-dir"],
+    "evaluate": ["--log-format", "--of", "--store"],
+    "attack": ["--attack", "--log-format", "--of", "--store"],
 }
 
 
@@ -37,7 +39,8 @@ def test_commands_and_options_are_the_documented_ones() -> None:
         )
         for name, command in commands.items()
     }
-    assert {name: surface[name] for name in SURFACE} == SURFACE
+    groups = {"baseline"}
+    assert {name: surface[name] for name in surface.keys() - groups} == SURFACE
 
 
 @pytest.mark.parametrize(
