@@ -182,6 +182,7 @@ def test_a_concept_whose_prompts_fail_fails_alone(
         prompts={"generator": {**generator, "per_concept": 200, "max_asks": 2}},
         collection={"tau": 1},
         outputs={"fuse": "union"},
+        compute={"actors": 1},
     )
     assert erase(path, tmp_path / "store") == 1
     out = " ".join(capsys.readouterr().out.split())
