@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.logs import LOG_WIDTH
+
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
 
 
@@ -32,7 +34,9 @@ def show_summary(summary: pa.Table, labels: Sequence[str], console: Console) -> 
         cells = [_number(found.get(label)) for label in labels]
         images = str(max(row["n"] for row in found.values()))
         table.add_row(group, Text(scorer), metric, ARROWS[better], *cells, images)
-    console.print(table)
+    # A log has no width of its own, and numbers must not be cut at the usual 80.
+    wide = console if console.is_terminal else Console(file=console.file, width=LOG_WIDTH)
+    wide.print(table)
     left = len(rows) - len(shown)
     if left:
         console.print(f"and {left} numbers of single concepts", markup=False, highlight=False)

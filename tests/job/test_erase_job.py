@@ -147,7 +147,7 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
     for actors, store in stores.items():
         path = manifest(**sections, compute={"actors": actors})
         prepared = prepare(path)
-        spec = _spec(prepared, str(store), "job", "plain")
+        spec = _spec(prepared, Store(str(store)), "job", "plain")
         with unit_runner(spec, prepared.manifest.compute) as run:
             _prompts(prepared, Store(str(store)), run)
     one, two = stores.values()
