@@ -97,7 +97,8 @@ def _load(task: tuple[str, str]) -> Loaded:
         seconds=seconds,
         file_bytes=file.stat().st_size,
         resident=pages["Rss:"],
-        shared=pages["Shared_Clean:"],
+        # Dirty where the file has only just been written: that is the page cache's, not a copy.
+        shared=pages["Shared_Clean:"] + pages["Shared_Dirty:"],
         own=every["Private_Clean:"] + every["Private_Dirty:"],
     )
 
