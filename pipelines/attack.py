@@ -13,8 +13,8 @@ from conceptprune.errors import UserError
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.families.table import family_named
 from conceptprune.store import Store
-from pipelines.evaluate import PreparedEvaluation, prepare, run_on_suite, tell
-from pipelines.logs import configure, identified, log_format
+from pipelines.evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
+from pipelines.logs import identified, job_console, log_format
 from pipelines.metrics import StoreMetrics
 
 
@@ -32,7 +32,7 @@ def attack(
         0 when every attempt is there, 1 when some unit failed; bad input raises UserError.
     """
     form = log_format(asked_format)
-    configure(form)
+    console = job_console(form, console)
     prepared = prepare(suite, of, store)
     check_attacks(names, prepared)
     judged = judgement(prepared.suite, prepared.facts)
@@ -45,7 +45,7 @@ def attack(
         key = plan.summary.key
         outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
         labels = [checkpoint.label for checkpoint in checkpoints]
-        tell(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
+        tell_summary(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
     return 1 if outcome.failed else 0
 
 

@@ -11,6 +11,7 @@ from conceptprune.plan import run_id
 from pipelines.job import JobResult, run_job
 from pipelines.logs import identified, job_console, log_format
 from pipelines.preparation import prepare
+from pipelines.run import tell_outcome
 
 
 def erase(
@@ -34,11 +35,11 @@ def erase(
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form, verify=verify)
         _print_result(result, store, prepared.denoiser_weights, console)
-        return 1 if result.failed else 0
+        return 1 if result.outcome.failed else 0
 
 
 def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:
-    by_key = {row["key"]: row for row in result.rows}
+    by_key = {row["key"]: row for row in result.outcome.rows}
     table = Table(title=None, box=None, pad_edge=False)
     for name in ("concept", "entries", "% of site", "% of model", "seconds", "artifact"):
         words = name in ("concept", "artifact")
@@ -61,22 +62,7 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
             Text(f"mask {_mask_digest(row['objects'])}"),
         )
     console.print(table)
-    for row in result.rows:
-        if row["status"] == "failed":
-            names = ", ".join(row["concepts"])
-            console.print(
-                f"failed: {row['kind']} {row['key'][:12]} ({names}) after {row['attempts']} "
-                f"attempts: {row['error']}",
-                markup=False,
-                highlight=False,
-            )
-    nothing = "nothing to compute: " if not result.computed else ""
-    console.print(
-        f"{nothing}run {result.plan.run}: {result.computed} units computed, {result.reused} "
-        f"reused, {result.seconds:.0f} s, store {store}",
-        markup=False,
-        highlight=False,
-    )
+    tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 
 
 def _mask_digest(paths: Iterable[str]) -> str:
@@ -87,7 +73,7 @@ def _mask_digest(paths: Iterable[str]) -> str:
 def _seconds_by_concept(result: JobResult) -> dict[str, float]:
     """Worker seconds that went into each concept; a shared unit counts in equal parts."""
     seconds: dict[str, float] = {}
-    for row in result.rows:
+    for row in result.outcome.rows:
         for name in row["concepts"]:
             share = (row["seconds"] or 0.0) / len(row["concepts"])
             seconds[name] = seconds.get(name, 0.0) + share

@@ -25,21 +25,19 @@ from conceptprune.evaluation.summary import OBJECT
 from conceptprune.families.table import family_named, identity, read_index
 from conceptprune.mask import PruningMask
 from conceptprune.model_source import source_of
-from conceptprune.outcome import worker_name
 from conceptprune.stages import read_mask
 from conceptprune.store import ObjectRef, Store, parquet_to_table
-from conceptprune.store.claims import Claims
 from conceptprune.work import ModelSettings, Unit
 from pipelines.evaluation_record import EvaluationRecord
 from pipelines.evaluation_view import show_summary
 from pipelines.export import mask_keys
 from pipelines.graph import UnitPlan
 from pipelines.journal import new_job
-from pipelines.logs import LogFormat, configure, identified, log_format
+from pipelines.logs import LogFormat, identified, job_console, log_format, say
 from pipelines.metrics import StoreMetrics
-from pipelines.run import Outcome, run_plan, unit_runner
+from pipelines.run import Outcome, run_plan, tell_outcome, unit_runner
 from pipelines.status import run_records
-from pipelines.workers import ClaimingRunner, UnitRunner
+from pipelines.workers import UnitRunner, WorkerProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,30 +67,12 @@ class PreparedEvaluation:
 class EvaluatorSpec:
     """What a worker process of an evaluation, or of attacks, is made from."""
 
-    store: str
-    job: str
-    claim_seconds: float
+    process: WorkerProcess
     base: Drawn
-    threads: int
-    run: str
-    conditional: bool = True
-    log_format: LogFormat = "plain"
 
     def build(self) -> UnitRunner:
         """An evaluator in this process, that claims what it does."""
-        import torch
-
-        configure(self.log_format)
-        torch.set_num_threads(self.threads)
-        store = Store(self.store, StoreMetrics())
-        claims = Claims(
-            store,
-            job=self.job,
-            worker=worker_name(),
-            seconds=self.claim_seconds,
-            conditional=self.conditional,
-        )
-        return ClaimingRunner(Attacker(Evaluator(store, self.base)), claims, self.run)
+        return self.process.runner(lambda store: Attacker(Evaluator(store, self.base)))
 
 
 def evaluate(
@@ -104,7 +84,7 @@ def evaluate(
         0 when every number is there, 1 when some unit failed; bad input raises UserError.
     """
     form = log_format(asked_format)
-    configure(form)
+    console = job_console(form, console)
     prepared = prepare(suite, of, store)
     opened = Store(store, StoreMetrics())
     opened.check()
@@ -113,11 +93,13 @@ def evaluate(
         started = time.time()
         outcome = run_evaluation(prepared, plan, opened, console, form)
         labels = [entry.checkpoint.label for entry in plan.evaluation.entries]
-        tell(console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started)
+        tell_summary(
+            console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started
+        )
     return 1 if outcome.failed else 0
 
 
-def tell(
+def tell_summary(
     console: Console,
     store: Store,
     title: str,
@@ -126,23 +108,14 @@ def tell(
     outcome: Outcome,
     started: float,
 ) -> None:
-    """Print the summary that a job ended in, what failed of it, and what it cost."""
+    """Print the summary that a job ended in, and what became of its units."""
     commit = store.find(summary.kind, summary.key)
     if commit is not None and not outcome.failed:
         show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
         for name, ref in commit.objects.items():
             if name in (OBJECT, ATTEMPTS):
-                _say(console, f"{name}: {ref.path}")
-    for row in outcome.rows:
-        if row["status"] == "failed":
-            about = ", ".join(row["concepts"])
-            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({about}): {row['error']}")
-    nothing = "" if outcome.computed else "nothing to compute: "
-    _say(
-        console,
-        f"{nothing}{title}: {outcome.computed} units computed, {outcome.reused} reused, "
-        f"{time.time() - started:.0f} s, store {store.uri}",
-    )
+                say(console, f"{name}: {ref.path}")
+    tell_outcome(console, title, outcome, time.time() - started, store.uri)
 
 
 def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluation:
@@ -218,16 +191,8 @@ def run_on_suite(
     compute = prepared.suite.compute
     suite = prepared.suite.model_dump(mode="json", exclude={"model"})
     EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
-    spec = EvaluatorSpec(
-        store=store.place,
-        job=job,
-        claim_seconds=compute.claim_seconds,
-        base=prepared.base,
-        threads=compute.threads_per_actor,
-        run=plan.run,
-        conditional=store.conditional,
-        log_format=form,
-    )
+    process = WorkerProcess.of(store, compute, job=job, run=plan.run, form=form)
+    spec = EvaluatorSpec(process=process, base=prepared.base)
     with unit_runner(spec, compute) as run:
         return run_plan(plan, store, run, console, job, parts="checkpoints")
 
@@ -241,10 +206,6 @@ def _named_mask(store: str, name: str) -> PruningMask:
     except UserError as error:
         raise UserError(f"--of mask:{name}: no such file, and {error}") from error
     return read_mask(opened, key)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

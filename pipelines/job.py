@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -18,38 +17,20 @@ from pipelines.ledger import RunRecord
 from pipelines.logs import LogFormat
 from pipelines.metrics import StoreMetrics
 from pipelines.preparation import Prepared
-from pipelines.run import RunUnits, run_plan, unit_runner
+from pipelines.run import Outcome, RunUnits, run_plan, unit_runner
 from pipelines.schedule import Result
-from pipelines.workers import WorkerSpec
+from pipelines.workers import WorkerProcess, WorkerSpec
 
 LOOKS_AT_PROMPTS = 3
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a job did; `rows` is the ledger."""
+    """What a job was to do, and did."""
 
     plan: Plan
+    outcome: Outcome
     seconds: float
-    computed: int
-    reused: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        """Whether anything is missing, a concept or what is made of all of them."""
-        return any(row["status"] in ("failed", "blocked") for row in self.rows)
-
-    @property
-    def failed_concepts(self) -> list[str]:
-        """Concepts that miss something, in the manifest's order."""
-        bad = {
-            name
-            for row in self.rows
-            if row["status"] in ("failed", "blocked")
-            for name in row["concepts"]
-        }
-        return [c.concept.name for c in self.plan.concepts if c.concept.name in bad]
 
 
 def run_job(
@@ -87,13 +68,7 @@ def run_job(
             started=started,
         ).write(store)
         outcome = run_plan(plan, store, run, console, job, given_up=given_up, verify=verify)
-    return JobResult(
-        plan=plan,
-        seconds=time.time() - started,
-        computed=outcome.computed,
-        reused=outcome.reused,
-        rows=outcome.rows,
-    )
+    return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started)
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
@@ -160,15 +135,9 @@ def _stand_in(concept: str) -> tuple[PromptPair, ...]:
 
 
 def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> WorkerSpec:
-    compute = prepared.manifest.compute
+    run = run_id(prepared.manifest, prepared.model)
     return WorkerSpec(
-        store=store.place,
-        job=job,
-        claim_seconds=compute.claim_seconds,
+        process=WorkerProcess.of(store, prepared.manifest.compute, job=job, run=run, form=form),
         model=prepared.model,
         settings=collection_settings(prepared.manifest),
-        threads=compute.threads_per_actor,
-        run=run_id(prepared.manifest, prepared.model),
-        conditional=store.conditional,
-        log_format=form,
     )

@@ -70,6 +70,11 @@ def job_console(form: LogFormat, console: Console) -> Console:
     return Console(file=LogLines(), width=LOG_WIDTH) if form == "json" else console
 
 
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: never wrapped, coloured or read as markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, message, and the identity of run and unit."""
 

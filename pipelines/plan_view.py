@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 
 from conceptprune.families.table import components, family_named
 from conceptprune.plan import ConceptPlan, Plan
 from conceptprune.store import Store
 from conceptprune.work import GeneratedPromptsWork, PromptsWork, SideWork, Work
 from pipelines.graph import Committed, committed_in, units_to_do
+from pipelines.logs import say
 from pipelines.preparation import Prepared, count_weights, plan_here, prepare
 from pipelines.sizes import Sizes
 
@@ -54,7 +54,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
         if isinstance(unit, GeneratedPromptsWork) and (todo is None or unit.key in todo)
     ]
     if unwritten:
-        _say(
+        say(
             console,
             f"fillers   {unwritten[0].generator.source.label} is yet to write those of "
             f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
@@ -63,7 +63,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     console.print(_units_table(plan, units, todo, sizes), "")
     if todo is not None:
         count = f"{len(todo):,} of {len(units):,} units are left" if todo else "nothing to compute"
-        _say(console, f"store {store}: {count}")
+        say(console, f"store {store}: {count}")
     if calibrate:
         left = [unit for unit in units if todo is None or unit.key in todo]
         _print_estimate(prepared, plan, left, console)
@@ -84,10 +84,10 @@ def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
         shown += f" and {len(names) - SHOWN_CONCEPTS} more"
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     prompts = {prompt for window in plan.windows.values() for prompt in window.prompts}
-    _say(console, f"run       {plan.run}")
-    _say(console, f"model     {prepared.model.source.label}")
-    _say(console, f"concepts  {len(names)} ({by_kind}): {shown}")
-    _say(console, f"prompts   {len(prompts):,} to collect")
+    say(console, f"run       {plan.run}")
+    say(console, f"model     {prepared.model.source.label}")
+    say(console, f"concepts  {len(names)} ({by_kind}): {shown}")
+    say(console, f"prompts   {len(prompts):,} to collect")
 
 
 def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Console) -> None:
@@ -98,14 +98,14 @@ def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Consol
     numbers = sum(count_weights(part) for part in parts if any(part.glob("*.safetensors")))
     weights = numbers * sizes.item_bytes
     statistics = max(sizes.of_unit(window, plan) for window in plan.windows.values())
-    _say(
+    say(
         console,
         f"cluster   {compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
         f"{compute.gpus_per_actor:g} GPUs, and 1 CPU or more for tasks: in all "
         f"{ceil(compute.actors * compute.cpus_per_actor) + 1} CPUs, "
         f"{compute.actors * compute.gpus_per_actor:g} GPUs",
     )
-    _say(
+    say(
         console,
         f"memory    an actor, estimated: {decimal(weights)} of weights in {prepared.model.dtype}, "
         f"{decimal(statistics)} of statistics, and a batch's activations",
@@ -175,7 +175,7 @@ def _print_estimate(prepared: Prepared, plan: Plan, units: list[Work], console: 
     actors = prepared.manifest.compute.actors
     evaluations = sum(plan.evaluations(unit) for unit in units)
     seconds = evaluations / rate / actors
-    _say(
+    say(
         console,
         f"calibration: {rate:,.1f} evaluations/s in this process; {evaluations:,} evaluations take "
         f"about {_duration(seconds)} with {actors} actors as fast as it (denoising alone)",
@@ -227,7 +227,3 @@ def _table(*columns: str) -> Table:
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     return table
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)

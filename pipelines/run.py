@@ -13,6 +13,7 @@ from conceptprune.work import Unit
 from pipelines.cluster import connected
 from pipelines.graph import UnitPlan
 from pipelines.journal import Journal
+from pipelines.logs import say
 from pipelines.metrics import JobMetrics
 from pipelines.progress import JobProgress
 from pipelines.reuse import find_work
@@ -39,6 +40,25 @@ class Outcome:
     def failed(self) -> bool:
         """Whether a unit has no result."""
         return any(row["status"] in ("failed", "blocked") for row in self.rows)
+
+
+def tell_outcome(
+    console: Console, title: str, outcome: Outcome, seconds: float, store: str
+) -> None:
+    """Print what failed of a plan, a line a unit, and how much was computed."""
+    for row in outcome.rows:
+        if row["status"] == "failed":
+            say(
+                console,
+                f"failed: {row['kind']} {row['key'][:12]} ({', '.join(row['concepts'])}) after "
+                f"{row['attempts']} attempts: {row['error']}",
+            )
+    nothing = "" if outcome.computed else "nothing to compute: "
+    say(
+        console,
+        f"{nothing}{title}: {outcome.computed} units computed, {outcome.reused} reused, "
+        f"{seconds:.0f} s, store {store}",
+    )
 
 
 def run_plan(

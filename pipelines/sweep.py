@@ -11,8 +11,9 @@ from conceptprune.plan import run_id
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.sweep import KEY
 from pipelines.job import JobResult, run_job
-from pipelines.logs import identified, job_console, log_format
+from pipelines.logs import identified, job_console, log_format, say
 from pipelines.preparation import prepare
+from pipelines.run import tell_outcome
 
 SETTINGS = KEY[1:]
 
@@ -29,26 +30,18 @@ def sweep(manifest: Path, store: str, console: Console, asked_format: str | None
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form)
         _print_result(result, store, console)
-        return 1 if result.failed else 0
+        return 1 if result.outcome.failed else 0
 
 
 def _print_result(result: JobResult, store: str, console: Console) -> None:
-    for row in result.rows:
-        if row["status"] == "failed":
-            names = ", ".join(row["concepts"])
-            _say(console, f"failed: {row['kind']} {row['key'][:12]} ({names}): {row['error']}")
     table = result.plan.sweep_table
     opened = Store(store)
     commit = opened.find(table.kind, table.key) if table else None
     if commit is not None:
         _print_table(parquet_to_table(opened.load(commit, "sweep")), console)
         path = commit.objects["sweep"].path
-        _say(console, f"every concept and layer: {path}")
-    _say(
-        console,
-        f"run {result.plan.run}: {result.computed} units computed, {result.reused} reused, "
-        f"{result.seconds:.0f} s, store {store}",
-    )
+        say(console, f"every concept and layer: {path}")
+    tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 
 
 def _print_table(rows: pa.Table, console: Console) -> None:
@@ -83,8 +76,4 @@ def _print_table(rows: pa.Table, console: Console) -> None:
         )
     console.print(table)
     for error in dict.fromkeys(filter(None, rows["error"].to_pylist())):
-        _say(console, f"refused: {error}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"refused: {error}")

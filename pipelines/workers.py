@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,30 +35,40 @@ class RunnerSpec(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """The runner of an erase job."""
+class WorkerProcess:
+    """What every worker process of a job has, whatever its units are."""
 
     store: str
     job: str
     claim_seconds: float
-    model: ModelSettings
-    settings: CollectionSettings
     threads: int
     """torch threads, fixed because sums depend on how they are split."""
     run: str
     """The run's id, for the log."""
-    conditional: bool = True
+    conditional: bool
     """Whether the store honours conditional puts."""
-    log_format: LogFormat = "plain"
+    log_format: LogFormat
 
-    def build(self) -> UnitRunner:
-        """A worker in this process, that claims what it does."""
+    @classmethod
+    def of(
+        cls, store: Store, compute: Compute, *, job: str, run: str, form: LogFormat
+    ) -> "WorkerProcess":
+        """That of a job on `store`."""
+        return cls(
+            store=store.place,
+            job=job,
+            claim_seconds=compute.claim_seconds,
+            threads=compute.threads_per_actor,
+            run=run,
+            conditional=store.conditional,
+            log_format=form,
+        )
+
+    def runner(self, worker: "Callable[[Store], ClaimedWork]") -> UnitRunner:
+        """Set this process up; what runs units in it, by a worker on the store, under claims."""
         # A worker loads models more than once, and nobody watches its bars.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        # Imported here: the driver, which only plans and hands out, needs none of it.
         import torch
-
-        from conceptprune.stages import Worker
 
         configure(self.log_format)
         torch.set_num_threads(self.threads)
@@ -69,7 +80,27 @@ class WorkerSpec:
             seconds=self.claim_seconds,
             conditional=self.conditional,
         )
-        return ClaimingRunner(Worker(store, self.model, self.settings), claims, self.run)
+        return ClaimingRunner(worker(store), claims, self.run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """The runner of an erase job."""
+
+    process: WorkerProcess
+    model: ModelSettings
+    settings: CollectionSettings
+
+    def build(self) -> UnitRunner:
+        """A worker in this process, that claims what it does."""
+
+        def worker(store: Store) -> "ClaimedWork":
+            # Imported here: the driver, which only plans and hands out, needs none of it.
+            from conceptprune.stages import Worker
+
+            return Worker(store, self.model, self.settings)
+
+        return self.process.runner(worker)
 
 
 class ClaimedWork(Protocol):

@@ -15,12 +15,12 @@ from conceptprune.evaluation.scorers.base import (
     Better,
     Facts,
     Labels,
-    Metric,
     ScorerSettings,
 )
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.work import Entry, EvaluationWork
+from conceptprune.manifest.fields import concept_key
 
 SUBGROUPS = ("erased", "retained")
 """Groups whose sources have rows of their own in the summary."""
@@ -87,15 +87,16 @@ def _named(value: Any) -> Any:
 
 def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str, Any]]:
     settings = scorer_settings(one.scorer, one.facts)
+    groups = _groups(work.items, entry.checkpoint.erased)
     for metric, how in one.scorer.metrics.items():
-        for group, items in _groups(work.items).items():
+        for group, items in groups.items():
             values = _values(one.values, metric, items)
             if values:
                 better = how.better(group.split("/")[0], work.erased)
                 name = (one.scorer.title, metric)
                 yield _row(work, entry, group, name, values, better, settings)
         if work.unlearncanvas and how.domain is not None:
-            yield from _unlearncanvas(work, entry, one, metric, how, settings)
+            yield from _unlearncanvas(work, entry, one, metric, groups, settings)
     for (group, metric), found in one.sets.items():
         better = one.scorer.metrics[metric].better(group, work.erased)
         yield {
@@ -114,7 +115,7 @@ def _unlearncanvas(
     entry: Entry,
     one: Scored,
     metric: str,
-    how: Metric,
+    groups: Mapping[str, Sequence[Item]],
     settings: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """UnlearnCanvas' accuracies (arXiv 2402.11846): unlearning, in-domain and cross-domain retain.
@@ -122,9 +123,9 @@ def _unlearncanvas(
     UA is the share of the erased concepts' images in which the concept is not seen; IRA the
     accuracy in its domain, and CRA that in the other domain, on the retained concepts' images.
     """
-    groups = _groups(work.items)
-    wanted = ("erased", "UA") if how.domain == work.erased else None
-    kept = "IRA" if how.domain == work.erased else "CRA"
+    in_domain = one.scorer.metrics[metric].domain == work.erased
+    wanted = ("erased", "UA") if in_domain else None
+    kept = "IRA" if in_domain else "CRA"
     for group, name in filter(None, (wanted, ("retained", kept))):
         values = _values(one.values, metric, groups.get(group, []))
         if values:
@@ -133,11 +134,18 @@ def _unlearncanvas(
             yield _row(work, entry, group, scorer, flipped, "higher", {**settings, "of": metric})
 
 
-def _groups(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """Items by group, and by group and source's name."""
+def _groups(items: Sequence[Item], erased: Sequence[str]) -> dict[str, list[Item]]:
+    """Items by group, and by group and source's name.
+
+    A checkpoint that says which of the suite's concepts it `erased` answers for these alone; one
+    that says none of them, for all.
+    """
+    claimed = {concept_key(name) for name in erased}
+    claimed &= {concept_key(item.name) for item in items if item.group == "erased"}
     found: dict[str, list[Item]] = {}
     for item in items:
-        found.setdefault(item.group, []).append(item)
+        if item.group != "erased" or not claimed or concept_key(item.name) in claimed:
+            found.setdefault(item.group, []).append(item)
         if item.group in SUBGROUPS:
             found.setdefault(f"{item.group}/{item.name}", []).append(item)
     return found

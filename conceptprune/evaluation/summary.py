@@ -35,8 +35,9 @@ SCHEMA = pa.schema(
     },
 )
 """`checkpoint`: its label; `source`: base, mask, delta or folder; `digest`: of what was applied,
-empty for the base; `erased`: the concepts it claims to have erased; `group`: erased, retained,
-general, or a concept's name after `erased/` or `retained/`; `scorer`: its name, `attack/<name>` for
-an attack; `value`, `low`, `high`: the number and its 95 % interval, null where there is none; `n`:
-images, or attacked prompts; `better`: lower, higher, or empty; `settings`: JSON of whatever decides
-the number (versions, weights, thresholds, seeds, budgets)."""
+empty for the base; `erased`: the concepts it claims to have erased; `group`: erased (of the suite's
+erased concepts those that it claims, where it claims any), retained, general, or a name after
+`erased/` or `retained/`; `scorer`: its name, `attack/<name>` for an attack; `value`, `low`, `high`:
+the number and its 95 % interval, null where there is none; `n`: images, or attacked prompts;
+`better`: lower, higher, or empty; `settings`: JSON of whatever decides the number (versions,
+weights, thresholds, seeds, budgets). Numbers of whole sets are of a whole group."""

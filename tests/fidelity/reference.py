@@ -112,30 +112,6 @@ class ReferenceMask:
     """S_target, float64 [T, R, C]."""
 
 
-def reference_masks(
-    pipe: StableDiffusionPipeline,
-    pairs: Iterable[tuple[str, str, int]],
-    *,
-    sparsity: float,
-    tau: int,
-    threshold: float = 0.0,
-    steps: int = 50,
-    guidance: float = 7.5,
-    rounding: float = 1e-4,
-) -> dict[str, ReferenceMask]:
-    """Masks for (base prompt, target prompt, seed) pairs, layer by layer."""
-    pairs = list(pairs)
-    norms = functools.partial(neuron_norms, pipe, tau=tau, steps=steps, guidance=guidance)
-    return masks_from_norms(
-        weights(pipe),
-        base=norms([(base, seed) for base, _, seed in pairs]),
-        target=norms([(target, seed) for _, target, seed in pairs]),
-        sparsity=sparsity,
-        threshold=threshold,
-        rounding=rounding,
-    )
-
-
 def masks_from_norms(
     weights: Mapping[str, Tensor],
     *,

@@ -66,7 +66,7 @@ def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
 
 
 def computed(result: JobResult) -> list[str]:
-    return [row["key"] for row in result.rows if row["status"] == "done"]
+    return [row["key"] for row in result.outcome.rows if row["status"] == "done"]
 
 
 def write(store: Store, path: str, data: bytes | None) -> None:
@@ -77,8 +77,8 @@ def write(store: Store, path: str, data: bytes | None) -> None:
 
 
 def test_a_whole_store_leaves_nothing_to_do(store: Store, rerun: Rerun) -> None:
-    assert rerun(store.uri).computed == 0
-    assert rerun(store.uri, verify=True).computed == 0
+    assert rerun(store.uri).outcome.computed == 0
+    assert rerun(store.uri, verify=True).outcome.computed == 0
     assert list(store.entries("damaged")) == []
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_result_is_made_again_a_flipped_bit_with_verify(
     )
     result = rerun(store.uri, verify=damage == "flipped")
     assert computed(result) == [mask]
-    assert not result.failed
+    assert not result.outcome.failed
     assert store.load(store.get("mask", mask), "mask") == data
 
 
@@ -119,7 +119,7 @@ def test_what_only_a_lost_result_needs_is_made_again_too(
     concept = tiny_store.plan.concepts[0]
     (kind, side), *_ = concept.mask.needs
     write(store, f"commits/{kind}/{side}.json", None)
-    assert rerun(store.uri).computed == 0
+    assert rerun(store.uri).outcome.computed == 0
     write(store, f"commits/mask/{concept.mask.key}.json", None)
     assert computed(rerun(store.uri)) == [side, concept.mask.key]
 

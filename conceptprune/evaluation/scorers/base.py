@@ -1,5 +1,6 @@
 """What every scorer is given and gives back, and what it says of itself; light to import."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -102,7 +103,7 @@ class SetReading:
     high: float
 
 
-class ScorerSettings(Section):
+class ScorerSettings(Section, ABC):
     """Base of every scorer's settings in a suite; a subclass stands beside its scorer."""
 
     @property
@@ -112,9 +113,9 @@ class ScorerSettings(Section):
         return name
 
     @property
+    @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
         """Its metrics by name."""
-        raise NotImplementedError
 
     @property
     def compares(self) -> bool:
@@ -126,14 +127,14 @@ class ScorerSettings(Section):
         """Whether its numbers are of whole sets of images."""
         return False
 
+    @abstractmethod
     def check(self) -> Facts:
         """Make sure that it can run here; called before any work.
 
         Raises:
             UserError: a package or its weights are missing; the message says how to get them.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, device: str) -> Any:
         """The scorer itself, a `Scorer` or a `SetScorer`, with its weights on `device`."""
-        raise NotImplementedError

@@ -142,10 +142,6 @@ class Perceptual:
         ]
 
 
-def _readings(values: Sequence[float]) -> list[Reading]:
-    return [Reading(case=index, metric=METRIC, value=value) for index, value in enumerate(values)]
-
-
 def _unit(images: Sequence[Image]) -> "Tensor":
     """Images as [n, 3, h, w] in 0..1."""
     import torch
