@@ -3,8 +3,6 @@
 All workers of a node load the same files, and memory-mapped weights are then in its memory once.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -12,25 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from filelock import FileLock
 
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
+from conceptprune.node_cache import cache_folder, made_once
 
-CACHE_VARIABLE = "CONCEPTPRUNE_CACHE"
 VERSION_KEYS = ("ETag", "mtime", "LastModified", "created")
 """What a file system's listing may tell of a file's version, the most telling first."""
 
 Listing = Mapping[str, tuple[int, str]]
 """Files below a place by their path there: size in bytes, and a version."""
-
-
-def cache_folder() -> Path:
-    """Where this node keeps its copies: `CONCEPTPRUNE_CACHE`, else in the user's cache."""
-    if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "conceptprune"
 
 
 def listing_digest(uri: str, files: Sequence[str]) -> str:
@@ -61,29 +50,18 @@ def fetched(uri: str, files: Sequence[str], expected: str | None = None) -> Path
                 f"model: {uri} has changed since this job began; start it again, or put each "
                 "version in a place of its own"
             )
-        models = cache_folder() / "models"
-        copy = models / digest[:32]
-        if not copy.is_dir():
-            models.mkdir(parents=True, exist_ok=True)
-            with FileLock(models / f"{copy.name}.lock"):
-                # Whoever had the lock before has fetched it.
-                if not copy.is_dir():
-                    _fetch(uri, listing, copy)
-        return copy
+        copy = cache_folder() / "models" / digest[:32]
+        return made_once(copy, lambda partial: _fetch(uri, listing, partial))
 
 
-def _fetch(uri: str, listing: Listing, copy: Path) -> None:
+def _fetch(uri: str, listing: Listing, out: Path) -> None:
     fs, root = fsspec.core.url_to_fs(uri)
-    partial = copy.with_suffix(".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
     for path, (size, _) in listing.items():
-        local = partial / path
+        local = out / path
         local.parent.mkdir(parents=True, exist_ok=True)
         fs.get_file(f"{root.rstrip('/')}/{path}", str(local))
         if local.stat().st_size != size:
             raise OSError(f"{path} has {local.stat().st_size} bytes instead of {size}")
-    partial.rename(copy)
 
 
 def _list(uri: str, files: Sequence[str]) -> Listing:

@@ -1,26 +1,22 @@
 """Single-file checkpoints as models: converted once per machine into a `from_pretrained` folder."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.families.table import INDEX, components, read_index
+from conceptprune.node_cache import PARTIAL, cache_folder, made_once
 from conceptprune.versions import versions
 from conceptprune.weights import CHECKPOINT_NAMES
 
-CACHE_VARIABLE = "CONCEPTPRUNE_CACHE"
-"""Environment variable that names the cache's folder."""
 CONFIG_SUFFIXES = {".json", ".txt", ".model"}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INDEX_OF_SHARDS = ".safetensors.index.json"
@@ -48,26 +44,17 @@ def converted_folder(file: Path, config: Path) -> Path:
     # Named so that `converted_from` finds it without the configs.
     of_configs = digest_json([configs, made_with])
     folder = _cache() / digest_file(file) / of_configs
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{of_configs}.lock"):
-        if not folder.is_dir():
-            temporary = Path(mkdtemp(dir=folder.parent))
-            try:
-                _convert(file, config, temporary)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return made_once(folder, lambda partial: _convert(file, config, partial))
 
 
 def converted_from(file: Path) -> list[Path]:
     """The folders that a single file was converted into on this machine."""
-    return sorted(path for path in (_cache() / digest_file(file)).glob("*") if path.is_dir())
+    folders = (_cache() / digest_file(file)).glob("*")
+    return sorted(path for path in folders if path.is_dir() and path.suffix != PARTIAL)
 
 
 def _cache() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "conceptprune"
-    return Path(os.environ.get(CACHE_VARIABLE, default)).expanduser() / "single-files"
+    return cache_folder() / "single-files"
 
 
 def _config_files(config: Path) -> Iterator[str]:

@@ -13,9 +13,10 @@ from conceptprune.families.table import family_of
 from conceptprune.manifest import parse_manifest
 from conceptprune.mask import PruningMask
 from conceptprune.model_source import ModelSource
+from conceptprune.node_cache import CACHE_VARIABLE
 from conceptprune.prompts import Prompt
 from conceptprune.single_file import write_single_file
-from conceptprune.single_file_model import CACHE_VARIABLE, converted_folder, converted_from
+from conceptprune.single_file_model import converted_folder, converted_from
 from conceptprune.studio import model_path
 from tests.families.tiny_models import TINY_MODELS
 

@@ -19,12 +19,16 @@ from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
-from conceptprune.evaluation.plan import checkpoint_json, images_work, shards_of
+from conceptprune.evaluation.plan import (
+    checkpoint_json,
+    drawing_evaluations,
+    images_work,
+    shards_of,
+)
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Source, Suite, erased_domain
 from conceptprune.evaluation.summary import SCHEMA as SUMMARY
 from conceptprune.evaluation.work import ImagesWork
-from conceptprune.families.table import family_named
 from conceptprune.manifest.fields import concept_key
 from conceptprune.prompts import Prompt, PromptPair, prompt_pairs
 from conceptprune.work import Unit
@@ -50,10 +54,7 @@ class AttackPlan:
 
     def evaluations(self, unit: Unit) -> int:
         """Denoiser evaluations of drawing; what an attack spends is known only afterwards."""
-        if not isinstance(unit, ImagesWork):
-            return 0
-        halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
-        return len(unit.prompts) * halves * unit.steps
+        return drawing_evaluations(unit)
 
     def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
         """Unit key -> labels of the checkpoints that need it."""

@@ -54,15 +54,20 @@ class EvaluationPlan:
         yield self.evaluation
 
     def evaluations(self, unit: Unit) -> int:
-        """Denoiser evaluations of a unit: prompts x guidance halves x steps."""
-        if not isinstance(unit, ImagesWork):
-            return 0
-        halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
-        return len(unit.prompts) * halves * unit.steps
+        """Denoiser evaluations of a unit."""
+        return drawing_evaluations(unit)
 
     def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
         """Unit key -> labels of the checkpoints that need it."""
         return self.labels
+
+
+def drawing_evaluations(unit: Unit) -> int:
+    """Denoiser evaluations of a unit that draws: prompts x guidance halves x steps; 0 of others."""
+    if not isinstance(unit, ImagesWork):
+        return 0
+    halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
+    return len(unit.prompts) * halves * unit.steps
 
 
 def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:

@@ -17,8 +17,9 @@ import conceptprune
 from conceptprune.errors import UserError
 from conceptprune.mask import PruningMask, union_masks
 from conceptprune.model_card import Exported, code_span, model_card
+from conceptprune.node_cache import CACHE_VARIABLE
 from conceptprune.single_file import write_single_file
-from conceptprune.single_file_model import CACHE_VARIABLE, converted_folder
+from conceptprune.single_file_model import converted_folder
 from conceptprune.stages import read_mask
 from conceptprune.store import Store
 from pipelines import export
