@@ -139,19 +139,29 @@ class Scene:
                 except psutil.NoSuchProcess:
                     continue
 
-    def claimed_until_gone(self, workers: Iterable[psutil.Process]) -> set[str]:
-        """What workers that are on their way out are at, until the last of them is gone or idle."""
+    def in_flight(self) -> set[str]:
+        """Units that are begun and not done.
+
+        A worker that is told to go gives its claim back, so that claims alone do not tell.
+        """
+        return (self.witness.begun().keys() | self.claims().keys()) - self.committed()
+
+    def in_flight_until_gone(self, workers: Iterable[psutil.Process]) -> set[str]:
+        """What workers on their way out are at, until the last of them is gone or idle."""
         workers = list(workers)
         pids = {worker.pid for worker in workers}
-        claimed: set[str] = set()
+        found: set[str] = set()
 
         def gone() -> bool:
-            claimed.update(key for key, pid in self.claims().items() if pid in pids)
+            at_others = {key for key, pid in self.claims().items() if pid not in pids}
+            found.update(self.in_flight() - at_others)
             return not any(at_work(worker) for worker in workers)
 
         self.wait(gone)
+        # The witness may lag a little behind.
+        time.sleep(10 * LOOK)
         gone()
-        return claimed
+        return found
 
     def attempts(self) -> int:
         """The largest number of attempts at a unit, as the last ledger has it."""

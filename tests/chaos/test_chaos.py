@@ -51,10 +51,9 @@ def test_a_driver_is_killed(scene: MakeScene, cluster: Nodes, write: Write, judg
     driver = job.start(manifest, RAY_ADDRESS=cluster.address)
     job.wait_for_commits(job.moment(), driver)
     workers = [worker for node in cluster.workers for worker in cluster.workers_of(node)]
-    in_flight = set(job.claims())
     driver.process.kill()
     job.faults += 1
-    in_flight |= job.claimed_until_gone(workers)
+    in_flight = job.in_flight_until_gone(workers)
     before = job.committed()
     job.finish(job.start(manifest, RAY_ADDRESS=cluster.address))
     assert before <= job.committed()
@@ -70,10 +69,9 @@ def test_a_raylet_is_killed(scene: MakeScene, cluster: Nodes, write: Write, judg
     job.wait_for_commits(job.moment(), driver)
     node = cluster.of(job.busy_worker())
     workers = cluster.workers_of(node)
-    in_flight = set(job.claims())
     cluster.kill_raylet(node)
     job.faults += 1
-    in_flight |= job.claimed_until_gone(workers)
+    in_flight = job.in_flight_until_gone(workers)
     job.finish(driver)
     cluster.forget(node)
     # A machine that goes is nobody's fault.
@@ -128,7 +126,7 @@ def test_the_head_is_gone(
     job.faults += 1
     # No worker was harmed: they finish what they have been given.
     assert driver.ended(within=SECONDS_TO_NOTICE) == 1
-    in_flight = set(job.claims())
+    in_flight = job.in_flight()
     job.finish(job.start(manifest, RAY_ADDRESS=cluster.address))
     judge(job, fault, in_flight=in_flight)
 
