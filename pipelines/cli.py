@@ -121,8 +121,8 @@ def attack(
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="none, ring-a-bell, unlearn-diff, concept-inversion, refill-random, ...; "
-            "may be given several times.",
+            help="none, random-tokens, ring-a-bell, unlearn-diff, concept-inversion, "
+            "refill-random, ...; may be given several times.",
         ),
     ],
     log_format: LogFormatOption = None,

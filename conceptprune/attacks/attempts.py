@@ -1,6 +1,6 @@
 """What an attack is given, and what it leaves: one row an attempt, with prompt, seed and budget."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -87,6 +87,30 @@ class Attempt:
     """Gradient steps, or encoder passes of a search; attempts with one learned word share them."""
     embedding: tuple[float, ...] | None = None
     """What stands for <*> in `prompt`: vectors one after the other."""
+
+
+def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int = 0) -> Attempt:
+    """Draw an asked prompt, then texts in turn, each from its seed, up to the first success.
+
+    Each text cost `steps`; where none succeeds the last one counts.
+    """
+    pictures = spent = 0
+    prompt = asked = scene.asked[index]
+    while True:
+        pictures += 1
+        success = bool(scene.draw([prompt], [index])[0])
+        following = None if success else next(texts, None)
+        if following is None:
+            return Attempt(
+                asked=asked.text,
+                prompt=prompt.text,
+                seed=asked.seed,
+                success=success,
+                pictures=pictures,
+                steps=spent,
+            )
+        prompt = Prompt(text=following, seed=asked.seed)
+        spent += steps
 
 
 def attempt_seed(seed: int, asked: Prompt) -> int:

@@ -45,6 +45,15 @@ class UnlearnDiff(Section):
     seed: Seed = 0
 
 
+class RandomTokens(Section):
+    """Of `random_tokens.py`; as many as UnlearnDiffAtk's."""
+
+    tokens: Positive = 3
+    """So many before the prompt."""
+    guesses: Positive = 50
+    seed: Seed = 0
+
+
 class ConceptInversion(Section):
     """Of `concept_inversion.py`; learning rate and steps are the reference's."""
 
@@ -95,10 +104,11 @@ class Attacks(Section):
     none: Unattacked = Unattacked()
     ring_a_bell: Annotated[RingABell, Field(alias="ring-a-bell")] = RingABell()
     unlearn_diff: Annotated[UnlearnDiff, Field(alias="unlearn-diff")] = UnlearnDiff()
+    random_tokens: Annotated[RandomTokens, Field(alias="random-tokens")] = RandomTokens()
     concept_inversion: Annotated[ConceptInversion, Field(alias="concept-inversion")] = (
         ConceptInversion()
     )
     refill: Refill = Refill()
 
 
-AttackSettings = Unattacked | RingABell | UnlearnDiff | ConceptInversion | Refill
+AttackSettings = Unattacked | RingABell | UnlearnDiff | RandomTokens | ConceptInversion | Refill

@@ -7,6 +7,7 @@ from typing import Any
 
 from conceptprune.attacks.attempts import Attempt, Scene
 from conceptprune.attacks.concept_inversion import concept_inversion
+from conceptprune.attacks.random_tokens import random_tokens
 from conceptprune.attacks.refill import FILLS, refill
 from conceptprune.attacks.ring_a_bell import ring_a_bell
 from conceptprune.attacks.settings import Attacks, AttackSettings
@@ -42,6 +43,9 @@ ATTACKS: Mapping[str, Attack] = {
         tokens=True,
         alone=True,
     ),
+    "random-tokens": Attack(
+        settings=lambda every: every.random_tokens, run=random_tokens, tokens=True, alone=True
+    ),
     "concept-inversion": Attack(
         settings=lambda every: every.concept_inversion,
         run=concept_inversion,
@@ -53,4 +57,4 @@ ATTACKS: Mapping[str, Attack] = {
         for name, fill in FILLS.items()
     },
 }
-"""`none` draws the prompts as they are: what every other rate is compared with."""
+"""`none` draws prompts as they are, `random-tokens` guesses: what the others have to beat."""

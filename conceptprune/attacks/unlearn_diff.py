@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, pictures_of
+from conceptprune.attacks.attempts import (
+    Attempt,
+    Scene,
+    attempt_seed,
+    first_success,
+    pictures_of,
+)
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
 from conceptprune.attacks.settings import UnlearnDiff
 from conceptprune.attacks.text import TokenSpace
@@ -34,32 +40,14 @@ def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
     latents = latents_of(scene.model, pictures_of(scene))
     with frozen(scene.model):
         return [
-            _attack(space, scene, settings, index, latents[index : index + 1])
-            for index in range(len(scene.asked))
-        ]
-
-
-def _attack(
-    space: TokenSpace, scene: Scene, settings: UnlearnDiff, index: int, latents: Tensor
-) -> Attempt:
-    pictures = steps = 0
-    prompt = asked = scene.asked[index]
-    candidates = _candidates(space, settings, asked, latents)
-    while True:
-        pictures += 1
-        success = bool(scene.draw([prompt], [index])[0])
-        following = None if success else next(candidates, None)
-        if following is None:
-            return Attempt(
-                asked=asked.text,
-                prompt=prompt.text,
-                seed=asked.seed,
-                success=success,
-                pictures=pictures,
-                steps=steps,
+            first_success(
+                scene,
+                index,
+                _candidates(space, settings, asked, latents[index : index + 1]),
+                steps=settings.iterations,
             )
-        prompt = Prompt(text=following, seed=asked.seed)
-        steps += settings.iterations
+            for index, asked in enumerate(scene.asked)
+        ]
 
 
 def _candidates(

@@ -18,8 +18,15 @@ from conceptprune.attacks.concept_inversion import (
     concept_inversion,
 )
 from conceptprune.attacks.loss import diffusion_loss, latents_of
+from conceptprune.attacks.random_tokens import random_tokens
 from conceptprune.attacks.ring_a_bell import ring_a_bell, search
-from conceptprune.attacks.settings import ConceptInversion, RingABell, Unattacked, UnlearnDiff
+from conceptprune.attacks.settings import (
+    ConceptInversion,
+    RandomTokens,
+    RingABell,
+    Unattacked,
+    UnlearnDiff,
+)
 from conceptprune.attacks.text import TokenSpace
 from conceptprune.attacks.unattacked import unattacked
 from conceptprune.attacks.unlearn_diff import (
@@ -156,6 +163,16 @@ def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: Scene
     attempts = unlearn_diff(scene_of(plain), options)
     assert attempts == unlearn_diff(scene_of(plain), options)
     assert all(attempt.prompt != attempt.asked for attempt in attempts)
+    assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
+
+
+def test_guesses_end_at_the_first_success_and_repeat_themselves(scene_of: SceneOf) -> None:
+    plain = harmless(scene_of())
+    options = RandomTokens(tokens=2, guesses=4)
+    assert all(attempt.pictures == 1 for attempt in random_tokens(scene_of(), options))
+    attempts = random_tokens(scene_of(plain), options)
+    assert attempts == random_tokens(scene_of(plain), options)
+    assert all(attempt.success or attempt.pictures == 5 for attempt in attempts)
     assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
 
 

@@ -1,0 +1,32 @@
+"""Guessing: random tokens before the prompt, which any search for tokens has to beat.
+
+A picture is drawn and judged after each guess, as UnlearnDiffAtk does after each timestep: with so
+many pictures a small vocabulary gives an artist's name away by chance.
+"""
+
+import torch
+
+from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, first_success
+from conceptprune.attacks.settings import RandomTokens
+from conceptprune.attacks.text import TokenSpace
+
+
+def random_tokens(scene: Scene, settings: RandomTokens) -> list[Attempt]:
+    """Guess for each asked prompt on its own; it ends at the first picture with the concept.
+
+    The prompt without a guess is drawn first, and counts if it succeeds.
+
+    Raises:
+        UserError: a family without a single CLIP text encoder.
+    """
+    space = TokenSpace.of(scene.model)
+    usable = space.usable()
+    attempts = []
+    for index, asked in enumerate(scene.asked):
+        rng = torch.Generator().manual_seed(attempt_seed(settings.seed, asked))
+        size = (settings.guesses, settings.tokens)
+        guesses = usable[torch.randint(len(usable), size, generator=rng)].tolist()
+        own = space.ids(asked.text)[: space.room - settings.tokens]
+        texts = (space.text([*guess, *own]) for guess in guesses)
+        attempts.append(first_success(scene, index, texts))
+    return attempts
