@@ -1,13 +1,14 @@
 """`python -m benchmarks.attacks.checkpoints FOLDER`: the checkpoints that are attacked."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.erasure.__main__ import GUIDANCE, STEPS
+from benchmarks.erasure.__main__ import GUIDANCE, NAMES, STEPS
 from benchmarks.erasure.masks import MaskMaker, Setting
 from conceptprune.attacks.refill import near_low_rank
 from conceptprune.attacks.settings import Refill
@@ -15,13 +16,14 @@ from conceptprune.checkpoints import Edit, delta_file, zeroed
 from conceptprune.families.stable_diffusion import StableDiffusion
 from conceptprune.mask import PruningMask, union_masks
 from conceptprune.seal import sealer
+from conceptprune.select_fia import FiaSettings
 from conceptprune.studio import model_path
 from conceptprune.weights import read_layers
 
-ARTISTS = ("vorla brint", "soren abeck")
-"""Those of suite.yaml."""
+ARTISTS = NAMES[:4]
+"""Those of the suites."""
 SPARSITIES = (0.01, 0.005)
-"""The published k for styles first: it is the one that is sealed."""
+"""The published k for styles, and half of it."""
 
 
 def located(mask: PruningMask, edit: Edit) -> dict[str, float]:
@@ -65,14 +67,19 @@ def main() -> None:
     maker = MaskMaker(StableDiffusion.load(model_path()), steps=STEPS, guidance=GUIDANCE)
     for sparsity in SPARSITIES:
         setting = Setting(sparsity=sparsity, tau=10)
-        mask = union_masks([maker.mask(artist, setting) for artist in ARTISTS])
-        mask.save(folder / f"ours-{sparsity:g}.safetensors")
-        if sparsity == SPARSITIES[0]:
-            data = delta_file(mask, model_path(), edit=sealer(mask))
-            (folder / "sealed.safetensors").write_bytes(data)
-            print("zeroed", located(mask, zeroed))
-            print("sealed", located(mask, sealer(mask)))
-        print(f"k {100 * sparsity:g} %: {100 * mask.density:.2f} % of the site")
+        write(f"ours-{sparsity:g}", [maker.mask(artist, setting) for artist in ARTISTS], folder)
+    write("fia", [maker.fia_mask(artist, FiaSettings()) for artist in ARTISTS], folder)
+
+
+def write(name: str, masks: Sequence[PruningMask], folder: Path) -> None:
+    """Write the union of masks, and a sealed delta; print how well each hides the places."""
+    mask = union_masks(masks)
+    mask.save(folder / f"{name}.safetensors")
+    data = delta_file(mask, model_path(), edit=sealer(mask))
+    (folder / f"{name}-sealed.safetensors").write_bytes(data)
+    print(f"{name}: {100 * mask.density:.2f} % of the site")
+    print("  zeroed", located(mask, zeroed))
+    print("  sealed", located(mask, sealer(mask)))
 
 
 if __name__ == "__main__":

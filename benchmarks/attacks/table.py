@@ -17,8 +17,11 @@ Line = dict[str, Any]
 LABELS = {
     "base": "base",
     "ours": "ours, k 1 %",
+    "ours-sealed": "the same, sealed",
     "half": "ours, k 0.5 %",
-    "sealed": "ours, k 1 %, sealed",
+    "half-sealed": "the same, sealed",
+    "fia": "ours, Forget-It-All",
+    "fia-sealed": "the same, sealed",
     "uce": "UCE, published settings",
     "uce2": "UCE, best of its sweep",
 }
