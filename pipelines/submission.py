@@ -59,11 +59,11 @@ class Submission:
             UserError: the file or an argument is wrong, or it, the store, or something that they
                 name is out of a cluster's reach.
         """
+        _check_arguments(command, of, attacks)
         content, named = _content(file, command)
         _check_store(store)
         upload = Upload.of(working_dir)
         travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
-        _check_arguments(command, of, attacks)
         places = _travelling_with(file, named, upload)
         checkpoints = [_checkpoint(text, upload) for text in of]
         words = ["python", "-m", f"pipelines.{command}", travelling.path, "--store", store]
@@ -113,7 +113,7 @@ def command_and_file(first: str, file: Path | None) -> tuple[Command, Path]:
             return command, file
     wrong = f"{first}: no file is given" if file is None else f"{first} {file}: no such command"
     raise UserError(
-        f"submit {wrong}; give a manifest, or one of {', '.join(COMMANDS)} and its manifest or suite"
+        f"submit {wrong}; give a manifest, or one of {', '.join(COMMANDS)} and what it runs on"
     )
 
 

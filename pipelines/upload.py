@@ -111,15 +111,13 @@ class Upload:
 
         What a link in the working directory leads to is uploaded under the link's name.
         """
-        found, root = _as_written(path), _as_written(self.working_dir)
-        if not found.is_relative_to(root):
-            found, root = path.resolve(), self.working_dir.resolve()
-        return found.relative_to(root) if found.is_relative_to(root) else None
-
-
-def _as_written(path: Path) -> Path:
-    """The absolute path, without following links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+        root = self.working_dir.resolve()
+        # `Path.absolute` would keep dots, and `Path.resolve` follows links.
+        for found in (Path(os.path.abspath(path)), path.resolve()):  # noqa: PTH100
+            for folder in (found, *found.parents):
+                if folder.resolve() == root:
+                    return found.relative_to(folder)
+        return None
 
 
 def _files(root: Path, inside: Path) -> Iterator[tuple[Path, _Rules | None]]:
