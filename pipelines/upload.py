@@ -9,11 +9,15 @@ from pathspec import PathSpec, Pattern
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
+from conceptprune.evaluation.scorers.distribution import PICTURES
 
 EXCLUDES = (".git", ".venv", "runs", "tests", "benchmarks")
 """What no job needs at the top; .gitignore and .rayignore hold as well."""
 
 PATTERNS = tuple(f"/{folder}" for folder in EXCLUDES)
+
+READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *PICTURES})
+"""What is read of a model's folder, or of one of pictures; hidden files are not."""
 
 IGNORE_GITIGNORE = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"
 """Where this is 1, Ray heeds .rayignore only."""
@@ -83,7 +87,7 @@ class Upload:
     def find(self, path: Path) -> Travelling | StaysBehind:
         """Where the job will have a file or folder of this machine.
 
-        A folder must travel whole, but for hidden files in it.
+        Of a folder, all files must travel that a job may read.
         """
         inside = self._inside(path)
         if inside is None:
@@ -121,28 +125,29 @@ class Upload:
 
 
 def _files(root: Path, inside: Path) -> Iterator[tuple[Path, _Rules | None]]:
-    """Each file at or below a path, or what is left out there, with the rules that do it."""
+    """Each file at or below a path that a job may read, and the rules that leave it out."""
     spec = PathSpec.from_lines("gitignore", PATTERNS)
     rules = [_Rules(source=f"submit, with {', '.join(EXCLUDES)}", folder=root, spec=spec)]
+    left_out_by = None
     for folder in (root / parent for parent in reversed(inside.parents)):
-        found, rules = _look(folder, rules)
-        if found is not None:
-            yield folder, found
-            return
-    yield from _below(root / inside, rules)
+        rules = rules + _Rules.in_folder(folder)
+        left_out_by = left_out_by or _first(rules, folder)
+    yield from _below(root / inside, rules, left_out_by)
 
 
-def _below(path: Path, rules: list[_Rules]) -> Iterator[tuple[Path, _Rules | None]]:
-    found, rules = _look(path, rules)
-    if found is not None or path.is_file():
-        yield path, found
+def _below(
+    path: Path, rules: list[_Rules], left_out_by: _Rules | None
+) -> Iterator[tuple[Path, _Rules | None]]:
+    rules = rules + _Rules.in_folder(path)
+    left_out_by = left_out_by or _first(rules, path)
+    if path.is_file():
+        yield path, left_out_by
     elif path.is_dir():
         for child in sorted(path.iterdir()):
-            if not child.name.startswith("."):
-                yield from _below(child, rules)
+            if not child.name.startswith(".") and (child.is_dir() or child.suffix in READ):
+                yield from _below(child, rules, left_out_by)
 
 
-def _look(path: Path, rules: list[_Rules]) -> tuple[_Rules | None, list[_Rules]]:
-    """The rules that leave a path out, and all that hold below it, as Ray applies them."""
-    rules = rules + _Rules.in_folder(path)
-    return next((each for each in rules if each.leave_out(path)), None), rules
+def _first(rules: list[_Rules], path: Path) -> _Rules | None:
+    """The first rules that leave a path out; Ray then leaves out all that is below it."""
+    return next((each for each in rules if each.leave_out(path)), None)

@@ -163,7 +163,7 @@ def test_the_id_follows_all_that_is_run_and_nothing_else(
 OUT_OF_REACH = [
     ({"model": {"folder": "../../outside"}}, r"s\.yaml: folder: \.\./\.\./outside is not in"),
     ({"model": {"folder": "../models/none"}}, r"s\.yaml: folder: \.\./models/none is not there"),
-    ({"model": {"folder": "../runs/model"}}, r"not uploaded: runs is left out by submit"),
+    ({"model": {"folder": "../runs/model"}}, r"runs/model/model_index.json is left out by submit"),
     (
         {"groups": {"general": [{"name": "x", "file": "../../outside/prompts.txt"}]}},
         r"s\.yaml: file: .* is not in --working-dir",
@@ -227,8 +227,9 @@ def test_what_an_ignore_file_names_does_not_travel(work: Path) -> None:
     with pytest.raises(UserError, match=r"exports/ada/unet/x\.safetensors is left out"):
         submission("folder:exports/ada")
     # What a clone of a model has beside the model is not missed.
-    put(work / ".rayignore", ".git/\n")
-    put(work / "exports" / "ada" / ".git" / "config", "")
+    put(work / ".rayignore", ".git/\n*.bin\n/exports/ada/onnx\n")
+    for beside in (".git/config", "unet/x.bin", "onnx/x.onnx"):
+        put(work / "exports" / "ada" / beside, "")
     assert words(submission("folder:exports/ada"))[-1] == "folder:exports/ada"
     put(work / ".rayignore", "*.safetensors\n")
     # By an absolute path it is what every node has.
@@ -243,7 +244,7 @@ def test_what_an_ignore_file_names_does_not_travel(work: Path) -> None:
         (["mask"], "--of mask: give "),
         (["mask:masks/none.safetensors"], "masks/none.safetensors is not there"),
         (["delta:../outside.safetensors"], "is not in --working-dir"),
-        (["folder:runs/x"], "not uploaded: runs is left out by submit"),
+        (["folder:runs/x"], "not uploaded: runs/x/model_index.json is left out by submit"),
         (["folder:s3://bucket/x"], "a file or folder, not a URI"),
     ],
 )
