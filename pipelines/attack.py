@@ -55,13 +55,7 @@ def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:
     Raises:
         UserError: an unknown attack, or one that this family's text encoders are not open to.
     """
-    if not names:
-        raise UserError(f"--attack: name at least one of {', '.join(ATTACKS)}")
-    for name in names:
-        if name not in ATTACKS:
-            close = difflib.get_close_matches(name, ATTACKS, n=1)
-            nearest = f"; nearest: {close[0]}" if close else ""
-            raise UserError(f"--attack {name}: allowed are {', '.join(ATTACKS)}{nearest}")
+    check_names(names)
     models = [prepared.base.model, *(each.model for each in prepared.checkpoints if each.model)]
     for model in models:
         family = family_named(model.pipeline)
@@ -72,6 +66,21 @@ def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:
                 f"{model.source.label} is a {model.pipeline}. For it there are "
                 f"{', '.join(name for name in ATTACKS if not ATTACKS[name].tokens)}"
             )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Make sure that there are attacks, and that every one is known.
+
+    Raises:
+        UserError: there is none, or an unknown one.
+    """
+    if not names:
+        raise UserError(f"--attack: name at least one of {', '.join(ATTACKS)}")
+    for name in names:
+        if name not in ATTACKS:
+            close = difflib.get_close_matches(name, ATTACKS, n=1)
+            nearest = f"; nearest: {close[0]}" if close else ""
+            raise UserError(f"--attack {name}: allowed are {', '.join(ATTACKS)}{nearest}")
 
 
 if __name__ == "__main__":

@@ -135,8 +135,30 @@ def attack(
 
 @app.command()
 def submit(
-    manifest: ManifestPath,
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST|COMMAND",
+            help="The manifest to erase by; or erase, sweep, evaluate or attack, and then FILE.",
+        ),
+    ],
     store: StoreUri,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The COMMAND's manifest or suite."),
+    ] = None,
+    of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--of",
+            metavar="[LABEL=]KIND[:VALUE]",
+            help="As of evaluate; a relative path in it is uploaded, an absolute one that is not "
+            "in the working directory must be on every node.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--attack", metavar="NAME", help="As of attack.")
+    ] = None,
     address: Annotated[
         str,
         typer.Option(
@@ -146,15 +168,18 @@ def submit(
         ),
     ] = "http://127.0.0.1:8265",
     working_dir: Annotated[
-        Path, typer.Option("--working-dir", help="What is uploaded; the manifest is in it.")
+        Path, typer.Option("--working-dir", help="What is uploaded; the file is in it.")
     ] = Path(),
     log_format: LogFormatOption = None,
 ) -> None:
-    """Run `erase` on a Ray cluster: submit it, show its log, exit with its verdict."""
-    from pipelines.submit import Submission
+    """Run a command on a Ray cluster: submit it, show its log, exit with its verdict."""
+    from pipelines.submission import Submission, command_and_file
     from pipelines.submit import submit as run
 
-    submission = Submission.of(manifest, store, working_dir, log_format)
+    command, path = command_and_file(first, file)
+    submission = Submission.of(
+        path, store, working_dir, log_format, command=command, of=of or (), attacks=names or ()
+    )
     raise typer.Exit(run(submission, address=address))
 
 

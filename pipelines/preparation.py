@@ -48,11 +48,8 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         UserError: the manifest is wrong, or the model is not there.
     """
     manifest = load_manifest(manifest_path)
-    if sweep and manifest.sweep is None:
-        raise UserError(
-            f"{manifest_path} has no section sweep: give it lists of settings to compare, such as "
-            "sweep: {sparsity: [0.005, 0.01, 0.02], tau: [5, 10]}"
-        )
+    if sweep:
+        check_sweep(manifest, manifest_path)
     unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
     manifest = manifest.model_copy(update=unasked)
     source = ModelSource.of(manifest).pinned()
@@ -79,6 +76,19 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         model=model,
         denoiser_weights=count_weights(folder / denoiser_of(folder)),
     )
+
+
+def check_sweep(manifest: Manifest, path: Path | str) -> None:
+    """Make sure that a manifest has something to sweep over.
+
+    Raises:
+        UserError: it has not.
+    """
+    if manifest.sweep is None:
+        raise UserError(
+            f"{path} has no section sweep: give it lists of settings to compare, such as "
+            "sweep: {sparsity: [0.005, 0.01, 0.02], tau: [5, 10]}"
+        )
 
 
 def plan_here(prepared: Prepared, store: Store | None = None) -> Plan:

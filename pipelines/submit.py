@@ -1,8 +1,7 @@
-"""`conceptprune submit`: the erase job on a cluster, through Ray's Jobs API.
+"""`conceptprune submit`: a command on a cluster, through Ray's Jobs API.
 
-What is uploaded is the working directory; the manifest is in it, and the store is one that every
-node sees. Neither credentials nor the token are part of the job: nodes have the former from their
-environment or role, and Ray's client reads the latter from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+Neither credentials nor the token are part of the job: nodes have the former from their environment
+or role, and Ray's client reads the latter from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
 """
 
 import asyncio
@@ -11,25 +10,15 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
-from conceptprune.manifest import load_manifest
-from conceptprune.store.credentials import holds_credentials
-from pipelines.logs import log_format as checked_format
+from pipelines.submission import Submission, refuse_credentials
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray looks for the Jobs API, in its order."""
-
-EXCLUDES = (".git", ".venv", "runs", "tests", "benchmarks")
-"""Top-level folders that no job needs; .gitignore and .rayignore hold as well."""
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -47,61 +36,11 @@ SECONDS_FOR_AN_AGENT = 60.0
 """How long that may last: each refusal takes Ray ten seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """One call of the Jobs API, ready to be made: nothing in it is secret."""
-
-    run: str
-    """The submission id of the run's first job; later jobs have -2, -3, ... after it."""
-    entrypoint: str
-    runtime_env: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, manifest: Path, store: str, working_dir: Path, log_format: str | None = None
-    ) -> "Submission":
-        """The call for a manifest and a store, and the format of the job's log.
-
-        Raises:
-            UserError: the manifest is wrong, or it or the store is out of a cluster's reach, or
-                there is no such format.
-        """
-        content = load_manifest(manifest).model_dump(mode="json", exclude={"compute"})
-        _check_store(store)
-        travelling = _inside(manifest, working_dir)
-        words = ["python", "-m", "pipelines.erase", travelling, "--store", store]
-        if log_format is not None:
-            words += ["--log-format", checked_format(log_format)]
-        return cls(
-            run="conceptprune-" + digest_json({"manifest": content, "store": store})[:16],
-            entrypoint=shlex.join(words),
-            runtime_env={
-                "working_dir": str(working_dir.resolve()),
-                "excludes": [f"/{folder}/" for folder in EXCLUDES],
-            },
-        )
-
-    def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:
-        """The job of this run that is waiting or running, among all jobs the cluster knows."""
-        return next((job for _, job in self._own(jobs) if not job.status.is_terminal()), None)
-
-    def next_id(self, jobs: Iterable[JobDetails]) -> str:
-        """The id of the run's next job."""
-        last = max((number for number, _ in self._own(jobs)), default=0)
-        return f"{self.run}-{last + 1}" if last else self.run
-
-    def _own(self, jobs: Iterable[JobDetails]) -> Iterator[tuple[int, JobDetails]]:
-        for job in jobs:
-            match = re.fullmatch(re.escape(self.run) + r"(?:-(\d+))?", job.submission_id or "")
-            if match:
-                yield int(match[1] or 1), job
-
-
 def submit(submission: Submission, *, address: str) -> int:
-    """Submit the erase job, show its log, and wait for its verdict.
+    """Submit the job, show its log, and wait for its verdict.
 
     Returns:
-        The job's own exit code: 0 all concepts done, 1 some failed (or the job did not run to its
+        The job's own exit code: 0 all is done, 1 some of it failed (or the job did not run to its
         end), 2 bad input; 130 after Ctrl-C, which leaves the job running.
 
     Raises:
@@ -125,45 +64,9 @@ def submit(submission: Submission, *, address: str) -> int:
     return _verdict(job, details)
 
 
-def _inside(manifest: Path, working_dir: Path) -> str:
-    """The manifest's path as the job will see it, in a copy of the working directory."""
-    if not working_dir.is_dir():
-        raise UserError(f"--working-dir {working_dir}: not a folder")
-    try:
-        relative = manifest.resolve().relative_to(working_dir.resolve())
-    except ValueError:
-        raise UserError(
-            f"{manifest} is not in --working-dir {working_dir}, so it would not reach the cluster"
-        ) from None
-    if relative.parts[0] in EXCLUDES:
-        raise UserError(
-            f"{manifest} is in {relative.parts[0]}/, which is not uploaded; move it elsewhere in "
-            "the working directory"
-        )
-    return relative.as_posix()
-
-
-def _check_store(store: str) -> None:
-    if "://" in store:
-        _refuse_credentials("--store", store)
-    elif not store.startswith("/"):
-        raise UserError(
-            f"--store {store}: a relative folder would be lost with the job's working directory; "
-            "give an absolute path of a folder that every node has, or s3://..."
-        )
-
-
-def _refuse_credentials(option: str, url: str) -> None:
-    if holds_credentials(url):
-        # The message must not repeat them.
-        raise UserError(
-            f"{option}: no credentials in a URL, it is shown in logs and on the dashboard"
-        )
-
-
 def _connect(address: str) -> JobSubmissionClient:
     """A client of the Jobs API at `address`, with the token of the environment."""
-    _refuse_credentials("--address", address)
+    refuse_credentials("--address", address)
     if not re.match(r"https?://[^/]", address):
         raise UserError(f"--address {address}: not the URL of a Jobs API, http://HOST:8265")
     for name in ADDRESS_VARIABLES:

@@ -1,4 +1,4 @@
-"""`conceptprune sweep`: many settings compared from one collection, as a table in the store."""
+"""`python -m pipelines.sweep MANIFEST --store URI`: settings compared from one collection."""
 
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,11 @@ def _print_table(rows: pa.Table, console: Console) -> None:
     console.print(table)
     for error in dict.fromkeys(filter(None, rows["error"].to_pylist())):
         say(console, f"refused: {error}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["sweep", *sys.argv[1:]])

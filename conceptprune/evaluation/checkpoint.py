@@ -148,6 +148,12 @@ def parse_of(text: str) -> Asked:
     return Asked(label=label or None, kind=kind, value=value)
 
 
+def is_mask_file(value: str) -> bool:
+    """Whether what stands after `mask:` is a file's path, and not a concept's name."""
+    path = Path(value)
+    return path.suffix == ".safetensors" or path.is_file()
+
+
 def pictures_identity(folder: Path) -> str:
     """Digest of a model folder's files that decide its images: the denoiser's and the decoder's."""
     vae = sorted((folder / "vae").glob("*.json"))
@@ -280,10 +286,9 @@ def resolve(
 def _resolve_mask(
     asked: Asked, base: ModelSettings, named_mask: Callable[[str], PruningMask]
 ) -> Resolved:
-    path = Path(asked.value)
-    if path.suffix == ".safetensors" or path.is_file():
+    if is_mask_file(asked.value):
         try:
-            mask = PruningMask.from_bytes(_read(path, asked))
+            mask = PruningMask.from_bytes(_read(Path(asked.value), asked))
         except UserError as error:
             raise UserError(f"--of mask:{asked.value}: {error}") from error
     else:

@@ -21,6 +21,7 @@ from conceptprune.manifest.fields import (
     Section,
     Seed,
     Some,
+    beside,
     concept_key,
     refusal,
     refusal_here,
@@ -111,9 +112,9 @@ class Source(Section):
     def _can_be_read(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file is None:
             return None
-        path = Path(info.context["folder"], file) if info.context else Path(file)
-        file_prompts(path, csv_file=info.field_name == "csv")
-        return str(path)
+        path = beside(file, info)
+        file_prompts(Path(path), csv_file=info.field_name == "csv")
+        return path
 
     @property
     def title(self) -> str:

@@ -23,6 +23,7 @@ from conceptprune.manifest.fields import (
     Section,
     Seed,
     Some,
+    beside,
     concept_key,
     refusal,
     refusal_here,
@@ -102,7 +103,7 @@ def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
     file = value.get("file")
     if set(value) != {"file"} or not isinstance(file, str):
         raise refusal_here(CAPTIONS)
-    path = Path(info.context["folder"] if info.context else "", file)
+    path = Path(beside(file, info))
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_CAPTIONS_BYTES + 1)

@@ -5,6 +5,8 @@ The description of a field says which values are allowed; `loading` quotes it in
 
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import (
@@ -13,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
+    ValidationInfo,
 )
 from pydantic_core import PydanticCustomError
 
@@ -93,6 +96,30 @@ def _not_empty(entries: tuple[T, ...]) -> tuple[T, ...]:
     if not entries:
         raise refusal_here("a list of at least one entry")
     return entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPath:
+    """A file or folder that a document names."""
+
+    field: str
+    written: str
+    found: str
+    """Where that is on this machine."""
+
+
+def beside(written: str, info: ValidationInfo) -> str:
+    """The path of a file or folder that a document names, relative to the document's folder.
+
+    `loading` has the folder in its context, and a list there of all that are named.
+    """
+    if not info.context:
+        return written
+    found = str(Path(info.context["folder"], written))
+    info.context["named"].append(
+        NamedPath(field=info.field_name or "", written=written, found=found)
+    )
+    return found
 
 
 Some = Annotated[tuple[T, ...], AfterValidator(_not_empty)]

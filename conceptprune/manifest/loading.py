@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError
-from conceptprune.manifest.fields import FieldPath, is_union_tag
+from conceptprune.manifest.fields import FieldPath, NamedPath, is_union_tag
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
 
@@ -68,6 +68,16 @@ def load_document(path: Path | str, schema: type[S]) -> S:
         ManifestError: as `load_manifest`.
 
     """
+    return load_with_paths(path, schema)[0]
+
+
+def load_with_paths(path: Path | str, schema: type[S]) -> tuple[S, tuple[NamedPath, ...]]:
+    """Read and check a YAML file of any schema; also the files and folders that it names.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -81,7 +91,7 @@ def load_document(path: Path | str, schema: type[S]) -> S:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path}:{line}: not UTF-8 text ({error.reason})") from error
-    return parse_document(text, schema, source=str(path), folder=path.parent)
+    return _parse(text, schema, source=str(path), folder=path.parent)
 
 
 def parse_document(text: str, schema: type[S], *, source: str, folder: Path) -> S:
@@ -91,6 +101,12 @@ def parse_document(text: str, schema: type[S], *, source: str, folder: Path) -> 
         ManifestError: as `load_manifest`.
 
     """
+    return _parse(text, schema, source=source, folder=folder)[0]
+
+
+def _parse(
+    text: str, schema: type[S], *, source: str, folder: Path
+) -> tuple[S, tuple[NamedPath, ...]]:
     try:
         document = read_yaml(text)
     except PlainYamlError as problem:
@@ -108,14 +124,16 @@ def parse_document(text: str, schema: type[S], *, source: str, folder: Path) -> 
         for path, line, first_line in document.repeated_keys
     ]
     try:
-        checked = schema.model_validate(document.data, context={"folder": str(folder.absolute())})
+        named: list[NamedPath] = []
+        context = {"folder": str(folder.absolute()), "named": named}
+        checked = schema.model_validate(document.data, context=context)
     except ValidationError as error:
         for details in error.errors(include_url=False):
             problems.extend(_problems_in(details, _Reading(document, schema)))
         raise ManifestError(_message(source, problems)) from error
     if problems:
         raise ManifestError(_message(source, problems))
-    return checked
+    return checked, tuple(named)
 
 
 def _message(source: str, problems: list[_Problem]) -> str:

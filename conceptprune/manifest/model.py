@@ -1,6 +1,5 @@
 """How a manifest names a model: shipped, a folder, a file, a URI, or a pinned hub revision."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,7 +11,7 @@ from pydantic import (
     field_validator,
 )
 
-from conceptprune.manifest.fields import PromptText, Section
+from conceptprune.manifest.fields import PromptText, Section, beside
 
 
 class BuiltinModel(Section):
@@ -32,7 +31,7 @@ class FolderModel(Section):
     @field_validator("folder")
     @classmethod
     def _relative_to_the_manifest(cls, folder: str, info: ValidationInfo) -> str:
-        return str(Path(info.context["folder"], folder)) if info.context else folder
+        return beside(folder, info)
 
 
 class FileModel(Section):
@@ -57,7 +56,7 @@ class FileModel(Section):
     @field_validator("file", "config")
     @classmethod
     def _relative_to_the_manifest(cls, path: str, info: ValidationInfo) -> str:
-        return str(Path(info.context["folder"], path)) if info.context else path
+        return beside(path, info)
 
 
 class HubModel(Section):

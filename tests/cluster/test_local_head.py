@@ -7,6 +7,7 @@ start, so there are few jobs.
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 import yaml
 
-from conceptprune.store import Store
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.mask import LayerMask, PruningMask
+from conceptprune.store import Store, parquet_to_table
+from conceptprune.weights import read_layers, weight_digest
 from pipelines.cli import main
+from pipelines.evaluation_record import evaluation_records
 from pipelines.ledger import read_ledger
 from tests.cluster.documents import ROOT, documented, runnable
+from tests.evaluation.networks import save_vision
 from tests.s3.server import free_ports
 
 BIN = Path(sys.executable).parent
@@ -108,9 +115,8 @@ def write_manifest(path: Path, model: Path) -> Path:
 
 
 def submit(store: Path, manifest: str = "manifests/demo.yaml") -> list[str]:
-    return documented(
-        "conceptprune submit", **{"runs/cluster": str(store), "manifests/demo.yaml": manifest}
-    )
+    words = {"runs/cluster": str(store), "manifests/demo.yaml": manifest}
+    return documented("conceptprune submit manifests", **words)
 
 
 def interrupted_submit(head: Head, work: Path, store: Path) -> tuple[str, str]:
@@ -177,6 +183,57 @@ def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
     assert "pipelines.erase" in told
     assert head.token not in told
     assert SECRET not in told
+
+
+def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
+    head: Head, tmp_path: Path, tiny_folder: Path
+) -> None:
+    # Every path is relative, so that the job can have read its own copy only.
+    work = tmp_path / "work"
+    shutil.copytree(tiny_folder, work / "models" / "tiny")
+    save_vision(work / "models" / "vision")
+    layers = ["mid_block.attentions.0.transformer_blocks.0.ff.net.2"]
+    write_mask(work / "masks" / "ada.safetensors", tiny_folder, layers)
+    suite = {
+        "version": 1,
+        "name": "studio",
+        "model": {"folder": "../../models/tiny"},
+        "groups": {"general": [{"name": "photos", "csv": "prompts.csv"}]},
+        "drawing": {"steps": 2, "dtype": "float32", "device": "cpu"},
+        "scorers": [{"scorer": "perceptual", "features": {"folder": "../../models/vision"}}],
+        "compute": {"actors": 1, "cpus_per_actor": 0.5},
+    }
+    suites = work / "manifests" / "suites"
+    suites.mkdir(parents=True)
+    (suites / "studio.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    (suites / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\na car,2\n")
+    store = tmp_path / "store"
+    names = {"runs/cluster": str(store), "mask:vorla brint": "ada=mask:masks/ada.safetensors"}
+    done = head.run(documented("conceptprune submit evaluate", **names), cwd=work)
+    assert done.returncode == 0, done.stdout + done.stderr
+    opened = Store(str(store))
+    (record,) = evaluation_records(opened)
+    commit = opened.get("evaluation", record.summary)
+    rows = parquet_to_table(opened.load(commit, OBJECT)).to_pylist()
+    distance = {row["checkpoint"]: row["value"] for row in rows if row["metric"] == "distance"}
+    assert distance.keys() == {"base", "ada"}
+    assert distance["base"] == 0 < distance["ada"]
+
+
+def write_mask(path: Path, model: Path, layers: list[str]) -> None:
+    """A mask of every weight of some layers."""
+    weights = read_layers(model, layers, "unet")
+    masked = {
+        name: LayerMask(
+            shape=(weight.shape[0], weight.shape[1]),
+            entries=np.arange(weight.numel()),
+            weight_digest=weight_digest(weight),
+        )
+        for name, weight in weights.items()
+    }
+    mask = PruningMask(concepts=("Ada Bell",), component="unet", layers=masked, provenance={})
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mask.to_bytes())
 
 
 def test_a_job_with_bad_input_is_told_by_its_exit_code_but_not_by_rays_own_command(

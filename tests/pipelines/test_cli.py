@@ -17,7 +17,7 @@ SURFACE = {
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
     "sweep": ["--log-format", "--store"],
-    "submit": ["--address", "--log-format", "--store", "--working-dir"],
+    "submit": ["--address", "--attack", "--log-format", "--of", "--store", "--working-dir"],
     "evaluate": ["--log-format", "--of", "--store"],
     "attack": ["--attack", "--log-format", "--of", "--store"],
 }

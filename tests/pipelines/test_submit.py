@@ -15,7 +15,9 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from conceptprune.errors import UserError
 from pipelines import submit as module
-from pipelines.submit import EXCLUDES, Submission, submit
+from pipelines.submission import Submission
+from pipelines.submit import submit
+from pipelines.upload import EXCLUDES
 
 ROOT = Path(__file__).parents[2]
 STORE = "s3://bucket/store"

@@ -20,7 +20,7 @@ from conceptprune.evaluation.scorers.base import (
 from conceptprune.evaluation.scorers.distribution import pictures_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
-from conceptprune.manifest.fields import Float, Positive, PromptText
+from conceptprune.manifest.fields import Float, Positive, PromptText, beside
 from conceptprune.pictures import Image, read_picture
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class CopiesSettings(ScorerSettings):
     @field_validator("torchscript", "originals")
     @classmethod
     def _relative_to_the_suite(cls, path: str | None, info: ValidationInfo) -> str | None:
-        return str(Path(info.context["folder"], path)) if path and info.context else path
+        return beside(path, info) if path else path
 
     @property
     def metrics(self) -> Mapping[str, Metric]:

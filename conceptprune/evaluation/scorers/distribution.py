@@ -24,7 +24,7 @@ from conceptprune.evaluation.scorers.base import (
 from conceptprune.evaluation.scorers.features import FeatureNetwork
 from conceptprune.evaluation.scorers.libraries import require, versions_of
 from conceptprune.evaluation.scorers.weights import OptionalNetwork, batches, network_digest
-from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed
+from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed, beside
 from conceptprune.pictures import Image, read_picture
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class DistributionSettings(ScorerSettings):
     @field_validator("reference")
     @classmethod
     def _relative_to_the_suite(cls, folder: str | None, info: ValidationInfo) -> str | None:
-        return str(Path(info.context["folder"], folder)) if folder and info.context else folder
+        return beside(folder, info) if folder else folder
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
