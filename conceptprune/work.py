@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Need = tuple[str, str]
 """(kind, key) of a unit that must be committed first."""
 
+APPLIED = "edit"
+"""What a commit calls an object that its unit applied and did not make: kept as long as it is."""
+
 WARM_KINDS = (
     "generated-prompts",
     "window",

@@ -29,7 +29,7 @@ from conceptprune.model_card import (
     model_card,
 )
 from conceptprune.model_source import ModelSource
-from conceptprune.plan import Plan, build_plan, fusion_of, prompts_units
+from conceptprune.plan import Plan, build_plan, concepts_in, fusion_of, prompts_units
 from conceptprune.prompt_table import pairs_from_table
 from conceptprune.prompts import PromptPair
 from conceptprune.seal import sealer
@@ -268,11 +268,25 @@ def _fused(
 
 
 def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:
-    """The plan of a recorded run for some of its concepts, with a fusion of these."""
+    """The plan of a recorded run for some of its concepts, with a fusion of these.
+
+    Raises:
+        UserError: the prompts of one of these, or of a retained one, are not in the store.
+    """
     manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
+    needed = {*concepts, *(other.name for other in manifest.retain)}
     pairs: dict[str, tuple[PromptPair, ...]] = {}
     for unit in prompts_units(manifest, record.language_model):
-        commit = store.get(unit.kind, unit.key)
+        wanted = [concept.name for concept in concepts_in(unit) if concept.name in needed]
+        # What happened to the prompts of the run's other concepts is of no matter.
+        if not wanted:
+            continue
+        commit = store.find(unit.kind, unit.key)
+        if commit is None:
+            raise UserError(
+                f'--fuse budget: the prompts of "{one_line(", ".join(wanted))}" in run '
+                f"{record.run} are not in {store.uri}; run `conceptprune erase` again"
+            )
         pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
     collection = manifest.collection
     settings = ModelSettings(

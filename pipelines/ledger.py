@@ -14,6 +14,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.work import (
+    APPLIED,
     CheckpointWork,
     Detailed,
     FuseWork,
@@ -159,7 +160,7 @@ def made_by(commit: Commit) -> Made:
         "worker": provenance.get("worker"),
         "finished": None if finished is None else int(finished * 1000),
         "objects": [ref.path for ref in refs],
-        "bytes": sum(ref.size for ref in refs),
+        "bytes": sum(ref.size for name, ref in commit.objects.items() if name != APPLIED),
         "entries": provenance.get("entries"),
         "site_weights": provenance.get("site_weights"),
         "at_once": commit.at_once,

@@ -21,6 +21,7 @@ from conceptprune.pictures import Image
 from conceptprune.preview import Images
 from conceptprune.store import Commit
 from conceptprune.store.claims import Claims
+from conceptprune.work import APPLIED
 
 ATTEMPTS = "attempts"
 """Name of the table of attempts among a commit's objects."""
@@ -88,7 +89,7 @@ class Attacker:
         ]
         objects = {ATTEMPTS: evaluator.put_table("attack", sorted_table(rows, SCHEMA))}
         if work.drawn.edit is not None:
-            objects["edit"] = work.drawn.edit.ref
+            objects[APPLIED] = work.drawn.edit.ref
         return Made(objects=objects, facts={"successes": sum(each.success for each in attempts)})
 
     def _pictures(self, work: AttackWork) -> Images:

@@ -38,6 +38,7 @@ from conceptprune.pictures import Image, png, read_picture
 from conceptprune.preview import draw
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
+from conceptprune.work import APPLIED
 
 Row = dict[str, Any]
 
@@ -154,8 +155,7 @@ class Evaluator:
         objects = {"images": self.put_table("images", table)}
         objects |= dict(zip(roles, refs, strict=True))
         if work.drawn.edit is not None:
-            # Named, so that what an image was drawn with is kept as long as the image.
-            objects["edit"] = work.drawn.edit.ref
+            objects[APPLIED] = work.drawn.edit.ref
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
     def _scores(self, work: ScoresWork) -> Made:

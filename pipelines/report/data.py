@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from conceptprune.errors import UserError
+from conceptprune.evaluation.summary import KIND as EVALUATION
 from conceptprune.manifest import Manifest
 from conceptprune.mask import PruningMask
 from conceptprune.model_source import ModelSource
@@ -56,7 +57,7 @@ def _record(store: Store, run: str | None) -> RunRecord:
     if not records:
         raise UserError(
             f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "
-            "was given"
+            "was given (evaluations alone are shown by a site: --out FOLDER)"
         )
     if run is not None and run not in records:
         raise UserError(f"--run {run}: not in {store.uri}, which has {', '.join(records)}")
@@ -69,6 +70,12 @@ def _recorded(store: Store, run: str) -> RunRecord | None:
         return RunRecord.read(store, run)
     except KeyError:
         return None
+
+
+def only_evaluated(store: Store) -> bool:
+    """Whether the store has finished evaluations or attacks, and no run of `erase`."""
+    erased = any(_recorded(store, name) for name in store.runs())
+    return not erased and any(store.committed(EVALUATION))
 
 
 def evaluation_rows(store: Store) -> list[Row]:

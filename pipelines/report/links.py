@@ -24,8 +24,10 @@ class Links:
     """From the digest of a mask of the run to the page that is about it."""
 
     @classmethod
-    def of(cls, report: ReportData) -> "Links":
-        """The pages of a run."""
+    def of(cls, report: ReportData | None) -> "Links":
+        """The pages of a run, if there is one."""
+        if report is None:
+            return cls(by_mask={})
         masks = {
             concept.mask.digest: concept_page(concept.name)
             for concept in report.concepts

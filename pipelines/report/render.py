@@ -1,5 +1,6 @@
 """The page: report data through one template, every text escaped, nothing loaded from anywhere."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from math import log10
@@ -7,7 +8,7 @@ from math import log10
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipelines.report.charts import heat_chart
-from pipelines.report.values import ReportData
+from pipelines.report.values import ConceptReport, ReportData
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -15,14 +16,14 @@ NBSP = "\N{NO-BREAK SPACE}"
 def render(report: ReportData) -> str:
     """The report as one HTML document."""
     template = environment().get_template("report.html.j2")
-    top = heat_top(report)
+    top = heat_top(report.concepts)
     return template.render(report=report, chart=partial(heat_chart, top=top), heat_top=top)
 
 
-def heat_top(report: ReportData) -> float:
+def heat_top(concepts: Iterable[ConceptReport]) -> float:
     """The share that maps draw darkest: the same for all, so that two concepts can be compared."""
     return max(
-        (row.pruned for concept in report.concepts if concept.where for row in concept.where.rows),
+        (row.pruned for concept in concepts if concept.where for row in concept.where.rows),
         default=0.0,
     )
 

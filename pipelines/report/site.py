@@ -23,7 +23,7 @@ from conceptprune.errors import UserError
 from conceptprune.store import Store
 from pipelines.report import plots
 from pipelines.report.charts import heat_chart
-from pipelines.report.data import evaluation_rows, read_report
+from pipelines.report.data import evaluation_rows, only_evaluated, read_report
 from pipelines.report.evaluations import (
     Checkpoint,
     Evaluations,
@@ -37,11 +37,12 @@ from pipelines.report.links import EVALUATION, FUSED, OVERVIEW, Links, concept_p
 from pipelines.report.render import environment, heat_top
 from pipelines.report.rows import cost_of
 from pipelines.report.shots import Gallery
-from pipelines.report.values import Cost, ReportData
+from pipelines.report.values import ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384
 """Longest side of an image, which may be larger in a file of its own than within a page."""
 CHECKPOINTS = "checkpoints/"
+STUDIO = "studio"
 GENERATOR = '<meta name="generator" content="conceptprune">'
 
 
@@ -49,7 +50,8 @@ GENERATOR = '<meta name="generator" content="conceptprune">'
 class Site:
     """All that the pages say, and where they are."""
 
-    report: ReportData
+    report: ReportData | None
+    """None of a store where nothing was erased, only evaluated."""
     evaluations: Evaluations
     links: Links
     cost: Cost
@@ -58,12 +60,12 @@ class Site:
     """By the path of a page: what was measured of what it is about."""
 
     @classmethod
-    def of(cls, report: ReportData, store: Store) -> "Site":
+    def of(cls, report: ReportData | None, store: Store) -> "Site":
         """Sort what was measured by page."""
         links = Links.of(report)
         evaluations = read_evaluations(store)
         found: dict[str, dict[Score, None]] = {}
-        names = {concept.name for concept in report.concepts}
+        names = {concept.name for concept in report.concepts} if report else set()
         for score in evaluations.scores:
             found.setdefault(links.checkpoint(score.checkpoint), {})[score] = None
             # A concept's page also has what is left of it where it was erased with others.
@@ -84,6 +86,31 @@ class Site:
         )
 
     @property
+    def concepts(self) -> tuple[ConceptReport, ...]:
+        """Those of the run."""
+        return self.report.concepts if self.report else ()
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for titles."""
+        if self.report:
+            return self.report.model
+        return ", ".join(dict.fromkeys(score.suite for score in self.evaluations.scores))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether its numbers are of the demo model, which only the demo's judge is for."""
+        if self.report:
+            return self.report.model == STUDIO
+        scores = self.evaluations.scores
+        return any("studio-judge" in score.scorer + score.settings for score in scores)
+
+    @property
+    def evaluation_page(self) -> str:
+        """Where all evaluations are: the first page, if there is nothing else."""
+        return EVALUATION if self.report else OVERVIEW
+
+    @property
     def tradeoffs(self) -> tuple[Panel, ...]:
         """The metrics that were measured of both what was to go and what was to stay."""
         return tuple(panel for panel in self.evaluations.panels if panel.is_trade_off)
@@ -99,7 +126,7 @@ class Site:
     @property
     def attacked(self) -> bool:
         """Whether any concept's own mask was attacked."""
-        return any(self.worst_attack(concept.name) for concept in self.report.concepts)
+        return any(self.worst_attack(concept.name) for concept in self.concepts)
 
     def worst_attack(self, concept: str) -> Score | None:
         """The attack that brings a concept back most often where only its mask is applied."""
@@ -121,6 +148,8 @@ class Site:
 def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
     """Write the site of `run`, or of the newest run, into the folder `out`.
 
+    Where nothing was erased and something evaluated, the site is of the evaluations alone.
+
     The folder appears when all of it is written; one that is there must be empty or a site.
 
     Raises:
@@ -132,8 +161,11 @@ def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
     try:
         with _replaced(out) as folder:
             gallery = Gallery(place=partial(_place, folder), max_pixels=MAX_PIXELS, whole=True)
-            report = read_report(store_uri, run, gallery)
-            site = Site.of(report, Store(store_uri))
+            store = Store(store_uri)
+            # Of evaluations alone there is a site too, but no run that could be asked for.
+            alone = run is None and only_evaluated(store)
+            report = None if alone else read_report(store_uri, run, gallery)
+            site = Site.of(report, store)
             for path, page in pages(site):
                 (folder / path).parent.mkdir(exist_ok=True)
                 (folder / path).write_text(page, encoding="utf-8")
@@ -153,16 +185,17 @@ def pages(site: Site) -> Iterator[tuple[str, str]]:
         )
         return path, text
 
-    yield page("index.html.j2", OVERVIEW, plot=plots.of_previews(site.report))
+    if site.report:
+        yield page("index.html.j2", OVERVIEW, plot=plots.of_previews(site.report))
     if site.evaluations.scores:
-        yield page("evaluation.html.j2", EVALUATION)
-    concepts = site.report.concepts
+        yield page("evaluation.html.j2", site.evaluation_page)
+    concepts = site.concepts
     neighbours = zip((None, *concepts), concepts, (*concepts[1:], None), strict=False)
     for before, concept, after in neighbours:
         path = concept_page(concept.name)
         yield page("concept.html.j2", path, concept=concept, before=before, after=after)
     found = {site.links.checkpoint(each): each for each in site.evaluations.checkpoints}
-    if site.report.fuses:
+    if site.report and site.report.fuses:
         found[FUSED] = _fused(site.report)
     for path, checkpoint in found.items():
         if path.startswith(CHECKPOINTS):
@@ -182,7 +215,7 @@ def _templates(site: Site) -> Environment:
     templates = environment()
     style = "".join(_source(templates, name) for name in ("report.css", "site.css"))
     script = _source(templates, "site.js")
-    top = heat_top(site.report)
+    top = heat_top(site.concepts)
     templates.globals.update(
         site=site,
         report=site.report,
@@ -199,7 +232,7 @@ def _templates(site: Site) -> Environment:
             f"style-src {_allowed(style)}; script-src {_allowed(script)}"
         ),
         FUSED=FUSED,
-        EVALUATION=EVALUATION,
+        EVALUATION=site.evaluation_page,
         OVERVIEW=OVERVIEW,
     )
     templates.filters["number"] = number

@@ -214,6 +214,22 @@ def test_the_images_are_files_that_anyone_can_read(evaluated: Evaluated) -> None
     assert {"prompt", "seed", "metric", "value"} <= set(pq.read_table(path).column_names)
 
 
+def test_a_checkpoint_that_images_were_drawn_with_is_not_counted_with_each_of_them(
+    evaluated: Evaluated,
+) -> None:
+    rows = [
+        row for row in read_ledger(evaluated.store, evaluated.record.run) if row["kind"] == "images"
+    ]
+    edited = 0
+    for row in rows:
+        made = [path for path in row["objects"] if path.startswith("objects/image")]
+        edited += len(made) < len(row["objects"])
+        assert row["bytes"] == sum(
+            (Path(evaluated.store.uri) / path).stat().st_size for path in made
+        )
+    assert 0 < edited < len(rows)
+
+
 def test_the_table_on_the_terminal_has_every_checkpoint(evaluated: Evaluated) -> None:
     for text in ("base", ERASED, "as a delta", "pipeline", "UA", "lower is better"):
         assert text in evaluated.output

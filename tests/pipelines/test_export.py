@@ -18,16 +18,17 @@ from conceptprune.errors import UserError
 from conceptprune.mask import PruningMask, union_masks
 from conceptprune.model_card import Exported, code_span, model_card
 from conceptprune.node_cache import CACHE_VARIABLE
+from conceptprune.plan import collection_settings, prompts_units
 from conceptprune.single_file import write_single_file
 from conceptprune.single_file_model import converted_folder
-from conceptprune.stages import read_mask
+from conceptprune.stages import Worker, read_mask
 from conceptprune.store import Store
 from pipelines import export
 from pipelines.export import export_concepts, slug
 from tests.fidelity.sd15_shaped import build_pipeline
 from tests.pipelines.conftest import CONCEPTS, HOSTILE_NAME, TinyStore, record_run
 
-ADA, CY, _ = CONCEPTS
+ADA, CY, LAST = CONCEPTS
 
 Run = Callable[..., Path]
 
@@ -182,6 +183,23 @@ def test_a_budget_is_spent_from_the_stores_own_statistics(
     for name, layer in mask.layers.items():
         assert set(layer.entries) <= set(union.layers[name].entries)
     assert "`budget fraction 0.005`" in (out / "README.md").read_text()
+
+
+def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others(
+    run_export: Run, tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "copy")
+    shutil.copytree(tiny_store.uri, uri)
+    # As if each concept's prompts had been a unit of their own, and the last one's had failed.
+    monkeypatch.setattr("conceptprune.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
+    manifest = tiny_store.prepared.manifest
+    worker = Worker(Store(uri), tiny_store.prepared.model, collection_settings(manifest))
+    for unit in prompts_units(manifest)[:2]:
+        worker.run(unit)
+    budget = {"form": "mask", "fuse": "budget", "fraction": 0.005, "store": uri}
+    only_safetensors(run_export(ADA, CY, **budget))
+    with pytest.raises(UserError, match=f'--fuse budget: the prompts of "{LAST}" in run'):
+        run_export(ADA, LAST, out=tmp_path / "other", **budget)
 
 
 def test_shared_entries_can_be_retained(run_export: Run, tiny_store: TinyStore) -> None:

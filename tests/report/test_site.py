@@ -81,6 +81,16 @@ def hostile(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.fixture(scope="module")
+def alone(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of a store in which nothing was erased, only evaluated and attacked."""
+    folder = tmp_path_factory.mktemp("alone")
+    for part in ("commits/evaluation", "objects/evaluation"):
+        shutil.copytree(Path(store.uri) / part, folder / "store" / part)
+    write_report(str(folder / "store"), out=folder / "site", run=None)
+    return folder / "site"
+
+
 def page_of(site: Path, kind: str) -> Path:
     if kind.endswith(".html"):
         return site / kind
@@ -282,8 +292,8 @@ def all_pages(site: Path) -> Iterator[Path]:
     yield from sorted(site.rglob("*.html"))
 
 
-def test_every_link_leads_to_a_file_of_the_site(site: Path, hostile: Path) -> None:
-    for root in (site, hostile):
+def test_every_link_leads_to_a_file_of_the_site(site: Path, hostile: Path, alone: Path) -> None:
+    for root in (site, hostile, alone):
         found = {page: Found(page) for page in all_pages(root)}
         reached = set()
         for page, content in found.items():
@@ -381,6 +391,25 @@ def test_the_command_makes_a_site_of_a_folder_and_a_page_of_a_name_in_html(
     assert (tmp_path / "deep" / "site" / "index.html").is_file()
     assert report_command(uri, tmp_path / "one.html") == 0
     assert (tmp_path / "one.html").is_file()
+
+
+def test_a_store_of_evaluations_alone_has_a_site_of_them_and_nothing_else(
+    alone: Path, browser: Browser, tmp_path: Path
+) -> None:
+    assert {path.relative_to(alone).parts[0] for path in all_pages(alone)} == {
+        "index.html",
+        "checkpoints",
+    }
+    browser.open(alone / "index.html", width=1200)
+    assert browser.value("document.querySelector('h1').textContent") == "Evaluations and attacks"
+    assert browser.value("document.querySelectorAll('table.panel').length") == 2
+    assert browser.messages == []
+    # A run that is asked for must be there, and a single page is of a run.
+    uri = str(alone.parent / "store")
+    with pytest.raises(UserError, match=r"no run here.*--out FOLDER"):
+        write_report(uri, out=tmp_path / "one.html", run=None)
+    with pytest.raises(UserError, match="no run here"):
+        write_report(uri, out=tmp_path / "other", run="0123")
 
 
 def test_a_folder_with_other_files_is_left_alone(
