@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from conceptprune.card_numbers import Evaluation, Measurement
 from conceptprune.mask import PruningMask
 from conceptprune.versions import versions
 
@@ -53,32 +54,6 @@ _LOAD: dict[Form, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """A share of `n` images, with its 95 % interval; each from 0 to 1."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        shares = f"{100 * self.value:.0f} % ({100 * self.low:.0f}-{100 * self.high:.0f})"
-        return f"{shares} of {self.n}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """What was recognised in pictures of the base model and of this checkpoint."""
-
-    label: str
-    prompts: str
-    """Which prompts, in words."""
-    want: Literal["low", "high"]
-    before: Share | None
-    after: Share | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """A checkpoint as it is exported."""
 
@@ -97,6 +72,10 @@ class Exported:
     """Name of the safetensors file; None for a pipeline, which is the folder."""
     measurements: Sequence[Measurement] = ()
     """From the run's own pictures, where it drew and judged some."""
+    evaluations: Sequence[Evaluation] = ()
+    """What `evaluate` and `attack` found of this very mask."""
+    sealed: bool = False
+    """Whether pruned places hold draws in the place of zeros."""
 
     @property
     def base_model(self) -> str:
@@ -134,7 +113,9 @@ def metadata_json(exported: Exported) -> str:
             {"concepts": part.concepts, "mask_digest": part.digest, **part.provenance}
             for part in exported.parts
         ],
+        "sealed": exported.sealed,
         "measurements": [asdict(measurement) for measurement in exported.measurements],
+        "evaluations": [asdict(evaluation) for evaluation in exported.evaluations],
         "exported_with": versions(),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
@@ -177,6 +158,8 @@ def model_card(exported: Exported) -> str:
             site=_sites(exported.parts[0].provenance["site"]),
             parts=[_part_row(part) for part in exported.parts],
             measurements=exported.measurements,
+            evaluations=exported.evaluations,
+            sealed=exported.sealed,
             versions=", ".join(f"{name} {version}" for name, version in sorted(made_with.items())),
             metadata_file=METADATA_FILE,
         )

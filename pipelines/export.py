@@ -12,8 +12,9 @@ import torch
 import typer
 from pydantic import ValidationError
 
+from conceptprune.card_numbers import Evaluation
 from conceptprune.checkpoints import Edit, delta_file, pipeline_files, zeroed
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.families.table import identity
 from conceptprune.fusion import Budget, fuse_masks
 from conceptprune.manifest import Fuse, FuseName, Manifest, Outputs, concept_key
@@ -23,8 +24,6 @@ from conceptprune.model_card import (
     METADATA_FILE,
     Exported,
     Form,
-    Measurement,
-    Share,
     metadata_json,
     model_card,
 )
@@ -41,7 +40,7 @@ from conceptprune.studio import model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.output import check_unused, complete_or_absent
-from pipelines.report.accuracy import Accuracy, Measure, Rate
+from pipelines.report.cards import evaluated_masks, measurements
 from pipelines.report.data import judged_masks
 from pipelines.status import one_line, run_records
 
@@ -123,18 +122,35 @@ def export_concepts(
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
-    judged = judged_masks(store, record)
+    # Draws are not zeros: of a sealed checkpoint none of these numbers is known.
+    judged = (lambda _: None) if seal else judged_masks(store, record)
+    evaluated = (lambda _: ()) if seal else _evaluated(store)
     with complete_or_absent(out) as temporary:
         for folder, checkpoint in zip(folders, checkpoints, strict=True):
             inside = temporary / folder.relative_to(out)
             inside.mkdir(exist_ok=True)
             write(checkpoint, inside)
-            _describe(checkpoint, inside, chosen, record, judged(checkpoint.mask))
+            exported = Exported(
+                form=chosen,
+                mask=checkpoint.mask,
+                parts=checkpoint.parts,
+                model_digest=record.model_identity,
+                pipeline=record.pipeline,
+                denoiser_weights=record.denoiser_weights,
+                measurements=measurements(judged(checkpoint.mask)),
+                evaluations=evaluated(checkpoint.mask),
+                sealed=seal,
+                file=None if chosen == "pipeline" else checkpoint.file,
+            )
+            # Last, because a base model's folder may bring a card of its own.
+            (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
+            (inside / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         mask = checkpoint.mask
         typer.echo(
             f"wrote {folder}: {chosen} without {one_line(', '.join(mask.concepts))}, "
-            f"{mask.num_entries:,} weights zeroed ({100 * mask.density:.2f} % of the site)"
+            f"{mask.num_entries:,} weights {'sealed' if seal else 'zeroed'} "
+            f"({100 * mask.density:.2f} % of the site)"
         )
 
 
@@ -144,43 +160,13 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", plain)[:MAX_SLUG_CHARS].strip("-") or "concept"
 
 
-def _describe(
-    checkpoint: Checkpoint,
-    folder: Path,
-    form: Form,
-    record: RunRecord,
-    accuracy: Accuracy | None,
-) -> None:
-    """Write metadata and card."""
-    exported = Exported(
-        form=form,
-        mask=checkpoint.mask,
-        parts=checkpoint.parts,
-        model_digest=record.model_identity,
-        pipeline=record.pipeline,
-        denoiser_weights=record.denoiser_weights,
-        measurements=[_measurement(item) for item in accuracy.detail] if accuracy else (),
-        file=None if form == "pipeline" else checkpoint.file,
-    )
-    # Last, because a base model's folder may bring a card of its own.
-    (folder / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
-    (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
-
-
-def _measurement(measure: Measure) -> Measurement:
-    def share(rate: Rate | None) -> Share | None:
-        if rate is None:
-            return None
-        low, high = rate.interval
-        return Share(value=rate.share, low=low, high=high, n=rate.n)
-
-    return Measurement(
-        label=measure.question.label,
-        prompts=measure.question.prompts,
-        want=measure.question.want,
-        before=share(measure.before),
-        after=share(measure.after),
-    )
+def _evaluated(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
+    try:
+        return evaluated_masks(store)
+    except StoreError as error:
+        # A checkpoint is as good without: `report` is where evaluations must be readable.
+        typer.echo(f"note: the card is without evaluations: {error}", err=True)
+        return lambda _: ()
 
 
 def _writer(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> Write:

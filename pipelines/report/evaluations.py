@@ -59,6 +59,11 @@ class Score:
     settings: str
 
     @property
+    def place(self) -> tuple[str, str, str, str]:
+        """What of checkpoints is compared: suite, group, scorer and metric."""
+        return self.suite, self.group, self.scorer, self.metric
+
+    @property
     def concept(self) -> str | None:
         """The one concept that its group is about."""
         group, _, name = self.group.partition("/")

@@ -1,14 +1,17 @@
 """Model cards state what the run's pictures showed: the numbers of the report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from conceptprune.store import Store
 from pipelines.export import export_concepts
 from pipelines.report.accuracy import Accuracy, Rate
 from pipelines.report.data import read_report
 from tests.report.conftest import HOSTILE, Run
+from tests.report.many import commit_summary, score
 
 
 def exported(run: Run, concepts: list[str], out: Path, fuse: str | None = None) -> Path:
@@ -49,6 +52,52 @@ def test_a_fused_checkpoints_card_has_those_of_the_fused_mask(
     run = runs["fused"]
     folder = exported(run, ["vorla brint", HOSTILE], tmp_path / "out", fuse="union")
     check_measurements(folder, read_report(run.store.uri, run.plan.run).fused_accuracy)
+
+
+def test_a_card_has_what_evaluations_found_of_its_very_mask_beside_the_base(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    run = Run(store=Store(str(tmp_path / "store")), plan=runs["plain"].plan)
+    shutil.copytree(runs["plain"].store.uri, run.store.uri)
+    report = read_report(run.store.uri, run.plan.run)
+    assert report.concepts[0].mask
+    mine = {"checkpoint": "mine", "source": "mask", "erased": ["vorla brint"]}
+    commit_summary(
+        run.store,
+        [
+            score(group="erased", value=0.9, low=0.8, high=0.95),
+            score(**mine, digest=report.concepts[0].mask.digest, group="erased", value=0.1),
+            score(**mine, digest="ab" * 32, group="erased", metric="of another mask", value=0.5),
+        ],
+    )
+    folder = exported(run, ["vorla brint"], tmp_path / "out")
+    (found,) = json.loads((folder / "conceptprune.json").read_text())["evaluations"]
+    assert (found["base"]["value"], found["checkpoint"]["value"]) == (0.9, 0.1)
+    card = (folder / "README.md").read_text()
+    assert "| 0.9 (0.8 to 0.95) of " in card
+    assert "of another mask" not in card
+    assert "states no accuracy" not in card
+
+
+def test_a_sealed_checkpoints_card_says_so_and_has_no_number_of_the_unsealed_one(
+    runs: dict[str, Run], tmp_path: Path, tiny_folder: Path
+) -> None:
+    run = runs["judged"]
+    export_concepts(
+        run.store.uri,
+        ["vorla brint"],
+        out=tmp_path / "out",
+        form="delta",
+        fuse=None,
+        run=run.plan.run,
+        model=tiny_folder,
+        seal=True,
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "replaced by random draws" in card
+    assert "Sealed, not safe" in card
+    assert "## Measured" not in card
+    assert "set to zero" not in card
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""What a report knows of a checkpoint, as its model card shows it."""
+
+from collections.abc import Callable, Sequence
+
+from conceptprune.card_numbers import Estimate, Evaluation, Measurement, Share
+from conceptprune.mask import PruningMask
+from conceptprune.store import Store
+from pipelines.report.accuracy import Accuracy, Measure, Rate
+from pipelines.report.evaluations import GROUPS, Score, read_evaluations
+
+
+def measurements(accuracy: Accuracy | None) -> Sequence[Measurement]:
+    """What the run's own pictures showed, if it drew and judged some."""
+    return [_measurement(measure) for measure in accuracy.detail] if accuracy else ()
+
+
+def evaluated_masks(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
+    """What a model card says of a mask: the numbers of whole groups, the base model's beside them.
+
+    Raises:
+        StoreError: a summary is damaged, or of another version.
+    """
+    scores = [score for score in read_evaluations(store).scores if score.group in GROUPS]
+    base = {score.place: _estimate(score) for score in scores if score.checkpoint.source == "base"}
+
+    def of(mask: PruningMask) -> Sequence[Evaluation]:
+        found = {
+            score.place: Evaluation(
+                suite=score.suite,
+                group=score.group,
+                scorer=score.scorer,
+                metric=score.metric,
+                better=score.better,
+                base=base.get(score.place),
+                checkpoint=estimate,
+            )
+            for score in scores
+            if score.checkpoint.digest == mask.digest and (estimate := _estimate(score))
+        }
+        return tuple(found.values())
+
+    return of
+
+
+def _estimate(score: Score) -> Estimate | None:
+    if score.value is None:
+        return None
+    return Estimate(value=score.value, low=score.low, high=score.high, n=score.n)
+
+
+def _measurement(measure: Measure) -> Measurement:
+    def share(rate: Rate | None) -> Share | None:
+        if rate is None:
+            return None
+        low, high = rate.interval
+        return Share(value=rate.share, low=low, high=high, n=rate.n)
+
+    return Measurement(
+        label=measure.question.label,
+        prompts=measure.question.prompts,
+        want=measure.question.want,
+        before=share(measure.before),
+        after=share(measure.after),
+    )
