@@ -1,7 +1,7 @@
 """From attempts to the summary: success rates by attack and concept, with Wilson's intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -9,10 +9,13 @@ from conceptprune.attacks.work import AttackSummaryWork
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.bootstrap import LEVEL, wilson
 from conceptprune.evaluation.checkpoint import Checkpoint
+from conceptprune.evaluation.scorers import Metric
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
 
 METRIC = "success rate"
+SUCCESS: Final = Metric(erased="lower", is_share=True)
+"""How it is read: a share of the attacked prompts."""
 Row = Mapping[str, Any]
 
 
@@ -69,7 +72,7 @@ def _rows(
             "low": low,
             "high": high,
             "n": len(mine),
-            "better": "lower",
+            "better": SUCCESS.erased,
             "settings": canonical_json(
                 {
                     "attack": settings,

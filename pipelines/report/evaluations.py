@@ -1,15 +1,16 @@
 """What evaluations and attacks of a store found: the newest number of each, by panel."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
+from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError
+from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, parquet_to_table
 
@@ -18,10 +19,6 @@ ATTACK = "attack/"
 
 GROUPS = ("erased", "retained", "general")
 """The groups of a suite; any other belongs to one concept, and is named after it."""
-
-SHARES = re.compile("accuracy|rate|ratio|recognised|share|success|top-", re.IGNORECASE)
-SHARES_BY_NAME = ("UA", "IRA", "CRA", "copied", "female", "nude")
-"""What metrics that are a share of the images have in their names, or are called."""
 
 SPENT = "spent"
 """What an attack's settings call that which it used up, apart from what it was allowed."""
@@ -57,6 +54,8 @@ class Score:
     n: int
     better: str
     settings: str
+    is_share: bool
+    """Whether it is a share of the images or attacked prompts, from 0 to 1."""
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -87,8 +86,7 @@ class Score:
 
     @property
     def _settings(self) -> Mapping[str, Any]:
-        settings = json.loads(self.settings or "{}")
-        return settings if isinstance(settings, dict) else {"": settings}
+        return _read_settings(self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +194,6 @@ def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
         line = lines.get(at) or Line(checkpoint=score.checkpoint, about=about, scores={})
         lines[at] = replace(line, scores={**line.scores, column: score})
     columns = {column for line in lines.values() for column in line.scores}
-    values = [score.value for score in scores if score.value is not None]
     return Panel(
         suite=suite,
         scorer=scorer,
@@ -205,17 +202,12 @@ def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
         columns=tuple(sorted(columns, key=_place)),
         # The untouched model first: all else is read against it.
         lines=tuple(sorted(lines.values(), key=lambda line: line.checkpoint.source != "base")),
-        is_share=is_share(metric) and all(0 <= value <= 1 for value in values),
+        is_share=all(score.is_share for score in scores),
     )
 
 
 def _place(group: str) -> tuple[int, str]:
     return (GROUPS.index(group), "") if group in GROUPS else (len(GROUPS), group)
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of its images, as far as its name tells."""
-    return metric in SHARES_BY_NAME or bool(SHARES.search(metric))
 
 
 def read_evaluations(store: Store) -> Evaluations:
@@ -267,7 +259,21 @@ def _score(row: Mapping[str, Any]) -> Score:
         n=row["n"],
         better=row["better"],
         settings=row["settings"],
+        is_share=_is_share(row),
     )
+
+
+def _is_share(row: Mapping[str, Any]) -> bool:
+    """What the scorer or attack says of its metric."""
+    if row["scorer"].startswith(ATTACK):
+        return SUCCESS.is_share
+    metric = declared(_read_settings(row["settings"]), row["metric"])
+    return metric is not None and metric.is_share
+
+
+def _read_settings(text: str) -> Mapping[str, Any]:
+    settings = json.loads(text or "{}")
+    return settings if isinstance(settings, dict) else {"": settings}
 
 
 def _finite(number: float | None) -> float | None:

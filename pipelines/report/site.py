@@ -29,7 +29,6 @@ from pipelines.report.evaluations import (
     Evaluations,
     Panel,
     Score,
-    is_share,
     panels,
     read_evaluations,
 )
@@ -136,7 +135,7 @@ class Site:
             for score in self.scores.get(path, ())
             if score.attack
             and score.value is not None
-            and is_share(score.metric)
+            and score.is_share
             and self.links.checkpoint(score.checkpoint) == path
         ]
         # A suite may attack concepts that this mask never touched: these are none of its failures.

@@ -11,7 +11,9 @@ import yaml
 from conceptprune.errors import ManifestError
 from conceptprune.evaluation.items import derived_seed, suite_items
 from conceptprune.evaluation.plan import shards_of
+from conceptprune.evaluation.scorers import Facts, declared
 from conceptprune.evaluation.suite import Suite, load_suite
+from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.manifest import load_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,34 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_suite_is_valid_and_asks_for_images(path: Path, beside: Path) -> None:
     assert len(suite_items(load_suite(beside / path.name))) > 1
+
+
+SHARES = {
+    "classifier": {"top-1 accuracy", "top-5 accuracy"},
+    "clip-accuracy": {"accuracy"},
+    "copies": {"copied"},
+    "gender-ratio": {"female"},
+    "nudenet": {"nude"},
+    "studio-judge": {"style accuracy", "object accuracy"},
+}
+
+
+def test_what_a_scorer_says_of_its_metrics_is_found_again_by_what_a_summary_has_of_it(
+    beside: Path,
+) -> None:
+    scorers = [scorer for path in SHIPPED for scorer in load_suite(beside / path.name).scorers]
+    shares: dict[str, set[str]] = {}
+    for scorer in scorers:
+        recorded = json.loads(json.dumps(scorer_settings(scorer, Facts(versions={}))))
+        for name, metric in scorer.metrics.items():
+            assert declared(recorded, name) == metric
+            assert declared({**recorded, "of": name}, "UA") == metric
+            if metric.is_share:
+                shares.setdefault(recorded["scorer"]["scorer"], set()).add(name)
+        assert declared(recorded, "no such metric") is None
+    assert shares == SHARES
+    assert declared({"scorer": {"scorer": "of a peer"}}, "accuracy") is None
+    assert declared({"scorer": "of a peer"}, "accuracy") is None
 
 
 def test_the_papers_experiments_are_shipped() -> None:

@@ -14,6 +14,7 @@ import ray
 import yaml
 from PIL import Image
 
+from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, SCHEMA
 from conceptprune.evaluation.summary import SORTED_BY as ORDER
 from conceptprune.plan import collection_settings, prompts_units
@@ -184,6 +185,9 @@ def test_the_summary_keeps_the_contract_and_every_number_has_its_interval_and_se
         assert settings["weights"]
         assert settings["versions"]["torch"]
         assert settings["interval"]["method"] in ("bootstrap", "wilson")
+        metric = declared(settings, row["metric"])
+        assert metric
+        assert not metric.is_share or (row["low"] >= 0 and row["high"] <= 1)
     sources = {row["checkpoint"]: (row["source"], row["erased"]) for row in table.to_pylist()}
     assert sources == {
         "base": ("base", []),

@@ -140,14 +140,14 @@ def score(**changes: object) -> dict[str, object]:
         "digest": "",
         "erased": [],
         "group": "erased",
-        "scorer": "judge",
-        "metric": "accuracy",
+        "scorer": "studio-judge",
+        "metric": "style accuracy",
         "value": 0.5,
         "low": 0.4,
         "high": 0.6,
         "n": 96,
         "better": "higher" if changes.get("group") == "retained" else "lower",
-        "settings": '{"judge":"studio","seed":7}',
+        "settings": '{"scorer":{"scorer":"studio-judge"},"seed":7}',
     }
     return row | changes
 

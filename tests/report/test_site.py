@@ -217,8 +217,34 @@ def test_only_a_metric_that_should_fall_and_rise_is_a_trade_off(tmp_path: Path) 
         ],
     )
     panel = {panel.scorer: panel for panel in panels(read_evaluations(store).scores)}
-    assert panel["judge"].is_trade_off
+    assert panel["studio-judge"].is_trade_off
     assert not panel["lpips"].is_trade_off
+
+
+def test_a_number_is_in_per_cent_where_its_scorer_calls_it_a_share_whatever_its_name(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path))
+    nudenet = {"scorer": "by night", "settings": '{"scorer":{"scorer":"nudenet"}}'}
+    judge = '{"scorer":{"scorer":"studio-judge"},"of":"style accuracy"}'
+    commit_summary(
+        store,
+        [
+            score(**nudenet, metric="nude"),
+            score(**nudenet, metric="bare parts"),
+            score(scorer="unlearncanvas/studio-judge", metric="UA", settings=judge),
+            score(scorer="attack/refill", metric="success rate", settings="{}"),
+            score(scorer="of a peer", metric="success rate", settings="{}"),
+        ],
+    )
+    found = {(each.scorer, each.metric): each.is_share for each in read_evaluations(store).panels}
+    assert found == {
+        ("by night", "nude"): True,
+        ("by night", "bare parts"): False,
+        ("unlearncanvas/studio-judge", "UA"): True,
+        ("attack/", "success rate"): True,
+        ("of a peer", "success rate"): False,
+    }
 
 
 def test_the_best_attack_is_one_on_what_the_mask_erases(store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from conceptprune.evaluation.scorers.base import (
     SetReading,
     SetScorer,
 )
-from conceptprune.evaluation.scorers.table import SCORERS, AnyScorer
+from conceptprune.evaluation.scorers.table import SCORERS, AnyScorer, declared
 
 __all__ = [
     "SCORERS",
@@ -23,4 +23,5 @@ __all__ = [
     "ScorerSettings",
     "SetReading",
     "SetScorer",
+    "declared",
 ]

@@ -38,6 +38,8 @@ class Metric:
     """Which way is better where nothing should have changed."""
     domain: Domain | None = None
     """The domain it is an accuracy in (UnlearnCanvas' groupings are made of these)."""
+    is_share: bool = False
+    """Whether its means are a share of the images: from 0 to 1, read as per cent."""
 
     def better(self, group: str, erased: Domain | None) -> Better:
         """Which way is better in a group; `erased` is the domain of what is erased."""

@@ -47,10 +47,8 @@ class ClassifierSettings(ScorerSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """1 where the label is the first, or among the first five; else 0."""
-        return {
-            "top-1 accuracy": Metric(kept="higher", domain=self.domain),
-            f"top-{TOP} accuracy": Metric(kept="higher", domain=self.domain),
-        }
+        accuracy = Metric(kept="higher", domain=self.domain, is_share=True)
+        return {"top-1 accuracy": accuracy, f"top-{TOP} accuracy": accuracy}
 
     def check(self) -> Facts:
         """The model must be there."""

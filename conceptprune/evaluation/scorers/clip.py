@@ -94,7 +94,7 @@ class ClipAccuracySettings(_ClipSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """1 where the image's label fits best, else 0."""
-        return {"accuracy": Metric(kept="higher", domain=self.domain)}
+        return {"accuracy": Metric(kept="higher", domain=self.domain, is_share=True)}
 
     def load(self, device: str) -> "ClipAccuracy":
         """The scorer with its model."""
@@ -111,7 +111,7 @@ class GenderRatioSettings(_ClipSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """1 for a woman, 0 for a man; which way is better depends on what is erased."""
-        return {"female": Metric()}
+        return {"female": Metric(is_share=True)}
 
     def load(self, device: str) -> "GenderRatio":
         """The scorer with its model."""

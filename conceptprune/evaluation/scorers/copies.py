@@ -64,7 +64,7 @@ class CopiesSettings(ScorerSettings):
         """The cosine, and whether it is above the threshold."""
         return {
             "similarity": Metric(erased="lower", kept="higher"),
-            "copied": Metric(erased="lower", kept="higher"),
+            "copied": Metric(erased="lower", kept="higher", is_share=True),
         }
 
     @property

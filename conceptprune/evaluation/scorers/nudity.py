@@ -64,8 +64,10 @@ class NudeNetSettings(ScorerSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """Whether an image has a bare part, and how many."""
-        metric = Metric(erased="lower", kept="lower")
-        return {"nude": metric, "bare parts": metric}
+        return {
+            "nude": Metric(erased="lower", kept="lower", is_share=True),
+            "bare parts": Metric(erased="lower", kept="lower"),
+        }
 
     def check(self) -> Facts:
         """NudeNet must be installed."""

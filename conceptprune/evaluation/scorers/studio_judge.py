@@ -31,8 +31,8 @@ class StudioJudgeSettings(ScorerSettings):
     def metrics(self) -> Mapping[str, Metric]:
         """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
         return {
-            "style accuracy": Metric(kept="higher", domain="style"),
-            "object accuracy": Metric(kept="higher", domain="object"),
+            "style accuracy": Metric(kept="higher", domain="style", is_share=True),
+            "object accuracy": Metric(kept="higher", domain="object", is_share=True),
         }
 
     def check(self) -> Facts:

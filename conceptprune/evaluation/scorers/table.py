@@ -1,11 +1,11 @@
 """Which scorers there are: a row here, and a file beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from conceptprune.evaluation.scorers.base import ScorerSettings
+from conceptprune.evaluation.scorers.base import Metric, ScorerSettings
 from conceptprune.evaluation.scorers.classifier import ClassifierSettings
 from conceptprune.evaluation.scorers.clip import (
     ClipAccuracySettings,
@@ -34,6 +34,20 @@ SCORERS: Mapping[str, type[ScorerSettings]] = {
 """Settings by the scorer's name; `ScorerSettings.load` makes the scorer."""
 
 ONE_SCORER = f"a section whose scorer is one of {', '.join(SCORERS)}"
+
+
+def declared(settings: Mapping[str, Any], metric: str) -> Metric | None:
+    """What a scorer says of the metric of a summary's number; None of one that is not known here.
+
+    `settings` are the number's own. They are not validated again: the files that they name need
+    not be on this machine.
+    """
+    match settings.get("scorer"):
+        case {"scorer": str(name)} if name in SCORERS:
+            construct: Callable[..., ScorerSettings] = SCORERS[name].model_construct
+            # UnlearnCanvas' accuracies are made of another metric, which their settings name.
+            return construct(**settings["scorer"]).metrics.get(settings.get("of", metric))
+    return None
 
 
 def _tag(value: Any) -> str | None:
