@@ -63,6 +63,11 @@ class Score:
         return self.suite, self.group, self.scorer, self.metric
 
     @property
+    def kind(self) -> tuple[str, str, str]:
+        """Suite, scorer and metric: what the numbers of different groups are compared by."""
+        return self.suite, self.scorer, self.metric
+
+    @property
     def concept(self) -> str | None:
         """The one concept that its group is about."""
         group, _, name = self.group.partition("/")
@@ -199,14 +204,15 @@ def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
         scorer=scorer,
         metric=metric,
         is_attack=scorer == ATTACK,
-        columns=tuple(sorted(columns, key=_place)),
+        columns=tuple(sorted(columns, key=group_order)),
         # The untouched model first: all else is read against it.
         lines=tuple(sorted(lines.values(), key=lambda line: line.checkpoint.source != "base")),
         is_share=all(score.is_share for score in scores),
     )
 
 
-def _place(group: str) -> tuple[int, str]:
+def group_order(group: str) -> tuple[int, str]:
+    """A sort key: the groups that every suite has before others."""
     return (GROUPS.index(group), "") if group in GROUPS else (len(GROUPS), group)
 
 
@@ -223,6 +229,8 @@ def read_evaluations(store: Store) -> Evaluations:
         for row in _rows(store, commit):
             score = _score(row)
             at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)
+            # Behind all that is older, also where it was first measured before them.
+            scores.pop(at, None)
             scores[at] = score
     return Evaluations(scores=tuple(scores.values()))
 
@@ -282,7 +290,9 @@ def _finite(number: float | None) -> float | None:
 
 def _told(value: object) -> str:
     if isinstance(value, dict):
-        parts = [f"{name} {_told(part)}".strip() for name, part in value.items()]
+        # A scorer's settings begin with its name, under the same key as they themselves.
+        told = {name: _told(part).removeprefix(f"{name} ") for name, part in value.items()}
+        parts = [f"{name} {part}".strip() for name, part in told.items()]
         return ", ".join(f"({part})" if ", " in part else part for part in parts)
     text = value if isinstance(value, str) else json.dumps(value)
     # Of a digest the beginning is enough to tell it from others.

@@ -33,6 +33,7 @@ from pipelines.report.evaluations import (
     read_evaluations,
 )
 from pipelines.report.links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
+from pipelines.report.measured import Measured, measured
 from pipelines.report.render import environment, heat_top
 from pipelines.report.rows import cost_of
 from pipelines.report.shots import Gallery
@@ -57,6 +58,8 @@ class Site:
     """What evaluations and attacks took."""
     scores: Mapping[str, tuple[Score, ...]]
     """By the path of a page: what was measured of what it is about."""
+    measured: Mapping[str, Measured]
+    """By concept: what was measured of the run's masks."""
 
     @classmethod
     def of(cls, report: ReportData | None, store: Store) -> "Site":
@@ -64,14 +67,14 @@ class Site:
         links = Links.of(report)
         evaluations = read_evaluations(store)
         found: dict[str, dict[Score, None]] = {}
-        names = {concept.name for concept in report.concepts} if report else set()
+        names = dict.fromkeys(concept.name for concept in report.concepts) if report else {}
         for score in evaluations.scores:
             found.setdefault(links.checkpoint(score.checkpoint), {})[score] = None
             # A concept's page also has what is left of it where it was erased with others.
             checkpoint = score.checkpoint
-            about = {score.concept} if score.concept in names else set()
+            about = {score.concept} & names.keys()
             if len(checkpoint.erased) == 1:
-                about |= names & set(checkpoint.erased)
+                about |= names.keys() & set(checkpoint.erased)
             for name in about:
                 if checkpoint.source == "base" or name in checkpoint.erased:
                     found.setdefault(concept_page(name), {})[score] = None
@@ -82,6 +85,7 @@ class Site:
             links=links,
             cost=cost_of(evaluation_rows(store), {}),
             scores=scores,
+            measured=measured(names, scores, links),
         )
 
     @property
@@ -123,25 +127,14 @@ class Site:
         return tuple(first.values())
 
     @property
+    def evaluated(self) -> Score | None:
+        """A number of the metric that says of the overview's concepts how much of each is left."""
+        return next((found.erased for found in self.measured.values() if found.erased), None)
+
+    @property
     def attacked(self) -> bool:
         """Whether any concept's own mask was attacked."""
-        return any(self.worst_attack(concept.name) for concept in self.concepts)
-
-    def worst_attack(self, concept: str) -> Score | None:
-        """The attack that brings a concept back most often where only its mask is applied."""
-        path = concept_page(concept)
-        attacks = [
-            score
-            for score in self.scores.get(path, ())
-            if score.attack
-            and score.value is not None
-            and score.is_share
-            and self.links.checkpoint(score.checkpoint) == path
-        ]
-        # A suite may attack concepts that this mask never touched: these are none of its failures.
-        mine = [score for score in attacks if score.concept == concept]
-        whole = [score for score in attacks if score.concept is None]
-        return max(mine or whole, key=lambda score: score.value or 0.0, default=None)
+        return any(found.attack for found in self.measured.values())
 
 
 def write_site(store_uri: str, *, out: Path, run: str | None) -> None:

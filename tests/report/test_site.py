@@ -19,7 +19,7 @@ from pipelines.cli import main
 from pipelines.ledger import read_ledger, write_ledger
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
-from pipelines.report.evaluations import panels, read_evaluations
+from pipelines.report.evaluations import Score, panels, read_evaluations
 from pipelines.report.links import Links, concept_page, slug
 from pipelines.report.site import Site
 from pipelines.report.tradeoff import Axes, Number, Point, trade_off
@@ -202,6 +202,8 @@ def test_attacks_stand_side_by_side_and_settings_without_what_was_spent(store: S
     assert {line.about for line in attacks.lines} == set(names(COUNT)[:3])
     assert attacks.spent == {"prompts": 9 * len(attacks.scores)}
     assert attacks.settings == ()
+    (judged,) = (panel for panel in read_evaluations(store).panels if not panel.is_attack)
+    assert judged.settings == ("scorer studio-judge, seed 7",)
 
 
 def test_only_a_metric_that_should_fall_and_rise_is_a_trade_off(tmp_path: Path) -> None:
@@ -265,10 +267,53 @@ def test_the_best_attack_is_one_on_what_the_mask_erases(store: Store, tmp_path: 
         ],
     )
     site = Site.of(report, Store(str(copy)))
-    worst = site.worst_attack(name)
+    worst = site.measured[name].attack
     assert worst
     assert (worst.concept, worst.value) == (name, 0.2)
-    assert site.worst_attack(report.concepts[5].name) is None
+    assert site.measured[report.concepts[5].name].attack is None
+
+
+def test_a_concept_has_what_was_measured_of_its_very_mask_whatever_that_was_called(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    shutil.copytree(runs["fused"].store.uri, store.uri)
+    report = read_report(store.uri, runs["fused"].plan.run)
+    name, other = (concept.name for concept in report.concepts)
+    mask = report.concepts[0].mask
+    assert mask
+    assert report.fused
+    one = {"checkpoint": "one", "source": "mask", "digest": mask.digest, "erased": [name]}
+    two = {**one, "checkpoint": "two"}
+    fused = {**one, "checkpoint": name, "digest": report.fused.digest, "erased": [name, other]}
+    namesake = {**one, "checkpoint": name, "digest": "ab" * 32}
+    attack = {"scorer": "attack/refill", "metric": "success rate"}
+    rows = [
+        score(**one, group="erased", value=0.3),
+        score(**one, group=f"erased/{name}", value=0.3),
+        score(**one, group=f"erased/{other}", value=0.9),
+        score(**one, group="retained", value=0.8),
+        score(**one, group="retained/kesto malu", value=0.7),
+        score(**one, **attack, group=f"erased/{name}", value=0.6),
+        score(**fused, group="erased", value=0.4),
+        score(**fused, group=f"erased/{name}", value=0.2),
+        score(**namesake, group="erased", value=0.5),
+    ]
+    commit_summary(store, rows, finished=2.0)
+    commit_summary(store, [score(**two, group=f"erased/{name}", value=0.1)], finished=1.0)
+
+    def told(scores: tuple[Score, ...]) -> list[tuple[str, float | None]]:
+        return [(each.group, each.value) for each in scores]
+
+    found = Site.of(report, store).measured
+    assert told(found[name].own) == [(f"erased/{name}", 0.3), ("retained", 0.8)]
+    assert told(found[name].fused) == [(f"erased/{name}", 0.2)]
+    assert found[name].erased == found[name].own[0]
+    assert (found[other].own, found[other].fused, found[other].erased) == ((), (), None)
+    # Under its other name it is measured once more, and the newest number counts.
+    commit_summary(store, [score(**two, group=f"erased/{name}", value=0.0)], finished=3.0)
+    found = Site.of(report, store).measured
+    assert told(found[name].own) == [(f"erased/{name}", 0.0), ("retained", 0.8)]
 
 
 def test_an_evaluation_s_run_is_none_to_report_on_but_cost_something(
@@ -530,6 +575,29 @@ def test_what_has_no_number_comes_last_either_way(
     assert all(values[:3])
     assert not any(values[3:])
     assert values[:3] == sorted(values[:3], key=float, reverse=presses == 2)
+
+
+def test_a_concept_s_page_and_its_row_say_what_was_measured_of_its_mask(
+    browser: Browser, site: Path
+) -> None:
+    browser.open(site / "index.html", width=1200)
+    evaluated = column(browser, "Evaluated")
+    assert [float(value) for value in evaluated[:3]] == pytest.approx([0.1, 0.2, 0.3])
+    assert not any(evaluated[3:])
+    browser.open(page_of(site, "concept"), width=1200)
+    rows = browser.value(
+        """[...document.querySelectorAll('[aria-labelledby=measured-title] tbody tr')]
+             .map(row => [...row.cells].map(cell => cell.innerText))"""
+    )
+    metric, value = "style accuracy\nstudio-judge, {} is better", "10.0 %\n0.0–100.0 %"
+    assert rows[:2] == [
+        ["erased", metric.format("lower"), "10.0 %\n40.0–60.0 %", "96"],
+        ["retained", metric.format("higher"), value, "96"],
+    ]
+    # Whatever else there is to compare with is folded away.
+    assert not browser.value("document.querySelector('details table.panel').checkVisibility()")
+    browser.open(site / concept_page(names(COUNT)[9]), width=1200)
+    assert browser.value("document.querySelector('#measured-title')") is None
 
 
 def test_the_filter_counts_and_its_address_brings_the_view_back(
