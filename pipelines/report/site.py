@@ -72,7 +72,7 @@ class Site:
             found.setdefault(links.checkpoint(score.checkpoint), {})[score] = None
             # A concept's page also has what is left of it where it was erased with others.
             checkpoint = score.checkpoint
-            about = {score.concept} & names.keys()
+            about = {score.concept} if score.concept in names else set()
             if len(checkpoint.erased) == 1:
                 about |= names.keys() & set(checkpoint.erased)
             for name in about:
