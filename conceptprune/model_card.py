@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conceptprune.card_numbers import Evaluation, Measurement
 from conceptprune.mask import PruningMask
+from conceptprune.studio import LABEL
 from conceptprune.versions import versions
 
 FORMAT = "conceptprune.export/1"
@@ -214,7 +215,7 @@ def load_lines(
     config = None
     if revision:
         base = f"{json.dumps(base_model)}, revision={json.dumps(revision)}"
-    elif base_model == "studio":
+    elif base_model == LABEL:
         base = "conceptprune.studio.model_path()"
         config = f"str({base})"  # diffusers takes no Path here.
     else:

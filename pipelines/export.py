@@ -36,7 +36,7 @@ from conceptprune.single_file import check_single_file, write_single_file
 from conceptprune.single_file_model import converted_from
 from conceptprune.stages import fused, read_mask
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.studio import model_path
+from conceptprune.studio import LABEL, model_path
 from conceptprune.work import FuseWork, ModelSettings
 from pipelines.ledger import RunRecord, read_ledger
 from pipelines.output import check_unused, complete_or_absent
@@ -46,7 +46,6 @@ from pipelines.status import one_line, run_records
 
 FORMS: tuple[Form, ...] = get_args(Form)
 FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
-STUDIO = "studio"
 MAX_NAMES_SHOWN = 10
 MAX_SLUG_CHARS = 40
 DIGEST_CHARS = 8
@@ -327,7 +326,7 @@ def _base_model(record: RunRecord, model: Path | None) -> Path:
 
     A single file is one if a run converted it on this machine.
     """
-    if model is None and record.model_label != STUDIO:
+    if model is None and record.model_label != LABEL:
         raise UserError(
             f"--model: the folder of {record.model_label} is needed, as its weights are not in "
             "the store"

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+LABEL = "studio"
+"""What manifests, masks and cards call it."""
+
 
 def model_path() -> Path:
     """Folder of the shipped StableDiffusionPipeline, for `from_pretrained`."""

@@ -42,7 +42,6 @@ from pipelines.report.values import ConceptReport, Cost, ReportData
 MAX_PIXELS = 384
 """Longest side of an image, which may be larger in a file of its own than within a page."""
 CHECKPOINTS = "checkpoints/"
-STUDIO = "studio"
 GENERATOR = '<meta name="generator" content="conceptprune">'
 
 
@@ -104,7 +103,7 @@ class Site:
     def is_demo(self) -> bool:
         """Whether its numbers are of the demo model, which only the demo's judge is for."""
         if self.report:
-            return self.report.model == STUDIO
+            return self.report.is_demo
         scores = self.evaluations.scores
         return any("studio-judge" in score.scorer + score.settings for score in scores)
 

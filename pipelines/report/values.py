@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from conceptprune.manifest import Manifest
+from conceptprune.studio import LABEL
 from pipelines.report.accuracy import Accuracy
 from pipelines.report.shots import Strip
 from pipelines.report.where import HeatMap
@@ -101,6 +102,11 @@ class ReportData:
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether it is of the demo model, which is no evidence about others."""
+        return self.model == LABEL
 
     def count(self, status: Status) -> int:
         """How many concepts have that status."""
