@@ -1,7 +1,7 @@
 """Guessing: random tokens before the prompt, which any search for tokens has to beat.
 
-A picture is drawn and judged after each guess, as UnlearnDiffAtk does after each timestep: where the
-vocabulary is small, so many pictures may show the concept by chance.
+A picture is drawn and judged after each guess, as UnlearnDiffAtk does after each timestep: where
+the vocabulary is small, so many pictures may show the concept by chance.
 """
 
 import torch
