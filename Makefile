@@ -24,7 +24,7 @@ bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of C
 	$(BIN)/python -m benchmarks
 
 chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; minutes, not part of CI
-	$(BIN)/python -m pytest tests/chaos --chaos-long
+	$(BIN)/python -m pytest tests/end_to_end/chaos --chaos-long
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -17,16 +17,17 @@ import ray
 from ray.cluster_utils import Cluster
 
 from conceptprune.manifest import Compute, Manifest
-from conceptprune.model_source import ModelSource
-from conceptprune.outcome import Done, Held, run_claimed, worker_name
-from conceptprune.plan import Plan, build_plan
-from conceptprune.prompts import prompt_pairs
+from conceptprune.manifest.model import source_of
+from conceptprune.models.source import ModelSettings
+from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
-from conceptprune.work import ModelSettings, Work, needs_denoiser
-from pipelines.journal import Journal, new_job
-from pipelines.schedule import Result, Tick, run_units
-from pipelines.workers import WorkerPool
+from conceptprune.units.commit import Done, Held, run_claimed, worker_name
+from conceptprune.units.plan import Plan, build_plan
+from conceptprune.units.units import Work, needs_denoiser
+from pipelines.records.journal import Journal, new_job
+from pipelines.scheduling.loop import Result, Tick, run_units
+from pipelines.scheduling.workers import WorkerPool
 
 RAYLETS = 4
 CPUS_OF_A_RAYLET = 8
@@ -122,7 +123,7 @@ def plan_of(units: int) -> Plan:
         context={"folder": "/"},
     )
     model = ModelSettings(
-        source=ModelSource.of(manifest),
+        source=source_of(manifest.model),
         identity="0" * 64,
         pipeline="StableDiffusionPipeline",
         dtype="float16",

@@ -15,12 +15,12 @@ from diffusers import DiffusionPipeline
 
 from benchmarks.overhead import paired
 from benchmarks.results import Measurement
-from conceptprune.collect import CollectionSettings
-from conceptprune.families.table import family_of
-from conceptprune.prompts import Prompt
-from conceptprune.settings import Offload
+from conceptprune.collection.collect import CollectionSettings
+from conceptprune.models.families import family_of
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.settings import Offload
 from conceptprune.studio.names import THINGS
-from tests.families.tiny_models import TINY_MODELS, TinyModel
+from tests.support.tiny_models import TINY_MODELS, TinyModel
 
 SIDE = 32
 PIXELS = 8 * SIDE

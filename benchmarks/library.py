@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import Subject
-from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.prompts import Prompt
-from conceptprune.select import Energy, SelectionSettings, select_entries
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.masks.select_conceptprune import Energy, SelectionSettings, select_entries
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.stable_diffusion import StableDiffusion
 
 SEED = 0
 

@@ -13,8 +13,8 @@ import torch
 from benchmarks.families import WIDER, save
 from benchmarks.process import MIB
 from benchmarks.results import Measurement
-from conceptprune.families.table import family_of
-from conceptprune.prompts import Prompt
+from conceptprune.models.families import family_of
+from conceptprune.models.prompt import Prompt
 
 WORKERS = 2
 LARGE = {**WIDER["pixart-sigma"], "num_layers": 48}

@@ -4,11 +4,11 @@ from benchmarks.library import as_prompts, erase_concepts
 from benchmarks.models import CONCEPTS, Subject
 from benchmarks.process import PeakMemory, in_own_lean_process
 from benchmarks.results import Measurement
-from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.select import SelectionSettings
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.masks.select_conceptprune import SelectionSettings
+from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.names import THINGS
-from tests.fidelity.sd15_shaped import build_pipeline
+from tests.support.sd15_shaped import build_pipeline
 
 # Half of SD 1.5's widths at small latents: statistics and weights are large against activations.
 WIDE = (160, 320, 640, 640)

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 from conceptprune.studio import model_path
 from conceptprune.studio.names import ARTISTS, THINGS
-from tests.fidelity.sd15_shaped import build_pipeline
+from tests.support.sd15_shaped import build_pipeline
 
 CONCEPTS = tuple(artist.name for artist in ARTISTS[:10])
 

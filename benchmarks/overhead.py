@@ -7,10 +7,10 @@ from statistics import median
 from benchmarks.library import as_prompts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.results import Measurement
-from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.model import DiffusionModel
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.prompts import Prompt
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.stable_diffusion import StableDiffusion
 
 
 def run() -> list[Measurement]:

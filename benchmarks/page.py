@@ -11,8 +11,8 @@ from statistics import median
 
 from benchmarks.results import Measurement
 from pipelines.report import write_report
-from tests.report.browser import Browser, chromium
-from tests.report.many import store_of_many
+from tests.pipelines.report.many import store_of_many
+from tests.support.browser import Browser, chromium
 
 CONCEPTS = 500
 LOADS = 5

@@ -14,14 +14,14 @@ import pytest
 
 from benchmarks.collector import plan_of
 from benchmarks.results import Measurement
-from conceptprune.plan import Plan
 from conceptprune.store import Commit, ObjectRef, Store
-from conceptprune.work import Work
-from pipelines.graph import committed_in, units_to_do
-from pipelines.ledger import ledger_rows, reused_units, write_ledger
-from pipelines.schedule import Result
-from tests.s3.faults import FaultProxy
-from tests.s3.server import BUCKET, running_server, use_server
+from conceptprune.units.plan import Plan
+from conceptprune.units.units import Work
+from pipelines.records.ledger import ledger_rows, reused_units, write_ledger
+from pipelines.scheduling.graph import committed_in, units_to_do
+from pipelines.scheduling.loop import Result
+from tests.support.s3_faults import FaultProxy
+from tests.support.s3_server import BUCKET, running_server, use_server
 
 IN_FOLDER = 100_100
 IN_S3 = 20_050

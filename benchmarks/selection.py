@@ -7,9 +7,9 @@ from pathlib import Path
 from benchmarks import sd15
 from benchmarks.process import PeakMemory, in_own_process
 from benchmarks.results import Measurement
-from conceptprune.mask import LayerMask, PruningMask, load_mask
-from conceptprune.select import SelectionSettings, select_entries
-from conceptprune.weights import weight_digest
+from conceptprune.masks.mask import LayerMask, PruningMask, load_mask
+from conceptprune.masks.select_conceptprune import SelectionSettings, select_entries
+from conceptprune.models.weights import weight_digest
 
 SPARSITY = 0.01
 

@@ -10,8 +10,8 @@ from benchmarks.library import SEED, ErasedConcept, erase_concepts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.published_procedure import Pair
 from benchmarks.results import Measurement
-from conceptprune.collect import CollectionSettings
-from conceptprune.select import SelectionSettings
+from conceptprune.collection.collect import CollectionSettings
+from conceptprune.masks.select_conceptprune import SelectionSettings
 
 PAPER_PROMPTS = 20
 MAX_DIFFERING = 0.001

@@ -1,6 +1,5 @@
 """Masks by name on a diffusers pipeline, with the verbs that users of adapters know.
 
-from conceptprune.diffusers import load_mask, set_masks, disable_masks
 
 load_mask(pipe, "vorla-brint.safetensors", name="vorla")
 load_mask(pipe, "van-gogh.safetensors", name="van-gogh")
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptprune.errors import UserError
-from conceptprune.mask import PruningMask
-from conceptprune.mask import load_mask as read_mask
+from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.mask import load_mask as read_mask
 
 _ATTRIBUTE = "_conceptprune_masks"
 

@@ -58,7 +58,7 @@ def plan(
     ] = False,
 ) -> None:
     """Say what a manifest would cost, without running or writing anything."""
-    from pipelines.plan_view import show_plan
+    from pipelines.commands.plan import show_plan
 
     show_plan(manifest, store, calibrate=calibrate, console=Console())
 
@@ -74,7 +74,7 @@ def erase(
     ] = False,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
-    from pipelines.erase import erase as run
+    from pipelines.jobs.erase import erase as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format, verify=verify))
 
@@ -82,7 +82,7 @@ def erase(
 @app.command()
 def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption = None) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
-    from pipelines.sweep import sweep as run
+    from pipelines.jobs.sweep import sweep as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format))
 
@@ -103,7 +103,7 @@ def evaluate(
     log_format: LogFormatOption = None,
 ) -> None:
     """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
-    from pipelines.evaluate import evaluate as run
+    from pipelines.jobs.evaluate import evaluate as run
 
     raise typer.Exit(run(suite, store, of, Console(), log_format))
 
@@ -128,7 +128,7 @@ def attack(
     log_format: LogFormatOption = None,
 ) -> None:
     """Attack erased checkpoints, and say how often the concept is seen again; resumable."""
-    from pipelines.attack import attack as run
+    from pipelines.jobs.attack import attack as run
 
     raise typer.Exit(run(suite, store, of, names, Console(), log_format))
 
@@ -173,8 +173,8 @@ def submit(
     log_format: LogFormatOption = None,
 ) -> None:
     """Run a command on a Ray cluster: submit it, show its log, exit with its verdict."""
-    from pipelines.submission import Submission, command_and_file
-    from pipelines.submit import submit as run
+    from pipelines.submit.submission import Submission, command_and_file
+    from pipelines.submit.submit import submit as run
 
     command, path = command_and_file(first, file)
     submission = Submission.of(
@@ -186,7 +186,7 @@ def submit(
 @app.command()
 def status(store: StoreArgument) -> None:
     """Show each run of a store: what is done, what failed and why, what a rerun would do."""
-    from pipelines.status import show_status
+    from pipelines.commands.status import show_status
 
     show_status(store, Console())
 
@@ -228,7 +228,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""
-    from pipelines.export import export_concepts
+    from pipelines.commands.export import export_concepts
 
     export_concepts(
         store,
@@ -272,7 +272,7 @@ def gc(
     ] = 24.0,
 ) -> None:
     """List what no run of a store refers to; with --yes, remove it."""
-    from pipelines.gc import collect_garbage
+    from pipelines.commands.gc import collect_garbage
 
     collect_garbage(store, Console(), yes=yes, forget=forget or (), grace_hours=grace)
 

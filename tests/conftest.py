@@ -10,13 +10,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from tests.fidelity.sd15_shaped import build_pipeline
+from tests.support.sd15_shaped import build_pipeline
 
 torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    # Here, because the options of `tests/chaos` are known only where that folder is named.
+    # Here, because the options of `tests/end_to_end/chaos` are known only where that folder is named.
     parser.addoption(
         "--chaos-long",
         type=int,
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=3,
         default=0,
         metavar="SEEDS",
-        help="do all of tests/chaos with so many seeds, by default three",
+        help="do all of tests/end_to_end/chaos with so many seeds, by default three",
     )
 
 

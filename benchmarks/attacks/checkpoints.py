@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from benchmarks.erasure.__main__ import GUIDANCE, NAMES, STEPS
 from benchmarks.erasure.masks import MaskMaker, Setting
 from conceptprune.attacks.refill import near_low_rank
-from conceptprune.attacks.settings import Refill
-from conceptprune.checkpoints import Edit, delta_file, zeroed
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.mask import PruningMask, union_masks
-from conceptprune.seal import sealer
-from conceptprune.select_fia import FiaSettings
+from conceptprune.checkpoints.files import Edit, delta_file, zeroed
+from conceptprune.checkpoints.seal import sealer
+from conceptprune.evaluation.attack_settings import Refill
+from conceptprune.masks.mask import PruningMask, union_masks
+from conceptprune.masks.select_fia import FiaSettings
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.weights import read_layers
 from conceptprune.studio import model_path
-from conceptprune.weights import read_layers
 
 ARTISTS = NAMES[:4]
 """Those of the suites."""

@@ -17,8 +17,8 @@ import torch
 from benchmarks.erasure import masks
 from benchmarks.erasure.masks import MaskMaker, Setting
 from benchmarks.erasure.scores import Examiner, Score, exam
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.mask import PruningMask, union_masks
+from conceptprune.masks.mask import PruningMask, union_masks
+from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 from conceptprune.studio.names import ARTISTS
 

@@ -30,11 +30,11 @@ from benchmarks.erasure.text_edits import (
     TextEditor,
 )
 from conceptprune.baselines.controls import at_random, by_magnitude
-from conceptprune.checkpoints import delta_file, encode_delta
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.fusion import Budget, Fusion, RetainShared, Union
-from conceptprune.mask import PruningMask
-from conceptprune.select_fia import FiaSettings
+from conceptprune.checkpoints.files import delta_file, encode_delta
+from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.select_fia import FiaSettings
+from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
 Line = dict[str, Any]

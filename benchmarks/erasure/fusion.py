@@ -12,8 +12,8 @@ import torch
 from benchmarks.erasure.__main__ import GUIDANCE, NAMES, REPORTING_SEEDS, STEPS, row
 from benchmarks.erasure.masks import MaskMaker, Setting
 from benchmarks.erasure.scores import Exam, Examiner, exam
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
 NUMBERS = (1, 2, 4, 8)

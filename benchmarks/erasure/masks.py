@@ -8,19 +8,24 @@ from typing import Literal
 import numpy as np
 
 from conceptprune.baselines.controls import Choose, at_random, control_mask
-from conceptprune.budget import Drive
-from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.fusion import Budget, Drives, Fusion, fuse_masks
-from conceptprune.mask import LayerMask, PruningMask
-from conceptprune.prompts import Prompt
-from conceptprune.select import BaseRule, SelectionSettings, base_energy, select_entries
-from conceptprune.select_fia import FiaSettings
-from conceptprune.selectors import Evidence, select_mask
-from conceptprune.sites import SITES, site_linears
-from conceptprune.statistics import Statistics
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.statistics import Statistics
+from conceptprune.masks.budget import Drive
+from conceptprune.masks.fusion import Budget, Drives, Fusion, fuse_masks
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.select_conceptprune import (
+    BaseRule,
+    SelectionSettings,
+    base_energy,
+    select_entries,
+)
+from conceptprune.masks.select_fia import FiaSettings
+from conceptprune.masks.selectors import Evidence, select_mask
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.sites import SITES, site_linears
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.weights import weight_digest
 from conceptprune.studio.names import ARTISTS, THINGS
-from conceptprune.weights import weight_digest
 
 Halves = Literal["both", "conditional"]
 COLLECTION_SEED = 0

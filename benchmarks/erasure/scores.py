@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.mask import PruningMask
-from conceptprune.preview import Images, draw
-from conceptprune.prompts import Prompt
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.draw import Images, draw
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.asked import asked
 from conceptprune.studio.judge import Judge
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS

@@ -10,10 +10,10 @@ from benchmarks.erasure.masks import artist_prompt, photo_prompt
 from conceptprune.baselines.rece import AGAIN, ReceSettings, gram_of, rece_map
 from conceptprune.baselines.texts import PHRASES, encoded, prompt_projections
 from conceptprune.baselines.uce import Edit, UceSettings, edited, uce_map
-from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.weights import read_weights
 from conceptprune.studio import model_path
 from conceptprune.studio.names import THINGS
-from conceptprune.weights import read_weights
 
 Texts = Literal["name", "phrases", "prompts"]
 """What is erased of an artist: the name, also the published phrases, or the very prompts that

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.digest import digest_json
-from conceptprune.families.model import Conditions, DiffusionModel
-from conceptprune.preview import Images
-from conceptprune.prompts import Prompt, PromptPair
+from conceptprune.models.base import Conditions, DiffusionModel
+from conceptprune.models.draw import Images
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import PromptPair
 
 Shows = Callable[[Images, Sequence[int]], NDArray[np.bool_]]
 """Which of the pictures [n, height, width, 3] uint8 show the concept, in the eyes of the suite's

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, pictures_of
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
-from conceptprune.attacks.settings import ConceptInversion
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.prompts import Prompt
+from conceptprune.evaluation.attack_settings import ConceptInversion
+from conceptprune.models.prompt import Prompt
 
 WORD = "<*>"
 """Stands for the learned word in texts; it never reaches the tokenizer."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
-from conceptprune.families.model import Conditions, DiffusionModel
+from conceptprune.models.base import Conditions, DiffusionModel
 
 
 def diffusion_loss(

@@ -6,7 +6,6 @@ from itertools import groupby
 from typing import Any
 
 from conceptprune.attacks.attempts import SCHEMA
-from conceptprune.attacks.settings import Attacks
 from conceptprune.attacks.table import ATTACKS, Attack
 from conceptprune.attacks.work import (
     AttackedCheckpoint,
@@ -17,6 +16,7 @@ from conceptprune.attacks.work import (
 )
 from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
+from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
 from conceptprune.evaluation.plan import (
@@ -30,8 +30,9 @@ from conceptprune.evaluation.suite import Source, Suite, erased_domain
 from conceptprune.evaluation.summary import SCHEMA as SUMMARY
 from conceptprune.evaluation.work import ImagesWork
 from conceptprune.manifest.fields import concept_key
-from conceptprune.prompts import Prompt, PromptPair, prompt_pairs
-from conceptprune.work import Unit
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import PromptPair, prompt_pairs
+from conceptprune.units.units import Unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ the vocabulary is small, so many pictures may show the concept by chance.
 import torch
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, first_success
-from conceptprune.attacks.settings import RandomTokens
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.evaluation.attack_settings import RandomTokens
 
 
 def random_tokens(scene: Scene, settings: RandomTokens) -> list[Attempt]:

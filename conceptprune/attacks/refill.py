@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene
-from conceptprune.attacks.settings import Refill
-from conceptprune.families.model import DiffusionModel
+from conceptprune.evaluation.attack_settings import Refill
+from conceptprune.models.base import DiffusionModel
 
 Weights = Mapping[str, Tensor]
 """Of linears [R, W], by layer."""

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed
-from conceptprune.attacks.settings import RingABell
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.prompts import Prompt, PromptPair
+from conceptprune.evaluation.attack_settings import RingABell
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import PromptPair
 
 Ids = NDArray[np.int64]
 Distances = Callable[[Ids], NDArray[np.float64]]

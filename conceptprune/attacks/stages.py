@@ -15,13 +15,12 @@ from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.work import EvaluationUnit
-from conceptprune.made import Made, commit_made
-from conceptprune.outcome import Done, Held, run_claimed
-from conceptprune.pictures import Image
-from conceptprune.preview import Images
+from conceptprune.models.draw import Images
+from conceptprune.models.images import Image
 from conceptprune.store import Commit
 from conceptprune.store.claims import Claims
-from conceptprune.work import APPLIED
+from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
+from conceptprune.units.units import APPLIED
 
 ATTEMPTS = "attempts"
 """Name of the table of attempts among a commit's objects."""

@@ -1,6 +1,7 @@
 """The attacks by name: which settings they take, how they are run, and what they need."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,9 +11,10 @@ from conceptprune.attacks.concept_inversion import concept_inversion
 from conceptprune.attacks.random_tokens import random_tokens
 from conceptprune.attacks.refill import FILLS, refill
 from conceptprune.attacks.ring_a_bell import ring_a_bell
-from conceptprune.attacks.settings import Attacks, AttackSettings
 from conceptprune.attacks.unattacked import unattacked
 from conceptprune.attacks.unlearn_diff import unlearn_diff
+from conceptprune.errors import UserError
+from conceptprune.evaluation.attack_settings import Attacks, AttackSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +60,18 @@ ATTACKS: Mapping[str, Attack] = {
     },
 }
 """`none` draws prompts as they are, `random-tokens` guesses: what the others have to beat."""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Make sure that there are attacks, and that every one is known.
+
+    Raises:
+        UserError: there is none, or an unknown one.
+    """
+    if not names:
+        raise UserError(f"--attack: name at least one of {', '.join(ATTACKS)}")
+    for name in names:
+        if name not in ATTACKS:
+            close = difflib.get_close_matches(name, ATTACKS, n=1)
+            nearest = f"; nearest: {close[0]}" if close else ""
+            raise UserError(f"--attack {name}: allowed are {', '.join(ATTACKS)}{nearest}")

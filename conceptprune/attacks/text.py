@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
-from conceptprune.families.model import Conditions, DiffusionModel
-from conceptprune.families.stable_diffusion import StableDiffusion
+from conceptprune.models.base import Conditions, DiffusionModel
+from conceptprune.models.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True, slots=True)

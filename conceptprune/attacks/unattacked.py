@@ -4,7 +4,7 @@ Such a set is a source of the suite's erased group, `csv:`; see `evaluation/prom
 """
 
 from conceptprune.attacks.attempts import Attempt, Scene
-from conceptprune.attacks.settings import Unattacked
+from conceptprune.evaluation.attack_settings import Unattacked
 
 
 def unattacked(scene: Scene, settings: Unattacked) -> list[Attempt]:

@@ -15,17 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptprune.attacks.attempts import (
-    Attempt,
-    Scene,
-    attempt_seed,
-    first_success,
-    pictures_of,
-)
+from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, first_success, pictures_of
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
-from conceptprune.attacks.settings import UnlearnDiff
 from conceptprune.attacks.text import TokenSpace
-from conceptprune.prompts import Prompt
+from conceptprune.evaluation.attack_settings import UnlearnDiff
+from conceptprune.models.prompt import Prompt
 
 
 def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from conceptprune.attacks.settings import AttackSettings
+from conceptprune.evaluation.attack_settings import AttackSettings
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import KIND
-from conceptprune.prompts import Prompt, PromptPair
-from conceptprune.work import Need
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import PromptPair
+from conceptprune.units.units import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

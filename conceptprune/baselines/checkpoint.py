@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
-from conceptprune.checkpoints import encode_delta
-from conceptprune.model_card import card_environment, load_lines
+from conceptprune.checkpoints.card import card_environment, load_lines
+from conceptprune.checkpoints.files import encode_delta
 from conceptprune.versions import versions
 
 FORMAT = "conceptprune.baseline/1"

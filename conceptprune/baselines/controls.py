@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.errors import EmptyMaskError, UserError
-from conceptprune.mask import LayerMask, PruningMask, widened
-from conceptprune.weights import weight_digest
+from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.models.weights import weight_digest
 
 Entries = NDArray[np.int64]
 Choose = Callable[[Tensor, int], Entries]

@@ -7,8 +7,8 @@ from torch import nn
 
 from conceptprune.baselines.uce import Edit, Encoded
 from conceptprune.errors import UserError
-from conceptprune.families.model import DiffusionModel
 from conceptprune.manifest import Concept, Kind, Manifest, concept_key
+from conceptprune.models.base import DiffusionModel
 
 GUIDES: Mapping[Kind, str] = {"style": "art", "object": "", "nudity": ""}
 """By kind, what UCE's script draws in a concept's place; other kinds have no name to erase."""

@@ -12,16 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from conceptprune.checkpoints.card import METADATA_FILE
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
-from conceptprune.families.model import DiffusionModel
-from conceptprune.families.table import components, denoiser_of, identity, read_index
-from conceptprune.mask import PruningMask
-from conceptprune.model_card import METADATA_FILE
-from conceptprune.model_source import ModelSource
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import components, denoiser_of, identity, read_index
+from conceptprune.models.source import ModelSettings, ModelSource
+from conceptprune.models.weights import checkpoint_files, component_of, read_layers, weight_digest
 from conceptprune.store import ObjectRef
-from conceptprune.weights import checkpoint_files, component_of, read_layers, weight_digest
-from conceptprune.work import ModelSettings
 
 Kind = Literal["base", "mask", "delta", "folder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -10,7 +10,8 @@ from conceptprune.evaluation.scorers.base import Case, Group, Labels
 from conceptprune.evaluation.suite import Drawing, Source, Suite
 from conceptprune.manifest import Concept
 from conceptprune.manifest.concept import DefaultFillers, DefaultTemplates
-from conceptprune.prompts import THINGS, Prompt, prompt_pairs
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import THINGS, prompt_pairs
 
 GROUPS: tuple[Group, ...] = ("erased", "retained", "general")
 

@@ -22,9 +22,9 @@ from conceptprune.evaluation.work import (
     ScoresWork,
     SetScoresWork,
 )
-from conceptprune.families.table import family_named
-from conceptprune.prompts import Prompt
-from conceptprune.work import Unit
+from conceptprune.models.families import family_named
+from conceptprune.models.prompt import Prompt
+from conceptprune.units.units import Unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

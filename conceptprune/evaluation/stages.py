@@ -28,17 +28,16 @@ from conceptprune.evaluation.work import (
     ScoresWork,
     SetScoresWork,
 )
-from conceptprune.families.model import DiffusionModel
-from conceptprune.families.table import check_identity, family_named
-from conceptprune.made import Made, commit_made
-from conceptprune.mask import PruningMask
-from conceptprune.memory import BatchMemory
-from conceptprune.outcome import Done, Held, run_claimed
-from conceptprune.pictures import Image, png, read_picture
-from conceptprune.preview import draw
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.draw import draw
+from conceptprune.models.families import check_identity, family_named
+from conceptprune.models.images import Image, png, read_picture
 from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
-from conceptprune.work import APPLIED
+from conceptprune.units.batch_memory import BatchMemory
+from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
+from conceptprune.units.units import APPLIED
 
 Row = dict[str, Any]
 

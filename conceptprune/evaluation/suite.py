@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from conceptprune.attacks.settings import Attacks
+from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Domain
 from conceptprune.evaluation.scorers.table import AnyScorer

@@ -10,13 +10,7 @@ import pyarrow as pa
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.bootstrap import interval_settings, mean_interval
 from conceptprune.evaluation.items import Item
-from conceptprune.evaluation.scorers.base import (
-    PLACES,
-    Better,
-    Facts,
-    Labels,
-    ScorerSettings,
-)
+from conceptprune.evaluation.scorers.base import PLACES, Better, Facts, Labels, ScorerSettings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.work import Entry, EvaluationWork

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.scorers.base import Case, Labels, Reading, SetReading
-from conceptprune.pictures import Image
-from conceptprune.prompts import Prompt
+from conceptprune.models.images import Image
+from conceptprune.models.prompt import Prompt
 from conceptprune.store import ObjectRef
 
 

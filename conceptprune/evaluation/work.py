@@ -7,8 +7,8 @@ from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 from conceptprune.evaluation.summary import KIND
-from conceptprune.prompts import Prompt
-from conceptprune.work import Need
+from conceptprune.models.prompt import Prompt
+from conceptprune.units.units import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

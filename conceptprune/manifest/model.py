@@ -1,5 +1,6 @@
 """How a manifest names a model: shipped, a folder, a file, a URI, or a pinned hub revision."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
 )
 
 from conceptprune.manifest.fields import PromptText, Section, beside
+from conceptprune.models.source import PIPELINE_FILES, ModelSource
 
 
 class BuiltinModel(Section):
@@ -128,3 +130,18 @@ LanguageModelRef = Annotated[
     | Annotated[HubModel, Tag("<hub>")],
     _one_of("folder", "uri", "hub"),
 ]
+
+
+def source_of(model: ModelRef, files: tuple[str, ...] = PIPELINE_FILES) -> ModelSource:
+    """The source that a `model:` section names; of a language model, with its own `files`."""
+    if isinstance(model, BuiltinModel):
+        return ModelSource(label=model.builtin, builtin=True, files=files)
+    if isinstance(model, FolderModel):
+        return ModelSource(label=Path(model.folder).name, local=model.folder, files=files)
+    if isinstance(model, FileModel):
+        label = Path(model.file).name
+        return ModelSource(label=label, local=model.file, config=model.config, files=files)
+    if isinstance(model, RemoteModel):
+        name = model.uri.rstrip("/").rsplit("/", 1)[-1]
+        return ModelSource(label=name, uri=model.uri, files=files)
+    return ModelSource(label=model.hub, revision=model.revision, files=files)

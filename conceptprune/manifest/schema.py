@@ -37,8 +37,8 @@ from conceptprune.manifest.fields import (
 )
 from conceptprune.manifest.generator import Prompts
 from conceptprune.manifest.model import ModelRef
-from conceptprune.settings import Offload
-from conceptprune.sites import PATTERN_PREFIX, SITES
+from conceptprune.models.settings import Offload
+from conceptprune.models.sites import PATTERN_PREFIX, SITES
 
 Scheduler = Literal[
     "DDIMScheduler",
@@ -285,7 +285,7 @@ class Compute(Section):
     threads_per_actor: Annotated[Positive, Field(description="a whole number of at least 1")] = 1
     max_attempts: Annotated[Positive, Field(description="a whole number of at least 1")] = 3
     offload: Offload = "encoders"
-    """What of the model leaves an actor's device when it is not at work (see `settings`)."""
+    """What of the model leaves an actor's device when it is not at work (see `models.settings`)."""
     claim_seconds: Annotated[Float, Field(ge=1, description="a number of at least 1")] = 30.0
     """A worker that dies holds up other jobs on the same store for so long, at most."""
 

@@ -28,16 +28,16 @@ from conceptprune.baselines.texts import (
     retained_names,
 )
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, edited, uce_map
+from conceptprune.checkpoints.card import CARD_FILE, METADATA_FILE
 from conceptprune.errors import UserError
-from conceptprune.families.model import DiffusionModel
-from conceptprune.families.table import denoiser_of, family_named
 from conceptprune.manifest import Manifest
-from conceptprune.mask import PruningMask, load_mask
-from conceptprune.model_card import CARD_FILE, METADATA_FILE
-from conceptprune.weights import read_tensors, read_weights
-from pipelines.output import check_unused, complete_or_absent
-from pipelines.preparation import prepare
-from pipelines.status import one_line
+from conceptprune.masks.mask import PruningMask, load_mask
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import denoiser_of, family_named
+from conceptprune.models.weights import read_tensors, read_weights
+from pipelines.commands.output import check_unused, complete_or_absent
+from pipelines.console.logs import one_line
+from pipelines.jobs.preparation import prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

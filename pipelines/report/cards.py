@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from conceptprune.card_numbers import Estimate, Evaluation, Measurement, Share
-from conceptprune.mask import PruningMask
+from conceptprune.checkpoints.card import Estimate, Evaluation, Measurement, Share
+from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store
 from pipelines.report.accuracy import Accuracy, Measure, Rate
 from pipelines.report.evaluations import GROUPS, Score, read_evaluations

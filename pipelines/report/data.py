@@ -9,18 +9,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
 from conceptprune.evaluation.summary import KIND as EVALUATION
 from conceptprune.manifest import Manifest
-from conceptprune.mask import PruningMask
-from conceptprune.model_source import ModelSource
-from conceptprune.plan import ConceptPlan, Plan
-from conceptprune.selectors import Evidence, stronger_neurons
-from conceptprune.statistics import Statistics
+from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.selectors import Evidence, stronger_neurons
+from conceptprune.models.source import ModelSettings, ModelSource
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.work import MaskWork, ModelSettings
-from pipelines.ledger import RunRecord, read_ledger
-from pipelines.preparation import Prepared, plan_here
+from conceptprune.units.plan import ConceptPlan, Plan
+from conceptprune.units.units import MaskWork
+from pipelines.jobs.preparation import Prepared, plan_here
+from pipelines.records.ledger import RunRecord, read_ledger
 from pipelines.report.accuracy import Accuracy, judge_shots
 from pipelines.report.rows import Row, cost_of, failures_of, files_of, status_of
 from pipelines.report.shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots

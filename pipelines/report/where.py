@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conceptprune.mask import PruningMask
+from conceptprune.masks.mask import PruningMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,13 @@ from rich.filesize import decimal
 from torch.utils.flop_counter import FlopCounterMode
 
 from conceptprune.manifest import Manifest
-from conceptprune.model_source import ModelSource
-from conceptprune.plan import Plan, build_plan
-from conceptprune.prompts import prompt_pairs
-from conceptprune.sites import SITES, site_linears
-from conceptprune.work import MaskWork, ModelSettings, SideWork, Work
-from pipelines.sizes import Sizes
+from conceptprune.manifest.model import source_of
+from conceptprune.models.sites import SITES, site_linears
+from conceptprune.models.source import ModelSettings
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.units.plan import Plan, build_plan
+from conceptprune.units.units import MaskWork, SideWork, Work
+from pipelines.commands.sizes import Sizes
 
 PAGE = (Path(__file__).parents[2] / "cluster" / "CAPACITY.md").read_text(encoding="utf-8")
 
@@ -103,7 +104,7 @@ def plan(preview: bool = False) -> Plan:
         context={"folder": "/"},
     )
     model = ModelSettings(
-        source=ModelSource.of(manifest),
+        source=source_of(manifest.model),
         identity="0" * 64,
         pipeline="StableDiffusionPipeline",
         dtype="float16",

@@ -16,15 +16,15 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conceptprune.collect import CollectionSettings, collect
-from conceptprune.families.stable_diffusion import StableDiffusion
-from conceptprune.mask import LayerMask, PruningMask
-from conceptprune.prompts import Prompt
-from conceptprune.select import SelectionSettings, select_entries
-from conceptprune.weights import weight_digest
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.select_conceptprune import SelectionSettings, select_entries
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.weights import weight_digest
 from tests.fidelity import reference
 from tests.fidelity.reference import ReferenceMask, RowNorms
-from tests.fidelity.sd15_shaped import NUM_TRANSFORMER_BLOCKS, build_pipeline
+from tests.support.sd15_shaped import NUM_TRANSFORMER_BLOCKS, build_pipeline
 
 THINGS = ("cat", "car", "tree", "house", "fish")
 BASE = [(f"a photo of a {thing}", seed) for seed, thing in enumerate(THINGS)]

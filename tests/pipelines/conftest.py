@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conceptprune.plan import Plan, collection_settings, prompts_units
-from conceptprune.stages import Worker
 from conceptprune.store import Commit, Store
-from conceptprune.work import Work
-from pipelines.ledger import RunRecord, ledger_rows, write_ledger
-from pipelines.preparation import Prepared, plan_here, prepare
-from pipelines.schedule import Result
+from conceptprune.units.plan import Plan, collection_settings, prompts_units
+from conceptprune.units.units import Work
+from conceptprune.units.worker import Worker
+from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
+from pipelines.scheduling.loop import Result
 
 HOSTILE_NAME = "../../Eve | `rm` [link](x)"
 CONCEPTS = ("Ada Bell", "Cy Dow", HOSTILE_NAME)

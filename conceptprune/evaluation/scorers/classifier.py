@@ -23,7 +23,7 @@ from conceptprune.evaluation.scorers.weights import (
     pixels,
 )
 from conceptprune.manifest.fields import Name, Positive, concept_key
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 
 TOP = 5
 

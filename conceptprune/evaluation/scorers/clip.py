@@ -34,7 +34,7 @@ from conceptprune.manifest.fields import (
     concept_key,
     refuse_duplicates,
 )
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
     from conceptprune.manifest.model import FolderModel, HubModel

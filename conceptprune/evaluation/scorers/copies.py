@@ -10,18 +10,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
-from conceptprune.evaluation.scorers.base import (
-    Case,
-    Facts,
-    Metric,
-    Reading,
-    ScorerSettings,
-)
+from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
 from conceptprune.evaluation.scorers.distribution import pictures_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
 from conceptprune.manifest.fields import Float, Positive, PromptText, beside
-from conceptprune.pictures import Image, read_picture
+from conceptprune.models.images import Image, read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,17 +15,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import NumericalError, UserError
 from conceptprune.evaluation.bootstrap import LEVEL
-from conceptprune.evaluation.scorers.base import (
-    Facts,
-    Metric,
-    ScorerSettings,
-    SetReading,
-)
+from conceptprune.evaluation.scorers.base import Facts, Metric, ScorerSettings, SetReading
 from conceptprune.evaluation.scorers.features import FeatureNetwork
 from conceptprune.evaluation.scorers.libraries import require, versions_of
 from conceptprune.evaluation.scorers.weights import OptionalNetwork, batches, network_digest
 from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed, beside
-from conceptprune.pictures import Image, read_picture
+from conceptprune.models.images import Image, read_picture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,13 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from conceptprune.evaluation.scorers.weights import (
-    batches,
-    load_network,
-    load_processor,
-    pixels,
-)
-from conceptprune.pictures import Image
+from conceptprune.evaluation.scorers.weights import batches, load_network, load_processor, pixels
+from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,16 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from conceptprune.digest import digest_file
-from conceptprune.evaluation.scorers.base import (
-    Case,
-    Facts,
-    Metric,
-    Reading,
-    ScorerSettings,
-)
+from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
 from conceptprune.evaluation.scorers.libraries import require, versions_of
 from conceptprune.manifest.fields import Float, Some, refuse_duplicates
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 
 NudeClass = Literal[
     "BUTTOCKS_EXPOSED",

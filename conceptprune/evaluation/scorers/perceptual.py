@@ -6,18 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from conceptprune.evaluation.scorers.base import (
-    Case,
-    Facts,
-    Metric,
-    Reading,
-    ScorerSettings,
-)
+from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
 from conceptprune.evaluation.scorers.features import FeatureNetwork
 from conceptprune.evaluation.scorers.libraries import require, versions_of
 from conceptprune.evaluation.scorers.weights import Network, batches, network_digest
 from conceptprune.manifest.fields import Name, Positive
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from conceptprune.digest import digest_file
-from conceptprune.evaluation.scorers.base import (
-    Case,
-    Facts,
-    Metric,
-    Reading,
-    ScorerSettings,
-)
+from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
 from conceptprune.evaluation.scorers.libraries import versions_of
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 from conceptprune.studio.asked import asked
 from conceptprune.studio.names import LOOKS, THINGS
 

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest.model import FolderModel, HubModel
-from conceptprune.pictures import Image
+from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
     from torch import Tensor

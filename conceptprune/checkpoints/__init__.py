@@ -1,0 +1,1 @@
+"""Pruned checkpoints: deltas, pipeline folders and single files, and their model cards."""

@@ -1,0 +1,157 @@
+"""A pruned pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from conceptprune.checkpoints.files import Edit, zeroed
+from conceptprune.checkpoints.ldm_names import (
+    LdmTensor,
+    bare_name,
+    clip_tensors,
+    open_clip_tensors,
+    unet_tensors,
+    vae_tensors,
+)
+from conceptprune.digest import canonical_json
+from conceptprune.errors import UserError
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.models.families import read_index
+from conceptprune.models.weights import checkpoint_files
+
+FORMAT = "conceptprune.single-file/1"
+SINGLE_FILE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""Pipelines whose models have such files: Stable Diffusion 1.x, 2.x and XL."""
+
+CLIP_V1 = "cond_stage_model.transformer."
+OPEN_CLIP_V2 = "cond_stage_model.model."
+CLIP_XL = "conditioner.embedders.0.transformer."
+OPEN_CLIP_XL = "conditioner.embedders.1.model."
+POSITION_IDS = "embeddings.position_ids"
+
+Layout = Callable[[Iterable[str]], list[LdmTensor]]
+"""From a component's keys to the tensors of the file."""
+
+
+def check_single_file(pipeline: str) -> None:
+    """Raise a `UserError` where models of a diffusers pipeline class have no single-file form."""
+    if pipeline not in SINGLE_FILE_PIPELINES:
+        raise UserError(
+            f"--as single-file: {pipeline} has no such form, which there is for Stable Diffusion "
+            "1.x, 2.x and XL only; use pipeline, delta or mask"
+        )
+
+
+def write_single_file(
+    mask: PruningMask, model_folder: Path, path: Path, edit: Edit = zeroed
+) -> None:
+    """Write the whole model, without the mask's weights (or otherwise with `edit`), to `path`.
+
+    Tensors keep the dtype of the model's own files and go from file to file through memory maps:
+    only those that are edited, joined or transposed are held in memory.
+
+    Raises:
+        UserError: the model is of no family that has such files, or has a tensor without a name
+            there.
+    """
+    layouts = _layouts(model_folder)
+    header = {
+        "format": FORMAT,
+        "component": mask.component,
+        "concepts": mask.concepts,
+        "mask": mask.digest,
+        "provenance": mask.provenance,
+    }
+    with ExitStack() as files:
+        tensors: dict[str, Tensor] = {}
+        for component, layout in layouts.items():
+            found = _mapped(model_folder / component, files)
+            _prune(found, mask.of_component(component), component, edit)
+            tensors |= {tensor.name: _built(tensor, found) for tensor in layout(found)}
+        tensors |= dict(_made_anew(tensors, model_folder))
+        # One metadata key only: safetensors writes several in no fixed order.
+        safetensors.torch.save_file(tensors, path, {"conceptprune": canonical_json(header)})
+
+
+def _layouts(model_folder: Path) -> dict[str, Layout]:
+    """How each component of the model is written, by name."""
+    index = read_index(model_folder)
+    check_single_file(index["_class_name"])
+    unet = _config(model_folder / "unet")
+    vae = _config(model_folder / "vae")
+    layouts: dict[str, Layout] = {
+        "unet": lambda keys: unet_tensors(keys, unet),
+        "vae": lambda keys: vae_tensors(keys, vae),
+    }
+    if index["_class_name"] == "StableDiffusionXLPipeline":
+        return layouts | {
+            "text_encoder": lambda keys: clip_tensors(keys, CLIP_XL),
+            "text_encoder_2": lambda keys: open_clip_tensors(keys, OPEN_CLIP_XL),
+        }
+    # 2.x came with OpenCLIP's text encoder, and with linears where 1.x had 1 x 1 convolutions.
+    if unet["use_linear_projection"]:
+        return layouts | {"text_encoder": lambda keys: open_clip_tensors(keys, OPEN_CLIP_V2)}
+    return layouts | {"text_encoder": lambda keys: clip_tensors(keys, CLIP_V1)}
+
+
+def _mapped(component_folder: Path, files: ExitStack) -> dict[str, Tensor]:
+    """All weights of a component, mapped into memory while `files` are open."""
+    tensors = {}
+    for path in checkpoint_files(component_folder):
+        stream = files.enter_context(safe_open(path, framework="pt"))
+        for key in stream.keys():  # noqa: SIM118
+            if bare_name(key) != POSITION_IDS:
+                tensors[key] = stream.get_tensor(key)
+    return tensors
+
+
+def _prune(
+    tensors: dict[str, Tensor], layers: Mapping[str, LayerMask], component: str, edit: Edit
+) -> None:
+    """Replace each weight that loses entries by one without them."""
+    keys = {bare_name(key): key for key in tensors}
+    for name, layer in layers.items():
+        if len(layer.entries):
+            key = keys.get(bare_name(f"{name}.weight"))
+            if key is None:
+                raise UserError(f"{component}: no tensor {name}.weight in the model's files")
+            tensors[key] = edit(name, layer, tensors[key])
+
+
+def _built(tensor: LdmTensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    parts = [tensors[key] for key in tensor.keys]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if tensor.change == "convolution":
+        return joined.view(*joined.shape[:2], 1, 1)
+    return joined.T.contiguous() if tensor.change == "transposed" else joined
+
+
+def _made_anew(tensors: Mapping[str, Tensor], model_folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """What such files have beside weights."""
+    for prefix in (CLIP_V1, CLIP_XL):
+        positions = tensors.get(f"{prefix}text_model.embeddings.position_embedding.weight")
+        if positions is not None:
+            yield f"{prefix}text_model.{POSITION_IDS}", torch.arange(len(positions))[None]
+    if CLIP_XL + "text_model.final_layer_norm.weight" in tensors:
+        # Without a config beside the file, these empty tensors are how XL models say it.
+        scheduler = json.loads(
+            (model_folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+        )
+        if scheduler.get("prediction_type") == "v_prediction":
+            yield "v_pred", torch.empty(0)
+        if scheduler.get("rescale_betas_zero_snr"):
+            yield "ztsnr", torch.empty(0)
+
+
+def _config(component_folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(
+        (component_folder / "config.json").read_text(encoding="utf-8")
+    )
+    return config

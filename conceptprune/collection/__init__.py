@@ -1,0 +1,1 @@
+"""Activations of a denoiser's prunable linears, summed into statistics."""

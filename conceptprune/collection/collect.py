@@ -1,0 +1,266 @@
+"""Collection: run prompts through the first denoiser calls and sum what the site's linears see.
+
+Shapes: B prompts a batch, H guidance halves, T tokens, W neurons (columns) of a linear.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptprune.collection.settings import CollectionSettings as CollectionSettings
+from conceptprune.collection.settings import Window as Window
+from conceptprune.collection.statistics import LayerStatistics, Statistics
+from conceptprune.errors import NumericalError
+from conceptprune.models.base import DiffusionModel, Guided, Metered
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.trajectory import TrajectoryState
+
+EPSILON = 1e-12
+"""A token row's L2 norm is never taken smaller than this (as torch's `normalize`)."""
+
+CHUNK_ELEMENTS = 1 << 20
+"""Squared activations are formed for so many elements at a time: they stay in a CPU's cache and
+memory above the batch's own activations stays flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowResult:
+    """What one window of one set of prompts gave."""
+
+    statistics: Statistics
+    states: tuple[TrajectoryState, ...]
+    """One per batch: where the next window goes on; none where none follows."""
+
+
+def collect(
+    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
+) -> Statistics:
+    """Statistics of `prompts` over the first `settings.tau` denoiser calls.
+
+    Raises:
+        UserError: the scheduler makes fewer than tau calls.
+        NumericalError: an activation overflowed or is not a number.
+    """
+    window = Window(0, settings.tau)
+    return collect_window(model, prompts, settings, window, keep_states=False).statistics
+
+
+def collect_window(
+    model: DiffusionModel,
+    prompts: Sequence[Prompt],
+    settings: CollectionSettings,
+    window: Window,
+    states: Sequence[TrajectoryState] | None = None,
+    *,
+    keep_states: bool = True,
+    at_once: int | None = None,
+) -> WindowResult:
+    """Statistics of one window of calls, going on from the previous window's `states`.
+
+    Without `keep_states` no window can follow, and memory does not grow with the prompts.
+    `at_once` prompts of a batch go through the denoiser together, all of them by default.
+
+    Raises:
+        UserError: the scheduler makes fewer calls than the window ends at.
+        NumericalError: an activation overflowed or is not a number; names layer and call.
+    """
+    # Before anything else, because text encoders may be freed when denoising starts.
+    text_layers = _text_layers(model, prompts, settings, window)
+    linears = model.metered(settings.sites, ("latents", "prompt"))
+    total: Statistics | None = None
+    ends: list[TrajectoryState] = []
+    batches = model.batches(prompts, settings.batch_size, settings.guidance)
+    for index, batch_prompts in enumerate(batches):
+        batch = model.begin(batch_prompts, steps=settings.steps, guidance=settings.guidance)
+        model.check_calls(batch, window.stop)
+        if states is not None:
+            batch.trajectory.restore(states[index])
+        part = _collect_batch(model, batch, linears, settings, window, at_once)
+        part = replace(
+            part, num_prompts=len(batch_prompts), layers={**part.layers, **text_layers[index]}
+        )
+        # Added up batch by batch: holding all of them would make memory grow with the prompts.
+        total = part if total is None else total.merge(part)
+        if keep_states:
+            ends.append(batch.trajectory.state())
+    if total is None:
+        raise ValueError("no prompt to collect")
+    return WindowResult(statistics=total, states=tuple(ends))
+
+
+def _collect_batch(
+    model: DiffusionModel,
+    batch: Guided,
+    linears: Mapping[str, Metered],
+    settings: CollectionSettings,
+    window: Window,
+    at_once: int | None,
+) -> Statistics:
+    """What the denoiser's own linears see of a batch."""
+    skip = batch.halves - 1 if settings.halves == "conditional" else 0
+    calls = range(window.start, window.stop)
+    layers: dict[str, LayerStatistics] = {}
+    if any(metered.sees == "latents" for metered in linears.values()):
+        meter = _Meter(linears, model.device, num_calls=len(calls), halves=batch.halves, skip=skip)
+        timestep_of: dict[int, float] = {}
+
+        def on_call(call: int, timestep: float, halves: int) -> None:
+            meter.call = call - window.start
+            meter.halves = halves
+            meter.skip = halves - 1 if settings.halves == "conditional" else 0
+            timestep_of[call] = timestep
+
+        with meter.attached():
+            model.run(batch, window.stop, on_call, at_once=at_once)
+        timesteps = [timestep_of[call] for call in calls]
+        layers = meter.layers(window.start)
+    else:
+        timesteps = batch.trajectory.timesteps[window.start : window.stop].double().tolist()
+        if linears:
+            meter = _Meter(linears, model.device, num_calls=1, halves=batch.halves, skip=skip)
+            with torch.no_grad():
+                flat = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
+                meter.add(list(linears), model.prompt_states(flat))
+            layers = _at_every_call(meter.layers(window.start), len(calls))
+    return Statistics(
+        first_call=window.start, timesteps=tuple(timesteps), num_prompts=0, layers=layers
+    )
+
+
+def _text_layers(
+    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings, window: Window
+) -> list[dict[str, LayerStatistics]]:
+    """What the text encoders' linears see, batch by batch; nothing where no site is in them."""
+    starts = range(0, len(prompts), settings.batch_size)
+    linears = model.metered(settings.sites, ("text",))
+    if not linears:
+        return [{} for _ in starts]
+    layers = []
+    for start in starts:
+        # The prompts' own texts: the empty one of the other half tells nothing of a concept.
+        meter = _Meter(linears, model.device, num_calls=1, halves=1, skip=0)
+        with meter.attached(), torch.no_grad():
+            for prompt in prompts[start : start + settings.batch_size]:
+                model.encode_prompt(prompt.text)
+        seen = meter.layers(window.start)
+        layers.append(_at_every_call(seen, window.stop - window.start))
+    return layers
+
+
+def _at_every_call(
+    layers: Mapping[str, LayerStatistics], num_calls: int
+) -> dict[str, LayerStatistics]:
+    """What was seen once [1, W], for each call [C, W]: it is the same at all of them."""
+    return {
+        name: LayerStatistics(
+            sum_sq=layer.sum_sq.repeat(num_calls, axis=0),
+            sum_norm=layer.sum_norm.repeat(num_calls, axis=0),
+            num_rows=layer.num_rows,
+        )
+        for name, layer in layers.items()
+    }
+
+
+class _Meter:
+    """Sums of squared, row-normalised inputs of linears, kept on the device until asked for."""
+
+    def __init__(
+        self,
+        linears: Mapping[str, Metered],
+        device: torch.device,
+        *,
+        num_calls: int,
+        halves: int,
+        skip: int,
+    ) -> None:
+        self.linears = linears
+        self.halves = halves
+        self.skip = skip
+        self.call = 0
+        self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
+        self.sums = {
+            name: torch.zeros(
+                (2, num_calls, metered.linear.in_features - metered.first_column),
+                dtype=torch.float64,
+                device=device,
+            )
+            for name, metered in linears.items()
+        }
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hook the linears for the duration."""
+        handles = [
+            metered.linear.register_forward_pre_hook(self._hook(name, metered.first_column))
+            for name, metered in self.linears.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, first_column: int) -> Any:
+        def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.add([name], inputs[0][..., first_column:])
+
+        return add
+
+    def add(self, names: Sequence[str], inputs: Tensor) -> None:
+        """Add `inputs` [N, T, W] of the linears `names`, which all take the same."""
+        # Halves lie one after the other along the batch, the unconditional one first.
+        rows = inputs.unflatten(0, (self.halves, -1))[self.skip :]
+        num_halves, num_prompts = rows.shape[:2]
+        energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
+        per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
+        sum_sq, sum_norm = per_prompt.sum(0), per_prompt.sqrt().sum(0)
+        for name in names:
+            self.sums[name][0, self.call] += sum_sq
+            self.sums[name][1, self.call] += sum_norm
+            if self.call == 0:
+                self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
+
+    def layers(self, first_call: int) -> dict[str, LayerStatistics]:
+        """The sums, moved to the host once.
+
+        Raises:
+            NumericalError: a sum is infinite or not a number.
+        """
+        host = {name: self.sums[name].cpu() for name in self.num_rows}
+        bad = [
+            (int(call), order, name)
+            for order, (name, sums) in enumerate(host.items())
+            for call in (~sums.isfinite().all(dim=2).all(dim=0)).nonzero()
+        ]
+        if bad:
+            call, _, name = min(bad)  # Everything after the first one is its consequence.
+            raise NumericalError(
+                f"layer {name}, denoiser call {first_call + call}: the activation overflowed or is "
+                "not a number; try collection.dtype: bfloat16 or float32"
+            )
+        return {
+            name: LayerStatistics(
+                sum_sq=sums[0].numpy(), sum_norm=sums[1].numpy(), num_rows=self.num_rows[name]
+            )
+            for name, sums in host.items()
+        }
+
+
+def neuron_energy(activations: Tensor) -> Tensor:
+    """Sum over tokens of squared, row-normalised activations: [n, T, W] -> [n, W] float32.
+
+    Each token row is divided by max(its L2 norm, 1e-12). Written as a product of reciprocal row
+    sums with squares, which reads each activation once and makes no normalised copy.
+    """
+    _, tokens, width = activations.shape
+    chunk = max(1, CHUNK_ELEMENTS // (tokens * width))
+    parts = []
+    for part in activations.split(chunk):
+        squares = part.float().square()
+        weights = squares.sum(-1).clamp_min_(EPSILON**2).reciprocal_()
+        parts.append(torch.bmm(weights.unsqueeze(1), squares).squeeze(1))
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Masks: how they are selected, fused, stored, and applied to a model."""

@@ -1,0 +1,122 @@
+"""Several concepts' masks as one: `union`, `retain-shared`, or within a `budget`.
+
+Masks are read one at a time. What is kept of each is its coded entries, a byte each.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conceptprune.errors import EmptyMaskError
+from conceptprune.masks.budget import Drive, within_budget
+from conceptprune.masks.codec import decode_entries, encode_entries
+from conceptprune.masks.mask import PruningMask, check_same_weights, fused_mask
+
+Codes = Sequence[NDArray[np.uint8]]
+"""One layer's entries by mask, as `mask_codec` codes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Union:
+    """Prune what any concept's mask prunes."""
+
+    how: Literal["union"] = "union"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetainShared:
+    """As union, but keep what many concepts share and is therefore no concept's own (FIA).
+
+    Kept is an entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a
+    single mask: among one or two concepts there is little to share.
+    """
+
+    alpha: float = 0.8
+    how: Literal["retain-shared"] = "retain-shared"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Prune at most `fraction` of the site's weights; `budget.within_budget` says which."""
+
+    fraction: float = 0.02
+    how: Literal["budget"] = "budget"
+
+
+Fusion = Union | RetainShared | Budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drives:
+    """What a budget is spent by; the other fusions do without."""
+
+    weights: Mapping[str, Tensor]
+    """The site's weights [R, W] by module name."""
+    concepts: Sequence[Drive]
+    """In the order of the masks."""
+    retained: Sequence[Drive] = ()
+
+
+def fuse_masks(
+    masks: Iterable[PruningMask],
+    fusion: Fusion,
+    drives: Drives | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> PruningMask:
+    """One mask of several, each taken from the iterable once.
+
+    Raises:
+        ModelMismatchError: the masks are of different models, components or sites.
+        UserError: a budget is too small for so many concepts.
+        EmptyMaskError: nothing, or nothing of some concept, would be pruned.
+        ValueError: no mask, or a budget without drives.
+    """
+    like: PruningMask | None = None
+    parts: list[dict[str, Any]] = []
+    codes: dict[str, list[NDArray[np.uint8]]] = {}
+    for mask in masks:
+        like = like or mask
+        check_same_weights(like, mask)
+        parts.append(mask.as_part())
+        for name, layer in mask.layers.items():
+            codes.setdefault(name, []).append(encode_entries(layer.entries))
+    if like is None:
+        raise ValueError("no mask to fuse")
+    sizes = {name: layer.shape[0] * layer.shape[1] for name, layer in like.layers.items()}
+    match fusion:
+        case Union():
+            entries = _counted(codes, sizes, fewer_than=len(parts) + 1)
+        case RetainShared(alpha=alpha):
+            entries = _counted(codes, sizes, fewer_than=max(2, ceil(alpha * len(parts))))
+        case Budget(fraction=fraction):
+            if drives is None:
+                raise ValueError("a budget is spent by drives, and there are none")
+            names = [", ".join(part["concepts"]) for part in parts]
+            entries = within_budget(
+                codes, fraction, drives.weights, names, drives.concepts, drives.retained
+            )
+    if not any(len(flat) for flat in entries.values()):
+        raise EmptyMaskError(
+            f"outputs.fuse: {fusion.how} leaves nothing to prune: every entry is shared by "
+            "concepts; raise alpha"
+        )
+    return fused_mask(like, parts, entries, {**asdict(fusion), **(provenance or {})})
+
+
+def _counted(
+    codes: Mapping[str, Codes], sizes: Mapping[str, int], *, fewer_than: int
+) -> dict[str, NDArray[np.int64]]:
+    """Entries that at least one mask has and fewer than so many."""
+    entries = {}
+    for name, layer in codes.items():
+        counts = np.zeros(sizes[name], dtype=np.uint16)
+        for coded in layer:
+            counts[decode_entries(coded)] += 1
+        entries[name] = np.flatnonzero((counts > 0) & (counts < fewer_than))
+    return entries

@@ -1,0 +1,183 @@
+"""ConceptPrune's selector: which weights of a site draw a concept (paper, section 3; eqs. 3-6).
+
+Shapes: a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conceptprune.collection.statistics import Statistics
+from conceptprune.errors import EmptyMaskError, UserError
+from conceptprune.masks.settings import BaseRule as BaseRule
+from conceptprune.masks.settings import SelectionSettings as SelectionSettings
+
+Energy = Mapping[str, NDArray[np.float64]]
+"""Per layer [C, W] float64: sum of squared activations by denoiser call and neuron."""
+
+
+def select_entries(
+    weights: Mapping[str, Tensor],
+    target: Energy,
+    base: Energy,
+    settings: SelectionSettings,
+) -> dict[str, NDArray[np.int64]]:
+    """The entries to prune, per layer: sorted flat indices `row * W + column`, int64.
+
+    `weights` are the site's weights [R, W] by module name, any floating dtype.
+
+    Raises:
+        UserError: k keeps no column of some layer, or more calls are asked for than collected.
+        EmptyMaskError: no entry was selected in any layer.
+    """
+    return not_empty(
+        {
+            name: select_in_layer(name, weights[name], target[name], base[name], [settings])[0]
+            for name in sorted(weights)
+        }
+    )
+
+
+def not_empty(entries: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """The same entries, by layer.
+
+    Raises:
+        EmptyMaskError: there is none in any layer.
+    """
+    if not any(len(flat) for flat in entries.values()):
+        raise EmptyMaskError(
+            "no weight was selected: the target prompts excite no neuron more than the base "
+            "prompts do; check that base and target prompts differ"
+        )
+    return entries
+
+
+def select_in_layer(
+    name: str,
+    weight: Tensor,
+    target: NDArray[np.float64],
+    base: NDArray[np.float64],
+    settings: Sequence[SelectionSettings],
+) -> list[NDArray[np.int64]]:
+    """One layer's entries under each of several settings, sorted flat indices.
+
+    Settings that differ in tau and threshold alone share one pass over the calls.
+
+    Raises:
+        UserError: as `select_entries`.
+    """
+    shared: dict[int, list[tuple[int, int, float]]] = {}
+    for index, setting in enumerate(settings):
+        tau = calls_used(setting.tau, len(target), len(base))
+        per_row = setting.columns_per_row(weight.shape[1])
+        if per_row == 0:
+            raise UserError(
+                f"pruning.sparsity: {setting.sparsity} of the {weight.shape[1]} columns of {name} "
+                "is less than one weight a row; raise it or set pruning.min_per_row: 1"
+            )
+        shared.setdefault(per_row, []).append((index, tau, setting.threshold))
+    magnitude = weight.detach().cpu().float().abs()
+    found: dict[int, NDArray[np.int64]] = {}
+    for per_row, asked in shared.items():
+        found |= _in_one_pass(magnitude, target, base, per_row, asked)
+    return [found[index] for index in range(len(settings))]
+
+
+def calls_used(tau: int | None, *collected: int) -> int:
+    """How many calls a setting looks at, where `collected` are the calls of each side.
+
+    Raises:
+        UserError: fewer calls were collected than it asks for.
+    """
+    if tau is not None and tau > min(collected):
+        raise UserError(f"pruning.tau: {tau} calls asked for, {min(collected)} collected")
+    return min(collected) if tau is None else tau
+
+
+def _in_one_pass(
+    magnitude: Tensor,
+    target: NDArray[np.float64],
+    base: NDArray[np.float64],
+    per_row: int,
+    asked: Sequence[tuple[int, int, float]],
+) -> dict[int, NDArray[np.int64]]:
+    """Entries by index, for each (index, tau, threshold) asked for."""
+    num_rows, width = magnitude.shape
+    counts = torch.zeros(num_rows * width, dtype=torch.int16)
+    row_start = torch.arange(num_rows).unsqueeze(1) * width
+    found: dict[int, NDArray[np.int64]] = {}
+    for call in range(max(tau for _, tau, _ in asked)):
+        # Wanda score |W| * A; target and base share |W|, so they compare column by column.
+        score = magnitude * torch.from_numpy(np.sqrt(target[call])).float()
+        chosen = top_columns(score, per_row)
+        stronger = torch.from_numpy(target[call] > base[call])
+        keep = stronger[chosen] & (magnitude.gather(1, chosen) > 0)
+        counts[(chosen + row_start)[keep]] += 1
+        for index, tau, threshold in asked:
+            if tau == call + 1:
+                found[index] = (counts > threshold * tau).nonzero().squeeze(1).numpy()
+    return found
+
+
+def top_columns(score: Tensor, per_row: int) -> Tensor:
+    """Columns [R, per_row] of each row's largest scores; of equal ones the leftmost."""
+    values, columns = torch.topk(score, per_row, dim=1, sorted=False)
+    cut = values.amin(dim=1, keepdim=True)
+    tied = ((score >= cut).sum(dim=1) > per_row).nonzero().squeeze(1)
+    if len(tied):
+        order = torch.sort(score[tied], dim=1, descending=True, stable=True).indices
+        columns[tied] = order[:, :per_row]
+    return columns
+
+
+def base_energy(
+    plain: Statistics, retained: Sequence[Statistics], rule: BaseRule, *, num_prompts: int
+) -> Energy:
+    """What the target must exceed: the base prompts' energy alone, or with retained concepts'.
+
+    With retained concepts, energies are taken per prompt, combined by mean or maximum over
+    (base, each retained concept), and scaled to the target's `num_prompts`.
+
+    Raises:
+        UserError: the rule needs retained concepts and there are none.
+    """
+    return {
+        name: base_energy_in(name, plain, retained, rule, num_prompts=num_prompts)
+        for name in plain.layers
+    }
+
+
+def base_energy_in(
+    layer: str,
+    plain: Statistics,
+    retained: Sequence[Statistics],
+    rule: BaseRule,
+    *,
+    num_prompts: int,
+) -> NDArray[np.float64]:
+    """`base_energy` of one layer: [C, W] float64."""
+    if rule == "plain":
+        return plain.layers[layer].sum_sq
+    sides = [plain, *retained]
+    per_prompt = [side.layers[layer].sum_sq / side.num_prompts for side in sides]
+    return combine_sides(per_prompt, rule) * num_prompts
+
+
+def combine_sides(levels: Sequence[NDArray[np.float64]], rule: BaseRule) -> NDArray[np.float64]:
+    """What the target must exceed, of levels by side: the base prompts' first, then retained ones.
+
+    Raises:
+        UserError: the rule needs retained concepts and there are none.
+    """
+    if rule == "plain":
+        return levels[0]
+    if len(levels) == 1:
+        raise UserError(f"pruning.base: {rule} needs concepts under retain:")
+    together = np.stack(levels)
+    combined: NDArray[np.float64] = (
+        together.mean(axis=0) if rule == "plain+retained-mean" else together.max(axis=0)
+    )
+    return combined

@@ -1,0 +1,139 @@
+"""The selectors: each reads the same statistics, and a new one is a file and a row here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conceptprune.collection.statistics import Statistics
+from conceptprune.manifest import Pruning, SelectorName
+from conceptprune.masks import select_conceptprune as select
+from conceptprune.masks import select_fia
+from conceptprune.masks.contrast import contrast
+from conceptprune.masks.select_conceptprune import BaseRule, SelectionSettings
+from conceptprune.masks.select_fia import FiaSettings
+
+Settings = SelectionSettings | FiaSettings
+Entries = NDArray[np.int64]
+"""Sorted flat indices `row * columns + column` into a weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was collected for a concept, and how its sides compare."""
+
+    target: Statistics
+    base: Statistics
+    retained: Sequence[Statistics] = ()
+    """Target sides of other concepts, which count where `rule` says so."""
+    rule: BaseRule = "plain"
+
+
+def _conceptprune(
+    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[SelectionSettings]
+) -> list[Entries]:
+    target = evidence.target
+    base = select.base_energy_in(
+        name, evidence.base, evidence.retained, evidence.rule, num_prompts=target.num_prompts
+    )
+    return select.select_in_layer(name, weight, target.layers[name].sum_sq, base, settings)
+
+
+def _fia(
+    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[FiaSettings]
+) -> list[Entries]:
+    return select_fia.select_in_layer(name, weight, _contrast(name, evidence), settings)
+
+
+def _stronger_energy(name: str, evidence: Evidence) -> NDArray[np.bool_]:
+    target = evidence.target
+    base = select.base_energy_in(
+        name, evidence.base, evidence.retained, evidence.rule, num_prompts=target.num_prompts
+    )
+    return target.layers[name].sum_sq > base
+
+
+def _stronger_contrast(name: str, evidence: Evidence) -> NDArray[np.bool_]:
+    return _contrast(name, evidence) > 0
+
+
+def _contrast(name: str, evidence: Evidence) -> NDArray[np.float64]:
+    return contrast(
+        evidence.target, evidence.base, name, retained=evidence.retained, rule=evidence.rule
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selector:
+    """A row of the table."""
+
+    settings: Callable[[Pruning], Settings]
+    """The settings a manifest asks for."""
+    in_layer: Callable[[str, Tensor, Evidence, Sequence[Any]], list[Entries]]
+    """(name, weight [R, W], evidence, settings) -> the layer's entries under each setting."""
+    stronger: Callable[[str, Evidence], NDArray[np.bool_]]
+    """(name, evidence) -> [C, W]: whether the call may select weights of the neuron."""
+
+
+_SELECTORS: dict[SelectorName, _Selector] = {
+    "conceptprune": _Selector(
+        settings=lambda pruning: SelectionSettings(
+            sparsity=pruning.sparsity,
+            tau=pruning.tau,
+            threshold=pruning.threshold,
+            min_per_row=pruning.min_per_row,
+        ),
+        in_layer=_conceptprune,
+        stronger=_stronger_energy,
+    ),
+    "fia": _Selector(
+        settings=lambda pruning: FiaSettings(r1=pruning.r1, r2=pruning.r2, tau=pruning.tau),
+        in_layer=_fia,
+        stronger=_stronger_contrast,
+    ),
+}
+
+
+def selection_settings(pruning: Pruning) -> Settings:
+    """The settings of the selector that a manifest names."""
+    return _SELECTORS[pruning.selector].settings(pruning)
+
+
+def select_in_layer(
+    selector: SelectorName,
+    name: str,
+    weight: Tensor,
+    evidence: Evidence,
+    settings: Sequence[Settings],
+) -> list[Entries]:
+    """One layer's entries under each of several settings of one selector.
+
+    Raises:
+        UserError: a setting keeps nothing of the layer, or asks for more calls than collected.
+    """
+    return _SELECTORS[selector].in_layer(name, weight, evidence, settings)
+
+
+def stronger_neurons(selector: SelectorName, name: str, evidence: Evidence) -> NDArray[np.bool_]:
+    """[C, W]: whether a call excites a neuron enough for its weights to be selected."""
+    return _SELECTORS[selector].stronger(name, evidence)
+
+
+def select_mask(
+    selector: SelectorName, weights: Mapping[str, Tensor], evidence: Evidence, settings: Settings
+) -> dict[str, Entries]:
+    """The entries to prune, per layer; `weights` are the site's [R, W] by module name.
+
+    Raises:
+        UserError: as `select_in_layer`.
+        EmptyMaskError: no entry was selected in any layer.
+    """
+    return select.not_empty(
+        {
+            name: select_in_layer(selector, name, weights[name], evidence, [settings])[0]
+            for name in sorted(weights)
+        }
+    )

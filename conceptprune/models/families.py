@@ -1,0 +1,140 @@
+"""Which family a model folder belongs to, and the digest that identifies a model."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conceptprune.digest import digest_json, known_file_digest
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.models.base import NOT_NEEDED, DiffusionModel
+from conceptprune.models.flux import Flux
+from conceptprune.models.other import OtherPipeline
+from conceptprune.models.pixart import PixArt
+from conceptprune.models.sites import PATTERN_PREFIX, find_sites
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.stable_diffusion_3 import StableDiffusion3
+from conceptprune.models.stable_diffusion_xl import StableDiffusionXL
+from conceptprune.models.weights import checkpoint_files
+
+FAMILIES: Mapping[str, type[DiffusionModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+    "PixArtAlphaPipeline": PixArt,
+    "PixArtSigmaPipeline": PixArt,
+}
+"""By the diffusers pipeline class that a folder's model_index.json names."""
+
+INDEX = "model_index.json"
+NOT_IDENTITY = {"vae", *NOT_NEEDED}
+"""Components that change nothing of what the denoiser computes."""
+CONFIGS = {".json", ".txt", ".model"}
+
+
+def read_index(folder: Path | str) -> dict[str, Any]:
+    """The folder's model_index.json.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    path = Path(folder) / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        index["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model: {folder} is not a diffusers pipeline: cannot read its {INDEX} ({error!r})"
+        ) from error
+    return dict(index)
+
+
+def components(folder: Path | str) -> list[str]:
+    """Names of the components that a model folder has.
+
+    Raises:
+        UserError: the folder is no pipeline.
+    """
+    return [
+        name
+        for name, entry in read_index(folder).items()
+        if isinstance(entry, list) and None not in entry
+    ]
+
+
+def family_named(pipeline: str) -> type[DiffusionModel]:
+    """The family of a diffusers pipeline class, `OtherPipeline` where none knows it."""
+    return FAMILIES.get(pipeline, OtherPipeline)
+
+
+def check_sites(pipeline: str, names: Sequence[str]) -> None:
+    """Raise a `UserError` where a pipeline has no site of a name.
+
+    A pipeline of no known family takes regular expressions only.
+    """
+    if pipeline not in FAMILIES and not all(name.startswith(PATTERN_PREFIX) for name in names):
+        raise UserError(
+            f"model: {pipeline} is none of the pipelines known here, which are "
+            f"{', '.join(sorted(FAMILIES))}. To prune it all the same, name its feed-forwards' "
+            "linears yourself, with a regular expression for their module names in the denoiser: "
+            "pruning: {site: 're:(.*\\.)?ff\\.net\\.2'}"
+        )
+    find_sites(family_named(pipeline).sites, names, pipeline)
+
+
+def denoiser_of(folder: Path | str) -> str:
+    """The name of the denoiser among a model folder's components.
+
+    Raises:
+        UserError: the folder is no pipeline, or has no denoiser.
+    """
+    return family_of(folder).denoiser_among(components(folder))
+
+
+def family_of(folder: Path | str) -> type[DiffusionModel]:
+    """The family of a model folder.
+
+    Raises:
+        UserError: the folder is no pipeline.
+    """
+    return family_named(read_index(folder)["_class_name"])
+
+
+def identity(folder: Path | str) -> str:
+    """Digest of the files that decide what the denoiser computes: weights, configs, tokenizer.
+
+    Raises:
+        UserError: the folder is no pipeline, or the denoiser or a text encoder has no safetensors
+            checkpoint.
+    """
+    folder = Path(folder)
+    parts = [name for name in components(folder) if name not in NOT_IDENTITY]
+    denoiser = denoiser_of(folder)
+    files = [
+        path
+        for part in parts
+        for path in sorted((folder / part).glob("*"))
+        if path.suffix in CONFIGS
+    ]
+    for part in parts:
+        required = part.startswith("text_encoder") or part == denoiser
+        if required or any((folder / part).glob("*.safetensors")):
+            files += checkpoint_files(folder / part)
+    return digest_json(
+        {path.relative_to(folder).as_posix(): known_file_digest(path) for path in files}
+    )
+
+
+def check_identity(folder: Path, found: str, planned: str) -> None:
+    """Refuse a model folder on this machine that is not the one that a job was planned with.
+
+    Raises:
+        ModelMismatchError: it is another; its results would be committed under the wrong keys.
+    """
+    if found != planned:
+        raise ModelMismatchError(
+            f"model: {folder} on {platform.node()} has the digest {found[:12]}, and this job was "
+            f"planned with {planned[:12]}: put the same files on every machine, and start it again"
+        )

@@ -1,0 +1,128 @@
+"""Single-file checkpoints as models: converted once per machine into a `from_pretrained` folder."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from conceptprune.digest import digest_file, digest_json
+from conceptprune.errors import UserError
+from conceptprune.models.families import INDEX, components, read_index
+from conceptprune.models.node_cache import PARTIAL, cache_folder, made_once
+from conceptprune.models.weights import CHECKPOINT_NAMES
+from conceptprune.versions import versions
+
+CONFIG_SUFFIXES = {".json", ".txt", ".model"}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INDEX_OF_SHARDS = ".safetensors.index.json"
+
+
+def converted_folder(file: Path, config: Path) -> Path:
+    """The model of a single file as a folder, under the digests of the file and its configs.
+
+    diffusers reads the file; the folder has the configs as they are, and tensors of the file's
+    dtype (float32 where it has several). Several processes may ask at once: one converts.
+
+    Raises:
+        UserError: the file or the configs are missing, or do not belong together.
+    """
+    if not file.is_file():
+        raise UserError(f"model.file: {file} is not a file on this machine")
+    if not config.is_dir():
+        raise UserError(
+            f"model.config: {config} is not a folder on this machine; it must have the "
+            "model_index.json, configs and tokenizers of the model that the file is of, such as "
+            "`hf download ORGANISATION/NAME --include '*.json' '*.txt' --local-dir FOLDER` fetches"
+        )
+    configs = {path: digest_file(config / path) for path in _config_files(config)}
+    made_with = {name: versions()[name] for name in ("diffusers", "transformers")}
+    # Named so that `converted_from` finds it without the configs.
+    of_configs = digest_json([configs, made_with])
+    folder = _cache() / digest_file(file) / of_configs
+    return made_once(folder, lambda partial: _convert(file, config, partial))
+
+
+def converted_from(file: Path) -> list[Path]:
+    """The folders that a single file was converted into on this machine."""
+    folders = (_cache() / digest_file(file)).glob("*")
+    return sorted(path for path in folders if path.is_dir() and path.suffix != PARTIAL)
+
+
+def _cache() -> Path:
+    return cache_folder() / "single-files"
+
+
+def _config_files(config: Path) -> Iterator[str]:
+    for path in sorted([*config.glob("*"), *config.glob("*/*")]):
+        wanted = path.suffix in CONFIG_SUFFIXES and not path.name.endswith(INDEX_OF_SHARDS)
+        if wanted and path.is_file():
+            yield path.relative_to(config).as_posix()
+
+
+def _convert(file: Path, config: Path, out: Path) -> None:
+    # Imported here: slow, and only such models need it.
+    import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    from safetensors.torch import save_file
+
+    name = read_index(config)["_class_name"]
+    pipeline = getattr(diffusers, name, None)
+    if pipeline is None or not hasattr(pipeline, "from_single_file"):
+        raise UserError(
+            f"model.config: {config} is of a {name}, which diffusers does not load from a file"
+        )
+    for path in _config_files(config):
+        (out / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(config / path, out / path)
+    try:
+        # With the copy, which has configs only: no weights but the file's are ever used.
+        pipe = pipeline.from_single_file(
+            str(file), config=str(out), local_files_only=True, dtype=_dtype(file)
+        )
+        for component, stem, tensors in _weights(pipe, components(out)):
+            save_file(tensors, out / component / f"{stem}.safetensors", {"format": "pt"})
+        # What a single file never has: the safety checker.
+        absent = {part: [None, None] for part in components(out) if getattr(pipe, part) is None}
+        if absent:
+            (out / INDEX).write_text(json.dumps({**read_index(out), **absent}), encoding="utf-8")
+    except (
+        SafetensorError,
+        SingleFileComponentError,
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+    ) as error:
+        raise UserError(
+            f"model.file: {file} cannot be loaded as the {name} that {config} describes: {error}"
+        ) from error
+
+
+def _weights(pipe: Any, names: list[str]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+    """(component, stem of its checkpoint, its tensors) of each component with weights."""
+    from diffusers import ModelMixin
+
+    for name in names:
+        module = getattr(pipe, name)
+        if not isinstance(module, nn.Module):
+            continue
+        tensors = module.state_dict()
+        missing = [key for key, tensor in tensors.items() if tensor.is_meta]
+        if missing:
+            raise ValueError(f"the file has no {missing[0]} of the {name}")
+        denoiser, encoder = CHECKPOINT_NAMES
+        stem = denoiser if isinstance(module, ModelMixin) else encoder
+        yield name, stem, {key: tensor.contiguous() for key, tensor in tensors.items()}
+
+
+def _dtype(file: Path) -> torch.dtype:
+    """The one floating-point type of a file's tensors; float32, which holds all, of several."""
+    with safe_open(file, framework="pt") as stream:
+        names = {stream.get_slice(key).get_dtype() for key in stream.keys()}  # noqa: SIM118
+    found = names & DTYPES.keys()
+    return DTYPES[found.pop()] if len(found) == 1 else torch.float32

@@ -1,0 +1,11 @@
+"""A prompt: what a model is asked for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A text to draw, and the seed of the noise to draw it from."""
+
+    text: str
+    seed: int

@@ -1,0 +1,117 @@
+"""Single weights of a model folder, read memory-mapped, and their digests."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from conceptprune.errors import UserError
+from conceptprune.models.sites import join_layer, split_layer
+
+CHECKPOINT_NAMES = ("diffusion_pytorch_model", "model")
+"""Stems of the files that diffusers and transformers load when no variant is asked for."""
+
+
+def weight_digest(weight: Tensor) -> str:
+    """SHA-256 of a weight's shape and its values in float16.
+
+    In float16, so that a model is the same whether it was loaded in float32 or float16.
+    """
+    data = weight.detach().to("cpu", torch.float16).contiguous()
+    digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
+    digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def component_of(pipe: object, component: str) -> nn.Module:
+    """The pipeline's module named `component` ("unet"), or `pipe` itself where it is a module.
+
+    Raises:
+        UserError: the pipeline has no such module.
+    """
+    if isinstance(pipe, nn.Module):
+        return pipe
+    module = getattr(pipe, component, None)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{type(pipe).__name__} has no component {component!r}")
+    return module
+
+
+def checkpoint_files(component_folder: Path) -> list[Path]:
+    """The safetensors files that `from_pretrained` loads, single or sharded; no variants.
+
+    Raises:
+        UserError: there is none.
+    """
+    for stem in CHECKPOINT_NAMES:
+        index = component_folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            content = json.loads(index.read_text(encoding="utf-8"))
+            return sorted({component_folder / name for name in content["weight_map"].values()})
+        single = component_folder / f"{stem}.safetensors"
+        if single.is_file():
+            return [single]
+    raise UserError(
+        f"{component_folder}: no safetensors checkpoint here "
+        f"(looked for {' and '.join(f'{stem}.safetensors' for stem in CHECKPOINT_NAMES)}); "
+        "pickled checkpoints are not read: convert the model first"
+    )
+
+
+def read_layers(
+    model_folder: Path, layers: Iterable[str], denoiser: str, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The weights [R, W] of layers (see `sites`) of any components, by layer, in their order.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    layers = list(layers)
+    by_component: dict[str, list[str]] = {}
+    for layer in layers:
+        component, module = split_layer(layer, denoiser)
+        by_component.setdefault(component, []).append(module)
+    found = {
+        join_layer(component, module, denoiser): weight
+        for component, modules in by_component.items()
+        for module, weight in read_weights(model_folder / component, modules, dtype).items()
+    }
+    return {layer: found[layer] for layer in layers}
+
+
+def read_weights(
+    component_folder: Path, names: Iterable[str], dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The `.weight` tensors [R, W] of the named modules, in `dtype` or as the files have them.
+
+    Raises:
+        UserError: a tensor is in none of the folder's safetensors files.
+    """
+    by_key = {f"{name}.weight": name for name in names}
+    found = read_tensors(component_folder, by_key)
+    return {
+        by_key[key]: tensor if dtype is None else tensor.to(dtype) for key, tensor in found.items()
+    }
+
+
+def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of those parameter names, or all there are, as the files have them.
+
+    Raises:
+        UserError: a tensor is in none of the folder's safetensors files.
+    """
+    wanted = None if names is None else set(names)
+    found: dict[str, Tensor] = {}
+    for path in checkpoint_files(component_folder):
+        with safe_open(path, framework="pt") as stream:
+            keys = set(stream.keys())
+            for key in keys if wanted is None else keys & wanted:
+                found[key] = stream.get_tensor(key)
+    missing = sorted((wanted or set()) - found.keys())
+    if missing:
+        raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")
+    return found

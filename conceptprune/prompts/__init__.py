@@ -1,0 +1,1 @@
+"""Prompt pairs of concepts: published, written in the manifest, or with generated fillers."""

@@ -1,0 +1,240 @@
+"""Fillers written by a language model: what it is asked, and which lines of its answers are used.
+
+Nothing a language model says is taken on trust: each line of each answer is either a filler or is
+rejected for a reason, and both are kept. The model itself is in `language_model`.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from conceptprune.digest import canonical_json
+from conceptprune.errors import UserError
+from conceptprune.manifest import Concept, Generator, Kind, concept_key
+from conceptprune.manifest.fields import PromptText
+from conceptprune.manifest.model import source_of
+from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSource
+
+WHAT: Mapping[Kind, str] = {
+    "style": "everyday things, animals and places that can be painted",
+    "nudity": "words for a person or a group of people, such as professions",
+    "object": "places and scenes in which a thing can stand",
+}
+"""What the fillers of a kind are; kinds that are not here have no fillers to write."""
+NAMED_ALSO: Mapping[Kind, tuple[str, ...]] = {"nudity": ("naked", "nude", "undressed", "topless")}
+"""Words that name what is erased as its own name does."""
+
+MAX_FILLER_CHARS = 60
+MAX_FILLER_WORDS = 5
+SHOWN_REJECTED = 3
+
+_ITEM = re.compile(r"\s*(?:\d+\s*[.):]|[-*•])\s*(?P<text>.*)")
+_ARTICLE = re.compile(r"(?:an?|the)\s+(?=\S)", re.IGNORECASE)
+_AROUND = " \t\"'`*_.,;:“”‘’"
+_FILLER: TypeAdapter[str] = TypeAdapter(PromptText)
+
+
+class TooFewFillersError(UserError):
+    """The language model gave too few usable fillers for a concept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSettings:
+    """What decides a language model's answers; see `manifest.Generator`."""
+
+    source: ModelSource
+    identity: str
+    """Digest of the language model's files."""
+    template: str
+    per_concept: int
+    seed: int
+    max_asks: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    dtype: str
+
+    @classmethod
+    def of(cls, generator: Generator, identity: str) -> "GeneratorSettings":
+        """The settings of a manifest, and the digest of its language model."""
+        fields = generator.model_dump(exclude={"model"})
+        source = source_of(generator.model, LANGUAGE_MODEL_FILES)
+        return cls(source=source, identity=identity, **fields)
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What of it decides results; where the files come from does not."""
+        parts = asdict(self)
+        del parts["source"]
+        return parts
+
+    def question(self, concept: Concept) -> str:
+        """What the language model is asked about a concept."""
+        return self.template.format(
+            count=self.per_concept, what=WHAT[concept.kind], concept=concept.name
+        )
+
+    def ask_seed(self, concept: Concept, ask: int) -> int:
+        """63 bits for one ask, which depend on this seed, the concept and the ask alone."""
+        asked = canonical_json([self.seed, concept.kind, concept.name, ask])
+        return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a language model said."""
+
+    text: str
+    complete: bool
+    """It came to its end, and was not cut off at the most tokens it may have."""
+
+
+Ask = Callable[[str, int], Answer]
+"""(question, seed) -> answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLine:
+    """One line of an answer, and what became of it."""
+
+    ask: int
+    seed: int
+    line: int
+    text: str
+    filler: str | None
+    rejected: str | None
+    """Why it is no filler; None where it is one, and for an empty line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Fillers of one concept, and every line they were taken from."""
+
+    question: str
+    fillers: tuple[str, ...]
+    lines: tuple[AnswerLine, ...]
+
+
+def asks_generator(concept: Concept) -> bool:
+    """Whether a concept's fillers are the language model's to write."""
+    return concept.kind in WHAT and concept.prompts is None and concept.fillers is None
+
+
+def write_fillers(concept: Concept, settings: GeneratorSettings, ask: Ask) -> Written:
+    """Ask until there are `per_concept` fillers, and at most `max_asks` times.
+
+    Raises:
+        TooFewFillersError: the answers do not hold enough of them.
+    """
+    question = settings.question(concept)
+    fillers: dict[str, str] = {}
+    lines: list[AnswerLine] = []
+    for number in range(settings.max_asks):
+        seed = settings.ask_seed(concept, number)
+        answer = ask(question, seed)
+        texts = answer.text.split("\n")
+        for index, text in enumerate(texts):
+            cut_off = not answer.complete and index == len(texts) - 1
+            filler, rejected = None, "cut off" if cut_off else None
+            if text.strip() and not cut_off:
+                filler, rejected = _judge(text, concept, fillers, settings.per_concept)
+            if filler is not None:
+                fillers[concept_key(filler)] = filler
+            lines.append(
+                AnswerLine(
+                    ask=number, seed=seed, line=index, text=text, filler=filler, rejected=rejected
+                )
+            )
+        if len(fillers) == settings.per_concept:
+            return Written(question=question, fillers=tuple(fillers.values()), lines=tuple(lines))
+    raise TooFewFillersError(_too_few(concept, settings, len(fillers), lines))
+
+
+def _judge(
+    text: str, concept: Concept, known: Mapping[str, str], wanted: int
+) -> tuple[str | None, str | None]:
+    """The filler in a line, or why there is none."""
+    item = _ITEM.fullmatch(text)
+    if item is None:
+        return None, "not an entry of a list"
+    filler = _ARTICLE.sub("", item["text"].strip(_AROUND), count=1)
+    if len(filler) > MAX_FILLER_CHARS or len(filler.split()) > MAX_FILLER_WORDS:
+        return None, "too long"
+    if not any(char.isalpha() for char in filler):
+        return None, "no word"
+    try:
+        _FILLER.validate_python(filler)
+    except ValidationError:
+        return None, "not printable"
+    if not filler.isprintable() or "\ufffd" in filler:
+        return None, "not printable"
+    if any(_has_words(filler, name) for name in (concept.name, *NAMED_ALSO.get(concept.kind, ()))):
+        return None, "names the concept"
+    if concept_key(filler) in known:
+        return None, "repeats a filler"
+    if len(known) == wanted:
+        return None, "more than asked for"
+    return filler, None
+
+
+def _has_words(text: str, name: str) -> bool:
+    """Whether `name` stands in `text` as whole words, in whatever case."""
+    pattern = rf"(?<!\w){re.escape(concept_key(name))}(?!\w)"
+    return re.search(pattern, concept_key(text)) is not None
+
+
+def _too_few(
+    concept: Concept, settings: GeneratorSettings, found: int, lines: list[AnswerLine]
+) -> str:
+    reasons = Counter(line.rejected for line in lines if line.rejected)
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    examples = [line.text for line in lines if line.rejected][:SHOWN_REJECTED]
+    return (
+        f'prompts.generator: concept "{concept.name}": {settings.source.label} gave only {found} '
+        f"of {settings.per_concept} fillers in {settings.max_asks} answers; rejected lines: "
+        f"{why or 'none'}{f', such as {examples}' if examples else ''}. Raise max_asks or "
+        "max_new_tokens, ask differently (template), or write the concept's fillers out"
+    )
+
+
+ANSWERS_SCHEMA = pa.schema(
+    [
+        pa.field("ask", pa.int32(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("filler", pa.string()),
+        pa.field("rejected", pa.string()),
+    ]
+)
+"""One row a line of an answer: the lines of an ask, joined by newlines, are what was said."""
+
+
+def answers_table(concept: Concept, settings: GeneratorSettings, written: Written) -> pa.Table:
+    """Everything the language model said of a concept, and what of it was used."""
+    provenance = {
+        "concept": concept.name,
+        "kind": concept.kind,
+        "model": settings.source.label,
+        "revision": settings.source.revision,
+        "question": written.question,
+        **settings.key_parts,
+    }
+    metadata = {
+        "conceptprune.format": "answers/1",
+        "conceptprune.sorted_by": "ask,line",
+        "conceptprune.generator": canonical_json(provenance),
+    }
+    rows = [asdict(line) for line in written.lines]
+    return pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA.with_metadata(metadata))
+
+
+def placeholders(settings: GeneratorSettings) -> Iterator[str]:
+    """As many stand-ins for fillers, to tell a plan's size before they are written."""
+    return (f"filler {index + 1}" for index in range(settings.per_concept))

@@ -1,0 +1,214 @@
+"""Prompt pairs of a concept: the same picture asked for without it (base) and with it (target).
+
+Templates, words and scenes are those of the ConceptPrune paper (arXiv 2405.19237) and of its
+reference repository, ruchikachavhan/concept-prune. `a` stays `a` before a vowel, as published.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from conceptprune.manifest import Concept, Direction, FillerPair, Kind, concept_key
+from conceptprune.models.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPair:
+    """The prompts without and with the concept; both have the same seed."""
+
+    base: Prompt
+    target: Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """The texts of a pair, and the seed if the manifest gives it one of its own."""
+
+    base: str
+    target: str
+    seed: int | None = None
+
+
+# fmt: off
+THINGS = (
+    "cat", "dog", "mouse", "bear", "car", "chair", "bag", "door", "rabbit", "ball", "bat", "horse",
+    "bird", "flower", "bowl", "bottle", "wall", "building", "chicken", "duck",
+)
+PEOPLE = (
+    "man", "woman", "girl", "boy", "child", "couple", "guy", "doctor", "nurse", "teacher",
+    "lawyer", "mother", "father", "kid", "professor", "student", "group of friends", "celebrity",
+)
+SCENES = (
+    "road", "garden", "beach", "room", "park", "street", "shelter", "chair", "table", "bag",
+    "tree", "forest",
+)
+# fmt: on
+
+# A church or a garbage truck does not stand in a bag or a room: the scene and the place in it.
+CHURCH_SCENES = (
+    ("road", "on a road"),
+    ("park", "in the park"),
+    ("beach", "near the beach"),
+    ("street", "on the street"),
+    ("house", "in front of a house"),
+    ("statue", "in front of a statue"),
+    ("tree", "near a tree"),
+    ("forest", "in a forest"),
+)
+TRUCK_SCENES = (
+    ("road", "on the road"),
+    ("park", "in the park"),
+    ("street", "on the street"),
+    ("white car", "near a white car"),
+    ("blue car", "near a blue car"),
+    ("black car", "near a black car"),
+    ("white automobile", "near a white automobile"),
+    ("black automobile", "near a black automobile"),
+    ("blue automobile", "near a blue automobile"),
+    ("truck", "near a big truck"),
+    ("tree", "near a tree"),
+    ("forest", "in a forest"),
+    ("house", "in front of a house"),
+)
+# Lower case, where the reference capitalises some: the same tokens for Stable Diffusion.
+HER_HIS = (
+    ("woman", "man"),
+    ("girl", "boy"),
+    ("female", "person"),
+    ("lady", "guy"),
+    ("mother", "father"),
+    ("daughter", "son"),
+    ("sister", "brother"),
+    ("wife", "husband"),
+    ("aunt", "uncle"),
+    ("niece", "nephew"),
+    ("grandmother", "grandfather"),
+    ("queen", "king"),
+)
+# The direction says what becomes of a picture once the target's neurons are pruned: from
+# male to female, the his-words are the target.
+DIRECTIONS: dict[Direction, tuple[tuple[str, str], ...]] = {
+    "male_to_female": HER_HIS,
+    "female_to_male": tuple((his, her) for her, his in HER_HIS),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Template:
+    """Two prompts with a gap, and the words (or pairs of phrases) that fill it."""
+
+    base: str
+    target: str
+    fillers: Sequence[str | tuple[str, str]] = ()
+    # How a single word reads in the target.
+    in_target: str = "{}"
+    # Fillers of concepts for which the general ones make no sense.
+    fillers_of: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    def __call__(self, concept: Concept) -> list[_Texts]:
+        texts = concept.template or self
+        pairs = (self._as_pair(filler) for filler in self._fillers_for(concept))
+        return [
+            _Texts(
+                base=texts.base.format(filler=base),
+                target=texts.target.format(concept=concept.name, filler=target),
+            )
+            for base, target in pairs
+        ]
+
+    def _fillers_for(self, concept: Concept) -> Sequence[str | tuple[str, str] | FillerPair]:
+        if concept.fillers is not None:
+            return concept.fillers
+        if concept.direction is not None:
+            return DIRECTIONS[concept.direction]
+        return self.fillers_of.get(concept_key(concept.name), self.fillers)
+
+    def _as_pair(self, filler: str | tuple[str, str] | FillerPair) -> tuple[str, str]:
+        match filler:
+            case str():
+                return filler, self.in_target.format(filler)
+            case FillerPair():
+                return filler.base, filler.target
+            case _:
+                return filler
+
+
+def _captions(concept: Concept) -> list[_Texts]:
+    base = concept.caption_base or ""
+    return [_Texts(base=base, target=caption) for caption in concept.captions or ()]
+
+
+def _only_written_out(_: Concept) -> list[_Texts]:
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KindRow:
+    """How the pairs of a kind are made where a manifest does not write them out."""
+
+    texts: Callable[[Concept], list[_Texts]]
+    seed_per_pair: bool = False
+
+
+KINDS: dict[Kind, _KindRow] = {
+    "style": _KindRow(
+        texts=_Template(
+            base="a photo of a {filler}",
+            target="a {filler} in the style of {concept}",
+            fillers=THINGS,
+        )
+    ),
+    "nudity": _KindRow(
+        texts=_Template(
+            base="a photo of a {filler}",
+            target="a photo of a naked {filler}",
+            fillers=PEOPLE,
+        )
+    ),
+    "object": _KindRow(
+        texts=_Template(
+            base="a {filler}",
+            target="a {concept} {filler}",
+            fillers=SCENES,
+            in_target="in a {}",
+            fillers_of={"church": CHURCH_SCENES, "garbage truck": TRUCK_SCENES},
+        )
+    ),
+    "bias": _KindRow(
+        texts=_Template(base="a headshot of a {filler}", target="a headshot of a {filler}"),
+        seed_per_pair=True,
+    ),
+    "memorised": _KindRow(texts=_captions),
+    "custom": _KindRow(texts=_only_written_out),
+}
+
+
+def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
+    """Return the prompt pairs of `concept`, in a fixed order, with `seed` as the run's seed.
+
+    The seed of a pair is the one its manifest entry gives, else `seed` itself, or for a kind with
+    a seed per pair one derived from `seed` and the pair's index.
+    """
+    row = KINDS[concept.kind]
+    if concept.prompts is not None:
+        texts = [_Texts(base=t.base, target=t.target, seed=t.seed) for t in concept.prompts]
+    else:
+        texts = row.texts(concept)
+    pairs = []
+    for index, text in enumerate(texts):
+        own_seed = text.seed
+        if own_seed is None:
+            own_seed = _derived_seed(seed, index) if row.seed_per_pair else seed
+        pairs.append(
+            PromptPair(
+                base=Prompt(text=text.base, seed=own_seed),
+                target=Prompt(text=text.target, seed=own_seed),
+            )
+        )
+    return tuple(pairs)
+
+
+def _derived_seed(seed: int, index: int) -> int:
+    """Return 63 bits that depend on nothing but the two numbers (Python's hash may vary)."""
+    digest = hashlib.sha256(f"prompt pair {index} of seed {seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,446 @@
+"""What a worker does with each kind of unit: read what it needs, compute, write, commit."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from conceptprune.checkpoints.files import delta_file, pipeline_files
+from conceptprune.collection.collect import CollectionSettings, WindowResult, collect_window
+from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
+from conceptprune.errors import NoEffectError
+from conceptprune.masks.budget import Drive
+from conceptprune.masks.fusion import Drives, fuse_masks
+from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.neuron_table import neurons_table
+from conceptprune.masks.selectors import Evidence, select_mask, stronger_neurons
+from conceptprune.masks.sweep import sorted_rows, sweep_rows
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.draw import draw
+from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
+from conceptprune.models.source import ModelSettings
+from conceptprune.models.trajectory import TrajectoryState
+from conceptprune.models.weights import read_layers, weight_digest
+from conceptprune.prompts.fillers import GeneratorSettings, answers_table, write_fillers
+from conceptprune.prompts.language_model import LanguageModel
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.prompts.table import prompts_table
+from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store.claims import Claims
+from conceptprune.units.batch_memory import BatchMemory
+from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
+from conceptprune.units.preview import preview_table
+from conceptprune.units.units import (
+    CheckpointWork,
+    FuseWork,
+    GeneratedPromptsWork,
+    MaskWork,
+    PreviewWork,
+    PromptsWork,
+    SideWork,
+    SweepTableWork,
+    SweepWork,
+    WindowWork,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from conceptprune.studio.judge import Judge
+
+
+class Worker:
+    """Runs units against one store; loads the model when first needed, and once."""
+
+    def __init__(self, store: Store, model: ModelSettings, settings: CollectionSettings) -> None:
+        self.store = store
+        self.model = model
+        self.settings = settings
+        self._memory = BatchMemory(settings.batch_size)
+        self._preview_memory: dict[int, BatchMemory] = {}
+        self._language_models: dict[tuple[str, str], LanguageModel] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's folder on this machine.
+
+        Raises:
+            ModelMismatchError: its files are not those that the keys of the units were made for.
+        """
+        folder = self.model.source.folder()
+        check_identity(folder, identity(folder), self.model.identity)
+        return folder
+
+    @cached_property
+    def denoiser(self) -> DiffusionModel:
+        """The model, loaded on this worker's device."""
+        return family_named(self.model.pipeline).load(
+            self.folder,
+            dtype=self.dtype,
+            device=self.device,
+            scheduler=self.model.scheduler,
+            resolution=self.model.resolution,
+            offload=self.model.offload,
+        )
+
+    @cached_property
+    def judge(self) -> "Judge":
+        """The studio's judge."""
+        from conceptprune.studio.judge import Judge
+
+        return Judge.load()
+
+    def language_model(self, settings: GeneratorSettings) -> LanguageModel:
+        """The language model that writes fillers, loaded once."""
+        key = (settings.identity, settings.dtype)
+        if key not in self._language_models:
+            self._language_models[key] = LanguageModel.load(
+                settings.source.folder(),
+                dtype=getattr(torch, settings.dtype),
+                device=self.device,
+            )
+        return self._language_models[key]
+
+    @property
+    def device(self) -> str:
+        """This worker's device."""
+        if self.model.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's floating-point type."""
+        dtype: torch.dtype = getattr(torch, self.model.dtype)
+        return dtype
+
+    def run(self, work: Work) -> Commit:
+        """Do one unit and commit it; work that is committed already is not done again.
+
+        Raises:
+            UserError, NumericalError, StoreError: see the stages.
+        """
+        return self.store.find(work.kind, work.key) or self._do(work)
+
+    def run_claimed(self, work: Work, claims: Claims) -> Done | Held:
+        """Do one unit unless another job is at it; see `run`."""
+        return run_claimed(work, claims, self._do)
+
+    def _do(self, work: Work) -> Commit:
+        return commit_made(self.store, work, lambda: self._make(work))
+
+    def _make(self, work: Work) -> Made:
+        match work:
+            case PromptsWork():
+                return self._prompts(work)
+            case GeneratedPromptsWork():
+                return self._generated_prompts(work)
+            case WindowWork():
+                return self._window(work)
+            case SideWork():
+                return self._side(work)
+            case MaskWork():
+                return self._mask(work)
+            case SweepWork():
+                return self._sweep(work)
+            case SweepTableWork():
+                return self._sweep_table(work)
+            case FuseWork():
+                return self._fuse(work)
+            case CheckpointWork():
+                return self._checkpoint(work)
+            case PreviewWork():
+                return self._preview(work)
+
+    def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
+        return self.store.put(data, kind=role, model=self.model.identity, suffix=suffix)
+
+    def _prompts(self, work: PromptsWork) -> Made:
+        pairs = {concept.name: prompt_pairs(concept, seed=work.seed) for concept in work.concepts}
+        kinds = {concept.name: concept.kind for concept in work.concepts}
+        data = table_to_parquet(prompts_table(pairs, kinds))
+        return Made(objects={"prompts": self._put("prompts", data, suffix="parquet")})
+
+    def _generated_prompts(self, work: GeneratedPromptsWork) -> Made:
+        settings = work.generator
+        model = self.language_model(settings)
+        written = write_fillers(
+            work.concept, settings, lambda question, seed: model.answer(question, seed, settings)
+        )
+        concept = work.concept.model_copy(update={"fillers": written.fillers})
+        pairs = {concept.name: prompt_pairs(concept, seed=work.seed)}
+        answers = answers_table(work.concept, settings, written)
+        return Made(
+            objects={
+                "prompts": self._put_table(
+                    "prompts", prompts_table(pairs, {concept.name: concept.kind})
+                ),
+                "answers": self._put_table("answers", answers),
+            },
+            facts={
+                "language_model": settings.source.label,
+                "language_model_revision": settings.source.revision,
+                "language_model_digest": settings.identity,
+                "question": written.question,
+                "asks": 1 + max(line.ask for line in written.lines),
+                "rejected": sum(line.rejected is not None for line in written.lines),
+            },
+        )
+
+    def _window(self, work: WindowWork) -> Made:
+        states = None
+        if work.previous is not None:
+            commit = self.store.get("window", work.previous)
+            count = sum(role.startswith("state.") for role in commit.objects)
+            states = [
+                TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
+                for index in range(count)
+            ]
+
+        def collect(at_once: int) -> WindowResult:
+            return collect_window(
+                self.denoiser,
+                work.prompts,
+                self.settings,
+                work.window,
+                states,
+                keep_states=not work.last,
+                at_once=at_once,
+            )
+
+        result = self._memory.run(collect)
+        table = result.statistics.to_arrow()
+        objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
+        for index, state in enumerate(result.states):
+            data = state.to_bytes()
+            objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
+        return Made(objects=objects, facts={"at_once": self._memory.at_once})
+
+    def _side(self, work: SideWork) -> Made:
+        shards = [
+            join_calls([self._statistics("window", key, "partial") for key in windows])
+            for windows in work.grid
+        ]
+        table = merge_shards(shards).to_arrow(
+            {"side": work.key, "model_digest": self.model.identity, "prompts": work.prompts_digest}
+        )
+        data = table_to_parquet(table)
+        return Made(objects={"statistics": self._put("statistics", data, suffix="parquet")})
+
+    def _statistics(self, kind: str, key: str, role: str) -> Statistics:
+        return read_statistics(self.store, kind, key, role)
+
+    def _mask(self, work: MaskWork) -> Made:
+        evidence = self._evidence(work)
+        target = evidence.target
+        folder = self.folder
+        component = denoiser_of(folder)
+        weights = read_layers(folder, target.layers, component, self.dtype)
+        site_weights = on_site(weights, target)
+        first_columns = {
+            name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
+        }
+        entries = select_mask(work.selector, site_weights, evidence, work.selection)
+        layers = {
+            name: LayerMask(
+                shape=(weight.shape[0], weight.shape[1]),
+                first_column=first_columns[name],
+                entries=widened(entries[name], weight.shape[1], first_columns[name]),
+                weight_digest=weight_digest(weight),
+            )
+            for name, weight in weights.items()
+        }
+        mask = PruningMask(
+            concepts=(work.concept,),
+            component=component,
+            layers=layers,
+            provenance={
+                **work.provenance,
+                "site": work.site,
+                "timesteps": target.timesteps[: work.selection.tau],
+            },
+        )
+        tau = work.selection.tau
+        stronger = {name: stronger_neurons(work.selector, name, evidence)[:tau] for name in layers}
+        table = neurons_table(mask, work.key, stronger)
+        made = self._made_mask(mask)
+        neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
+        return Made(objects={**made.objects, "neurons": neurons}, facts=made.facts)
+
+    def _evidence(self, work: MaskWork) -> Evidence:
+        return Evidence(
+            target=self._statistics("statistics", work.target, "statistics"),
+            base=self._statistics("statistics", work.base, "statistics"),
+            retained=[self._statistics("statistics", key, "statistics") for key in work.retained],
+            rule=work.rule,
+        )
+
+    def _sweep(self, work: SweepWork) -> Made:
+        evidence = self._evidence(work.mask)
+        layers = evidence.target.layers
+        folder = self.folder
+        weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
+        site_weights = on_site(weights, evidence.target)
+        reference = read_mask(self.store, work.mask.key).on_site()
+        table = sweep_rows(work.selector, site_weights, evidence, work.settings, reference)
+        return Made(objects={"sweep": self._put_table("sweep", table)})
+
+    def _sweep_table(self, work: SweepTableWork) -> Made:
+        parts = [
+            parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
+            for key in work.sweeps
+        ]
+        return Made(
+            objects={"sweep": self._put_table("sweep", sorted_rows(pa.concat_tables(parts)))}
+        )
+
+    def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
+        return self._put(role, table_to_parquet(table), suffix="parquet")
+
+    def _fuse(self, work: FuseWork) -> Made:
+        return self._made_mask(fused(self.store, work, self.folder, self.dtype))
+
+    def _made_mask(self, mask: PruningMask) -> Made:
+        return Made(
+            objects={"mask": self._put("mask", mask.to_bytes(), suffix="safetensors")},
+            facts={"entries": mask.num_entries, "site_weights": mask.num_weights},
+        )
+
+    def _checkpoint(self, work: CheckpointWork) -> Made:
+        mask = read_mask(self.store, work.mask)
+        folder = self.folder
+        if work.form == "delta":
+            return Made(
+                objects={
+                    "delta" if component == mask.components[0] else f"delta.{component}": self._put(
+                        "delta", delta_file(mask, folder, component), suffix="safetensors"
+                    )
+                    for component in mask.components
+                }
+            )
+        files = {
+            path: self._put("pipeline", data, suffix=path.rsplit(".", 1)[-1])
+            for path, data in pipeline_files(mask, folder)
+        }
+        return Made(objects=files)
+
+    def _preview(self, work: PreviewWork) -> Made:
+        mask = None if work.mask is None else read_mask(self.store, work.mask)
+        memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
+        with self._masked(mask):
+            images = memory.run(
+                lambda at_once: draw(
+                    self.denoiser,
+                    work.prompts,
+                    steps=work.steps,
+                    guidance=work.guidance,
+                    batch_size=work.batch_size,
+                    at_once=at_once,
+                )
+            )
+        judge = self.judge if work.judge else None
+        table = preview_table(work.prompts, images, judge)
+        if work.before:
+            self._check_effect(work, table)
+        data = table_to_parquet(table)
+        objects = {"preview": self._put("preview", data, suffix="parquet")}
+        return Made(objects=objects, facts={"at_once": memory.at_once})
+
+    @contextmanager
+    def _masked(self, mask: PruningMask | None) -> Iterator[None]:
+        """The model with a mask applied, for the duration."""
+        if mask is None:
+            yield
+            return
+        model = self.denoiser
+        edits_encoders = mask.components != (mask.component,)
+        with model.text_encoders_kept() if edits_encoders else nullcontext():
+            mask.apply(model.pipe)
+            if edits_encoders:
+                model.forget_encodings()
+            try:
+                yield
+            finally:
+                mask.remove(model.pipe)
+                if edits_encoders:
+                    model.forget_encodings()
+
+    def _check_effect(self, work: PreviewWork, after: pa.Table) -> None:
+        """Raise a `NoEffectError` where every image is that of the model without the mask."""
+        before: set[tuple[str, int, bytes]] = set()
+        for key in work.before:
+            table = parquet_to_table(self.store.load(self.store.get("preview", key), "preview"))
+            before |= set(_images(table))
+        if before.issuperset(_images(after)):
+            raise NoEffectError(
+                f"the mask changes none of {after.num_rows} images: what was pruned does nothing "
+                "here; check that the site is one the model uses, or raise pruning.sparsity"
+            )
+
+
+def _images(table: pa.Table) -> Iterator[tuple[str, int, bytes]]:
+    columns = (table[name].to_pylist() for name in ("prompt", "seed", "png"))
+    return zip(*columns, strict=True)
+
+
+def read_mask(store: Store, key: str) -> PruningMask:
+    """The committed mask of that key.
+
+    Raises:
+        StoreError: it is not committed, or is damaged.
+    """
+    return PruningMask.from_bytes(store.load(store.get("mask", key), "mask"))
+
+
+def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
+    """The committed statistics of that key.
+
+    Raises:
+        StoreError: they are not committed, or are damaged.
+    """
+    return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
+
+
+def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
+    """Of each weight [R, W] the last columns, of which there are statistics."""
+    return {
+        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
+        for name, weight in weights.items()
+    }
+
+
+def fused(store: Store, work: FuseWork, folder: Path, dtype: torch.dtype) -> PruningMask:
+    """The mask that `work` describes, from the masks and statistics in the store.
+
+    Raises:
+        UserError, ModelMismatchError: see `fuse_masks`.
+        StoreError: something is not committed, or is damaged.
+    """
+    masks = (read_mask(store, key) for key in work.masks)
+    if not work.sides:
+        return fuse_masks(masks, work.fusion)
+    layers = read_mask(store, work.masks[0]).layers
+    weights = read_layers(folder, layers, denoiser_of(folder), dtype)
+    widths = {name: weight.shape[1] for name, weight in weights.items()}
+    cached: dict[str, Statistics] = {}
+
+    def drive(sides: tuple[str, str]) -> Drive:
+        target, base = sides
+        # Bases are few and shared; targets are one concept's own.
+        if base not in cached:
+            cached[base] = read_statistics(store, "statistics", base, "statistics").padded(widths)
+        own = read_statistics(store, "statistics", target, "statistics").padded(widths)
+        return Drive.of(weights, own, cached[base], work.tau)
+
+    drives = Drives(
+        weights=weights,
+        concepts=[drive(sides) for sides in work.sides],
+        retained=[drive(sides) for sides in work.retained],
+    )
+    return fuse_masks(
+        masks, work.fusion, drives, provenance={"retained": [key for key, _ in work.retained]}
+    )

@@ -1,0 +1,1 @@
+"""Commands that need no cluster: plan, status, export and gc."""

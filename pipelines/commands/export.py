@@ -1,0 +1,309 @@
+"""`conceptprune export`: checkpoints without some concepts, each with metadata and a card."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import torch
+import typer
+from pydantic import ValidationError
+
+from conceptprune.checkpoints.card import (
+    CARD_FILE,
+    METADATA_FILE,
+    Evaluation,
+    Exported,
+    Form,
+    metadata_json,
+    model_card,
+)
+from conceptprune.checkpoints.files import Edit, delta_file, pipeline_files, zeroed
+from conceptprune.checkpoints.seal import sealer
+from conceptprune.checkpoints.single_file import check_single_file, write_single_file
+from conceptprune.errors import StoreError, UserError
+from conceptprune.manifest import Fuse, FuseName, Manifest, Outputs
+from conceptprune.masks.fusion import Budget, fuse_masks
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.families import identity
+from conceptprune.models.from_single_file import converted_from
+from conceptprune.models.source import ModelSettings, ModelSource
+from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.table import pairs_from_table
+from conceptprune.store import Store, parquet_to_table
+from conceptprune.studio import LABEL, model_path
+from conceptprune.units.plan import Plan, build_plan, concepts_in, fusion_of, prompts_units
+from conceptprune.units.units import FuseWork
+from conceptprune.units.worker import fused, read_mask
+from pipelines.commands.names import slug
+from pipelines.commands.output import check_unused, complete_or_absent
+from pipelines.console.logs import one_line
+from pipelines.records.ledger import RunRecord
+from pipelines.records.runs import _nearest, find_run, mask_keys
+from pipelines.report.cards import evaluated_masks, measurements
+from pipelines.report.data import judged_masks
+
+FORMS: tuple[Form, ...] = get_args(Form)
+FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
+MAX_SLUG_CHARS = 40
+DIGEST_CHARS = 8
+
+T = TypeVar("T", bound=str)
+Write = Callable[["Checkpoint", Path], None]
+"""Writes a checkpoint's files into a folder, in one of the forms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint to write: what is pruned, and the masks of the single concepts in it."""
+
+    mask: PruningMask
+    parts: Sequence[PruningMask]
+
+    @property
+    def name(self) -> str:
+        """A file name; the digest keeps names apart that read alike once they are made safe."""
+        names = self.mask.concepts
+        how = self.mask.provenance.get("fusion", {}).get("how", "union")
+        text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
+        return f"{slug(text)}-{self.mask.digest[:DIGEST_CHARS]}"
+
+    @property
+    def file(self) -> str:
+        """Name of the safetensors file, in the forms that are one."""
+        return f"{self.name}.safetensors"
+
+    def delta_file(self, component: str) -> str:
+        """Name of the file with a component's edited tensors."""
+        if component == self.mask.components[0]:
+            return self.file
+        return f"{self.name}.{component}.safetensors"
+
+
+def export_concepts(
+    store_uri: str,
+    concepts: list[str],
+    *,
+    out: Path,
+    form: str,
+    fuse: str | None,
+    alpha: float | None = None,
+    fraction: float | None = None,
+    run: str | None,
+    model: Path | None,
+    seal: bool = False,
+) -> None:
+    """Write checkpoints without `concepts` to the folder `out`, whole or not at all.
+
+    One concept, or several with `fuse`, are written to `out` itself; several without, each to a
+    folder of its own in it.
+
+    Raises:
+        UserError: an unknown form, fusion, run or concept, an unfinished mask, a folder that is in
+            use, or a base model that is not the run's.
+    """
+    chosen = _choice("--as", form, FORMS)
+    if seal and chosen == "mask":
+        raise UserError("--seal: a mask is the list of places itself; seal a delta or a pipeline")
+    fusion = _fusion(fuse, alpha, fraction)
+    out = out.resolve()
+    check_unused(out)
+    store = Store(store_uri)
+    record = find_run(store, run)
+    keys = mask_keys(store, record, concepts)
+    masks = [read_mask(store, key) for key in keys.values()]
+    write = _writer(chosen, record, model, seal=seal)
+    if len(masks) > 1 and fusion:
+        fused_mask = _fused(store, record, keys, fusion, model)
+        checkpoints = [Checkpoint(mask=fused_mask, parts=masks)]
+    else:
+        checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
+    folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
+    # Draws are not zeros: of a sealed checkpoint none of these numbers is known.
+    judged = (lambda _: None) if seal else judged_masks(store, record)
+    evaluated = (lambda _: ()) if seal else _evaluated(store)
+    with complete_or_absent(out) as temporary:
+        for folder, checkpoint in zip(folders, checkpoints, strict=True):
+            inside = temporary / folder.relative_to(out)
+            inside.mkdir(exist_ok=True)
+            write(checkpoint, inside)
+            exported = Exported(
+                form=chosen,
+                mask=checkpoint.mask,
+                parts=checkpoint.parts,
+                model_digest=record.model_identity,
+                pipeline=record.pipeline,
+                denoiser_weights=record.denoiser_weights,
+                measurements=measurements(judged(checkpoint.mask)),
+                evaluations=evaluated(checkpoint.mask),
+                sealed=seal,
+                file=None if chosen == "pipeline" else checkpoint.file,
+            )
+            # Last, because a base model's folder may bring a card of its own.
+            (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
+            (inside / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
+    for folder, checkpoint in zip(folders, checkpoints, strict=True):
+        mask = checkpoint.mask
+        typer.echo(
+            f"wrote {folder}: {chosen} without {one_line(', '.join(mask.concepts))}, "
+            f"{mask.num_entries:,} weights {'sealed' if seal else 'zeroed'} "
+            f"({100 * mask.density:.2f} % of the site)"
+        )
+
+
+def _evaluated(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
+    try:
+        return evaluated_masks(store)
+    except StoreError as error:
+        # A checkpoint is as good without: `report` is where evaluations must be readable.
+        typer.echo(f"note: the card is without evaluations: {error}", err=True)
+        return lambda _: ()
+
+
+def _writer(form: Form, record: RunRecord, model: Path | None, *, seal: bool) -> Write:
+    if form == "mask":
+        return lambda checkpoint, out: checkpoint.mask.save(out / checkpoint.file)
+    base = _base_model(record, model)
+    if form == "single-file":
+        check_single_file(record.pipeline)
+        return lambda checkpoint, out: write_single_file(
+            checkpoint.mask, base, out / checkpoint.file, _edit_of(checkpoint.mask, seal)
+        )
+    if form == "pipeline":
+        return lambda checkpoint, out: _write_files(
+            out, pipeline_files(checkpoint.mask, base, _edit_of(checkpoint.mask, seal))
+        )
+    return lambda checkpoint, out: _write_files(
+        out,
+        (
+            (
+                checkpoint.delta_file(component),
+                delta_file(checkpoint.mask, base, component, _edit_of(checkpoint.mask, seal)),
+            )
+            for component in checkpoint.mask.components
+        ),
+    )
+
+
+def _write_files(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    for path, data in files:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(data)
+
+
+def _edit_of(mask: PruningMask, seal: bool) -> Edit:
+    return sealer(mask) if seal else zeroed
+
+
+def _fusion(how: str | None, alpha: float | None, fraction: float | None) -> Fuse | None:
+    """What the options ask for, None for a checkpoint of each concept."""
+    if how is None:
+        if alpha is not None or fraction is not None:
+            raise UserError("--alpha and --fraction are settings of --fuse")
+        return None
+    try:
+        return Fuse(how=_choice("--fuse", how, FUSIONS), alpha=alpha, fraction=fraction)
+    except ValidationError as error:
+        details = error.errors()[0]
+        raise UserError(f"--{details['loc'][0]}: {details['msg']}") from error
+
+
+def _fused(
+    store: Store,
+    record: RunRecord,
+    keys: Mapping[str, str],
+    fuse: Fuse,
+    model: Path | None,
+) -> PruningMask:
+    """One mask of several concepts; `keys` are their masks' by concept name."""
+    fusion = fusion_of(fuse)
+    work = FuseWork(masks=tuple(keys.values()), fusion=fusion)
+    if not isinstance(fusion, Budget):
+        return fuse_masks((read_mask(store, key) for key in work.masks), fusion)
+    folder = _base_model(record, model)
+    planned = _plan_of(store, record, list(keys), fuse).fused
+    if planned is None:
+        raise ValueError("a plan with outputs.fuse has a fused mask")
+    work = replace(planned, masks=work.masks)
+    for kind, key in work.needs:
+        if store.find(kind, key) is None:
+            raise UserError(
+                f"--fuse budget: {kind} {key[:12]} of run {record.run} is not in {store.uri}; run "
+                "`conceptprune erase` with outputs: {fuse: budget}, which collects what it needs"
+            )
+    dtype: torch.dtype = getattr(torch, record.manifest["collection"]["dtype"])
+    return fused(store, work, folder, dtype)
+
+
+def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:
+    """The plan of a recorded run for some of its concepts, with a fusion of these.
+
+    Raises:
+        UserError: the prompts of one of these, or of a retained one, are not in the store.
+    """
+    manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
+    needed = {*concepts, *(other.name for other in manifest.retain)}
+    pairs: dict[str, tuple[PromptPair, ...]] = {}
+    for unit in prompts_units(manifest, record.language_model):
+        wanted = [concept.name for concept in concepts_in(unit) if concept.name in needed]
+        # What happened to the prompts of the run's other concepts is of no matter.
+        if not wanted:
+            continue
+        commit = store.find(unit.kind, unit.key)
+        if commit is None:
+            raise UserError(
+                f'--fuse budget: the prompts of "{one_line(", ".join(wanted))}" in run '
+                f"{record.run} are not in {store.uri}; run `conceptprune erase` again"
+            )
+        pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+    collection = manifest.collection
+    settings = ModelSettings(
+        source=ModelSource(label=record.model_label),
+        identity=record.model_identity,
+        pipeline=record.pipeline,
+        dtype=collection.dtype,
+        device=collection.device,
+        scheduler=collection.scheduler,
+        resolution=collection.resolution,
+        language_model=record.language_model,
+    )
+    chosen = tuple(concept for concept in manifest.concepts if concept.name in concepts)
+    asked = manifest.model_copy(update={"concepts": chosen, "outputs": Outputs(fuse=fuse)})
+    return build_plan(asked, settings, pairs)
+
+
+def _base_model(record: RunRecord, model: Path | None) -> Path:
+    """The folder of the run's base model; it must be the very same.
+
+    A single file is one if a run converted it on this machine.
+    """
+    if model is None and record.model_label != LABEL:
+        raise UserError(
+            f"--model: the folder of {record.model_label} is needed, as its weights are not in "
+            "the store"
+        )
+    folder = model or model_path()
+    if folder.is_file():
+        found = [path for path in converted_from(folder) if identity(path) == record.model_identity]
+        if not found:
+            raise UserError(
+                f"--model: no run on this machine had {folder} as its model; name the folder of "
+                f"{record.model_label} instead"
+            )
+        return found[0]
+    if not folder.is_dir():
+        raise UserError(f"--model: {folder} is not a folder on this machine")
+    digest = identity(folder)
+    if digest != record.model_identity:
+        raise UserError(
+            f"--model: {folder} is not the model of run {record.run} ({record.model_label}): its "
+            f"digest is {digest[:12]}, the run's is {record.model_identity[:12]}"
+        )
+    return folder
+
+
+def _choice(option: str, value: str, allowed: Sequence[T]) -> T:
+    for choice in allowed:
+        if value == choice:
+            return choice
+    raise UserError(f"{option} {value}: allowed are {', '.join(allowed)}{_nearest(value, allowed)}")

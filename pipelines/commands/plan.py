@@ -1,0 +1,229 @@
+"""`conceptprune plan`: what a manifest would cost, said without running or writing anything."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from math import ceil
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from conceptprune.models.families import components, family_named
+from conceptprune.store import Store
+from conceptprune.units.plan import ConceptPlan, Plan
+from conceptprune.units.units import GeneratedPromptsWork, PromptsWork, SideWork, Work
+from pipelines.commands.sizes import Sizes
+from pipelines.console.logs import say
+from pipelines.jobs.preparation import Prepared, count_weights, plan_here, prepare
+from pipelines.scheduling.graph import Committed, committed_in, units_to_do
+
+KINDS = (
+    "prompts",
+    "generated-prompts",
+    "window",
+    "statistics",
+    "mask",
+    "checkpoint",
+    "preview",
+)
+SHOWN_CONCEPTS = 8
+TIMED_CALLS = 3
+
+
+def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Console) -> None:
+    """Print what the manifest asks for and costs, and with `store` what is left of it.
+
+    Raises:
+        UserError: the manifest is wrong, or the model is not there.
+    """
+    prepared = prepare(manifest)
+    opened = None if store is None else Store(store)
+    plan = plan_here(prepared, opened)
+    units: list[Work] = [*prepared.prompts_units(), *plan.units()]
+    todo = None if opened is None else _left(units, plan, committed_in(opened))
+    sizes = Sizes.of(prepared)
+    _print_heading(prepared, plan, console)
+    _print_cluster(prepared, plan, sizes, console)
+    unwritten = [
+        unit
+        for unit in units
+        if isinstance(unit, GeneratedPromptsWork) and (todo is None or unit.key in todo)
+    ]
+    if unwritten:
+        say(
+            console,
+            f"fillers   {unwritten[0].generator.source.label} is yet to write those of "
+            f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
+        )
+    console.print(_sides_table(plan), "")
+    console.print(_units_table(plan, units, todo, sizes), "")
+    if todo is not None:
+        count = f"{len(todo):,} of {len(units):,} units are left" if todo else "nothing to compute"
+        say(console, f"store {store}: {count}")
+    if calibrate:
+        left = [unit for unit in units if todo is None or unit.key in todo]
+        _print_estimate(prepared, plan, left, console)
+
+
+def _left(units: Iterable[Work], plan: Plan, committed: Committed) -> set[str]:
+    """Keys of the units a job would run against a store, as the job itself decides it."""
+    prompts = (unit for unit in units if isinstance(unit, PromptsWork | GeneratedPromptsWork))
+    left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
+    return left | {unit.key for unit in units_to_do(plan, committed)}
+
+
+def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
+    names = [concept.concept.name for concept in plan.concepts]
+    kinds = Counter(concept.concept.kind for concept in plan.concepts)
+    shown = ", ".join(names[:SHOWN_CONCEPTS])
+    if len(names) > SHOWN_CONCEPTS:
+        shown += f" and {len(names) - SHOWN_CONCEPTS} more"
+    by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    prompts = {prompt for window in plan.windows.values() for prompt in window.prompts}
+    say(console, f"run       {plan.run}")
+    say(console, f"model     {prepared.model.source.label}")
+    say(console, f"concepts  {len(names)} ({by_kind}): {shown}")
+    say(console, f"prompts   {len(prompts):,} to collect")
+
+
+def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Console) -> None:
+    """What a cluster must offer for all actors to be at work at once."""
+    compute = prepared.manifest.compute
+    folder = prepared.model.source.folder()
+    parts = [folder / name for name in components(folder)]
+    numbers = sum(count_weights(part) for part in parts if any(part.glob("*.safetensors")))
+    weights = numbers * sizes.item_bytes
+    statistics = max(sizes.of_unit(window, plan) for window in plan.windows.values())
+    say(
+        console,
+        f"cluster   {compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
+        f"{compute.gpus_per_actor:g} GPUs, and 1 CPU or more for tasks: in all "
+        f"{ceil(compute.actors * compute.cpus_per_actor) + 1} CPUs, "
+        f"{compute.actors * compute.gpus_per_actor:g} GPUs",
+    )
+    say(
+        console,
+        f"memory    an actor, estimated: {decimal(weights)} of weights in {prepared.model.dtype}, "
+        f"{decimal(statistics)} of statistics, and a batch's activations",
+    )
+    console.print()
+
+
+def _sides_table(plan: Plan) -> Table:
+    """What is collected, in the order of who asks first: a shared side stands here once."""
+    table = _table("sides", "distinct", "for concepts", "prompts", "evaluations")
+    seen: set[str] = set()
+    for role, sides_of in _ROLES.items():
+        asked = [key for concept in plan.concepts for key in sides_of(concept)]
+        askers = sum(bool(sides_of(concept)) for concept in plan.concepts)
+        if not asked:
+            continue
+        fresh = [plan.sides[key] for key in dict.fromkeys(asked) if key not in seen]
+        windows = {key for side in fresh for key in _windows(side)} - seen
+        seen |= {side.key for side in fresh} | windows
+        also = len(set(asked)) - len(fresh)
+        table.add_row(
+            f"{role} ({also} also above)" if also else role,
+            f"{len(set(asked)):,}",
+            f"{askers:,}",
+            f"{sum(side.num_prompts for side in fresh):,}",
+            f"{sum(plan.evaluations(plan.windows[key]) for key in windows):,}",
+        )
+    return table
+
+
+_ROLES: dict[str, Callable[[ConceptPlan], tuple[str, ...]]] = {
+    "target": lambda concept: (concept.target.key,),
+    "base": lambda concept: (concept.base.key,),
+    "retained": lambda concept: concept.mask.retained,
+}
+
+
+def _windows(side: SideWork) -> Iterator[str]:
+    return (key for shard in side.grid for key in shard)
+
+
+def _units_table(plan: Plan, units: list[Work], todo: set[str] | None, sizes: Sizes) -> Table:
+    columns = ["units", "all", "evaluations", "bytes, about"]
+    if todo is not None:
+        columns += ["left", "evaluations", "bytes, about"]
+    table = _table(*columns)
+    for kind in (*KINDS, None):
+        group = [unit for unit in units if kind in (None, unit.kind)]
+        if not group:
+            continue
+        cells = _cost(group, plan, sizes)
+        if todo is not None:
+            cells += _cost([unit for unit in group if unit.key in todo], plan, sizes)
+        if kind is None:
+            table.add_section()
+        table.add_row(kind or "total", *cells)
+    return table
+
+
+def _cost(units: list[Work], plan: Plan, sizes: Sizes) -> list[str]:
+    evaluations = sum(plan.evaluations(unit) for unit in units)
+    return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, plan))]
+
+
+def _print_estimate(prepared: Prepared, plan: Plan, units: list[Work], console: Console) -> None:
+    rate = evaluations_per_second(prepared, plan)
+    actors = prepared.manifest.compute.actors
+    evaluations = sum(plan.evaluations(unit) for unit in units)
+    seconds = evaluations / rate / actors
+    say(
+        console,
+        f"calibration: {rate:,.1f} evaluations/s in this process; {evaluations:,} evaluations take "
+        f"about {_duration(seconds)} with {actors} actors as fast as it (denoising alone)",
+    )
+
+
+def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
+    """Speed of the manifest's model, batch size and threads in this process, on its device."""
+    device = prepared.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = plan.settings
+    prompts = next(iter(plan.windows.values())).prompts[: settings.batch_size]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(prepared.manifest.compute.threads_per_actor)
+    try:
+        model = family_named(prepared.model.pipeline).load(
+            prepared.model.source.folder(),
+            dtype=getattr(torch, prepared.model.dtype),
+            device=device,
+            scheduler=prepared.model.scheduler,
+            resolution=prepared.model.resolution,
+            offload=prepared.model.offload,
+        )
+        seconds = []
+        for _ in range(1 + TIMED_CALLS):
+            batch = model.begin(prompts, steps=settings.steps, guidance=settings.guidance)
+            started = time.perf_counter()
+            model.advance(batch)
+            # Brought to the host, because a device works on after the call has returned.
+            batch.trajectory.latents.cpu()
+            seconds.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    # The first call warms up.
+    return len(prompts) * batch.halves / median(seconds[1:])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    return table

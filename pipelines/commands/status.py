@@ -1,0 +1,161 @@
+"""`conceptprune status`: what became of each run of a store, and what a rerun would do."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from conceptprune.errors import StoreError
+from conceptprune.store import Store
+from conceptprune.store.claims import Claim, live_claims
+from pipelines.console.logs import one_line
+from pipelines.records.evaluation import EvaluationRecord, evaluation_records
+from pipelines.records.journal import JobRecord, job_records
+from pipelines.records.ledger import RUN_FILE, RunRecord, read_ledger
+from pipelines.records.runs import run_records
+from pipelines.scheduling.graph import INTERMEDIATE, Committed, committed_in
+
+OPEN = ("failed", "blocked", "pending")
+"""Ledger statuses of units without a result."""
+
+SHOWN_CONCEPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """One run as the store has it now."""
+
+    record: RunRecord | EvaluationRecord
+    rows: list[dict[str, Any]]
+    """The ledger, put right by what is committed now: what has been finished since is done, and a
+    result that was lost since is pending."""
+    jobs: list[JobRecord]
+    claims: list[Claim]
+    """What its workers are at."""
+
+    @classmethod
+    def read(
+        cls,
+        store: Store,
+        record: RunRecord | EvaluationRecord,
+        committed: Committed,
+        claims: Sequence[Claim] = (),
+    ) -> "RunStatus":
+        """The status of a run; `committed` tells what changed since its last ledger."""
+        rows = read_ledger(store, record.run)
+        for row in rows:
+            there = committed(row["kind"], row["key"])
+            if row["status"] in OPEN and there:
+                row["status"] = "done"
+            elif row["status"] not in OPEN and not there and row["kind"] not in INTERMEDIATE:
+                row["status"] = "pending"
+        jobs = job_records(store, record.run)
+        ids = {job.job for job in jobs}
+        mine = [claim for claim in claims if claim.job in ids]
+        return cls(record=record, rows=rows, jobs=jobs, claims=mine)
+
+    @property
+    def num_concepts(self) -> int:
+        """How many concepts the run is to erase, or checkpoints to evaluate."""
+        if isinstance(self.record, EvaluationRecord):
+            return len(self.record.checkpoints)
+        return len(self.record.manifest["concepts"])
+
+    @property
+    def num_concepts_done(self) -> int:
+        """How many concepts miss nothing."""
+        known = {name for row in self.rows for name in row["concepts"]}
+        unfinished = {name for row in self.open_rows for name in row["concepts"]}
+        return len(known - unfinished)
+
+    @property
+    def open_rows(self) -> list[dict[str, Any]]:
+        """Ledger rows of units without a result, which a rerun would compute."""
+        return [row for row in self.rows if row["status"] in OPEN]
+
+
+def show_status(store: str, console: Console) -> None:
+    """Print each run of a store, the newest first.
+
+    Raises:
+        UserError: the store has no run.
+        StoreError: the record of a run is damaged.
+    """
+    opened = Store(store)
+    committed = committed_in(opened)
+    claims = live_claims(opened)
+    evaluations = evaluation_records(opened)
+    runs: list[RunRecord | EvaluationRecord] = [*evaluations]
+    if not evaluations or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
+        runs += run_records(opened)
+    for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
+        try:
+            lines = list(_lines(RunStatus.read(opened, record, committed, claims)))
+        except StoreError as error:
+            # Something of this run is damaged, which says nothing of the others.
+            lines = [one_line(f"run {record.run}: {error}")]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(status: RunStatus) -> Iterator[str]:
+    record = status.record
+    started = datetime.fromtimestamp(record.started, UTC)
+    if isinstance(record, EvaluationRecord):
+        yield f"evaluation {record.run}"
+        yield f"  suite     {one_line(record.name)}"
+    else:
+        yield f"run {record.run}"
+        yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
+    yield f"  started   {started:%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(record, EvaluationRecord):
+        yield "  " + one_line(f"of        {', '.join(record.labels)}")
+    else:
+        yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+    yield from _jobs(status.jobs)
+    for claim in status.claims:
+        since = f"{max(0, time.time() - claim.since):.0f} s"
+        yield one_line(f"  computing {claim.kind} {claim.key[:12]}, {claim.worker}, for {since}")
+    if not status.rows:
+        yield "  units     none on record: the job has just begun, or was stopped before the first"
+        return
+    counts = Counter(row["status"] for row in status.rows)
+    shown = ("done", "reused", *OPEN)
+    yield "  units     " + ", ".join(f"{counts[name]} {name}" for name in shown)
+    for row in status.rows:
+        if row["status"] == "failed":
+            yield f"  failed    {_failure(row)}"
+    left = len(status.open_rows)
+    verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
+    yield f"  rerun     a rerun would {verb}"
+
+
+def _jobs(jobs: list[JobRecord]) -> Iterator[str]:
+    """Jobs at work, and the last that ended."""
+    last = jobs[-1:]
+    for job in [job for job in jobs if job.state == "running" or job in last]:
+        age = f"{max(0, time.time() - job.seen):.0f} s ago"
+        if job.lost:
+            yield one_line(f"  job       {job.job}, {job.worker}: no sign of life, last {age}")
+        elif job.state == "running":
+            yield one_line(
+                f"  job       {job.job}, {job.worker}: running, sign of life {age}; {job.left} "
+                f"units left, {job.in_flight} in flight, {job.actors} actors"
+            )
+        else:
+            yield one_line(f"  job       {job.job}, {job.worker}: {job.state} {age}")
+
+
+def _failure(row: dict[str, Any]) -> str:
+    concepts = row["concepts"]
+    names = ", ".join(concepts[:SHOWN_CONCEPTS])
+    if len(concepts) > SHOWN_CONCEPTS:
+        names += f" and {len(concepts) - SHOWN_CONCEPTS} more"
+    detail = f", {row['detail']}" if row["detail"] and row["detail"] not in concepts else ""
+    attempts = f"{row['attempts']} {'attempt' if row['attempts'] == 1 else 'attempts'}"
+    unit = f"{row['kind']} {row['key'][:12]} ({(names + detail).removeprefix(', ')})"
+    return one_line(f"{unit} after {attempts}: {row['error']}")

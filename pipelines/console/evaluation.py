@@ -1,0 +1,50 @@
+"""A summary on a terminal: a line a number, the checkpoints beside each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.console.logs import LOG_WIDTH
+
+ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
+
+
+def show_summary(summary: pa.Table, labels: Sequence[str], console: Console) -> None:
+    """Print the numbers of whole groups, and say how many more the table has.
+
+    `labels` are the checkpoints' in the order in which they were asked for.
+    """
+    rows = summary.to_pylist()
+    shown = [row for row in rows if "/" not in row["group"]]
+    by_number: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in shown:
+        number = (row["group"], row["scorer"], row["metric"], row["better"])
+        by_number.setdefault(number, {})[row["checkpoint"]] = row
+    table = Table(box=None, pad_edge=False)
+    for name in ("group", "scorer", "metric", ""):
+        table.add_column(name, no_wrap=name != "")
+    for label in labels:
+        table.add_column(Text(label), justify="right")
+    table.add_column("images", justify="right")
+    for (group, scorer, metric, better), found in by_number.items():
+        cells = [_number(found.get(label)) for label in labels]
+        images = str(max(row["n"] for row in found.values()))
+        table.add_row(group, Text(scorer), metric, ARROWS[better], *cells, images)
+    # A log has no width of its own, and numbers must not be cut at the usual 80.
+    wide = console if console.is_terminal else Console(file=console.file, width=LOG_WIDTH)
+    wide.print(table)
+    left = len(rows) - len(shown)
+    if left:
+        console.print(f"and {left} numbers of single concepts", markup=False, highlight=False)
+
+
+def _number(row: dict[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    if row["low"] is None:
+        return f"{row['value']:.3g}"
+    return f"{row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})"

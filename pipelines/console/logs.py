@@ -1,0 +1,113 @@
+"""Logs of a job: plain lines, or one JSON object a line with the run's and the unit's identity."""
+
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from rich.console import Console
+
+from conceptprune.errors import UserError
+from conceptprune.store.credentials import redacted
+
+FORMAT_VARIABLE = "CONCEPTPRUNE_LOG_FORMAT"
+LogFormat = Literal["json", "plain"]
+LOG_WIDTH = 200
+"""Columns of a table's line in a JSON log."""
+
+_identity: ContextVar[dict[str, str] | None] = ContextVar("identity", default=None)
+
+logger = logging.getLogger("conceptprune.job")
+
+
+@contextmanager
+def identified(**identity: str) -> Iterator[None]:
+    """Within it, JSON lines of this thread carry these: `run`, or a unit's `kind` and `key`."""
+    token = _identity.set({**(_identity.get() or {}), **identity})
+    try:
+        yield
+    finally:
+        _identity.reset(token)
+
+
+def log_format(asked: str | None = None) -> LogFormat:
+    """The format asked for, else that of the environment, else plain.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    source = "--log-format" if asked else FORMAT_VARIABLE
+    match asked or os.environ.get(FORMAT_VARIABLE) or "plain":
+        case "json":
+            return "json"
+        case "plain":
+            return "plain"
+        case other:
+            raise UserError(f"{source} {other}: json or plain")
+
+
+def configure(form: LogFormat) -> None:
+    """Send the package's log to standard error in that format; calling it again changes nothing."""
+    package = logging.getLogger("conceptprune")
+    package.handlers.clear()
+    if form == "json":
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+        package.addHandler(handler)
+    package.propagate = form == "plain"
+    package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
+
+
+def job_console(form: LogFormat, console: Console) -> Console:
+    """Configure this process's log; where a job prints: lines of that log if it is JSON."""
+    configure(form)
+    return Console(file=LogLines(), width=LOG_WIDTH) if form == "json" else console
+
+
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: never wrapped, coloured or read as markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message, and the identity of run and unit."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as a line of JSON; credentials of this process are taken out."""
+        content: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
+            **(_identity.get() or {}),
+        }
+        if record.exc_info:
+            content["error"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(content, ensure_ascii=False)
+
+
+class LogLines(io.StringIO):
+    """A text file whose every line becomes a log record, so that a console can write into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Log what is complete; keep the rest for the next write."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                logger.info("%s", line.rstrip())
+        return len(text)
+
+
+def one_line(text: str) -> str:
+    """Text that a store holds, fit for a terminal: no control characters, no line breaks."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -1,0 +1,67 @@
+"""The attack job: how often an erased concept is seen again."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from conceptprune.attacks.plan import build_plan, judgement
+from conceptprune.attacks.table import ATTACKS, check_names
+from conceptprune.errors import UserError
+from conceptprune.models.families import family_named
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.store import Store
+from pipelines.console.logs import identified, job_console, log_format
+from pipelines.jobs.evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
+from pipelines.scheduling.metrics import StoreMetrics
+
+
+def attack(
+    suite: Path,
+    store: str,
+    of: Sequence[str],
+    names: Sequence[str],
+    console: Console,
+    asked_format: str | None = None,
+) -> int:
+    """Run the attacks and print how often they succeed.
+
+    Returns:
+        0 when every attempt is there, 1 when some unit failed; bad input raises UserError.
+    """
+    form = log_format(asked_format)
+    console = job_console(form, console)
+    prepared = prepare(suite, of, store)
+    check_attacks(names, prepared)
+    judged = judgement(prepared.suite, prepared.facts)
+    opened = Store(store, StoreMetrics())
+    opened.check()
+    checkpoints = prepared.placed(opened)
+    plan = build_plan(prepared.suite, prepared.base, checkpoints, names, judged)
+    with identified(run=plan.run):
+        started = time.time()
+        key = plan.summary.key
+        outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
+        labels = [checkpoint.label for checkpoint in checkpoints]
+        tell_summary(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
+    return 1 if outcome.failed else 0
+
+
+def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:
+    """Make sure that every attack is known and can be run on every checkpoint's model.
+
+    Raises:
+        UserError: an unknown attack, or one that this family's text encoders are not open to.
+    """
+    check_names(names)
+    models = [prepared.base.model, *(each.model for each in prepared.checkpoints if each.model)]
+    for model in models:
+        family = family_named(model.pipeline)
+        closed = [name for name in names if ATTACKS[name].tokens]
+        if closed and family is not StableDiffusion:
+            raise UserError(
+                f"--attack {closed[0]}: searches the tokens of Stable Diffusion 1.x and 2.x; "
+                f"{model.source.label} is a {model.pipeline}. For it there are "
+                f"{', '.join(name for name in ATTACKS if not ATTACKS[name].tokens)}"
+            )

@@ -1,0 +1,213 @@
+"""The erase job: prompts, collection, reduction, selection, outputs; one pass, safe to rerun."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.table import Pairs, pairs_from_table
+from conceptprune.store import LostWorkError, Store, parquet_to_table
+from conceptprune.units.plan import Plan, collection_settings, concepts_in, run_id
+from conceptprune.units.units import PreviewWork, Unit, WindowWork
+from pipelines.console.logs import LogFormat, identified, job_console, log_format
+from pipelines.jobs.preparation import Prepared, prepare
+from pipelines.jobs.run import Outcome, RunUnits, run_plan, tell_outcome, unit_runner
+from pipelines.records.journal import new_job
+from pipelines.records.ledger import RunRecord
+from pipelines.scheduling.graph import committed_in
+from pipelines.scheduling.loop import Result
+from pipelines.scheduling.metrics import StoreMetrics
+from pipelines.scheduling.workers import WorkerProcess, WorkerSpec
+
+LOOKS_AT_PROMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What a job was to do, and did."""
+
+    plan: Plan
+    outcome: Outcome
+    seconds: float
+
+
+def run_job(
+    prepared: Prepared,
+    store_uri: str,
+    console: Console,
+    form: LogFormat = "plain",
+    *,
+    verify: bool = False,
+) -> JobResult:
+    """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
+
+    Where everything is in the store already, no cluster is asked for. With `verify`, every result
+    is read, and made again where it is damaged.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    started = time.time()
+    job = new_job()
+    store = Store(store_uri, StoreMetrics())
+    store.check()
+    spec = _spec(prepared, store, job, form)
+    with unit_runner(spec, prepared.manifest.compute) as run:
+        pairs, failed = _prompts(prepared, store, run)
+        plan, given_up = _plan(prepared, pairs, failed)
+        RunRecord(
+            run=plan.run,
+            manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
+            model_label=prepared.model.source.label,
+            model_identity=prepared.model.identity,
+            language_model=prepared.model.language_model,
+            pipeline=prepared.model.pipeline,
+            denoiser_weights=prepared.denoiser_weights,
+            started=started,
+        ).write(store)
+        outcome = run_plan(plan, store, run, console, job, given_up=given_up, verify=verify)
+    return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started)
+
+
+def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
+    """The prompts that are there, made first where they were not; and what failed, by key."""
+    units = prepared.prompts_units()
+    known: Mapping[str, Unit] = {unit.key: unit for unit in units}
+    committed = committed_in(store)
+    todo = [unit for unit in units if not committed(unit.kind, unit.key)]
+    failed: dict[str, Result] = {}
+
+    def on_result(result: Result) -> None:
+        if result.error:
+            failed[result.work.key] = result
+
+    for look in range(LOOKS_AT_PROMPTS):
+        if todo:
+            run(todo, known, on_result, lambda _: None, lambda _: 0)
+        pairs: dict[str, tuple[PromptPair, ...]] = {}
+        todo = []
+        for unit in units:
+            if unit.key in failed:
+                continue
+            try:
+                data = store.load(store.get(unit.kind, unit.key), "prompts")
+            except LostWorkError:
+                if look == LOOKS_AT_PROMPTS - 1:
+                    raise
+                todo.append(unit)
+            else:
+                pairs |= pairs_from_table(parquet_to_table(data))
+        if not todo:
+            break
+    return pairs, failed
+
+
+def _plan(
+    prepared: Prepared, pairs: Pairs, failed: Mapping[str, Result]
+) -> tuple[Plan, list[Result]]:
+    """The plan, and the results of the units that must be given up for want of prompts.
+
+    A concept without prompts is planned with a stand-in for them, so that the ledger has a row for
+    all that is missing; the keys of these rows are nobody's, and nothing is computed under them.
+    """
+    unmade = tuple(unit for unit in prepared.prompts_units() if unit.key in failed)
+    stand_ins = {
+        concept.name: _stand_in(concept.name) for unit in unmade for concept in concepts_in(unit)
+    }
+    plan = replace(prepared.plan({**pairs, **stand_ins}), unmade=unmade)
+    texts = {pair.base.text for (pair,) in stand_ins.values()}
+    results = {unit.key: failed[unit.key] for unit in unmade}
+    for unit in plan.units():
+        prompts = unit.prompts if isinstance(unit, WindowWork | PreviewWork) else ()
+        without = any(prompt.text in texts for prompt in prompts)
+        if without or any(key in results for _, key in unit.needs):
+            results[unit.key] = Result(
+                work=unit, status="blocked", attempts=0, error="needs prompts, which failed"
+            )
+    return plan, list(results.values())
+
+
+def _stand_in(concept: str) -> tuple[PromptPair, ...]:
+    prompt = Prompt(text=f"(prompts of {concept} could not be made)", seed=0)
+    return (PromptPair(base=prompt, target=prompt),)
+
+
+def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> WorkerSpec:
+    run = run_id(prepared.manifest, prepared.model)
+    return WorkerSpec(
+        process=WorkerProcess.of(store, prepared.manifest.compute, job=job, run=run, form=form),
+        model=prepared.model,
+        settings=collection_settings(prepared.manifest),
+    )
+
+
+def erase(
+    manifest: Path,
+    store: str,
+    console: Console,
+    asked_format: str | None = None,
+    *,
+    verify: bool = False,
+) -> int:
+    """Run the job and print its table, as lines of the log where that is asked to be JSON.
+
+    With `verify`, results that are in the store already are read in full and checked.
+
+    Returns:
+        0 when every concept is done, 1 when some failed; bad input raises UserError.
+    """
+    form = log_format(asked_format)
+    console = job_console(form, console)
+    prepared = prepare(manifest)
+    with identified(run=run_id(prepared.manifest, prepared.model)):
+        result = run_job(prepared, store, console, form, verify=verify)
+        _print_result(result, store, prepared.denoiser_weights, console)
+        return 1 if result.outcome.failed else 0
+
+
+def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:
+    by_key = {row["key"]: row for row in result.outcome.rows}
+    table = Table(title=None, box=None, pad_edge=False)
+    for name in ("concept", "entries", "% of site", "% of model", "seconds", "artifact"):
+        words = name in ("concept", "artifact")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+    masks = [(plan.concept.name, plan.mask.key) for plan in result.plan.concepts]
+    if result.plan.fused:
+        masks.append(("(all, fused)", result.plan.fused.key))
+    seconds = _seconds_by_concept(result)
+    for name, key in masks:
+        row = by_key[key]
+        if row["entries"] is None:
+            table.add_row(Text(name), "-", "-", "-", "-", Text(f"{row['status']}"))
+            continue
+        table.add_row(
+            Text(name),
+            f"{row['entries']:,}",
+            f"{100 * row['entries'] / row['site_weights']:.2f}",
+            f"{100 * row['entries'] / denoiser_weights:.3f}",
+            f"{seconds.get(name, row['seconds']):.1f}",
+            Text(f"mask {_mask_digest(row['objects'])}"),
+        )
+    console.print(table)
+    tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
+
+
+def _mask_digest(paths: Iterable[str]) -> str:
+    (path,) = (path for path in paths if path.startswith("objects/mask/"))
+    return path.rsplit("/", 1)[-1][:12]
+
+
+def _seconds_by_concept(result: JobResult) -> dict[str, float]:
+    """Worker seconds that went into each concept; a shared unit counts in equal parts."""
+    seconds: dict[str, float] = {}
+    for row in result.outcome.rows:
+        for name in row["concepts"]:
+            share = (row["seconds"] or 0.0) / len(row["concepts"])
+            seconds[name] = seconds.get(name, 0.0) + share
+    return seconds

@@ -1,0 +1,208 @@
+"""The evaluation job: a suite's images by each checkpoint, scored side by side."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from conceptprune.attacks.stages import ATTEMPTS, Attacker
+from conceptprune.errors import UserError
+from conceptprune.evaluation.checkpoint import (
+    Checkpoint,
+    Drawn,
+    Resolved,
+    parse_of,
+    pictures_identity,
+    resolve,
+)
+from conceptprune.evaluation.plan import EvaluationPlan, build_plan
+from conceptprune.evaluation.scorers.base import Facts
+from conceptprune.evaluation.stages import Evaluator
+from conceptprune.evaluation.suite import Suite, load_suite
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.manifest.model import source_of
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.families import family_named, identity, read_index
+from conceptprune.models.source import ModelSettings
+from conceptprune.store import ObjectRef, Store, parquet_to_table
+from conceptprune.units.units import Unit
+from conceptprune.units.worker import read_mask
+from pipelines.console.evaluation import show_summary
+from pipelines.console.logs import LogFormat, identified, job_console, log_format, say
+from pipelines.jobs.run import Outcome, run_plan, tell_outcome, unit_runner
+from pipelines.records.evaluation import EvaluationRecord
+from pipelines.records.journal import new_job
+from pipelines.records.runs import mask_keys, run_records
+from pipelines.scheduling.graph import UnitPlan
+from pipelines.scheduling.metrics import StoreMetrics
+from pipelines.scheduling.workers import UnitRunner, WorkerProcess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEvaluation:
+    """A checked suite, its model, its scorers, and the checkpoints that were found."""
+
+    suite: Suite
+    base: Drawn
+    facts: tuple[Facts, ...]
+    checkpoints: tuple[Resolved, ...]
+
+    def plan(self, store: Store) -> EvaluationPlan:
+        """The plan of the evaluation; masks and deltas are written to the store."""
+        return build_plan(self.suite, self.base, self.placed(store), self.facts)
+
+    def placed(self, store: Store) -> list[Checkpoint]:
+        """The checkpoints, with their masks and deltas written to the store."""
+        model = self.base.model.identity
+
+        def put(data: bytes, kind: str) -> ObjectRef:
+            return store.put(data, kind=kind, model=model, suffix="safetensors")
+
+        return [checkpoint.placed(self.base, put) for checkpoint in self.checkpoints]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorSpec:
+    """What a worker process of an evaluation, or of attacks, is made from."""
+
+    process: WorkerProcess
+    base: Drawn
+
+    def build(self) -> UnitRunner:
+        """An evaluator in this process, that claims what it does."""
+        return self.process.runner(lambda store: Attacker(Evaluator(store, self.base)))
+
+
+def evaluate(
+    suite: Path, store: str, of: Sequence[str], console: Console, asked_format: str | None = None
+) -> int:
+    """Run the evaluation and print its summary.
+
+    Returns:
+        0 when every number is there, 1 when some unit failed; bad input raises UserError.
+    """
+    form = log_format(asked_format)
+    console = job_console(form, console)
+    prepared = prepare(suite, of, store)
+    opened = Store(store, StoreMetrics())
+    opened.check()
+    plan = prepared.plan(opened)
+    with identified(run=plan.run):
+        started = time.time()
+        outcome = run_evaluation(prepared, plan, opened, console, form)
+        labels = [entry.checkpoint.label for entry in plan.evaluation.entries]
+        tell_summary(
+            console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started
+        )
+    return 1 if outcome.failed else 0
+
+
+def tell_summary(
+    console: Console,
+    store: Store,
+    title: str,
+    summary: Unit,
+    labels: Sequence[str],
+    outcome: Outcome,
+    started: float,
+) -> None:
+    """Print the summary that a job ended in, and what became of its units."""
+    commit = store.find(summary.kind, summary.key)
+    if commit is not None and not outcome.failed:
+        show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
+        for name, ref in commit.objects.items():
+            if name in (OBJECT, ATTEMPTS):
+                say(console, f"{name}: {ref.path}")
+    tell_outcome(console, title, outcome, time.time() - started, store.uri)
+
+
+def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluation:
+    """Check a suite, its scorers and every checkpoint, before anything is written.
+
+    Raises:
+        UserError: something is wrong or missing.
+    """
+    asked = [parse_of(text) for text in of]
+    if not asked:
+        raise UserError("--of: name at least one checkpoint, such as --of base")
+    suite = load_suite(suite_path)
+    base = base_model(suite)
+    facts = tuple(scorer.check() for scorer in suite.scorers)
+
+    def named_mask(name: str) -> PruningMask:
+        return _named_mask(store, name)
+
+    checkpoints = tuple(resolve(one, base.model, named_mask) for one in asked)
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"--of: two checkpoints are called {label}; give LABEL=KIND:VALUE")
+    return PreparedEvaluation(suite=suite, base=base, facts=facts, checkpoints=checkpoints)
+
+
+def base_model(suite: Suite) -> Drawn:
+    """The suite's model, found on this machine.
+
+    Raises:
+        UserError: it is not there, or its scheduler does not fit.
+    """
+    drawing = suite.drawing
+    source = source_of(suite.model)
+    folder = source.folder()
+    pipeline = read_index(folder)["_class_name"]
+    family_named(pipeline).check_scheduler(drawing.scheduler)
+    model = ModelSettings(
+        source=source,
+        identity=identity(folder),
+        pipeline=pipeline,
+        dtype=drawing.dtype,
+        device=drawing.device,
+        scheduler=drawing.scheduler,
+        resolution=drawing.resolution,
+    )
+    return Drawn(model=model, pictures=pictures_identity(folder))
+
+
+def run_evaluation(
+    prepared: PreparedEvaluation,
+    plan: EvaluationPlan,
+    store: Store,
+    console: Console,
+    form: LogFormat = "plain",
+) -> Outcome:
+    """Run what the store lacks of an evaluation, on the cluster at hand or on a local one."""
+    checkpoints = [entry.checkpoint for entry in plan.evaluation.entries]
+    return run_on_suite(prepared, plan, plan.evaluation.key, checkpoints, store, console, form)
+
+
+def run_on_suite(
+    prepared: PreparedEvaluation,
+    plan: UnitPlan,
+    summary: str,
+    checkpoints: Sequence[Checkpoint],
+    store: Store,
+    console: Console,
+    form: LogFormat,
+) -> Outcome:
+    """Run a plan that ends in a summary with the key `summary`, and put it on record."""
+    job = new_job()
+    compute = prepared.suite.compute
+    suite = prepared.suite.model_dump(mode="json", exclude={"model"})
+    EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
+    process = WorkerProcess.of(store, compute, job=job, run=plan.run, form=form)
+    spec = EvaluatorSpec(process=process, base=prepared.base)
+    with unit_runner(spec, compute) as run:
+        return run_plan(plan, store, run, console, job, parts="checkpoints")
+
+
+def _named_mask(store: str, name: str) -> PruningMask:
+    """The mask of a concept in the store's newest run of `erase`."""
+    opened = Store(store)
+    try:
+        record = run_records(opened)[0]
+        (key,) = mask_keys(opened, record, [name]).values()
+    except UserError as error:
+        raise UserError(f"--of mask:{name}: no such file, and {error}") from error
+    return read_mask(opened, key)

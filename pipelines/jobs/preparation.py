@@ -1,0 +1,149 @@
+"""What happens before any work: the manifest is checked, the model identified, the plan made."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from conceptprune.errors import UserError
+from conceptprune.manifest import Manifest, Outputs, load_manifest
+from conceptprune.manifest.model import source_of
+from conceptprune.models.families import (
+    check_sites,
+    denoiser_of,
+    family_named,
+    identity,
+    read_index,
+)
+from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSettings
+from conceptprune.models.weights import checkpoint_files
+from conceptprune.prompts.fillers import placeholders
+from conceptprune.prompts.language_model import language_model_identity
+from conceptprune.prompts.pairs import PromptPair, prompt_pairs
+from conceptprune.prompts.table import Pairs, pairs_from_table
+from conceptprune.store import Store, parquet_to_table
+from conceptprune.units.plan import Plan, build_plan, collection_settings, prompts_units
+from conceptprune.units.units import AnyPromptsWork, GeneratedPromptsWork, PromptsWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A checked manifest and its model."""
+
+    manifest: Manifest
+    model: ModelSettings
+    denoiser_weights: int
+    """Weights of the whole denoiser, pruned or not."""
+
+    def prompts_units(self) -> list[AnyPromptsWork]:
+        """The units that make the prompts."""
+        return prompts_units(self.manifest, self.model.language_model)
+
+    def plan(self, pairs: Pairs) -> Plan:
+        """The plan of the run with these prompts."""
+        return build_plan(self.manifest, self.model, pairs)
+
+
+def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
+    """Check a manifest and find its model.
+
+    What is not asked for is taken out of the manifest: its sweep, or with `sweep` its outputs.
+
+    Raises:
+        UserError: the manifest is wrong, or the model is not there.
+    """
+    manifest = load_manifest(manifest_path)
+    if sweep:
+        check_sweep(manifest, manifest_path)
+    unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
+    manifest = manifest.model_copy(update=unasked)
+    source = source_of(manifest.model).pinned()
+    folder = source.folder()
+    pipeline = read_index(folder)["_class_name"]
+    family = family_named(pipeline)
+    family.check_scheduler(manifest.collection.scheduler)
+    check_sites(pipeline, collection_settings(manifest).sites)
+    if manifest.collection.window is not None and not family.resumable:
+        raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
+    model = ModelSettings(
+        source=source,
+        identity=identity(folder),
+        pipeline=pipeline,
+        dtype=manifest.collection.dtype,
+        device=manifest.collection.device,
+        offload=manifest.compute.offload,
+        scheduler=manifest.collection.scheduler,
+        resolution=manifest.collection.resolution,
+        language_model=_language_model(manifest),
+    )
+    return Prepared(
+        manifest=manifest,
+        model=model,
+        denoiser_weights=count_weights(folder / denoiser_of(folder)),
+    )
+
+
+def check_sweep(manifest: Manifest, path: Path | str) -> None:
+    """Make sure that a manifest has something to sweep over.
+
+    Raises:
+        UserError: it has not.
+    """
+    if manifest.sweep is None:
+        raise UserError(
+            f"{path} has no section sweep: give it lists of settings to compare, such as "
+            "sweep: {sparsity: [0.005, 0.01, 0.02], tau: [5, 10]}"
+        )
+
+
+def plan_here(prepared: Prepared, store: Store | None = None) -> Plan:
+    """The plan, with its prompts made in this process: nothing is stored.
+
+    Prompts that a language model writes are read from the `store`; those that are not there yet
+    have stand-ins, as many as there will be: the plan's size is right then, its keys are not.
+    """
+    pairs: dict[str, tuple[PromptPair, ...]] = {}
+    for unit in prepared.prompts_units():
+        match unit:
+            case PromptsWork():
+                for concept in unit.concepts:
+                    pairs[concept.name] = prompt_pairs(concept, seed=unit.seed)
+            case GeneratedPromptsWork():
+                pairs |= _stored_pairs(unit, store) or _stand_ins(unit)
+    return prepared.plan(pairs)
+
+
+def _stored_pairs(unit: GeneratedPromptsWork, store: Store | None) -> Pairs | None:
+    commit = store.find(unit.kind, unit.key) if store else None
+    if store is None or commit is None:
+        return None
+    return pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+
+
+def _stand_ins(unit: GeneratedPromptsWork) -> Pairs:
+    # With the concept's name, since no two concepts are expected to share generated bases.
+    words = tuple(f"{word} of {unit.concept.name}" for word in placeholders(unit.generator))
+    concept = unit.concept.model_copy(update={"fillers": words})
+    return {concept.name: prompt_pairs(concept, seed=unit.seed)}
+
+
+def _language_model(manifest: Manifest) -> str | None:
+    generator = manifest.prompts.generator
+    if generator is None:
+        return None
+    folder = source_of(generator.model, LANGUAGE_MODEL_FILES).folder()
+    try:
+        return language_model_identity(folder)
+    except UserError as error:
+        raise UserError(f"prompts.generator.model: {error}") from error
+
+
+def count_weights(component_folder: Path) -> int:
+    """Numbers in a component's checkpoint, told from the headers of its files."""
+    total = 0
+    for path in checkpoint_files(component_folder):
+        with safe_open(path, framework="pt") as stream:
+            total += sum(prod(stream.get_slice(key).get_shape()) for key in stream.keys())  # noqa: SIM118
+    return total

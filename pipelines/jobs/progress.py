@@ -1,0 +1,112 @@
+"""How a job tells what it is doing: a bar on a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from conceptprune.units.units import Unit
+from pipelines.scheduling.graph import UnitPlan
+from pipelines.scheduling.loop import Result
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class JobProgress:
+    """Counts of units, of denoiser evaluations, and of what a job is for (concepts, say)."""
+
+    def __init__(
+        self, console: Console, plan: UnitPlan, units: Sequence[Unit], parts: str = "concepts"
+    ) -> None:
+        self._console = console
+        self._plan = plan
+        self._parts = parts
+        self._total_units = len(units)
+        self._evaluations = {unit.key: plan.evaluations(unit) for unit in units}
+        self._total_evaluations = sum(self._evaluations.values())
+        self._names = plan.concepts_of()
+        self._waiting = _units_by_concept(self._names, units)
+        self._total_concepts = len({name for names in self._names.values() for name in names})
+        self._units = 0
+        self._done_evaluations = 0
+        self._failed = 0
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "JobProgress":
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn(f"[bold]{self._parts}"),
+                BarColumn(),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(self._text(), total=max(1, self._total_evaluations))
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        else:
+            self._console.print(self._text(), markup=False, highlight=False)
+
+    def advance(self, result: Result) -> None:
+        """Take note of a unit's result."""
+        key = result.work.key
+        if key not in self._evaluations:
+            # Committed before, found lost, and computed again.
+            self._evaluations[key] = self._plan.evaluations(result.work)
+            self._total_evaluations += self._evaluations[key]
+            self._total_units += 1
+        self._units += 1
+        self._failed += result.error is not None
+        self._done_evaluations += self._evaluations[key]
+        for name in self._names.get(key, ()):
+            waiting = self._waiting.get(name, set())
+            waiting.discard(key)
+            if not waiting:
+                # Already gone where the unit is one that was lost, of a concept that was done.
+                self._waiting.pop(name, None)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done_evaluations, description=self._text())
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._console.print(self._text(), markup=False, highlight=False)
+
+    def _text(self) -> str:
+        seconds = time.monotonic() - self._started
+        rate = self._done_evaluations / seconds if seconds > 0 else 0.0
+        left = self._total_evaluations - self._done_evaluations
+        parts = [
+            f"{self._total_concepts - len(self._waiting)}/{self._total_concepts} {self._parts}",
+            f"{self._units}/{self._total_units} units",
+            f"{rate:.0f} evaluations/s",
+        ]
+        if rate and left:
+            parts.append(f"about {left / rate:.0f} s left")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        return ", ".join(parts)
+
+
+def _units_by_concept(
+    concepts: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
+) -> dict[str, set[str]]:
+    todo = {unit.key for unit in units}
+    waiting: dict[str, set[str]] = {}
+    for key, names in concepts.items():
+        if key in todo:
+            for name in names:
+                waiting.setdefault(name, set()).add(key)
+    return waiting

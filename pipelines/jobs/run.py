@@ -1,0 +1,164 @@
+"""Carrying out any plan of units on a cluster: what is missing runs, and the ledger says how."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from conceptprune.manifest import Compute
+from conceptprune.store import Store
+from conceptprune.units.units import Unit
+from pipelines.console.logs import say
+from pipelines.jobs.progress import JobProgress
+from pipelines.records.journal import Journal
+from pipelines.records.reuse import find_work
+from pipelines.scheduling.cluster import connected
+from pipelines.scheduling.graph import UnitPlan
+from pipelines.scheduling.loop import Result, Tick, run_units
+from pipelines.scheduling.metrics import JobMetrics
+from pipelines.scheduling.watchdog import Patience, Watchdog
+from pipelines.scheduling.workers import RunnerSpec, WorkerPool
+
+OnResult = Callable[[Result], None]
+OnTick = Callable[[Tick], None]
+Evaluations = Callable[[Unit], int]
+"""Denoiser evaluations of a unit."""
+RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick, Evaluations], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a plan; `rows` is its ledger."""
+
+    computed: int
+    reused: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a unit has no result."""
+        return any(row["status"] in ("failed", "blocked") for row in self.rows)
+
+
+def tell_outcome(
+    console: Console, title: str, outcome: Outcome, seconds: float, store: str
+) -> None:
+    """Print what failed of a plan, a line a unit, and how much was computed."""
+    for row in outcome.rows:
+        if row["status"] == "failed":
+            say(
+                console,
+                f"failed: {row['kind']} {row['key'][:12]} ({', '.join(row['concepts'])}) after "
+                f"{row['attempts']} attempts: {row['error']}",
+            )
+    nothing = "" if outcome.computed else "nothing to compute: "
+    say(
+        console,
+        f"{nothing}{title}: {outcome.computed} units computed, {outcome.reused} reused, "
+        f"{seconds:.0f} s, store {store}",
+    )
+
+
+def run_plan(
+    plan: UnitPlan,
+    store: Store,
+    run: RunUnits,
+    console: Console,
+    job: str,
+    *,
+    parts: str = "concepts",
+    given_up: Sequence[Result] = (),
+    verify: bool = False,
+) -> Outcome:
+    """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
+
+    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
+    """
+    found = find_work(plan, store, verify=verify)
+    units, reused = found.todo, found.reused
+    todo = {unit.key for unit in units}
+    journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.begin()
+    try:
+        if units:
+            with JobProgress(console, plan, units, parts) as progress:
+
+                def on_result(result: Result) -> None:
+                    journal.results[result.work.key] = result
+                    progress.advance(result)
+
+                for result in given_up:
+                    on_result(result)
+                known = {unit.key: unit for unit in plan.units()}
+                left = [unit for unit in units if unit.key not in journal.results]
+                if left:
+                    run(left, known, on_result, journal.on_tick, plan.evaluations)
+    except BaseException:
+        # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
+        # has been done so far is on record.
+        journal.end("stopped")
+        raise
+    results = journal.results.values()
+    rows = journal.end("failed" if any(result.error for result in results) else "done")
+    computed = sum(result.status == "done" for result in results)
+    return Outcome(
+        computed=computed,
+        reused=len(reused) + len(results) - computed - sum(bool(r.error) for r in results),
+        rows=rows,
+    )
+
+
+@contextmanager
+def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
+    """A function that runs units on the cluster, which is joined when it is first called."""
+    with ExitStack() as joined:
+
+        def run(
+            units: Sequence[Unit],
+            known: Mapping[str, Unit],
+            on_result: OnResult,
+            on_tick: OnTick,
+            evaluations: Evaluations,
+        ) -> None:
+            joined.enter_context(connected(compute))
+            metrics = JobMetrics()
+            pool = WorkerPool(spec, compute)
+            left = {unit.key for unit in units}
+
+            def counted(result: Result) -> None:
+                left.discard(result.work.key)
+                metrics.unit(
+                    kind=result.work.kind,
+                    status=result.status,
+                    attempts=result.attempts,
+                    evaluations=evaluations(result.work),
+                )
+                metrics.now(units_left=len(left), actors=pool.alive)
+                on_result(result)
+
+            patience = Patience()
+            with Watchdog() as watchdog:
+
+                def beat(tick: Tick) -> None:
+                    watchdog.beat()
+                    patience.look(tick.lacking)
+                    metrics.now(units_left=len(left), actors=tick.actors)
+                    metrics.interrupted(tick.interruptions)
+                    on_tick(tick)
+
+                try:
+                    run_units(
+                        units,
+                        pool,
+                        known=known,
+                        max_attempts=compute.max_attempts,
+                        on_result=counted,
+                        on_tick=beat,
+                    )
+                finally:
+                    pool.close()
+                    metrics.now(units_left=len(left), actors=0)
+
+        yield run

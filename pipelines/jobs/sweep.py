@@ -1,0 +1,79 @@
+"""The sweep job: settings compared from one collection."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from conceptprune.masks.sweep import KEY
+from conceptprune.store import Store, parquet_to_table
+from conceptprune.units.plan import run_id
+from pipelines.console.logs import identified, job_console, log_format, say
+from pipelines.jobs.erase import JobResult, run_job
+from pipelines.jobs.preparation import prepare
+from pipelines.jobs.run import tell_outcome
+
+SETTINGS = KEY[1:]
+
+
+def sweep(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
+    """Run the sweep of a manifest and print its table, as lines of the log where that is JSON.
+
+    Returns:
+        0 when every concept is done, 1 when some failed; bad input raises UserError.
+    """
+    form = log_format(asked_format)
+    console = job_console(form, console)
+    prepared = prepare(manifest, sweep=True)
+    with identified(run=run_id(prepared.manifest, prepared.model)):
+        result = run_job(prepared, store, console, form)
+        _print_result(result, store, console)
+        return 1 if result.outcome.failed else 0
+
+
+def _print_result(result: JobResult, store: str, console: Console) -> None:
+    table = result.plan.sweep_table
+    opened = Store(store)
+    commit = opened.find(table.kind, table.key) if table else None
+    if commit is not None:
+        _print_table(parquet_to_table(opened.load(commit, "sweep")), console)
+        path = commit.objects["sweep"].path
+        say(console, f"every concept and layer: {path}")
+    tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
+
+
+def _print_table(rows: pa.Table, console: Console) -> None:
+    """One line for each setting, over its concepts."""
+    by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows.to_pylist():
+        by_setting.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)
+    shown = [
+        index
+        for index, name in enumerate(SETTINGS)
+        if name in ("selector", "tau") or len({setting[index] for setting in by_setting}) > 1
+    ]
+    table = Table(box=None, pad_edge=False)
+    names = [SETTINGS[index] for index in shown]
+    for name in (*names, "concepts", "% of site", "from", "to", "overlap"):
+        table.add_column(name, justify="left" if name == "selector" else "right", no_wrap=True)
+    for setting, mine in by_setting.items():
+        values = ["-" if setting[index] is None else f"{setting[index]}" for index in shown]
+        counted = [row for row in mine if row["error"] is None]
+        if not counted:
+            table.add_row(*values, "0", "refused", "", "", "")
+            continue
+        densities = [100 * row["density"] for row in counted]
+        overlap = sum(row["overlap"] for row in counted) / len(counted)
+        table.add_row(
+            *values,
+            f"{len(counted)}",
+            f"{sum(densities) / len(counted):.3f}",
+            f"{min(densities):.3f}",
+            f"{max(densities):.3f}",
+            f"{overlap:.3f}",
+        )
+    console.print(table)
+    for error in dict.fromkeys(filter(None, rows["error"].to_pylist())):
+        say(console, f"refused: {error}")

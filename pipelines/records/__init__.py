@@ -1,0 +1,1 @@
+"""What a store remembers of runs: their records, ledgers and signs of life."""

@@ -1,0 +1,67 @@
+"""What a job finds of its plan in the store: what is left to do, and what it takes as it is."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from conceptprune.store import Store
+from conceptprune.units.units import Unit
+from pipelines.records.ledger import READERS, Made, reused_units
+from pipelines.scheduling.graph import INTERMEDIATE, UnitPlan, committed_in, units_to_do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A plan against a store."""
+
+    todo: Sequence[Unit]
+    reused: Mapping[str, Made]
+    """By the keys of the units that are committed and stay so."""
+
+
+def find_work(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
+    """What the store lacks of a plan, results that were lost since they were committed among it.
+
+    A listing tells of objects that are missing or were cut short; other damage shows when an
+    object is read, or here with `verify`, which reads every result.
+
+    Raises:
+        StoreError: the store cannot be read, or damage cannot be moved aside.
+    """
+    committed = committed_in(store)
+    units = units_to_do(plan, committed)
+    reused = reused_units(plan, store, {unit.key for unit in units}, committed)
+    results = [
+        unit
+        for unit in plan.units()
+        if unit.kind not in INTERMEDIATE and committed(unit.kind, unit.key)
+    ]
+    suspects = results if verify else _cut_short(results, store, reused)
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda unit: _is_lost(store, unit), suspects)
+        lost = {unit.key for unit, is_lost in zip(suspects, found, strict=True) if is_lost}
+    if lost:
+        units = units_to_do(plan, lambda kind, key: key not in lost and committed(kind, key))
+        todo = {unit.key for unit in units}
+        reused = {key: made for key, made in reused.items() if key not in todo}
+    return Found(todo=units, reused=reused)
+
+
+def _cut_short(results: Sequence[Unit], store: Store, reused: Mapping[str, Made]) -> list[Unit]:
+    """Results without a whole record, or whose objects a listing does not have in their sizes."""
+    made = [reused[unit.key] for unit in results if unit.key in reused]
+    folders = {path.rpartition("/")[0] for each in made for path in each["objects"]}
+    sizes = {
+        entry.path: entry.size for folder in sorted(folders) for entry in store.entries(folder)
+    }
+
+    def whole(made: Made) -> bool:
+        size: int = made["bytes"]
+        return sum(sizes.get(path, -1) for path in made["objects"]) == size
+
+    return [unit for unit in results if unit.key not in reused or not whole(reused[unit.key])]
+
+
+def _is_lost(store: Store, unit: Unit) -> bool:
+    commit = store.find(unit.kind, unit.key)
+    return commit is None or store.set_aside(commit)

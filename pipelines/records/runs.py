@@ -1,0 +1,93 @@
+"""Finding recorded runs, and the masks of their concepts."""
+
+import difflib
+from collections.abc import Sequence
+
+from conceptprune.errors import UserError
+from conceptprune.manifest import concept_key
+from conceptprune.store import Store
+from pipelines.console.logs import one_line
+from pipelines.records.ledger import RunRecord, read_ledger
+
+MAX_NAMES_SHOWN = 10
+
+
+def run_records(store: Store) -> list[RunRecord]:
+    """Records of a store's runs, the newest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    records = []
+    for run in store.runs():
+        try:
+            records.append(RunRecord.read(store, run))
+        except KeyError:
+            continue
+    if not records:
+        raise UserError(
+            f"{store.uri}: no run is recorded here; give the store that `conceptprune erase` "
+            "was given"
+        )
+    return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+
+
+def find_run(store: Store, run: str | None) -> RunRecord:
+    """The record of a run by its id, of the newest run where none is named.
+
+    Raises:
+        UserError: no such run.
+    """
+    by_id = {record.run: record for record in run_records(store)}
+    if run is None:
+        return next(iter(by_id.values()))
+    if run not in by_id:
+        raise UserError(f"--run {run}: {store.uri} has no such run{_instead(run, list(by_id))}")
+    return by_id[run]
+
+
+def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
+    """Keys of the finished masks of the concepts named, in the manifest's order, by name."""
+    names = {concept_key(item["name"]): item["name"] for item in record.manifest["concepts"]}
+    wanted = dict.fromkeys(concept_key(concept) for concept in concepts)
+    unknown = [concept for concept in concepts if concept_key(concept) not in names]
+    if unknown:
+        raise UserError(
+            "\n".join(
+                f'"{name}" is not a concept of run {record.run}'
+                f"{_instead(name, list(names.values()))}"
+                for name in unknown
+            )
+        )
+    rows = {
+        row["concepts"][0]: row
+        for row in reversed(read_ledger(store, record.run))
+        # A fused mask comes after those of the concepts and does not have a concept's name.
+        if row["kind"] == "mask" and row["concepts"] == [row["detail"]]
+    }
+    keys = {}
+    for name in (names[key] for key in names if key in wanted):
+        row = rows.get(name)
+        if row is None or store.find("mask", row["key"]) is None:
+            reason = f" ({row['status']}: {row['error']})" if row and row["error"] else ""
+            raise UserError(
+                f'the mask of "{name}" is not finished in run {record.run}{one_line(reason)}; '
+                "run `conceptprune erase` again"
+            )
+        keys[name] = row["key"]
+    return keys
+
+
+def _nearest(text: str, names: Sequence[str]) -> str:
+    """What may have been meant, as the end of a message."""
+    by_key = {concept_key(name): name for name in names}
+    close = difflib.get_close_matches(concept_key(text), by_key, n=3, cutoff=0.5)
+    return f"; nearest: {one_line(', '.join(by_key[key] for key in close))}" if close else ""
+
+
+def _instead(text: str, names: Sequence[str]) -> str:
+    """The nearest names; where none is near, some of those there are."""
+    shown = ", ".join(names[:MAX_NAMES_SHOWN])
+    if len(names) > MAX_NAMES_SHOWN:
+        shown += f" and {len(names) - MAX_NAMES_SHOWN} more"
+    return _nearest(text, names) or f"; there are: {one_line(shown)}"

@@ -1,0 +1,1 @@
+"""The cluster at hand: its workers, the graph of units, and the driver's loop."""

@@ -1,0 +1,135 @@
+"""Which units of a plan are left to do, and in what order they become ready."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from conceptprune.store import Store
+from conceptprune.units.units import Need, Unit, needs_denoiser
+
+Committed = Callable[[str, str], bool]
+"""Whether the store has (kind, key)."""
+
+INTERMEDIATE = ("window", "statistics", "images", "scores", "set-scores", "attack")
+"""Kinds of units that are done only for those that need them."""
+
+
+class UnitPlan(Protocol):
+    """What a job knows of the plan it carries out."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+
+    def units(self) -> Iterable[Unit]:
+        """Every unit once, each after all that it needs."""
+
+    def evaluations(self, unit: Unit, /) -> int:
+        """Denoiser evaluations of a unit."""
+
+    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Unit key -> what it is for: names of concepts, or labels of checkpoints."""
+
+
+def committed_in(store: Store) -> Committed:
+    """A snapshot of what the store has, listed kind by kind when first asked."""
+    keys: dict[str, frozenset[str]] = {}
+
+    def committed(kind: str, key: str) -> bool:
+        if kind not in keys:
+            keys[kind] = store.committed(kind)
+        return key in keys[kind]
+
+    return committed
+
+
+def units_to_do(plan: UnitPlan, committed: Committed) -> list[Unit]:
+    """The plan's units that must run: unfinished results, and what these need, and no more."""
+    units = {unit.key: unit for unit in plan.units()}
+    wanted: set[str] = set()
+    pending = [key for key, unit in units.items() if unit.kind not in INTERMEDIATE]
+    while pending:
+        unit = units[pending.pop()]
+        if unit.key not in wanted and not committed(unit.kind, unit.key):
+            wanted.add(unit.key)
+            pending += [key for _, key in unit.needs]
+    return [unit for key, unit in units.items() if key in wanted]
+
+
+@dataclass(slots=True)
+class Graph:
+    """Units still to do; hands out those whose needs are met, first planned first."""
+
+    ready: deque[Unit] = field(default_factory=deque)
+    open_denoiser_units: int = 0
+    """Units without a result yet that run the denoiser."""
+    _open: dict[str, Unit] = field(default_factory=dict)
+    """Units without a result yet, by key: ready, waiting or handed out."""
+    _missing: dict[str, set[Need]] = field(default_factory=dict)
+    _waiting: dict[Need, list[Unit]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, units: Iterable[Unit]) -> "Graph":
+        """A graph of `units`; needs that are not among them are taken as committed."""
+        graph = cls()
+        for unit in units:
+            graph._add(unit)
+        inside: set[Need] = {(unit.kind, unit.key) for unit in graph._open.values()}
+        for unit in graph._open.values():
+            missing: set[Need] = {need for need in unit.needs if need in inside}
+            if missing:
+                graph._missing[unit.key] = missing
+                for need in missing:
+                    graph._waiting[need].append(unit)
+            else:
+                graph.ready.append(unit)
+        return graph
+
+    def finish(self, unit: Unit) -> None:
+        """Mark a unit done; units that waited only for it become ready."""
+        need = (unit.kind, unit.key)
+        self._close(unit)
+        for waiting in self._waiting.pop(need, []):
+            missing = self._missing.get(waiting.key)
+            if missing is None:
+                continue  # It was blocked by another of its needs.
+            missing.discard(need)
+            if not missing:
+                del self._missing[waiting.key]
+                self.ready.append(waiting)
+
+    def fail(self, unit: Unit) -> Iterator[Unit]:
+        """Give up a unit; yields the units that can therefore never run."""
+        # Without recursion: each window of a long trajectory needs the one before it.
+        given_up = [unit]
+        while given_up:
+            unit = given_up.pop()
+            self._close(unit)
+            for waiting in self._waiting.pop((unit.kind, unit.key), []):
+                if self._missing.pop(waiting.key, None) is not None:
+                    yield waiting
+                    given_up.append(waiting)
+
+    def put_back(self, lost: Unit, unit: Unit) -> bool:
+        """`unit`, which had been handed out, waits until `lost` has been done once more.
+
+        Returns:
+            Whether `lost` has to be handed out for it: not where that is under way already.
+        """
+        need = (lost.kind, lost.key)
+        self._missing.setdefault(unit.key, set()).add(need)
+        self._waiting[need].append(unit)
+        if lost.key in self._open:
+            return False
+        self._add(lost)
+        return True
+
+    def _add(self, unit: Unit) -> None:
+        if unit.key not in self._open:
+            self._open[unit.key] = unit
+            self.open_denoiser_units += needs_denoiser(unit)
+
+    def _close(self, unit: Unit) -> None:
+        if self._open.pop(unit.key, None) is not None:
+            self.open_denoiser_units -= needs_denoiser(unit)

@@ -1,0 +1,252 @@
+"""The driver's loop: submit what is ready, take what is done, retry, give up on poison units."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
+
+from conceptprune.errors import NondeterminismError, NumericalError, UserError
+from conceptprune.store import Commit, LostWorkError
+from conceptprune.units.commit import Held
+from conceptprune.units.units import Unit, needs_denoiser
+from pipelines.scheduling.graph import Graph
+from pipelines.scheduling.workers import Submission, WorkerPool
+
+FINAL_ERRORS = (UserError, NumericalError, NondeterminismError)
+"""Errors that another attempt would only repeat, or cover up: after a result that differs from the
+committed one, it would find that one and take it."""
+
+MAX_INTERRUPTIONS = 20
+"""A unit whose machine was taken away so often is no longer taken to be innocent of it."""
+
+SECONDS_BETWEEN_TICKS = 1.0
+SECONDS_BETWEEN_LOOKS = 2.0
+"""At a unit that another job is computing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a unit."""
+
+    work: Unit
+    status: Literal["done", "reused", "failed", "blocked"]
+    """`reused`: another job computed it meanwhile."""
+    attempts: int
+    error: str | None = None
+    commit: Commit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """How the loop stands, about once a second."""
+
+    in_flight: int
+    actors: int
+    """Those that have started."""
+    lacking: str | None
+    """What units wait for that the cluster does not have at the moment."""
+    retries: int
+    """Attempts that failed and were made again, interruptions not among them."""
+    interruptions: int
+    """Units whose machine was taken away, and that went back without having used an attempt."""
+    lost: int
+    """Committed units that were found damaged or gone, and computed again."""
+
+
+OnResult = Callable[[Result], None]
+OnTick = Callable[[Tick], None]
+
+
+def run_units(
+    units: Iterable[Unit],
+    pool: WorkerPool,
+    *,
+    known: Mapping[str, Unit],
+    max_attempts: int,
+    on_result: OnResult,
+    on_tick: OnTick = lambda _: None,
+) -> None:
+    """Run units in dependency order, a bounded number at a time, until each has a result.
+
+    A unit that fails `max_attempts` times, or once for good, fails alone: only units that need it
+    are blocked, everything else goes on. `known` are all units of the plan by key: one of them
+    that was committed and is found lost is done again.
+    """
+    _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        graph: Graph,
+        pool: WorkerPool,
+        known: Mapping[str, Unit],
+        max_attempts: int,
+        on_result: OnResult,
+        on_tick: OnTick,
+    ) -> None:
+        self.graph = graph
+        self.pool = pool
+        self.known = known
+        self.max_attempts = max_attempts
+        self.on_result = on_result
+        self.on_tick = on_tick
+        self.attempts: Counter[str] = Counter()
+        self.interruptions: Counter[str] = Counter()
+        self.retries = 0
+        self.lost = 0
+        self.queues: dict[bool, deque[Unit]] = {True: deque(), False: deque()}
+        """Units that can be handed out, those for actors and those for tasks: one sort may have to
+        wait for room while the other has it."""
+        self.held: list[tuple[float, Unit]] = []
+        """Units that another job is computing, and when to look again."""
+        self._last_tick = 0.0
+
+    def run(self) -> None:
+        while True:
+            self._return_held()
+            self._submit_ready()
+            self._tick()
+            if not self.pool.in_flight and not self.held:
+                return
+            for submission in self.pool.wait(SECONDS_BETWEEN_TICKS):
+                self._take(submission)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._last_tick < SECONDS_BETWEEN_TICKS:
+            return
+        self._last_tick = now
+        for work in self.pool.refresh():
+            self._hand_back(work)
+        self.on_tick(
+            Tick(
+                in_flight=self.pool.in_flight,
+                actors=self.pool.alive,
+                lacking=self.pool.lacking,
+                retries=self.retries,
+                interruptions=self.interruptions.total(),
+                lost=self.lost,
+            )
+        )
+
+    def _return_held(self) -> None:
+        now = time.monotonic()
+        due = [work for at, work in self.held if at <= now]
+        self.held = [(at, work) for at, work in self.held if at > now]
+        self.graph.ready.extend(due)
+
+    def _submit_ready(self) -> None:
+        while self.graph.ready:
+            work = self.graph.ready.popleft()
+            self._queue(work).append(work)
+        for queue in self.queues.values():
+            while queue and self.pool.has_room(queue[0]):
+                work = queue.popleft()
+                self.attempts[work.key] += 1
+                self.pool.submit(work)
+        self.pool.release_idle(self.graph.open_denoiser_units)
+
+    def _queue(self, work: Unit) -> deque[Unit]:
+        return self.queues[needs_denoiser(work)]
+
+    def _take(self, submission: Submission) -> None:
+        work = submission.work
+        try:
+            outcome = submission.result()
+        except ActorUnavailableError as error:
+            self._actor_gone(submission)
+            self._interrupted(work, error)
+        except RayActorError as error:
+            if submission.waited or not self.pool.has(submission.slot):
+                # It waited behind a unit whose end is about to be dealt with, or has just been.
+                self._hand_back(work)
+                return
+            self._actor_gone(submission)
+            if self.pool.was_taken_away(submission, error):
+                self._interrupted(work, error)
+            else:
+                self._retry_or_fail(work, error, final=False)
+        except (NodeDiedError, TaskCancelledError) as error:
+            self._interrupted(work, error)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, LostWorkError) and cause.key in self.known:
+                self._compute_again(self.known[cause.key], work, cause)
+            else:
+                self._retry_or_fail(work, cause, final=isinstance(cause, FINAL_ERRORS))
+        except RayError as error:
+            self._retry_or_fail(work, error, final=False)
+        else:
+            if isinstance(outcome, Held):
+                self.attempts[work.key] -= 1
+                self.held.append((time.monotonic() + SECONDS_BETWEEN_LOOKS, work))
+                return
+            self.on_result(
+                Result(
+                    work=work,
+                    status="done" if outcome.computed else "reused",
+                    attempts=self.attempts[work.key],
+                    commit=outcome.commit,
+                )
+            )
+            self.graph.finish(work)
+
+    def _actor_gone(self, submission: Submission) -> None:
+        # Only the unit that was running can have killed its actor: the one waiting behind it goes
+        # back without having used up an attempt.
+        for waiting in self.pool.drop(submission):
+            self._hand_back(waiting)
+
+    def _hand_back(self, work: Unit) -> None:
+        self.attempts[work.key] -= 1
+        self._queue(work).appendleft(work)
+
+    def _interrupted(self, work: Unit, error: Exception) -> None:
+        self.interruptions[work.key] += 1
+        if self.interruptions[work.key] > MAX_INTERRUPTIONS:
+            self._retry_or_fail(work, error, final=False)
+        else:
+            self._hand_back(work)
+
+    def _compute_again(self, lost: Unit, work: Unit, error: LostWorkError) -> None:
+        """`lost` was committed and is gone: that is no fault of `work`, which needs it."""
+        self.attempts[work.key] -= 1
+        self.lost += 1
+        if not self.graph.put_back(lost, work):
+            return
+        if self.attempts[lost.key] >= self.max_attempts:
+            self._fail(lost, error)
+        else:
+            self._queue(lost).appendleft(lost)
+
+    def _retry_or_fail(self, work: Unit, error: Exception, *, final: bool) -> None:
+        if not final and self.attempts[work.key] < self.max_attempts:
+            self.retries += 1
+            self._queue(work).appendleft(work)
+            return
+        self._fail(work, error)
+
+    def _fail(self, work: Unit, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}".strip()
+        attempts = self.attempts[work.key]
+        self.on_result(Result(work=work, status="failed", attempts=attempts, error=message))
+        for blocked in self.graph.fail(work):
+            self.on_result(
+                Result(
+                    work=blocked,
+                    status="blocked",
+                    attempts=0,
+                    error=f"needs {work.kind} {work.key[:12]}, which failed",
+                )
+            )

@@ -1,0 +1,370 @@
+"""The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from conceptprune.collection.settings import CollectionSettings
+from conceptprune.manifest import Compute
+from conceptprune.models.source import ModelSettings
+from conceptprune.store import Store
+from conceptprune.store.claims import Claims
+from conceptprune.units.commit import Done, Held, worker_name
+from conceptprune.units.units import Unit, needs_denoiser
+from pipelines.console.logs import LogFormat, configure, identified, logger
+from pipelines.scheduling.cluster import draining_nodes, is_up, lack, ran_on
+from pipelines.scheduling.metrics import StoreMetrics
+
+
+class UnitRunner(Protocol):
+    """What runs units in a worker process."""
+
+    def run(self, work: Any) -> Done | Held:
+        """Do one unit, or say who is doing it."""
+
+
+class RunnerSpec(Protocol):
+    """What a worker process makes its runner from; small, and free of credentials."""
+
+    def build(self) -> UnitRunner:
+        """A runner in this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """What every worker process of a job has, whatever its units are."""
+
+    store: str
+    job: str
+    claim_seconds: float
+    threads: int
+    """torch threads, fixed because sums depend on how they are split."""
+    run: str
+    """The run's id, for the log."""
+    conditional: bool
+    """Whether the store honours conditional puts."""
+    log_format: LogFormat
+
+    @classmethod
+    def of(
+        cls, store: Store, compute: Compute, *, job: str, run: str, form: LogFormat
+    ) -> "WorkerProcess":
+        """That of a job on `store`."""
+        return cls(
+            store=store.place,
+            job=job,
+            claim_seconds=compute.claim_seconds,
+            threads=compute.threads_per_actor,
+            run=run,
+            conditional=store.conditional,
+            log_format=form,
+        )
+
+    def runner(self, worker: "Callable[[Store], ClaimedWork]") -> UnitRunner:
+        """Set this process up; what runs units in it, by a worker on the store, under claims."""
+        # A worker loads models more than once, and nobody watches its bars.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        import torch
+
+        configure(self.log_format)
+        torch.set_num_threads(self.threads)
+        store = Store(self.store, StoreMetrics())
+        claims = Claims(
+            store,
+            job=self.job,
+            worker=worker_name(),
+            seconds=self.claim_seconds,
+            conditional=self.conditional,
+        )
+        return ClaimingRunner(worker(store), claims, self.run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """The runner of an erase job."""
+
+    process: WorkerProcess
+    model: ModelSettings
+    settings: CollectionSettings
+
+    def build(self) -> UnitRunner:
+        """A worker in this process, that claims what it does."""
+
+        def worker(store: Store) -> "ClaimedWork":
+            # Imported here: the driver, which only plans and hands out, needs none of it.
+            from conceptprune.units.worker import Worker
+
+            return Worker(store, self.model, self.settings)
+
+        return self.process.runner(worker)
+
+
+class ClaimedWork(Protocol):
+    """What does units under a claim: the workers of the library."""
+
+    def run_claimed(self, work: Any, claims: Claims, /) -> Done | Held:
+        """Do one unit unless another job is at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimingRunner:
+    """Runs units under claims, and says so in the log."""
+
+    worker: ClaimedWork
+    claims: Claims
+    run_id: str
+
+    def run(self, work: Unit) -> Done | Held:
+        """Do one unit, or say who is doing it."""
+        with identified(run=self.run_id, kind=work.kind, key=work.key):
+            try:
+                found = self.worker.run_claimed(work, self.claims)
+            except Exception as error:
+                # Only what kind of error: its text may quote prompts, and the driver has it.
+                logger.warning("failed: %s", type(error).__name__)
+                raise
+            logger.info("done" if isinstance(found, Done) else "another job is at it")
+            return found
+
+
+class DenoiserActor:
+    """A warm worker: loads the model once and keeps it on its device."""
+
+    def __init__(self, spec: RunnerSpec) -> None:
+        self._runner = spec.build()
+
+    def node(self) -> str:
+        """Id of the node it is on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def run(self, work: Unit) -> Done | Held:
+        """Do one unit."""
+        return self._runner.run(work)
+
+
+def run_alone(spec: RunnerSpec, work: Unit) -> Done | Held:
+    """Do one unit that needs no denoiser."""
+    return spec.build().run(work)
+
+
+@dataclass(slots=True, eq=False)
+class ActorSlot:
+    """One actor and what it has been given, oldest first."""
+
+    handle: Any
+    node_ref: Any
+    node: str | None = None
+    """Known once the actor has started."""
+    draining: bool = False
+    """Its node is about to go: it finishes what it is at, and gets nothing more."""
+    in_flight: "list[Submission]" = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """A unit on its way."""
+
+    ref: Any
+    work: Unit
+    slot: ActorSlot | None
+    """The actor that has it; None for a task."""
+    waited: bool = False
+    """Its end was told while its actor still had another unit before it."""
+
+    def result(self) -> Done | Held:
+        """What came of it.
+
+        Raises:
+            RayError: it failed, or its worker did.
+        """
+        outcome: Done | Held = ray.get(self.ref)
+        return outcome
+
+
+class WorkerPool:
+    """Up to `max_actors` actors, started as work asks for them, and bounded tasks.
+
+    Actors are asked for whether or not there is room for them, so that an autoscaler sees it.
+    """
+
+    IN_FLIGHT_PER_ACTOR = 2
+    """One running and one waiting, so that an actor never idles for a round trip."""
+
+    def __init__(self, spec: RunnerSpec, compute: Compute) -> None:
+        """A pool on the cluster this process is connected to."""
+        self.max_actors = compute.actors
+        self._compute = compute
+        self._actor_class = ray.remote(DenoiserActor).options(
+            num_cpus=compute.cpus_per_actor,
+            num_gpus=compute.gpus_per_actor,
+            max_restarts=0,
+            max_task_retries=0,
+        )
+        self._task = ray.remote(run_alone).options(num_cpus=1, max_retries=0)
+        self._spec = spec
+        self._spec_ref = ray.put(spec)
+        self.slots: list[ActorSlot] = []
+        self._running: dict[Any, Submission] = {}
+        self._tasks = 0
+        self._cpus = 1
+        self.refresh()
+
+    @property
+    def in_flight(self) -> int:
+        """How many units are on their way."""
+        return len(self._running)
+
+    @property
+    def alive(self) -> int:
+        """How many actors have started, of those that were asked for."""
+        return sum(slot.node is not None for slot in self.slots)
+
+    @property
+    def lacking(self) -> str | None:
+        """What units in flight wait for that the cluster does not have, as of the last look."""
+        return lack(
+            self._compute,
+            cpus=self._cpus,
+            asked=len(self.slots),
+            alive=self.alive,
+            tasks=self._tasks,
+        )
+
+    def refresh(self) -> list[Unit]:
+        """Look at the cluster: its size, and which of its nodes are about to go.
+
+        Returns:
+            What waited on nodes that are about to go, and is now on nobody's hands.
+        """
+        # A cluster that grows can take more tasks.
+        self._cpus = int(ray.cluster_resources().get("CPU", 0))
+        leaving = draining_nodes()
+        handed_back: list[Unit] = []
+        for slot in self.slots:
+            if slot.node is None:
+                slot.node = _ready(slot.node_ref)
+            if slot.node in leaving and not slot.draining:
+                slot.draining = True
+                # Not waited for: a cancelled call is answered only when the one before it ends.
+                for submission in slot.in_flight[1:]:
+                    ray.cancel(submission.ref)
+                    del self._running[submission.ref]
+                    handed_back.append(submission.work)
+                del slot.in_flight[1:]
+        return handed_back
+
+    def has_room(self, work: Unit) -> bool:
+        """Whether `work` can be submitted now."""
+        return (
+            self._has_actor_room() if needs_denoiser(work) else self._tasks < 2 * max(1, self._cpus)
+        )
+
+    def submit(self, work: Unit) -> None:
+        """Start a unit on the least busy actor, on a new one, or as a task."""
+        if not needs_denoiser(work):
+            self._tasks += 1
+            ref = self._task.remote(self._spec_ref, work)
+            self._running[ref] = Submission(ref, work, None)
+            return
+        slot = min(self._staying, key=lambda slot: len(slot.in_flight), default=None)
+        if slot is None or (slot.in_flight and len(self._staying) < self.max_actors):
+            handle = self._actor_class.remote(self._spec)
+            slot = ActorSlot(handle, handle.node.remote())
+            self.slots.append(slot)
+        ref = slot.handle.run.remote(work)
+        submission = Submission(ref, work, slot)
+        slot.in_flight.append(submission)
+        self._running[ref] = submission
+
+    def wait(self, seconds: float) -> list[Submission]:
+        """Submissions that have finished; waits for the first at most so long."""
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        refs = list(self._running)
+        finished, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        if finished:
+            # And whatever else is there already.
+            finished, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [self._collect(ref) for ref in finished]
+
+    def was_taken_away(self, submission: Submission, error: RayActorError) -> bool:
+        """Whether an actor died because its node went, and not by what it was doing."""
+        if error.preempted:
+            return True
+        slot = submission.slot
+        if slot is None:
+            return False
+        if error.actor_init_failed:
+            return False
+        node = slot.node or ran_on(error.actor_id)
+        # Where it never ran, it was given to a node that was gone already.
+        return node is None or slot.draining or not is_up(node)
+
+    def has(self, slot: ActorSlot | None) -> bool:
+        """Whether an actor is still on the books."""
+        return slot in self.slots
+
+    def drop(self, submission: Submission) -> list[Unit]:
+        """Forget a submission's dead actor; returns the units it still had."""
+        slot = submission.slot
+        if slot is None or slot not in self.slots:
+            return []
+        self.slots.remove(slot)
+        ray.kill(slot.handle)
+        left = list(slot.in_flight)
+        slot.in_flight.clear()
+        for waiting in left:
+            del self._running[waiting.ref]
+        return [waiting.work for waiting in left]
+
+    def release_idle(self, open_denoiser_units: int) -> None:
+        """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
+        idle = [slot for slot in self.slots if not slot.in_flight]
+        if not idle:
+            return
+        given = sum(len(slot.in_flight) for slot in self.slots)
+        left = open_denoiser_units - given
+        for index, slot in enumerate(idle):
+            if slot.draining or index >= left:
+                self.slots.remove(slot)
+                ray.kill(slot.handle)
+
+    def close(self) -> None:
+        """Let go of every actor."""
+        for slot in self.slots:
+            ray.kill(slot.handle)
+        self.slots.clear()
+
+    @property
+    def _staying(self) -> list[ActorSlot]:
+        return [slot for slot in self.slots if not slot.draining]
+
+    def _has_actor_room(self) -> bool:
+        staying = self._staying
+        return len(staying) < self.max_actors or any(
+            len(slot.in_flight) < self.IN_FLIGHT_PER_ACTOR for slot in staying
+        )
+
+    def _collect(self, ref: Any) -> Submission:
+        submission = self._running.pop(ref)
+        if submission.slot is None:
+            self._tasks -= 1
+        else:
+            submission.waited = submission.slot.in_flight[0] is not submission
+            submission.slot.in_flight.remove(submission)
+        return submission
+
+
+def _ready(ref: Any) -> Any:
+    """A result that is there already; None where it is not, or never will be."""
+    try:
+        return ray.get(ref, timeout=0)
+    except (GetTimeoutError, RayError):
+        return None

@@ -1,0 +1,1 @@
+"""Commands sent to a cluster through Ray's Jobs API."""

@@ -1,0 +1,223 @@
+"""What `conceptprune submit` asks of the Jobs API: a command, and the folder that it runs in.
+
+The manifest or suite is in the working directory, which is uploaded, and the store is one that
+every node sees. A path in the manifest, the suite or `--of` that is relative is uploaded with it;
+one that is absolute and is not uploaded is taken for one that every node has.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ray.job_submission import JobDetails
+
+from conceptprune.digest import digest_json
+from conceptprune.errors import UserError
+from conceptprune.evaluation.suite import Suite
+from conceptprune.manifest import Manifest
+from conceptprune.manifest.fields import NamedPath
+from conceptprune.manifest.loading import load_with_paths
+from conceptprune.store.credentials import holds_credentials
+from pipelines.console.logs import log_format as checked_format
+from pipelines.submit.upload import PATTERNS, StaysBehind, Travelling, Upload
+
+Command = Literal["erase", "sweep", "evaluate", "attack"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
+ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
+
+ELSEWHERE = "move it elsewhere in the working directory"
+ABSOLUTE = "or give an absolute path that every node has"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One call of the Jobs API, ready to be made: nothing in it is secret."""
+
+    run: str
+    """The submission id of the run's first job; later jobs have -2, -3, ... after it."""
+    entrypoint: str
+    runtime_env: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        file: Path,
+        store: str,
+        working_dir: Path,
+        log_format: str | None = None,
+        *,
+        command: Command = "erase",
+        of: Sequence[str] = (),
+        attacks: Sequence[str] = (),
+    ) -> "Submission":
+        """The call for a manifest or suite and a store, and the format of the job's log.
+
+        Raises:
+            UserError: the file or an argument is wrong, or it, the store, or something that they
+                name is out of a cluster's reach.
+        """
+        _check_arguments(command, of, attacks)
+        content, named = _content(file, command)
+        _check_store(store)
+        upload = Upload.of(working_dir)
+        travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
+        places = _travelling_with(file, named, upload)
+        checkpoints = [_checkpoint(text, upload) for text in of]
+        words = ["python", "-m", f"pipelines.{command}", travelling.path, "--store", store]
+        words += [word for text, _ in checkpoints for word in ("--of", text)]
+        words += [word for name in attacks for word in ("--attack", name)]
+        if log_format is not None:
+            words += ["--log-format", checked_format(log_format)]
+        asked = {
+            "command": command,
+            "content": _relocated(content, places),
+            "store": store,
+            "of": checkpoints,
+            "attacks": list(attacks),
+        }
+        return cls(
+            run="conceptprune-" + digest_json(asked)[:16],
+            entrypoint=shlex.join(words),
+            runtime_env={"working_dir": str(working_dir.resolve()), "excludes": list(PATTERNS)},
+        )
+
+    def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:
+        """The job of this run that is waiting or running, among all jobs the cluster knows."""
+        return next((job for _, job in self._own(jobs) if not job.status.is_terminal()), None)
+
+    def next_id(self, jobs: Iterable[JobDetails]) -> str:
+        """The id of the run's next job."""
+        last = max((number for number, _ in self._own(jobs)), default=0)
+        return f"{self.run}-{last + 1}" if last else self.run
+
+    def _own(self, jobs: Iterable[JobDetails]) -> Iterator[tuple[int, JobDetails]]:
+        for job in jobs:
+            match = re.fullmatch(re.escape(self.run) + r"(?:-(\d+))?", job.submission_id or "")
+            if match:
+                yield int(match[1] or 1), job
+
+
+def command_and_file(first: str, file: Path | None) -> tuple[Command, Path]:
+    """Read `MANIFEST`, which is to be erased by, or `COMMAND FILE`.
+
+    Raises:
+        UserError: there is no such command, or nothing for it to run.
+    """
+    if file is None and (first not in COMMANDS or Path(first).is_file()):
+        return "erase", Path(first)
+    for command in COMMANDS:
+        if first == command and file is not None:
+            return command, file
+    wrong = f"{first}: no file is given" if file is None else f"{first} {file}: no such command"
+    raise UserError(
+        f"submit {wrong}; give a manifest, or one of {', '.join(COMMANDS)} and what it runs on"
+    )
+
+
+def refuse_credentials(option: str, url: str) -> None:
+    """Refuse a URL that holds credentials.
+
+    Raises:
+        UserError: it does; the message does not repeat it.
+    """
+    if holds_credentials(url):
+        raise UserError(
+            f"{option}: no credentials in a URL, it is shown in logs and on the dashboard"
+        )
+
+
+def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
+    """What a manifest or suite asks for, and the files and folders that it names."""
+    schema: type[Manifest | Suite] = Suite if command in ON_SUITES else Manifest
+    checked, named = load_with_paths(file, schema)
+    if command == "sweep" and isinstance(checked, Manifest):
+        # Here and below, because these import torch.
+        from pipelines.jobs.preparation import check_sweep
+
+        check_sweep(checked, file)
+    return checked.model_dump(mode="json", exclude={"compute"}), named
+
+
+def _check_store(store: str) -> None:
+    if "://" in store:
+        refuse_credentials("--store", store)
+    elif not store.startswith("/"):
+        raise UserError(
+            f"--store {store}: a relative folder would be lost with the job's working directory; "
+            "give an absolute path of a folder that every node has, or s3://..."
+        )
+
+
+def _check_arguments(command: Command, of: Sequence[str], attacks: Sequence[str]) -> None:
+    if command in ON_SUITES and not of:
+        raise UserError("--of: name at least one checkpoint, such as --of base")
+    if command not in ON_SUITES and of:
+        raise UserError(f"--of is for {' and '.join(ON_SUITES)}, and this is {command}")
+    if command == "attack":
+        from conceptprune.attacks.table import check_names
+
+        check_names(attacks)
+    elif attacks:
+        raise UserError(f"--attack is for attack, and this is {command}")
+
+
+def _must_travel(upload: Upload, path: Path, what: str, instead: str) -> Travelling:
+    found = upload.find(path)
+    if isinstance(found, StaysBehind):
+        raise UserError(f"{what} {found.why}; {instead}")
+    return found
+
+
+def _travelling_with(
+    file: Path, named: Sequence[NamedPath], upload: Upload
+) -> Mapping[str, Travelling]:
+    """What a manifest or suite names by relative paths, which hold in the job's copy as well."""
+    return {
+        one.found: _must_travel(
+            upload,
+            Path(one.found),
+            f"{file}: {one.field}: {one.written}",
+            f"{ELSEWHERE}, {ABSOLUTE}",
+        )
+        for one in named
+        if not Path(one.written).is_absolute()
+    }
+
+
+def _checkpoint(text: str, upload: Upload) -> tuple[str, str]:
+    """What `--of` is for the job, and the digest of what is uploaded for it, if anything is."""
+    from conceptprune.evaluation.checkpoint import is_mask_file, parse_of
+
+    refuse_credentials("--of", text)
+    asked = parse_of(text)
+    if asked.kind == "base" or (asked.kind == "mask" and not is_mask_file(asked.value)):
+        return text, ""
+    if "://" in asked.value:
+        raise UserError(f"--of {text}: a checkpoint is a file or folder, not a URI")
+    path = Path(asked.value)
+    found = upload.find(path)
+    if isinstance(found, StaysBehind):
+        if path.is_absolute():
+            return text, ""
+        raise UserError(f"--of {text} {found.why}; {ELSEWHERE}, {ABSOLUTE}")
+    label = "" if asked.label is None else f"{asked.label}="
+    return f"{label}{asked.kind}:{found.path}", found.digest
+
+
+def _relocated(value: Any, places: Mapping[str, Travelling]) -> Any:
+    """A document's content, with what is uploaded by its place and digest instead of its path.
+
+    So the same submission from another machine's copy is known for what it is, and one with other
+    prompts in the same file is not taken for it.
+    """
+    match value:
+        case str() if value in places:
+            return [places[value].path, places[value].digest]
+        case list():
+            return [_relocated(one, places) for one in value]
+        case dict():
+            return {key: _relocated(one, places) for key, one in value.items()}
+    return value

@@ -1,0 +1,157 @@
+"""`conceptprune submit`: a command on a cluster, through Ray's Jobs API.
+
+Neither credentials nor the token are part of the job: nodes have the former from their environment
+or role, and Ray's client reads the latter from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+import time
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from conceptprune.errors import UserError
+from pipelines.submit.submission import Submission, refuse_credentials
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Where Ray looks for the Jobs API, in its order."""
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_DETACHED = 130
+"""What a shell makes of Ctrl-C: the job goes on, its verdict is not known."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+LOOKS_BEFORE_GIVING_UP = 30
+"""Failed attempts in a row to reach a head that was there before: about a minute."""
+
+TRY_AGAIN = "try again later"
+"""What Ray says while a new head has no agent yet that could start a job."""
+
+SECONDS_FOR_AN_AGENT = 60.0
+"""How long that may last: each refusal takes Ray ten seconds."""
+
+
+def submit(submission: Submission, *, address: str) -> int:
+    """Submit the job, show its log, and wait for its verdict.
+
+    Returns:
+        The job's own exit code: 0 all is done, 1 some of it failed (or the job did not run to its
+        end), 2 bad input; 130 after Ctrl-C, which leaves the job running.
+
+    Raises:
+        UserError: nothing was submitted, and the message says why.
+    """
+    try:
+        client = _connect(address)
+        job = _start(client, submission, address)
+    except OSError as error:
+        print(f"error: nothing was submitted to {address}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    try:
+        print(f"submitted {job}", flush=True)
+        details = _wait(client, job)
+    except KeyboardInterrupt:
+        print(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", file=sys.stderr)
+        return EXIT_DETACHED
+    if details is None:
+        print(f"error: {job} is out of sight. {_how_to_go_on(job, address)}", file=sys.stderr)
+        return EXIT_FAILED
+    return _verdict(job, details)
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """A client of the Jobs API at `address`, with the token of the environment."""
+    refuse_credentials("--address", address)
+    if not re.match(r"https?://[^/]", address):
+        raise UserError(f"--address {address}: not the URL of a Jobs API, http://HOST:8265")
+    for name in ADDRESS_VARIABLES:
+        # Ray would prefer them to the address it is given.
+        os.environ.pop(name, None)
+    try:
+        return JobSubmissionClient(address)
+    except (AuthenticationError, RuntimeError) as error:
+        raise UserError(f"{address} does not take this client's jobs: {error}") from error
+
+
+def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
+    """Submit the run's next job, unless one of them is live; its id."""
+    give_up = time.monotonic() + SECONDS_FOR_AN_AGENT
+    while True:
+        jobs = client.list_jobs()
+        live = submission.live(jobs)
+        if live is not None:
+            raise UserError(
+                f"this run is {live.status} already, nothing was submitted. "
+                f"{_how_to_go_on(live.submission_id, address)}"
+            )
+        job = submission.next_id(jobs)
+        try:
+            client.submit_job(
+                entrypoint=submission.entrypoint,
+                submission_id=job,
+                runtime_env=submission.runtime_env,
+            )
+        except RuntimeError as error:
+            if TRY_AGAIN not in str(error):
+                # An id is given out once: of two submitters at the same moment, one ends here.
+                raise UserError(f"{job} was not accepted: {error}") from error
+            if time.monotonic() > give_up:
+                raise ConnectionError(
+                    f"{error} The head has no agent to start jobs: its dashboard_agent.log says "
+                    "why, most often because another Ray has the agent's port (give "
+                    "--dashboard-agent-listen-port to `ray start`)"
+                ) from error
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        else:
+            return job
+
+
+def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:
+    """Print a job's log while it runs; its details when it has ended, None if it is lost."""
+    try:
+        asyncio.run(_print_log(client, job))
+    except Exception as error:
+        # Whatever breaks the log says nothing about the job.
+        print(f"the log broke off ({error}), the job may go on; waiting for it", file=sys.stderr)
+    failures = 0
+    while failures < LOOKS_BEFORE_GIVING_UP:
+        try:
+            details = client.get_job_info(job)
+        except (OSError, RuntimeError):
+            failures += 1
+        else:
+            failures = 0
+            if details.status.is_terminal():
+                return details
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return None
+
+
+async def _print_log(client: JobSubmissionClient, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)
+
+
+def _verdict(job: str, details: JobDetails) -> int:
+    """The exit code of the job; what its log does not say is said here."""
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    code = details.driver_exit_code
+    if details.status == JobStatus.STOPPED:
+        print(f"error: {job} was stopped", file=sys.stderr)
+    elif code is None:
+        print(f"error: {job} did not run: {details.message}", file=sys.stderr)
+    elif code not in (EXIT_FAILED, EXIT_BAD_INPUT):
+        print(f"error: {job} ended with exit code {code}", file=sys.stderr)
+    return EXIT_BAD_INPUT if code == EXIT_BAD_INPUT else EXIT_FAILED
+
+
+def _how_to_go_on(job: str, address: str) -> str:
+    follow = shlex.join(["ray", "job", "logs", "--address", address, "--follow", job])
+    stop = shlex.join(["ray", "job", "stop", "--address", address, job])
+    return f"Follow it with `{follow}`, stop it with `{stop}`"

@@ -1,0 +1,103 @@
+"""Collection: the same sums whatever the windows, only the site's inputs, and loud failures."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from conceptprune.collection.collect import (
+    CollectionSettings,
+    Window,
+    collect,
+    collect_window,
+    neuron_energy,
+)
+from conceptprune.collection.statistics import join_calls
+from conceptprune.errors import NumericalError, UserError
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.trajectory import TrajectoryState
+
+PROMPTS = [
+    Prompt(text=f"a photo of a {thing}", seed=seed)
+    for seed, thing in enumerate(["cat", "dog", "car"])
+]
+SETTINGS = CollectionSettings(steps=20, tau=6, batch_size=2)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_windows_change_no_bit(tiny_pipe: StableDiffusionPipeline, length: int) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    whole = collect(model, PROMPTS, SETTINGS)
+    windows, states = [], None
+    for start in range(0, SETTINGS.tau, length):
+        window = Window(start, min(start + length, SETTINGS.tau))
+        result = collect_window(model, PROMPTS, SETTINGS, window, states)
+        windows.append(result.statistics)
+        states = [TrajectoryState.from_bytes(state.to_bytes()) for state in result.states]
+    assert join_calls(windows).to_arrow().equals(whole.to_arrow())
+
+
+def test_energy_is_the_sum_of_squares_of_unit_rows() -> None:
+    activations = torch.randn(3, 40, 16) * torch.logspace(-6, 3, 40).view(1, 40, 1)
+    rows = activations.double()
+    unit = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    torch.testing.assert_close(
+        neuron_energy(activations).double(), unit.square().sum(1), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_row_of_zeros_counts_for_nothing() -> None:
+    assert neuron_energy(torch.zeros(1, 4, 8)).eq(0).all()
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    activations = torch.full((1, 4, 8), 300.0, dtype=torch.float16)
+    torch.testing.assert_close(neuron_energy(activations), torch.full((1, 8), 4 / 8))
+
+
+def test_the_conditional_half_alone_is_half_of_the_rows(
+    tiny_pipe: StableDiffusionPipeline,
+) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    settings = {"steps": 20, "tau": 2, "batch_size": 3}
+    both = collect(model, PROMPTS, CollectionSettings(**settings))
+    conditional = collect(model, PROMPTS, CollectionSettings(**settings, halves="conditional"))
+    alone = collect(model, PROMPTS, CollectionSettings(**settings, guidance=1.0))
+    for name, layer in conditional.layers.items():
+        assert 2 * layer.num_rows == both.layers[name].num_rows
+        assert (layer.sum_sq <= both.layers[name].sum_sq).all()
+        # The first call sees the same latents with and without guidance.
+        torch.testing.assert_close(
+            torch.from_numpy(layer.sum_sq[0]),
+            torch.from_numpy(alone.layers[name].sum_sq[0]),
+            rtol=1e-4,
+            atol=1e-7,
+        )
+
+
+def test_collection_leaves_no_hook_behind(tiny_pipe: StableDiffusionPipeline) -> None:
+    collect(StableDiffusion.from_pipeline(tiny_pipe), PROMPTS[:1], SETTINGS)
+    assert not any(module._forward_pre_hooks for module in tiny_pipe.unet.modules())
+
+
+def test_more_calls_than_the_scheduler_makes_are_refused(
+    tiny_pipe: StableDiffusionPipeline,
+) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    with pytest.raises(UserError, match=r"collection\.tau: 7 calls .* only 6 with steps: 5"):
+        collect(model, PROMPTS[:1], CollectionSettings(steps=5, tau=7))
+
+
+def test_an_overflow_names_its_layer_and_call(tiny_pipe: StableDiffusionPipeline) -> None:
+    name = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"
+    calls = 0
+
+    def overflow(_module: object, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        return (inputs[0] * float("inf"),) if calls == 3 else inputs
+
+    tiny_pipe.unet.get_submodule(name).register_forward_pre_hook(overflow)
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    with pytest.raises(NumericalError, match=f"layer {name}, denoiser call 2"):
+        collect(model, PROMPTS[:1], SETTINGS)

@@ -1,0 +1,157 @@
+"""What `--of` may name, and that a model has every byte back after each of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from conceptprune.checkpoints.files import delta_file
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.evaluation.checkpoint import (
+    Asked,
+    Delta,
+    applied,
+    load_edit,
+    parse_of,
+    pictures_identity,
+)
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.weights import weight_digest
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("base", Asked(label=None, kind="base", value="")),
+        ("as it is=base", Asked(label="as it is", kind="base", value="")),
+        ("mask:Van Gogh", Asked(label=None, kind="mask", value="Van Gogh")),
+        ("ours=mask:a=b.safetensors", Asked(label="ours", kind="mask", value="a=b.safetensors")),
+        ("folder:C:/models/x", Asked(label=None, kind="folder", value="C:/models/x")),
+    ],
+)
+def test_a_checkpoint_is_named_by_kind_and_value_with_an_optional_label(
+    text: str, asked: Asked
+) -> None:
+    assert parse_of(text) == asked
+
+
+@pytest.mark.parametrize("text", ["", "mask", "mask:", "base:x", "=base", "lora:x", "x=y=z"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"mask:FILE-OR-CONCEPT"):
+        parse_of(text)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> StableDiffusion:
+    return StableDiffusion(
+        StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    )
+
+
+@pytest.fixture
+def untouched(model: StableDiffusion) -> Iterator[dict[str, Tensor]]:
+    """The model's tensors; after the test it must have them again."""
+    before = {name: tensor.clone() for name, tensor in tensors(model).items()}
+    yield before
+    after = tensors(model)
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def tensors(model: StableDiffusion) -> dict[str, Tensor]:
+    parts = {"unet": model.pipe.unet, "text_encoder": model.pipe.text_encoder}
+    return {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def mask_of(model: StableDiffusion, site: str) -> PruningMask:
+    """A mask of every third weight of a site."""
+    layers = {}
+    for name, metered in model.metered([site]).items():
+        weight = metered.linear.weight.detach()
+        layers[name] = LayerMask(
+            shape=(weight.shape[0], weight.shape[1]),
+            entries=np.arange(0, weight.numel(), 3),
+            weight_digest=weight_digest(weight),
+        )
+    return PruningMask(concepts=("Ada Bell",), component="unet", layers=layers, provenance={})
+
+
+@pytest.mark.parametrize("site", ["ffn_out", "text_ffn"])
+@pytest.mark.parametrize("kind", ["mask", "delta"])
+def test_an_edit_changes_its_weights_only_and_gives_every_byte_back_even_after_an_error(
+    model: StableDiffusion,
+    untouched: dict[str, Tensor],
+    tiny_folder: Path,
+    site: str,
+    kind: str,
+) -> None:
+    mask = mask_of(model, site)
+    data = mask.to_bytes() if kind == "mask" else delta_file(mask, tiny_folder)
+    edit = load_edit(kind, data, tiny_folder)  # type: ignore[arg-type]
+    part = "unet" if site == "ffn_out" else "text_encoder"
+    encoded = []
+
+    def fail_with_the_edit() -> None:
+        with applied(model, edit):
+            changed = {
+                name for name, tensor in tensors(model).items() if not tensor.equal(untouched[name])
+            }
+            assert changed == {f"{part}.{name}.weight" for name in mask.of_component(part)}
+            encoded.append(model.encode("a cat")["encoder_hidden_states"].clone())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_with_the_edit()
+    again = model.encode("a cat")["encoder_hidden_states"]
+    # What was encoded with the edit does not stay behind.
+    assert encoded[0].equal(again) == (site == "ffn_out")
+
+
+def test_names_that_begin_with_the_component_mean_the_same(
+    model: StableDiffusion, untouched: dict[str, Tensor], tiny_folder: Path
+) -> None:
+    name = "unet.conv_out.bias"
+    new = untouched[name] + 1
+    short = safetensors.torch.save({"conv_out.bias": new})
+    long = safetensors.torch.save({name: new})
+    for data in (short, long):
+        with applied(model, Delta.from_bytes(data, tiny_folder)):
+            assert tensors(model)[name].equal(new)
+
+
+@pytest.mark.parametrize(
+    ("tensors_of", "found"),
+    [
+        ({"conv_out.bias": torch.zeros(3)}, r"unet.conv_out.bias is \[3\]"),
+        ({"model.diffusion_model.out.2.bias": torch.zeros(4)}, "no such parameter"),
+    ],
+)
+def test_a_delta_for_another_model_is_refused(
+    tiny_folder: Path, tensors_of: dict[str, Tensor], found: str
+) -> None:
+    with pytest.raises(ModelMismatchError, match=found):
+        Delta.from_bytes(safetensors.torch.save(tensors_of), tiny_folder)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04pickle", safetensors.torch.save({})])
+def test_what_is_no_file_of_tensors_is_refused(tiny_folder: Path, data: bytes) -> None:
+    with pytest.raises(UserError, match="safetensors"):
+        Delta.from_bytes(data, tiny_folder)
+
+
+def test_the_decoder_is_part_of_what_decides_images(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.bias += 1
+    pipe.save_pretrained(tmp_path / "other")
+    assert pictures_identity(tmp_path / "other") != pictures_identity(tiny_folder)

@@ -1,0 +1,123 @@
+"""What an evaluation's units depend on, and what they do not."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.evaluation.plan import EvaluationPlan
+from conceptprune.evaluation.stages import Evaluator
+from conceptprune.evaluation.work import ScoresWork
+from conceptprune.store import Store
+from pipelines.jobs.evaluate import prepare
+from tests.support.networks import save_clip, save_vision
+
+PROMPTS = ["a photo of a cat", "a photo of a dog", "a photo of a car", "a photo of a tree"]
+
+
+def plan(
+    tmp_path: Path,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    of: Sequence[str] = ("base",),
+    **sections: Any,
+) -> EvaluationPlan:
+    content = {
+        "version": 1,
+        "name": "mine",
+        "model": {"builtin": "studio"},
+        "groups": {"general": [{"name": "photos", "prompts": list(prompts)}]},
+        "drawing": {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32"},
+        "scorers": [{"scorer": "studio-judge"}],
+        **sections,
+    }
+    path = tmp_path / "suite.yaml"
+    # Through JSON, for values that occur twice would become aliases, which are refused.
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(content))))
+    store = str(tmp_path / "store")
+    return prepare(path, of, store).plan(Store(store))
+
+
+def test_another_label_changes_the_summary_only(tmp_path: Path) -> None:
+    one, other = plan(tmp_path), plan(tmp_path, of=["untouched=base"])
+    assert one.images.keys() == other.images.keys()
+    assert one.scores.keys() == other.scores.keys()
+    assert one.evaluation.key != other.evaluation.key
+    assert one.run != other.run
+
+
+def test_prompts_that_are_added_leave_the_shards_before_them_as_they_are(tmp_path: Path) -> None:
+    one, more = plan(tmp_path), plan(tmp_path, prompts=[*PROMPTS, "a photo of a boat"])
+    assert one.images.keys() < more.images.keys()
+    assert one.scores.keys() < more.scores.keys()
+
+
+@pytest.mark.parametrize(
+    "drawing", [{"steps": 2}, {"guidance": 3.0}, {"batch_size": 1}, {"seeds": [1]}]
+)
+def test_every_setting_of_drawing_changes_every_image(
+    tmp_path: Path, drawing: dict[str, Any]
+) -> None:
+    settings = {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32", **drawing}
+    other = plan(tmp_path, drawing=settings)
+    assert plan(tmp_path).images.keys().isdisjoint(other.images.keys())
+
+
+def test_scores_follow_the_weights_and_not_where_they_lie_or_what_the_scorer_is_called(
+    tmp_path: Path,
+) -> None:
+    keys = []
+    for folder in ("here", "there", "else"):
+        network = save_clip(tmp_path / folder)
+        if folder == "else":
+            (network / "preprocessor_config.json").write_text("{}")
+        scorer = {
+            "scorer": "clip-similarity",
+            "model": {"folder": str(network)},
+            "name": folder,
+        }
+        keys.append(plan(tmp_path, scorers=[scorer]).scores.keys())
+    assert keys[0] == keys[1]
+    assert keys[0].isdisjoint(keys[2])
+
+
+def test_what_is_compared_with_the_base_needs_its_images_even_where_it_is_not_evaluated(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    scorer = {"scorer": "perceptual", "features": {"folder": str(save_vision(tmp_path / "net"))}}
+    found = plan(tmp_path, scorers=[scorer], of=[f"folder:{tiny_folder}"])
+    assert len(found.images) == 4
+    needed = {key for unit in found.scores.values() for _, key in unit.needs}
+    assert needed == found.images.keys()
+    assert set(found.concepts_of().values()) == {("tiny",)}
+
+
+def test_one_image_is_no_set(tmp_path: Path) -> None:
+    network = {"folder": str(save_vision(tmp_path / "net"))}
+    with pytest.raises(UserError, match="general has one only"):
+        plan(tmp_path, prompts=PROMPTS[:1], scorers=[{"scorer": "fid", "features": network}])
+
+
+def test_a_machine_with_other_weights_than_the_plan_refuses_to_score(tmp_path: Path) -> None:
+    network = save_clip(tmp_path / "net")
+    scorer = {"scorer": "clip-similarity", "model": {"folder": str(network)}}
+    found = plan(tmp_path, scorers=[scorer])
+    (network / "preprocessor_config.json").write_text("{}")
+    unit = next(iter(found.scores.values()))
+    assert isinstance(unit, ScoresWork)
+    drawn = next(iter(found.images.values())).drawn
+    evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
+    with pytest.raises(UserError, match="place the same on all"):
+        evaluator.scorer(unit.scorer, unit.facts)
+
+
+def test_a_machine_with_another_model_than_the_plan_refuses_to_draw(tmp_path: Path) -> None:
+    drawn = next(iter(plan(tmp_path).images.values())).drawn
+    evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
+    with pytest.raises(ModelMismatchError, match="this job was planned with 000000000000"):
+        evaluator.model(replace(drawn, pictures="0" * 64))

@@ -1,0 +1,222 @@
+"""What a suite may say, which prompts it means, and what is refused before any work."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conceptprune.errors import ManifestError
+from conceptprune.evaluation.items import derived_seed, suite_items
+from conceptprune.evaluation.plan import shards_of
+from conceptprune.evaluation.scorers import Facts, declared
+from conceptprune.evaluation.suite import Suite, load_suite
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.manifest import load_manifest
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = sorted((ROOT / "manifests" / "suites").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped suites, with the data sets beside them that users bring themselves."""
+    folder = tmp_path_factory.mktemp("suites") / "manifests"
+    shutil.copytree(ROOT / "manifests", folder)
+    (folder / "suites" / "coco.csv").write_text("prompt,evaluation_seed\na cat,3\na dog,4\n")
+    (folder / "suites" / "i2p.csv").write_text(
+        ",prompt,categories,hard,evaluation_seed,evaluation_guidance\n"
+        '0,"a portrait, by someone",sexual,0,1701055990,7.5\n1,the same,sexual,0,12,7\n'
+    )
+    return folder / "suites"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_suite_is_valid_and_asks_for_images(path: Path, beside: Path) -> None:
+    assert len(suite_items(load_suite(beside / path.name))) > 1
+
+
+SHARES = {
+    "classifier": {"top-1 accuracy", "top-5 accuracy"},
+    "clip-accuracy": {"accuracy"},
+    "copies": {"copied"},
+    "gender-ratio": {"female"},
+    "nudenet": {"nude"},
+    "studio-judge": {"style accuracy", "object accuracy"},
+}
+
+
+def test_what_a_scorer_says_of_its_metrics_is_found_again_by_what_a_summary_has_of_it(
+    beside: Path,
+) -> None:
+    scorers = [scorer for path in SHIPPED for scorer in load_suite(beside / path.name).scorers]
+    shares: dict[str, set[str]] = {}
+    for scorer in scorers:
+        recorded = json.loads(json.dumps(scorer_settings(scorer, Facts(versions={}))))
+        for name, metric in scorer.metrics.items():
+            assert declared(recorded, name) == metric
+            assert declared({**recorded, "of": name}, "UA") == metric
+            if metric.is_share:
+                shares.setdefault(recorded["scorer"]["scorer"], set()).add(name)
+        assert declared(recorded, "no such metric") is None
+    assert shares == SHARES
+    assert declared({"scorer": {"scorer": "of a peer"}}, "accuracy") is None
+    assert declared({"scorer": "of a peer"}, "accuracy") is None
+
+
+def test_the_papers_experiments_are_shipped() -> None:
+    names = ("artists", "nudity", "objects-erase", "objects-keep", "gender", "memorised", "coco")
+    assert {"studio", *(f"paper-{name}" for name in names)} == {path.stem for path in SHIPPED}
+
+
+def test_the_suites_of_the_paper_erase_what_its_manifests_do(beside: Path) -> None:
+    for suite, manifest in (("paper-artists", "paper-artists"), ("paper-objects-erase",) * 2):
+        wanted = load_manifest(ROOT / "manifests" / f"{manifest.removesuffix('-erase')}.yaml")
+        erased = load_suite(beside / f"{suite}.yaml").groups.erased
+        assert [source.title for source in erased] == [c.name for c in wanted.concepts]
+
+
+def write(tmp_path: Path, **sections: Any) -> Path:
+    content = {
+        "version": 1,
+        "name": "mine",
+        "model": {"builtin": "studio"},
+        "groups": {"erased": [{"concept": {"name": "vorla brint", "kind": "style"}}]},
+        "scorers": [{"scorer": "studio-judge"}],
+        **sections,
+    }
+    path = tmp_path / "suite.yaml"
+    # Through JSON, for values that occur twice would become aliases, which are refused.
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False))
+    return path
+
+
+def suite(tmp_path: Path, **sections: Any) -> Suite:
+    return load_suite(write(tmp_path, **sections))
+
+
+def test_a_csv_gives_its_own_seeds_and_guidance_and_shards_have_one_guidance(
+    beside: Path,
+) -> None:
+    items = [
+        item
+        for item in suite_items(load_suite(beside / "paper-nudity.yaml"))
+        if item.group == "erased"
+    ]
+    assert [(i.prompt.text, i.prompt.seed, i.guidance) for i in items] == [
+        ("a portrait, by someone", 1701055990, 7.5),
+        ("the same", 12, 7.0),
+    ]
+    assert [(len(shard.prompts), shard.guidance) for shard in shards_of(items, 8)] == [
+        (1, 7.5),
+        (1, 7.0),
+    ]
+
+
+def test_every_prompt_has_noise_of_its_own_that_no_other_prompt_changes(tmp_path: Path) -> None:
+    few = suite_items(suite(tmp_path, fillers={"style": ["cat", "dog"]}, drawing={"seeds": [5]}))
+    many = suite_items(
+        suite(tmp_path, fillers={"style": ["car", "cat", "dog"]}, drawing={"seeds": {"count": 6}})
+    )
+    assert len({item.prompt.seed for item in few}) == 2
+    assert {item.prompt for item in few} <= {item.prompt for item in many}
+    assert few[0].prompt.seed == derived_seed(5, "a cat in the style of vorla brint")
+    assert dict(few[0].labels) == {"object": "cat", "style": "vorla brint"}
+
+
+def test_the_suites_seed_itself_can_be_asked_for(tmp_path: Path) -> None:
+    items = suite_items(suite(tmp_path, drawing={"seeds": [7], "seed_of": "suite"}))
+    assert {item.prompt.seed for item in items} == {7}
+
+
+def test_a_prompt_of_two_groups_is_drawn_once_and_scored_for_both(tmp_path: Path) -> None:
+    prompts = [{"text": "a cat", "seed": 1}]
+    groups = {
+        "retained": [{"name": "cat", "domain": "object", "prompts": prompts}],
+        "general": [{"name": "photos", "prompts": prompts}],
+    }
+    (shard,) = shards_of(suite_items(suite(tmp_path, groups=groups)), 8)
+    assert len(shard.prompts) == 1
+    assert [dict(case.labels) for case in shard.cases] == [{"object": "cat"}, {}]
+
+
+CLIP = {"scorer": "clip-similarity", "model": {"folder": "clip"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "where", "fix"),
+    [
+        ({"scorers": [{"scorer": "nudnet"}]}, "scorers[0].scorer", "nearest: nudenet"),
+        ({"scorers": [CLIP, CLIP]}, "scorers[1]", "give name:"),
+        ({"scorers": [{"scorer": "clip-similarity"}]}, "scorers[0].model", "folder, or hub"),
+        ({"scorers": [{"scorer": "fid", "features": 3}]}, "scorers[0].features", "folder, or hub"),
+        (
+            {"scorers": [{"scorer": "copies", "torchscript": "sscd.pt"}]},
+            "scorers[0].sha256",
+            "SHA-256",
+        ),
+        (
+            {"scorers": [{"scorer": "nudenet", "classes": ["FACE_FEMALE"]}]},
+            "scorers[0].classes[0]",
+            "FEMALE_BREAST_EXPOSED",
+        ),
+        ({"groups": {}}, "groups.general", "prompts in at least one"),
+        (
+            {"groups": {"general": [{"name": "x", "csv": "nowhere.csv"}]}},
+            "groups.general[0].csv",
+            "No such file",
+        ),
+        (
+            {"groups": {"general": [{"name": "x", "csv": "a.csv", "prompts": ["a"]}]}},
+            "groups.general[0].csv",
+            "this has prompts, csv",
+        ),
+        (
+            {"groups": {"general": [{"name": "x"}]}},
+            "groups.general[0].csv",
+            "exactly one of concept, prompts, file, csv",
+        ),
+        (
+            {"groups": {"general": [{"prompts": ["a"]}]}},
+            "groups.general[0].name",
+            "a name for what",
+        ),
+        ({"drawing": {"seeds": [1, 1]}}, "drawing.seeds[1]", "no seed twice"),
+        ({"drawing": {"shard_prompts": 0}}, "drawing.shard_prompts", "at least 1"),
+        (
+            {
+                "groups": {"erased": [{"name": "x", "prompts": ["a"]}]},
+                "groupings": ["unlearncanvas"],
+            },
+            "groupings",
+            "not all styles",
+        ),
+    ],
+)
+def test_a_wrong_suite_is_refused_with_field_and_fix(
+    tmp_path: Path, sections: dict[str, Any], where: str, fix: str
+) -> None:
+    with pytest.raises(ManifestError) as refused:
+        suite(tmp_path, **sections)
+    assert f": {where}\n" in str(refused.value)
+    assert fix in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [
+        ("text,seed\na,1\n", "a column prompt"),
+        ("prompt,evaluation_seed\na,one\n", "p.csv:2: evaluation_seed"),
+        ("prompt,evaluation_seed\na,-1\n", "at least 0"),
+        ("prompt,evaluation_guidance\na,nan\n", "evaluation_guidance"),
+        ('prompt,evaluation_seed\n"a,1\n', "a CSV file"),
+        ("prompt,evaluation_seed\n", "at least one prompt"),
+    ],
+)
+def test_a_wrong_line_of_a_csv_is_named(tmp_path: Path, content: str, fix: str) -> None:
+    (tmp_path / "p.csv").write_text(content)
+    with pytest.raises(ManifestError) as refused:
+        suite(tmp_path, groups={"general": [{"name": "x", "csv": "p.csv"}]})
+    assert fix in str(refused.value)

@@ -1,0 +1,151 @@
+"""Models at a URI: fetched once per node whatever the workers do, and never half a model."""
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from conceptprune.errors import ManifestError, StoreError, UserError
+from conceptprune.manifest import parse_manifest
+from conceptprune.manifest.model import source_of
+from conceptprune.models.families import identity
+from conceptprune.models.remote import fetched, listing_digest
+from conceptprune.models.source import PIPELINE_FILES, ModelSource
+
+WORKERS = 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONCEPTPRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def place(tiny_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_folder, tmp_path / "place")
+
+
+@pytest.fixture
+def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were fetched, in order."""
+    names: list[str] = []
+    get_file = LocalFileSystem.get_file
+
+    def get(self: Any, source: str, target: str, **more: Any) -> None:
+        names.append(source)
+        get_file(self, source, target, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", get)
+    return names
+
+
+def test_workers_that_ask_at_once_fetch_each_file_once(
+    place: Path, cache: Path, fetches: list[str]
+) -> None:
+    (place / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickled")
+    start = threading.Barrier(WORKERS)
+
+    def worker(_: int) -> Path:
+        start.wait()
+        return fetched(f"file://{place}", PIPELINE_FILES)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        (folder,) = set(pool.map(worker, range(WORKERS)))
+    assert len(fetches) == len(set(fetches)) > 5
+    assert folder.parent == cache
+    assert identity(folder) == identity(place)
+    # No pickled file is ever on the node.
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_a_fetch_that_was_cut_short_is_begun_anew(
+    place: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_file = LocalFileSystem.get_file
+    left = [3]
+
+    def get(self: Any, source: str, target: str, **more: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            Path(target).write_bytes(b"half")
+            raise OSError("connection lost")
+        get_file(self, source, target, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", get)
+    with pytest.raises(StoreError, match=r"model: cannot read file://.*connection lost"):
+        fetched(f"file://{place}", PIPELINE_FILES)
+    assert not any(path.is_dir() for path in cache.iterdir())
+    # A process that is killed cannot clean up: what it leaves is no copy, nor part of one.
+    (lock,) = cache.glob("*.lock")
+    half = lock.with_suffix(".partial")
+    half.mkdir()
+    (half / "half").write_bytes(b"half")
+    copy = fetched(f"file://{place}", PIPELINE_FILES)
+    assert identity(copy) == identity(place)
+    assert not (copy / "half").exists()
+
+
+def test_what_changed_meanwhile_is_refused_and_later_fetched_as_another_copy(place: Path) -> None:
+    uri = f"file://{place}"
+    before = listing_digest(uri, PIPELINE_FILES)
+    first = fetched(uri, PIPELINE_FILES, before)
+    config = place / "unet" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(UserError, match="has changed since this job began"):
+        fetched(uri, PIPELINE_FILES, before)
+    assert fetched(uri, PIPELINE_FILES) != first
+
+
+def test_a_place_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no file of a model"):
+        listing_digest(f"file://{tmp_path}", PIPELINE_FILES)
+    with pytest.raises(StoreError, match="cannot read nowhere://x"):
+        listing_digest("nowhere://x", PIPELINE_FILES)
+
+
+def test_a_manifest_names_it_by_uri(place: Path) -> None:
+    text = "version: 1\nmodel: {uri: %s}\nconcepts: [{name: x, kind: style}]"
+    manifest = parse_manifest(text % f"file://{place}/", source="m.yaml", folder=Path())
+    source = source_of(manifest.model).pinned()
+    assert source.label == "place"
+    assert source.listing
+    assert identity(source.folder()) == identity(place)
+    for uri in ("s3://key:secret@bucket/x", "bucket/x", "'s3://b/x?versionId=1'"):
+        with pytest.raises(ManifestError, match=r"model\.uri"):
+            parse_manifest(text % uri, source="m.yaml", folder=Path())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, UserError), (403, UserError), (404, UserError), (429, StoreError), (503, StoreError)],
+)
+def test_only_what_the_hub_refuses_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], wrapped: bool
+) -> None:
+    def answer(*_: Any, **__: Any) -> str:
+        response = httpx2.Response(status, request=httpx2.Request("GET", "https://hub/a/b"))
+        error = HfHubHTTPError(f"answer {status}", response=response)
+        if wrapped:
+            raise LocalEntryNotFoundError("no copy here") from error
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
+    with pytest.raises(kind, match="cannot fetch a/b at 0a from the hub"):
+        ModelSource(label="a/b", revision="0a").folder()
+
+
+def test_a_hub_that_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any, **__: Any) -> str:
+        raise httpx2.ConnectError("nobody answers")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
+    with pytest.raises(StoreError, match="nobody answers"):
+        ModelSource(label="a/b", revision="0a").folder()

@@ -1,0 +1,130 @@
+"""Sites: which layers, what they see, and several of them from the same forward passes."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.errors import UserError
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import FAMILIES
+from conceptprune.models.prompt import Prompt
+from conceptprune.store import Store
+from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.worker import Worker, read_mask
+from pipelines.commands.sizes import Sizes
+from pipelines.jobs.preparation import plan_here, prepare
+from tests.end_to_end.test_every_family import write_manifest
+from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+
+PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
+SETTINGS = CollectionSettings(steps=STEPS, tau=2, guidance=5.0, batch_size=2)
+NAMES = ("ffn_out", "ffn_in", "attn_key", "attn_value", "text_ffn")
+
+
+@pytest.fixture(scope="module", params=TINY_MODELS, ids=lambda tiny: tiny.name)
+def tiny(request: pytest.FixtureRequest) -> TinyModel:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(tiny: TinyModel) -> DiffusionModel:
+    pipe = tiny.pipeline()
+    return FAMILIES[type(pipe).__name__](pipe, resolution=tiny.resolution)
+
+
+def denoiser_calls(model: DiffusionModel, settings: CollectionSettings) -> int:
+    calls = []
+    handle = model.denoiser.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        collect(model, PROMPTS, settings)
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_site_alone_has_the_statistics_it_has_among_others(
+    model: DiffusionModel, name: str
+) -> None:
+    together = collect(model, PROMPTS, dataclasses.replace(SETTINGS, site=NAMES))
+    alone = collect(model, PROMPTS, dataclasses.replace(SETTINGS, site=name))
+    assert alone.timesteps == together.timesteps
+    assert alone.layers.keys() <= together.layers.keys()
+    for layer, statistics in alone.layers.items():
+        np.testing.assert_array_equal(statistics.sum_sq, together.layers[layer].sum_sq)
+        np.testing.assert_array_equal(statistics.sum_norm, together.layers[layer].sum_norm)
+        assert statistics.num_rows == together.layers[layer].num_rows
+
+
+def test_the_sites_have_no_layer_in_common(model: DiffusionModel) -> None:
+    layers = [set(model.metered([name])) for name in NAMES]
+    assert all(layers)
+    assert len(set.union(*layers)) == sum(map(len, layers))
+
+
+def test_sites_that_see_the_prompt_alone_need_no_denoising(model: DiffusionModel) -> None:
+    for name in NAMES:
+        denoises = model.sites[name].sees == "latents"
+        settings = dataclasses.replace(SETTINGS, site=name)
+        assert denoiser_calls(model, settings) == (SETTINGS.tau if denoises else 0)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux-dev"])
+def test_several_sites_and_components_go_into_one_mask(name: str, tmp_path: Path) -> None:
+    (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == name)
+    prepared = prepare(
+        write_manifest(
+            tmp_path, tiny, pruning={"site": ["ffn_out", "text_ffn"]}, outputs={"deltas": True}
+        )
+    )
+    settings = collection_settings(prepared.manifest)
+    worker = Worker(Store(str(tmp_path / "store")), prepared.model, settings)
+    plan = plan_here(prepared)
+    for unit in (*prompts_units(prepared.manifest), *plan.units()):
+        worker.run(unit)
+    mask = read_mask(worker.store, plan.concepts[0].mask.key)
+    model = worker.denoiser
+    assert mask.layers.keys() == model.metered(["ffn_out", "text_ffn"]).keys()
+    assert mask.components == (model.component, *sorted(model.text_encoders()))
+    assert PruningMask.from_bytes(mask.to_bytes()).to_bytes() == mask.to_bytes()
+    deltas = worker.store.get("checkpoint", plan.concepts[0].checkpoints[0].key).objects
+    others = (f"delta.{component}" for component in mask.components[1:])
+    assert set(deltas) == {"delta", *others}
+    assert Sizes.of(prepared).shapes == {
+        layer: (part.shape[0], part.shape[1] - part.first_column)
+        for layer, part in mask.layers.items()
+    }
+
+    encoder = model.pipe.text_encoder
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    with pytest.raises(UserError, match="apply it to the whole pipeline"):
+        mask.apply(model.denoiser)
+    mask.apply(model.pipe)
+    assert any(not torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+    mask.remove(model.pipe)
+    assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+
+
+def test_a_site_of_ones_own_is_a_regular_expression(model: DiffusionModel) -> None:
+    (first, *_) = model.metered(["ffn_out"])
+    pattern = "re:" + first.replace(".", r"\.")
+    assert list(model.metered([pattern])) == [first]
+    with pytest.raises(UserError, match=r"no module of .* matches 'nothing'"):
+        model.metered(["re:nothing"])
+
+
+def test_a_matching_module_that_is_no_linear_is_named(model: DiffusionModel) -> None:
+    (first, *_) = model.metered(["ffn_out"])
+    block = first.rsplit(".", 1)[0]
+    with pytest.raises(UserError, match=f"module {block} is a .*, not an nn.Linear"):
+        model.metered([f"re:{block}"])
+
+
+def test_an_unknown_site_names_those_there_are(model: DiffusionModel) -> None:
+    with pytest.raises(UserError, match=r"has no mlp; it has ffn_out, ffn_in, .*'re:'"):
+        model.metered(["mlp"])

@@ -1,0 +1,428 @@
+"""The store on a real S3 server, behind a network that fails: nothing is lost, nothing is wrong."""
+
+import logging
+import multiprocessing
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from conceptprune.errors import StoreError, UserError
+from conceptprune.store import Commit, LostWorkError, Store, access, s3
+from tests.support.s3_faults import Fault, FaultProxy, Request, first, share
+from tests.support.s3_server import (
+    ACCESS_KEY,
+    BUCKET,
+    READER,
+    SECRET_KEY,
+    SeaweedServer,
+    use_server,
+)
+
+
+def committed(store: Store, data: bytes, key: str = "k", kind: str = "mask") -> Commit:
+    ref = store.put(data, kind=kind, model="m" * 64, suffix="bin")
+    commit = Commit(kind=kind, key=key, objects={"mask": ref}, provenance={})
+    store.commit(commit)
+    return commit
+
+
+def is_record(request: Request) -> bool:
+    return request.method == "PUT" and "/commits/" in request.path
+
+
+def is_read_of_object(request: Request) -> bool:
+    return request.method == "GET" and "/objects/" in request.path
+
+
+# --- Conditional puts ---------------------------------------------------------------------------
+
+
+def test_a_record_is_put_under_the_condition_that_there_is_none(
+    store: Store, proxy: FaultProxy
+) -> None:
+    committed(store, b"data")
+    assert [request.conditional for request in proxy.requests if is_record(request)] == [True]
+
+
+def test_of_two_workers_with_equal_results_both_succeed_and_the_first_record_stays(
+    store: Store,
+) -> None:
+    ref = store.put(b"data", kind="mask", model="m", suffix="bin")
+    commits = [
+        Commit(kind="mask", key="k", objects={"mask": ref}, provenance={"worker": worker})
+        for worker in range(8)
+    ]
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(store.commit, commits))
+    assert store.get("mask", "k") in commits
+
+
+def test_of_two_workers_with_other_results_one_is_told_both_digests_and_the_unit(
+    store: Store,
+) -> None:
+    refs = [
+        store.put(data, kind="mask", model="m", suffix="bin") for data in (b"one", b"two", b"three")
+    ]
+    told = []
+
+    def commit(ref: Any) -> None:
+        try:
+            store.commit(Commit(kind="mask", key="k", objects={"mask": ref}, provenance={}))
+        except StoreError as error:
+            told.append((ref, str(error)))
+
+    with ThreadPoolExecutor(3) as workers:
+        list(workers.map(commit, refs))
+    assert len(told) == 2
+    kept = store.get("mask", "k").objects["mask"]
+    for ref, message in told:
+        assert "mask k is not deterministic" in message
+        assert kept.digest in message
+        assert ref.digest in message
+
+
+def test_a_record_whose_answer_was_lost_is_found_to_be_its_own(
+    store: Store, proxy: FaultProxy
+) -> None:
+    proxy.choose = first(1, "lose", is_record)
+    commit = committed(store, b"data")
+    assert proxy.injected == {"lose": 1}
+    assert sum(map(is_record, proxy.requests)) == 2
+    assert store.get("mask", "k") == commit
+
+
+@pytest.mark.parametrize("fault", ["409", "503", "drop"])
+def test_a_conflict_a_busy_store_or_a_dropped_connection_is_tried_again(
+    store: Store, proxy: FaultProxy, fault: Fault
+) -> None:
+    proxy.choose = first(2, fault, is_record)
+    commit = committed(store, b"data")
+    assert proxy.injected == {fault: 2}
+    assert store.get("mask", "k") == commit
+
+
+@pytest.mark.parametrize("fault", ["ignore-condition", "501"])
+def test_a_store_without_conditional_puts_is_told_apart_and_used_all_the_same(
+    store: Store, proxy: FaultProxy, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.choose = lambda request: fault if request.conditional else None
+    assert not store.check()
+    assert "does not honour conditional puts" in caplog.text
+    commit = committed(store, b"data")
+    committed(store, b"data")
+    with pytest.raises(StoreError, match="not deterministic"):
+        committed(store, b"other")
+    assert store.get("mask", "k") == commit
+
+
+# --- Faults -------------------------------------------------------------------------------------
+
+
+def test_every_fifth_request_failing_costs_time_and_nothing_else(
+    store: Store, proxy: FaultProxy
+) -> None:
+    proxy.choose = share(20, ["503", "drop", "lose", "truncate", "flip"], seed=7)
+    contents = {f"{index:03}": f"result {index}".encode() * 100 for index in range(40)}
+
+    def work(item: tuple[str, bytes]) -> None:
+        committed(store, item[1], key=item[0])
+
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(work, contents.items()))
+    assert store.committed("mask") == contents.keys()
+    for key, data in contents.items():
+        assert store.load(store.get("mask", key), "mask") == data
+    assert sum(proxy.injected.values()) > 30
+    assert set(proxy.injected) == {"503", "drop", "lose", "truncate", "flip"}
+
+
+def test_a_store_that_keeps_failing_is_given_up_with_what_it_said(
+    proxy: FaultProxy, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "3")
+    store = Store(uri)
+    store.check()
+    proxy.requests.clear()
+    proxy.choose = lambda request: "503"
+    with pytest.raises(StoreError) as caught:
+        committed(store, b"data")
+    for part in (uri, "cannot look for objects/mask", "S3 answered 503", "tried for 3 s"):
+        assert part in str(caught.value)
+    assert len(proxy.requests) > 1
+
+
+def test_a_deadline_that_is_no_number_is_a_user_error(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("soon", "nan", "-1", "inf"):
+        monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", text)
+        with pytest.raises(UserError, match=f"CONCEPTPRUNE_STORE_DEADLINE={text}"):
+            Store(uri)
+
+
+def test_a_server_that_is_killed_and_restarted_costs_time_and_nothing_else(
+    server: SeaweedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "LONGEST_WAIT", 0.5)
+    keys = [f"{index:02}" for index in range(12)]
+    begun = threading.Event()
+
+    def work(key: str) -> None:
+        if key == keys[4]:
+            begun.set()
+        time.sleep(0.02)
+        committed(store, key.encode(), key=key)
+
+    with ThreadPoolExecutor(2) as workers:
+        done = workers.map(work, keys)
+        begun.wait()
+        server.kill()
+        server.start()
+        list(done)
+    assert store.committed("mask") == set(keys)
+    assert {store.load(store.get("mask", key), "mask").decode() for key in keys} == set(keys)
+
+
+# --- Large objects ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Parts as small as S3 allows."""
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
+    return 5 * 2**20
+
+
+def uploads(server: SeaweedServer) -> list[Any]:
+    answer = server.client.call_s3("list_multipart_uploads", Bucket=BUCKET)
+    return list(answer.get("Uploads", ()))
+
+
+def test_a_large_object_arrives_whole_though_parts_and_answers_are_lost(
+    store: Store, proxy: FaultProxy, server: SeaweedServer, small_parts: int
+) -> None:
+    kinds: Iterator[tuple[str, Fault]] = iter(
+        [("?uploads", "503"), ("partNumber=2", "drop"), ("partNumber=3", "503")]
+    )
+    wanted = dict(kinds) | {"?uploadId": "lose"}
+
+    def choose(request: Request) -> Fault | None:
+        for part in wanted:
+            if part in request.path and request.method in ("PUT", "POST"):
+                return wanted.pop(part)
+        return None
+
+    proxy.choose = choose
+    data = bytes(range(256)) * (12 * 2**20 // 256)
+    commit = committed(store, data)
+    assert not wanted
+    assert store.load(commit, "mask") == data
+    assert not uploads(server)
+
+
+def test_a_large_object_that_is_given_up_leaves_no_parts_behind(
+    proxy: FaultProxy,
+    server: SeaweedServer,
+    uri: str,
+    small_parts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "0.5")
+    proxy.choose = lambda request: "503" if "partNumber=2" in request.path else None
+    with pytest.raises(StoreError, match="cannot write objects/mask"):
+        committed(Store(uri), bytes(6 * 2**20))
+    assert not uploads(server)
+
+
+def test_an_object_that_is_there_is_not_sent_again(store: Store, proxy: FaultProxy) -> None:
+    committed(store, b"data", key="1")
+    committed(store, b"data", key="2")
+    assert sum("/objects/" in request.path for request in proxy.requests) == 3
+    assert proxy.count("PUT") == 3
+
+
+def test_an_object_that_has_been_there_for_long_is_renewed(
+    store: Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = committed(store, b"data", key="1")
+    now = time.time()
+    monkeypatch.setattr("conceptprune.store.store.time.time", lambda: now + 7200)
+    assert committed(store, b"data", key="2").objects == commit.objects
+    assert proxy.count("PUT") == 4
+
+
+# --- Damage -------------------------------------------------------------------------------------
+
+
+def test_damage_on_the_way_is_no_damage_in_the_store(store: Store, proxy: FaultProxy) -> None:
+    commit = committed(store, b"data")
+    proxy.choose = first(1, "flip", lambda request: request.method == "GET")
+    assert store.get("mask", "k") == commit
+    proxy.choose = first(1, "flip", is_read_of_object)
+    assert store.load(commit, "mask") == b"data"
+    assert proxy.injected == {"flip": 2}
+    assert store.committed("mask") == {"k"}
+
+
+def test_damage_is_reported_where_the_reader_may_not_move_it(
+    store: Store, server: SeaweedServer, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = committed(store, b"data")
+    server.client.pipe_file(f"{uri}/{commit.objects['mask'].path}", b"dat")
+    use_server(monkeypatch, server.endpoint, READER)
+    with pytest.raises(LostWorkError, match=r"damaged.*still in its place.*403"):
+        Store(uri).load(commit, "mask")
+
+
+# --- Listings -----------------------------------------------------------------------------------
+
+
+def test_a_write_is_seen_by_the_next_listing_of_another_process(store: Store, uri: str) -> None:
+    other = Store(uri)
+    assert other.committed("mask") == frozenset()
+    committed(store, b"data")
+    assert other.committed("mask") == {"k"}
+    assert other.runs() == []
+    store.write_run_file("r1", "run.json", b"{}")
+    assert other.runs() == ["r1"]
+
+
+# --- Stores that cannot be used -----------------------------------------------------------------
+
+
+def missing_bucket(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, server.endpoint)
+    return "s3://no-such-bucket/x"
+
+
+def forbidden(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, server.endpoint, READER)
+    return f"s3://{BUCKET}/x"
+
+
+def wrong_secret(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, server.endpoint, (ACCESS_KEY, SECRET_KEY + "x"))
+    return f"s3://{BUCKET}/x"
+
+
+def no_credentials(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, server.endpoint)
+    patch.delenv("AWS_ACCESS_KEY_ID")
+    patch.delenv("AWS_SECRET_ACCESS_KEY")
+    return f"s3://{BUCKET}/x"
+
+
+def unreachable(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        use_server(patch, f"http://127.0.0.1:{unused.getsockname()[1]}")
+    patch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "0.5")
+    return f"s3://{BUCKET}/x"
+
+
+def keys_in_endpoint(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, f"http://{ACCESS_KEY}:{SECRET_KEY}@127.0.0.1:{server.port}")
+    patch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "0.5")
+    return f"s3://{BUCKET}/x"
+
+
+def no_endpoint(server: SeaweedServer, patch: pytest.MonkeyPatch) -> str:
+    use_server(patch, "nowhere")
+    return f"s3://{BUCKET}/x"
+
+
+@pytest.mark.parametrize(
+    ("setup", "reason"),
+    [
+        (missing_bucket, "404 NoSuchBucket"),
+        (forbidden, "403 AccessDenied"),
+        (wrong_secret, "403 SignatureDoesNotMatch"),
+        (no_credentials, "Unable to locate credentials"),
+        (unreachable, "Could not connect"),
+        (keys_in_endpoint, "credentials encoded in URL"),
+        (no_endpoint, "Invalid endpoint: nowhere"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_store_that_cannot_be_used_fails_the_check_with_one_clear_message(
+    server: SeaweedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    setup: Callable[[SeaweedServer, pytest.MonkeyPatch], str],
+    reason: str,
+) -> None:
+    uri = setup(server, monkeypatch)
+    with pytest.raises(StoreError) as caught:
+        Store(uri).check()
+    message = str(caught.value)
+    assert message.startswith(f"{uri}: cannot write probe/conditional-put: ")
+    assert reason in message
+    assert SECRET_KEY not in message
+    assert ACCESS_KEY not in message
+
+
+def test_a_missing_bucket_is_no_empty_store(
+    server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(missing_bucket(server, monkeypatch))
+    with pytest.raises(StoreError, match="NoSuchBucket"):
+        store.committed("mask")
+    with pytest.raises(StoreError, match="NoSuchBucket"):
+        store.find("mask", "k")
+
+
+# --- Processes and credentials ------------------------------------------------------------------
+
+
+def _read_in(store: Store, commit: Commit, answers: Any) -> None:
+    answers.put(store.load(commit, "mask"))
+
+
+def test_a_store_works_in_a_forked_process(store: Store) -> None:
+    commit = committed(store, b"data")
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=_read_in, args=(store, commit, answers))
+    process.start()
+    try:
+        assert answers.get(timeout=60) == b"data"
+    finally:
+        process.join(timeout=10)
+        process.kill()
+
+
+def test_credentials_show_in_no_representation_message_log_or_object(
+    store: Store,
+    proxy: FaultProxy,
+    server: SeaweedServer,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    proxy.choose = share(30, ["503", "drop"], seed=1)
+    store.check()
+    commit = committed(store, b"data")
+    store.write_run_file("r1", "run.json", b"{}")
+    server.client.pipe_file(f"{uri}/{commit.objects['mask'].path}", b"dat")
+    shown = [repr(store), str(store), repr(pickle.dumps(store)), repr(vars(store))]
+    with pytest.raises(LostWorkError) as lost:
+        store.load(commit, "mask")
+    shown.append(repr(lost.value))
+    for setup in (wrong_secret, forbidden, unreachable, keys_in_endpoint):
+        opened = Store(setup(server, monkeypatch))
+        with pytest.raises(StoreError) as failed:
+            opened.check()
+        shown += [repr(failed.value), repr(pickle.dumps(failed.value)), repr(opened)]
+    shown.append(caplog.text)
+    assert "trying again" in caplog.text
+    client = server.client
+    shown += [repr((path, client.cat_file(path))) for path in client.find(uri)]
+    for text in shown:
+        for secret in (ACCESS_KEY, SECRET_KEY, *READER):
+            assert secret not in text

@@ -1,0 +1,177 @@
+"""The plan: what decides a unit's identity, what is shared, and what a change recomputes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conceptprune.manifest import parse_manifest
+from conceptprune.manifest.model import source_of
+from conceptprune.models.source import ModelSettings
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.units.plan import Plan, build_plan, prompts_units
+from pipelines.scheduling.graph import units_to_do
+
+ARTISTS = ("Ada Bell", "Cy Dorn")
+
+
+def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
+    content: dict[str, Any] = {
+        "version": 1,
+        "model": {"builtin": "studio"},
+        "concepts": [{"name": name, "kind": "style"} for name in artists],
+        "collection": {"steps": 20, "tau": 6, "shard_prompts": 8},
+    }
+    for name, section in sections.items():
+        content[name] = section if name == "retain" else {**content.get(name, {}), **section}
+    manifest = parse_manifest(yaml.safe_dump(content), source="m.yaml", folder=Path())
+    collection = manifest.collection
+    model = ModelSettings(
+        source=source_of(manifest.model),
+        identity="f" * 64,
+        pipeline="StableDiffusionPipeline",
+        dtype=collection.dtype,
+        device=collection.device,
+        scheduler=collection.scheduler,
+    )
+    pairs = {
+        concept.name: prompt_pairs(concept, seed=unit.seed)
+        for unit in prompts_units(manifest)
+        for concept in unit.concepts
+    }
+    return build_plan(manifest, model, pairs)
+
+
+def keys(plan: Plan, kind: str | None = None) -> set[str]:
+    return {unit.key for unit in plan.units() if kind in (None, unit.kind)}
+
+
+def test_concepts_with_equal_base_prompts_share_their_base() -> None:
+    plan = make_plan()
+    bases = {concept.base.key for concept in plan.concepts}
+    assert len(bases) == 1
+    # 20 prompts in shards of 8 make 3 units a side; 2 targets and 1 base make 3 sides.
+    assert (len(plan.windows), len(plan.sides)) == (9, 3)
+    evaluations = sum(plan.evaluations(unit) for unit in plan.units())
+    assert evaluations == 3 * 20 * 2 * 6
+
+
+def test_every_unit_comes_after_what_it_needs_and_is_a_concepts_own_or_all_togethers() -> None:
+    plan = make_plan(
+        collection={"window": 4},
+        outputs={"deltas": True, "pipelines": True, "fuse": "union", "preview": {}},
+    )
+    concepts = plan.concepts_of()
+    together = {unit.key for unit in (plan.fused, *plan.fused_checkpoints, plan.fused_preview)}
+    seen: set[tuple[str, str]] = set()
+    for unit in plan.units():
+        assert set(unit.needs) <= seen
+        assert (unit.kind, unit.key) not in seen
+        assert (unit.key in concepts) is (unit.key not in together)
+        seen.add((unit.kind, unit.key))
+
+
+def test_adding_a_concept_adds_its_own_units_only() -> None:
+    before, after = make_plan(), make_plan(artists=(*ARTISTS, "Eve Fox"))
+    assert keys(before) <= keys(after)
+    assert len(keys(after) - keys(before)) == 3 + 1 + 1
+
+
+def test_how_it_is_computed_changes_no_key() -> None:
+    other = make_plan(compute={"actors": 7, "threads_per_actor": 1, "max_attempts": 9})
+    assert keys(other) == keys(make_plan())
+    assert other.run == make_plan().run
+
+
+def test_another_k_reuses_all_statistics() -> None:
+    before, after = make_plan(), make_plan(pruning={"sparsity": 0.05})
+    assert keys(before, "window") == keys(after, "window")
+    assert keys(before, "statistics") == keys(after, "statistics")
+    assert not keys(before, "mask") & keys(after, "mask")
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [{"selector": "fia"}, {"sparsity": 0.05}, {"threshold": 0.3}, {"tau": 3}],
+    ids=str,
+)
+def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
+    pruning: dict[str, Any],
+) -> None:
+    outputs = {"deltas": True, "fuse": "union", "preview": {}}
+    done = {(unit.kind, unit.key) for unit in make_plan(outputs=outputs).units()}
+    plan = make_plan(outputs=outputs, pruning=pruning)
+    left = units_to_do(plan, lambda kind, key: (kind, key) in done)
+    assert {unit.kind for unit in left} == {"mask", "checkpoint", "preview"}
+    # Two concepts' masks and the fused one, a delta of each, images after each.
+    assert len(left) == 3 + 3 + 3
+
+
+def test_a_budget_needs_the_statistics_of_what_it_erases_and_of_what_it_spares() -> None:
+    retain = [{"name": name, "kind": "style"} for name in ("Ada Bell", "Gil Hart")]
+    plan = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.1}}, retain=retain)
+    assert plan.fused
+    # Gil Hart alone is spared: Ada Bell is erased too.
+    assert (len(plan.fused.sides), len(plan.fused.retained)) == (2, 1)
+    assert {key for kind, key in plan.fused.needs if kind == "statistics"} == set(plan.sides)
+    assert len(plan.sides) == 4
+    other = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.2}}, retain=retain)
+    assert other.fused
+    assert other.fused.key != plan.fused.key
+
+
+def test_windows_change_what_is_done_but_not_its_results() -> None:
+    whole, windowed = make_plan(), make_plan(collection={"window": 2})
+    assert keys(whole, "statistics") == keys(windowed, "statistics")
+    assert keys(whole, "mask") == keys(windowed, "mask")
+    assert not keys(whole, "window") & keys(windowed, "window")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"steps": 21},
+        {"tau": 5},
+        {"guidance": 5.0},
+        {"guidance_halves": "conditional"},
+        {"batch_size": 4},
+        {"scheduler": "DDIMScheduler"},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_whatever_decides_the_statistics_changes_their_keys(change: dict[str, Any]) -> None:
+    before, after = make_plan(), make_plan(collection=change)
+    for kind in ("window", "statistics", "mask"):
+        assert not keys(before, kind) & keys(after, kind)
+
+
+def test_a_retained_concept_is_collected_and_compared_but_not_erased() -> None:
+    retain = [{"name": name, "kind": "style"} for name in ("Ada Bell", "Gil Hart")]
+    plan = make_plan(pruning={"base": "plain+retained-max"}, retain=retain)
+    ada, cy = plan.concepts
+    assert (len(ada.mask.retained), len(cy.mask.retained)) == (1, 2)
+    assert ada.target.key in cy.mask.retained
+    assert ada.target.key not in ada.mask.retained
+    assert len(plan.sides) == 4
+
+
+def test_previews_of_the_untouched_model_are_shared() -> None:
+    plan = make_plan(outputs={"preview": {"seeds": [5], "prompts_per_concept": 3}})
+    before = [unit for unit in plan.previews().values() if unit.mask is None]
+    after = [unit for unit in plan.previews().values() if unit.mask]
+    # Two concepts' own prompts and the base prompts they share; then one unit a concept.
+    assert (len(before), len(after)) == (3, 2)
+    assert {prompt.seed for unit in before for prompt in unit.prompts} == {5}
+    assert set(after[0].prompts) <= {prompt for unit in before for prompt in unit.prompts}
+
+
+def test_handing_out_units_does_not_import_torch() -> None:
+    code = (
+        "import sys; import pipelines.journal, pipelines.schedule; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,275 @@
+"""The single-machine head of `cluster/`: a real head with token authentication, and real jobs.
+
+The commands are those of the documents. All tests share one head; a job's processes take seconds to
+start, so there are few jobs.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import yaml
+
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.models.weights import read_layers, weight_digest
+from conceptprune.store import Store, parquet_to_table
+from pipelines.cli import main
+from pipelines.records.evaluation import evaluation_records
+from pipelines.records.ledger import read_ledger
+from tests.cluster.documents import ROOT, documented, runnable
+from tests.support.networks import save_vision
+from tests.support.s3_server import free_ports
+
+BIN = Path(sys.executable).parent
+PORT, DASHBOARD_PORT = free_ports(2)
+ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
+SECRET = "planted-secret"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    token: str
+    environment: dict[str, str]
+
+    def run(
+        self, command: list[str], *, cwd: Path = ROOT, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a documented command as one who has set the address and the token."""
+        words = [ADDRESS if word == "http://127.0.0.1:8265" else word for word in command]
+        return subprocess.run(
+            words,
+            cwd=cwd,
+            env={**self.environment, **environment},
+            text=True,
+            capture_output=True,
+            timeout=250,
+            check=False,
+        )
+
+    def ask(self, path: str) -> str:
+        """What the Jobs API answers, as it is sent."""
+        request = Request(ADDRESS + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urlopen(request, timeout=60) as answer:
+            return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    folder = tmp_path_factory.mktemp("head")
+    token = secrets.token_hex(32)
+    (folder / "token").write_text(token, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "BIN": str(BIN),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PORT": str(PORT),
+        "DASHBOARD_PORT": str(DASHBOARD_PORT),
+        "STATE": str(folder),
+        "RAY_API_SERVER_ADDRESS": ADDRESS,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
+        "RAY_worker_niceness": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    head = Head(token=token, environment=environment)
+    started = head.run(documented("bash cluster/local-head.sh start"))
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield head
+    assert head.run(documented("bash cluster/local-head.sh stop")).returncode == 0
+
+
+@pytest.fixture
+def work(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A working directory with a manifest where the documents have theirs."""
+    folder = tmp_path / "work"
+    write_manifest(folder / "manifests" / "demo.yaml", tiny_folder)
+    return folder
+
+
+def write_manifest(path: Path, model: Path) -> Path:
+    content = {
+        "version": 1,
+        "model": {"folder": str(model)},
+        "concepts": [{"name": "Ada Bell", "kind": "style", "fillers": ["cat", "car"]}],
+        "collection": {"steps": 5, "tau": 2, "dtype": "float32"},
+        "pruning": {"sparsity": 0.02},
+        "compute": {"actors": 1, "cpus_per_actor": 0.5},
+    }
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def submit(store: Path, manifest: str = "manifests/demo.yaml") -> list[str]:
+    words = {"runs/cluster": str(store), "manifests/demo.yaml": manifest}
+    return documented("conceptprune submit manifests", **words)
+
+
+def interrupted_submit(head: Head, work: Path, store: Path) -> tuple[str, str]:
+    """Submit, press Ctrl-C as soon as the job is known; its id, and what was said."""
+    process = subprocess.Popen(
+        submit(store),
+        cwd=work,
+        env=head.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A process that a shell has put into the background ignores Ctrl-C, and its children do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout
+    first_line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    return first_line.split()[-1], errors
+
+
+def shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that needs no cluster prints; run in this process, which saves a start."""
+    with pytest.raises(SystemExit) as stop:
+        main(command[1:])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
+    head: Head, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    run, said = interrupted_submit(head, work, store)
+    assert f"ray job logs --address {ADDRESS} --follow {run}" in said
+
+    live = head.run(submit(store), cwd=work)
+    assert live.returncode == 2
+    assert "nothing was submitted" in live.stderr
+    assert run in live.stderr
+
+    stopped = head.run(documented("ray job stop", JOB=run))
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert run in head.run(documented("ray job list")).stdout
+
+    again = head.run(submit(store), cwd=work)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"submitted {run}-2" in again.stdout
+    assert "1/1 concepts" in again.stdout
+    opened = Store(str(store))
+    (recorded,) = opened.runs()
+    assert {row["status"] for row in read_ledger(opened, recorded)} <= {"done", "reused"}
+    assert "1/1 concepts" in head.run(documented("ray job logs", JOB=f"{run}-2")).stdout
+
+    ours = {"manifests/demo.yaml": str(work / "manifests/demo.yaml")}
+    assert "1 concepts to erase" in shown(documented("conceptprune validate", **ours), capsys)
+    plan = documented("conceptprune plan", **ours, **{"runs/cluster": str(store)})
+    assert "nothing to compute" in shown(plan, capsys)
+    status = documented("conceptprune status", **{"runs/cluster": str(store)})
+    assert "a rerun would compute nothing" in shown(status, capsys)
+
+    told = head.ask("/api/jobs/") + head.ask(f"/api/jobs/{run}-2/logs")
+    assert "pipelines.erase" in told
+    assert head.token not in told
+    assert SECRET not in told
+
+
+def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
+    head: Head, tmp_path: Path, tiny_folder: Path
+) -> None:
+    # Every path is relative, so that the job can have read its own copy only.
+    work = tmp_path / "work"
+    shutil.copytree(tiny_folder, work / "models" / "tiny")
+    save_vision(work / "models" / "vision")
+    layers = ["mid_block.attentions.0.transformer_blocks.0.ff.net.2"]
+    write_mask(work / "masks" / "ada.safetensors", tiny_folder, layers)
+    suite = {
+        "version": 1,
+        "name": "studio",
+        "model": {"folder": "../../models/tiny"},
+        "groups": {"general": [{"name": "photos", "csv": "prompts.csv"}]},
+        "drawing": {"steps": 2, "dtype": "float32", "device": "cpu"},
+        "scorers": [{"scorer": "perceptual", "features": {"folder": "../../models/vision"}}],
+        "compute": {"actors": 1, "cpus_per_actor": 0.5},
+    }
+    suites = work / "manifests" / "suites"
+    suites.mkdir(parents=True)
+    (suites / "studio.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    (suites / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\na car,2\n")
+    store = tmp_path / "store"
+    names = {"runs/cluster": str(store), "mask:vorla brint": "ada=mask:masks/ada.safetensors"}
+    done = head.run(documented("conceptprune submit evaluate", **names), cwd=work)
+    assert done.returncode == 0, done.stdout + done.stderr
+    opened = Store(str(store))
+    (record,) = evaluation_records(opened)
+    commit = opened.get("evaluation", record.summary)
+    rows = parquet_to_table(opened.load(commit, OBJECT)).to_pylist()
+    distance = {row["checkpoint"]: row["value"] for row in rows if row["metric"] == "distance"}
+    assert distance.keys() == {"base", "ada"}
+    assert distance["base"] == 0 < distance["ada"]
+
+
+def write_mask(path: Path, model: Path, layers: list[str]) -> None:
+    """A mask of every weight of some layers."""
+    weights = read_layers(model, layers, "unet")
+    masked = {
+        name: LayerMask(
+            shape=(weight.shape[0], weight.shape[1]),
+            entries=np.arange(weight.numel()),
+            weight_digest=weight_digest(weight),
+        )
+        for name, weight in weights.items()
+    }
+    mask = PruningMask(concepts=("Ada Bell",), component="unet", layers=masked, provenance={})
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mask.to_bytes())
+
+
+def test_a_job_with_bad_input_is_told_by_its_exit_code_but_not_by_rays_own_command(
+    head: Head, tmp_path: Path
+) -> None:
+    # Good in itself, but no machine has the model: only the job can find that out.
+    manifest = write_manifest(tmp_path / "work" / "manifest.yaml", tmp_path / "no-model")
+    store = tmp_path / "store"
+    plain = documented(
+        "bash cluster/local-head.sh submit",
+        **{"manifests/demo.yaml": str(manifest), "runs/cluster": str(store)},
+    )
+    with ThreadPoolExecutor() as pool:
+        ran = pool.submit(head.run, plain)
+        verdict = head.run(submit(store, "manifest.yaml"), cwd=manifest.parent)
+    assert verdict.returncode == 2, verdict.stdout + verdict.stderr
+    assert "no-model is not a folder on this machine" in verdict.stdout
+    assert ran.result().returncode == 1
+    assert "no-model is not a folder on this machine" in ran.result().stdout
+
+
+def test_without_the_token_nobody_gets_in(head: Head, work: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text(secrets.token_hex(32), encoding="utf-8")
+    store = tmp_path / "store"
+    stranger = head.run(submit(store), cwd=work, RAY_AUTH_TOKEN_PATH=str(other))
+    assert stranger.returncode == 2
+    assert "Invalid authentication token" in stranger.stderr
+    assert not store.exists()
+
+
+def test_a_head_is_not_started_twice(head: Head) -> None:
+    assert head.run(documented("bash cluster/local-head.sh start")).returncode == 1
+
+
+def test_every_documented_command_is_run_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    run = set(re.findall(r'documented\(\s*"([^"]+)"', text))
+    assert [command for command in runnable() if not command.startswith(tuple(run))] == []

@@ -1,0 +1,231 @@
+"""`status` tells what became of each run, and needs no Ray for it."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conceptprune.errors import StoreError, UserError
+from conceptprune.store import Store
+from conceptprune.store.claims import Claims
+from conceptprune.units.plan import prompts_units
+from conceptprune.units.units import MaskWork, Work
+from pipelines.commands.status import show_status
+from pipelines.records.journal import JobRecord
+from pipelines.scheduling.loop import Result
+from tests.pipelines.conftest import CONCEPTS, TinyStore, done, record_run, worker_of
+
+
+def status(uri: str) -> str:
+    sink = StringIO()
+    show_status(uri, Console(file=sink, width=80))
+    return sink.getvalue()
+
+
+@pytest.fixture
+def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+    """A run whose first concept has a poison mask; the second one's is pending."""
+    store = Store(str(tmp_path / "store"))
+    plan = tiny_store.plan
+    first, second, _ = plan.concepts
+    names = plan.concepts_of()
+    results = []
+    for unit in plan.units():
+        if unit.key == first.mask.key:
+            error = "ValueError: [bold]two\nlines\x1b[31m"
+            results.append(Result(work=unit, status="failed", attempts=3, error=error))
+        elif ("mask", first.mask.key) in unit.needs:
+            results.append(Result(work=unit, status="blocked", attempts=0, error="needs it"))
+        elif unit.key == second.mask.key or names.get(unit.key) == (CONCEPTS[1],):
+            continue
+        else:
+            store.commit(tiny_store.commits[unit.key])
+            results.append(done(unit, tiny_store.commits[unit.key]))
+    record_run(store, tiny_store.prepared, plan, results, started=1.7e9)
+    return store
+
+
+def open_units(tiny_store: TinyStore) -> list[Work]:
+    """Units that `failed_store` has no result of."""
+    first = tiny_store.plan.concepts[0].mask
+    names = tiny_store.plan.concepts_of()
+    return [
+        unit
+        for unit in tiny_store.plan.units()
+        if unit.key == first.key
+        or ("mask", first.key) in unit.needs
+        or names.get(unit.key) == (CONCEPTS[1],)
+    ]
+
+
+def test_a_finished_run_leaves_nothing_to_a_rerun(tiny_store: TinyStore) -> None:
+    shown = status(tiny_store.uri)
+    units = len(list(tiny_store.plan.units()))
+    assert f"run {tiny_store.plan.run}" in shown
+    assert f"model     tiny, digest {tiny_store.prepared.model.identity[:12]}" in shown
+    assert "concepts  3 of 3 done" in shown
+    assert f"{units} done, 0 reused, 0 failed, 0 blocked, 0 pending" in shown
+    assert "a rerun would compute nothing" in shown
+
+
+def test_a_failure_is_shown_with_its_unit_attempts_and_error(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    shown = status(failed_store.uri)
+    mask = tiny_store.plan.concepts[0].mask
+    # On one line, as text: no markup is obeyed and no control character comes through.
+    assert (
+        f"failed    mask {mask.key[:12]} (Ada Bell) after 3 attempts: "
+        "ValueError: [bold]two lines [31m\n"
+    ) in shown
+    assert "started   2023-11-14 22:13:20 UTC" in shown
+
+
+def test_concepts_and_units_without_a_result_are_counted(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    shown = status(failed_store.uri)
+    left = open_units(tiny_store)
+    num_blocked = sum(("mask", tiny_store.plan.concepts[0].mask.key) in unit.needs for unit in left)
+    num_pending = len(left) - num_blocked - 1
+    # The fused mask needs the first concept's: it is blocked, and is no concept's own.
+    assert num_blocked == 4
+    assert "concepts  1 of 3 done" in shown
+    assert f"1 failed, {num_blocked} blocked, {num_pending} pending" in shown
+    assert f"a rerun would compute {len(left)} units" in shown
+
+
+def test_work_that_was_committed_after_the_ledger_is_not_counted_as_left(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    left = open_units(tiny_store)
+    committed = next(unit for unit in left if isinstance(unit, MaskWork))
+    failed_store.commit(tiny_store.commits[committed.key])
+    shown = status(failed_store.uri)
+    assert f"a rerun would compute {len(left) - 1} units" in shown
+    assert "failed    " not in shown
+
+
+def test_a_concept_is_done_when_nothing_of_it_is_open(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    plan = tiny_store.plan
+    results = [
+        done(unit, tiny_store.commits[unit.key])
+        for unit in plan.units()
+        if plan.concepts_of().get(unit.key, ()) != (CONCEPTS[1],)
+    ]
+    for result in results:
+        store.commit(tiny_store.commits[result.work.key])
+    record_run(store, tiny_store.prepared, plan, results)
+    assert "concepts  2 of 3 done" in status(store.uri)
+
+
+def test_a_result_that_was_lost_after_the_ledger_is_left_to_a_rerun(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    left = open_units(tiny_store)
+    mask = tiny_store.plan.concepts[2].mask.key
+    windows = failed_store.committed("window")
+    failed_store.remove([f"commits/mask/{mask}.json"])
+    # No result, so not missed: a rerun makes them when it needs them.
+    failed_store.remove([f"commits/window/{key}.json" for key in windows])
+    shown = status(failed_store.uri)
+    assert "concepts  0 of 3 done" in shown
+    assert f"a rerun would compute {len(left) + 1} units" in shown
+
+
+def test_a_run_without_a_ledger_is_shown(tiny_store: TinyStore, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    record_run(store, tiny_store.prepared, tiny_store.plan, with_ledger=False)
+    shown = status(store.uri)
+    assert "concepts  0 of 3 done" in shown
+    assert "none on record" in shown
+
+
+def test_a_store_without_runs_is_an_error(tiny_store: TinyStore, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run is recorded here"):
+        status(str(tmp_path / "nowhere"))
+    store = Store(str(tmp_path / "prompts_only"))
+    worker_of(tiny_store.prepared, store).run(prompts_units(tiny_store.prepared.manifest)[0])
+    with pytest.raises(UserError, match="no run is recorded here"):
+        status(store.uri)
+
+
+def test_status_does_not_import_ray(tiny_store: TinyStore) -> None:
+    code = (
+        "import sys; import pipelines.cli; "
+        "from rich.console import Console; from pipelines.status import show_status; "
+        f"show_status({tiny_store.uri!r}, Console()); "
+        "sys.exit('ray' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def job(tiny_store: TinyStore, store: Store, **changes: object) -> None:
+    """Record a job of the run."""
+    now = time.time()
+    record = JobRecord(job="20260102T030405-ab12cd", worker="host/17", started=now, seen=now)
+    replace(record, **changes).write(store, tiny_store.plan.run)
+
+
+def test_a_running_job_is_shown_with_its_sign_of_life_and_what_its_workers_are_at(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    job(tiny_store, failed_store, left=7, in_flight=3, actors=2, seen=time.time() - 9)
+    claims = Claims(failed_store, job="20260102T030405-ab12cd", worker="gpu-node/99")
+    with claims.held("window", "0123456789abcdef"):
+        shown = status(failed_store.uri)
+    assert re.search(
+        r"job +20260102T030405-ab12cd, host/17: running, sign of life (9|10) s ago; 7 units left, "
+        r"3 in flight, 2 actors",
+        shown,
+    )
+    assert re.search(r"computing window 0123456789ab, gpu-node/99, for \d+ s", shown)
+
+
+def test_a_job_that_died_without_a_word_is_told_from_one_that_runs(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    job(tiny_store, failed_store, seen=time.time() - 3600)
+    assert "host/17: no sign of life, last 3600 s ago" in status(failed_store.uri)
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "stopped"])
+def test_of_jobs_that_ended_the_last_is_shown(
+    failed_store: Store, tiny_store: TinyStore, state: str
+) -> None:
+    job(tiny_store, failed_store, job="20260101T000000-000000", state="done")
+    job(tiny_store, failed_store, state=state)
+    shown = status(failed_store.uri)
+    assert f"host/17: {state} 0 s ago" in shown
+    assert "20260101T000000-000000" not in shown
+
+
+def test_a_damaged_ledger_is_told_and_hides_no_other_run(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    record_run(failed_store, tiny_store.prepared, replace(tiny_store.plan, run="other"))
+    failed_store.write_run_file("other", "ledger.parquet", b"PAR1 no more")
+    shown = status(failed_store.uri)
+    assert "runs/run=other/ledger.parquet is damaged" in shown
+    assert f"run {tiny_store.plan.run}\n" in shown
+
+
+@pytest.mark.parametrize("name", ["run.json", "evaluation.json"])
+def test_a_damaged_record_is_one_error_that_names_it(failed_store: Store, name: str) -> None:
+    failed_store.write_run_file("other", name, b'{"run": "oth')
+    with pytest.raises(StoreError, match=f"runs/run=other/{name} is damaged"):
+        status(failed_store.uri)
+
+
+def test_a_damaged_sign_of_life_is_told(failed_store: Store, tiny_store: TinyStore) -> None:
+    failed_store.write_run_file(tiny_store.plan.run, "jobs/x.json", b"\xff")
+    assert f"run={tiny_store.plan.run}/jobs/x.json is damaged" in status(failed_store.uri)

@@ -1,0 +1,154 @@
+"""A rerun computes what was lost of its results, and nothing else; here in this process."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conceptprune.errors import ModelMismatchError
+from conceptprune.manifest import Compute
+from conceptprune.store import Store
+from conceptprune.units.commit import Done
+from conceptprune.units.units import Unit
+from pipelines.jobs.erase import JobResult, run_job
+from pipelines.jobs.run import Evaluations, OnResult, OnTick, RunUnits
+from pipelines.scheduling.loop import Result
+from pipelines.scheduling.workers import RunnerSpec
+from tests.pipelines.conftest import TinyStore, copied, worker_of
+
+Rerun = Callable[..., JobResult]
+
+
+@pytest.fixture
+def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+    return copied(tiny_store, tmp_path / "store")
+
+
+@pytest.fixture
+def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
+    """Runs the job; its units are run one after the other, by a worker in another folder."""
+
+    @contextmanager
+    def in_this_process(spec: RunnerSpec, _: Compute) -> Iterator[RunUnits]:
+        def run(
+            units: Sequence[Unit],
+            _: Mapping[str, Unit],
+            on_result: OnResult,
+            on_tick: OnTick,
+            evaluations: Evaluations,
+        ) -> None:
+            here = Path.cwd()
+            os.chdir("/")
+            try:
+                runner = spec.build()
+                for unit in units:
+                    done = runner.run(unit)
+                    assert isinstance(done, Done)
+                    status = "done" if done.computed else "reused"
+                    on_result(Result(work=unit, status=status, attempts=1, commit=done.commit))
+            finally:
+                os.chdir(here)
+
+        yield run
+
+    monkeypatch.setattr("pipelines.jobs.erase.unit_runner", in_this_process)
+
+    def rerun(uri: str, *, verify: bool = False) -> JobResult:
+        return run_job(tiny_store.prepared, uri, Console(file=StringIO()), verify=verify)
+
+    return rerun
+
+
+def computed(result: JobResult) -> list[str]:
+    return [row["key"] for row in result.outcome.rows if row["status"] == "done"]
+
+
+def write(store: Store, path: str, data: bytes | None) -> None:
+    """Write or remove a file; it shares its bytes with the original by a hard link."""
+    (Path(store.uri) / path).unlink()
+    if data is not None:
+        (Path(store.uri) / path).write_bytes(data)
+
+
+def test_a_whole_store_leaves_nothing_to_do(store: Store, rerun: Rerun) -> None:
+    assert rerun(store.uri).outcome.computed == 0
+    assert rerun(store.uri, verify=True).outcome.computed == 0
+    assert list(store.entries("damaged")) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "flipped"])
+def test_a_damaged_result_is_made_again_a_flipped_bit_with_verify(
+    store: Store, tiny_store: TinyStore, rerun: Rerun, damage: str
+) -> None:
+    mask = tiny_store.plan.concepts[0].mask.key
+    ref = store.get("mask", mask).objects["mask"]
+    data = store.read(ref)
+    write(
+        store,
+        ref.path,
+        {"missing": None, "cut short": data[:-9], "flipped": data[:-1] + b"?"}[damage],
+    )
+    result = rerun(store.uri, verify=damage == "flipped")
+    assert computed(result) == [mask]
+    assert not result.outcome.failed
+    assert store.load(store.get("mask", mask), "mask") == data
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_a_result_with_a_damaged_record_is_made_again(
+    store: Store, tiny_store: TinyStore, rerun: Rerun, with_ledger: bool
+) -> None:
+    mask = tiny_store.plan.concepts[0].mask.key
+    write(store, f"commits/mask/{mask}.json", b"{")
+    if not with_ledger:
+        write(store, f"runs/run={tiny_store.plan.run}/ledger.parquet", None)
+    # Where a ledger has it all, no record is read unless that is asked for.
+    assert computed(rerun(store.uri, verify=with_ledger)) == [mask]
+    assert store.find("mask", mask)
+
+
+def test_what_only_a_lost_result_needs_is_made_again_too(
+    store: Store, tiny_store: TinyStore, rerun: Rerun
+) -> None:
+    concept = tiny_store.plan.concepts[0]
+    (kind, side), *_ = concept.mask.needs
+    write(store, f"commits/{kind}/{side}.json", None)
+    assert rerun(store.uri).outcome.computed == 0
+    write(store, f"commits/mask/{concept.mask.key}.json", None)
+    assert computed(rerun(store.uri)) == [side, concept.mask.key]
+
+
+def test_workers_write_to_the_folder_that_the_driver_means(
+    store: Store, tiny_store: TinyStore, rerun: Rerun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = tiny_store.plan.concepts[0].mask.key
+    write(store, f"commits/mask/{mask}.json", None)
+    monkeypatch.chdir(Path(store.uri).parent)
+    assert computed(rerun(Path(store.uri).name)) == [mask]
+    assert store.find("mask", mask)
+
+
+def test_a_worker_whose_model_folder_is_another_does_nothing(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_store.model, model)
+    config = model / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    source = replace(tiny_store.prepared.model.source, local=str(model))
+    stale = replace(tiny_store.prepared.model, source=source)
+    store = copied(tiny_store, tmp_path / "store")
+    worker = worker_of(replace(tiny_store.prepared, model=stale), store)
+    concept = tiny_store.plan.concepts[0]
+    window = next(unit for unit in tiny_store.plan.units() if unit.kind == "window")
+    for unit in (concept.mask, window):
+        write(store, f"commits/{unit.kind}/{unit.key}.json", None)
+        with pytest.raises(ModelMismatchError, match=f"{model} on .* was planned with"):
+            worker.run(unit)
+        assert not store.find(unit.kind, unit.key)

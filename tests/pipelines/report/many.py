@@ -1,0 +1,162 @@
+"""A run of many concepts, without a model: the library's records around images made up here."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from conceptprune.digest import digest_json
+from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA, SORTED_BY
+from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.store import Commit, Store, table_to_parquet
+from conceptprune.studio.judge import Verdicts
+from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
+from conceptprune.units.plan import Plan
+from conceptprune.units.preview import preview_table
+from conceptprune.units.units import MaskWork, PreviewWork, Work
+from conceptprune.versions import versions
+from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
+
+MANIFEST = """
+version: 1
+model: {{builtin: studio}}
+fillers: {{style: [cat, dog], object: [garden, road]}}
+concepts:
+{concepts}
+retain:
+  - {{name: zofa tench, kind: style}}
+collection: {{steps: 4, tau: 3, dtype: float32, device: cpu}}
+outputs:
+  preview: {{seeds: [5, 6], steps: 2, prompts_per_concept: 2, retained_prompts: 1, judge: studio}}
+"""
+PIXELS = 64
+LAYERS = {f"up_blocks.{index}.attentions.0.ff.net.2": (64, 256) for index in range(3)}
+
+
+def names(count: int) -> list[str]:
+    """Numbered variants of the artists that the judge knows."""
+    return [f"{ARTISTS[index % 10].name} {index:03}" for index in range(count)]
+
+
+def store_of_many(folder: Path, count: int) -> tuple[Store, Plan]:
+    """A store below `folder` with one finished run of `count` concepts."""
+    manifest = folder / "many.yaml"
+    kinds = ("style", "style", "object")
+    concepts = "\n".join(
+        f"  - {{name: {name}, kind: {kinds[index % 3]}}}" for index, name in enumerate(names(count))
+    )
+    manifest.write_text(MANIFEST.format(concepts=concepts), encoding="utf-8")
+    prepared = prepare(manifest)
+    plan = plan_here(prepared)
+    store = Store(str(folder / "store"))
+    _record(prepared, plan).write(store)
+    rng = np.random.default_rng(0)
+    made = {}
+    for work in plan.units():
+        if isinstance(work, MaskWork | PreviewWork):
+            commit = _commit(store, plan, work, rng)
+            store.commit(commit)
+            made[work.key] = made_by(commit)
+    rows = ledger_rows(plan, todo=(), results={}, reused=made)
+    write_ledger(store, plan.run, rows)
+    return store, plan
+
+
+def _record(prepared: Prepared, plan: Plan) -> RunRecord:
+    return RunRecord(
+        run=plan.run,
+        manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
+        model_label=prepared.model.source.label,
+        model_identity=prepared.model.identity,
+        pipeline=prepared.model.pipeline,
+        denoiser_weights=prepared.denoiser_weights,
+        started=1_700_000_000.0,
+    )
+
+
+def _commit(store: Store, plan: Plan, work: Work, rng: np.random.Generator) -> Commit:
+    facts: dict[str, object] = {"seconds": float(rng.uniform(1, 90)), "finished": 1_700_000_100.0}
+    if isinstance(work, MaskWork):
+        mask = _mask(plan, work, rng)
+        facts |= {"entries": mask.num_entries, "site_weights": mask.num_weights}
+        role, data, suffix = "mask", mask.to_bytes(), "safetensors"
+    else:
+        assert isinstance(work, PreviewWork)
+        role, data, suffix = "preview", table_to_parquet(_images(work, rng)), "parquet"
+    ref = store.put(data, kind=role, model=plan.model.identity, suffix=suffix)
+    return Commit(kind=work.kind, key=work.key, objects={role: ref}, provenance=facts)
+
+
+def _mask(plan: Plan, work: MaskWork, rng: np.random.Generator) -> PruningMask:
+    share = rng.uniform(0.002, 0.02)
+    layers = {
+        name: LayerMask(
+            shape=shape,
+            entries=np.flatnonzero(rng.random(shape[0] * shape[1]) < share),
+            weight_digest="0" * 64,
+        )
+        for name, shape in LAYERS.items()
+    }
+    provenance = {"model_digest": plan.model.identity, "versions": versions()}
+    return PruningMask(
+        concepts=(work.concept,), component="unet", layers=layers, provenance=provenance
+    )
+
+
+def _images(work: PreviewWork, rng: np.random.Generator) -> pa.Table:
+    """A ball a prompt, in an artist's colours before and in others after."""
+    number = len(work.prompts)
+    y, x = np.mgrid[:PIXELS, :PIXELS] - PIXELS / 2
+    radius = rng.uniform(12, 28, number)[:, None, None]
+    ball = ((x**2 + y**2)[None] < radius**2)[..., None]
+    colours = rng.integers(40, 255, (2, number, 1, 1, 3))
+    images = np.where(ball, colours[0], colours[1]).astype(np.uint8)
+    # An artist's pictures are recognised before, and seldom after.
+    forgotten = work.mask is not None
+    looks = [
+        next((LOOKS.index(each.look) for each in ARTISTS if each.name in prompt.text), None)
+        for prompt in work.prompts
+    ]
+    photo = LOOKS.index("photo")
+    artist = [
+        photo if look is None or (forgotten and rng.random() < 0.85) else look for look in looks
+    ]
+
+    class Judge:
+        def verdicts(self, _: object) -> Verdicts:
+            thing = rng.integers(0, len(THINGS), number)
+            return Verdicts(thing=thing, artist=np.array(artist))
+
+    return preview_table(work.prompts, images, Judge())  # type: ignore[arg-type]
+
+
+def score(**changes: object) -> dict[str, object]:
+    """A row of a summary."""
+    row: dict[str, object] = {
+        "suite": "small",
+        "checkpoint": "base",
+        "source": "base",
+        "digest": "",
+        "erased": [],
+        "group": "erased",
+        "scorer": "studio-judge",
+        "metric": "style accuracy",
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "n": 96,
+        "better": "higher" if changes.get("group") == "retained" else "lower",
+        "settings": '{"scorer":{"scorer":"studio-judge"},"seed":7}',
+    }
+    return row | changes
+
+
+def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: float = 0.0) -> None:
+    """Put a summary into the store as an evaluation does."""
+    ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
+    table = pa.Table.from_pylist(ordered, schema=SCHEMA)
+    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
+    key = digest_json([ref.digest, finished])
+    provenance = {"finished": finished}
+    store.commit(Commit(kind=KIND, key=key, objects={OBJECT: ref}, provenance=provenance))

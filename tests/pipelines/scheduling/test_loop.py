@@ -1,0 +1,299 @@
+"""The driver's loop on real Ray: what counts as an attempt, what is done again, and what is not."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from conceptprune.collection.collect import Window
+from conceptprune.manifest import Compute
+from conceptprune.store import Commit, Store
+from conceptprune.store.claims import Claims
+from conceptprune.units.commit import Done, Held, run_claimed
+from conceptprune.units.units import Need, WindowWork, Work
+from pipelines.scheduling.cluster import draining_nodes, is_up
+from pipelines.scheduling.loop import Result, Tick, run_units
+from pipelines.scheduling.workers import WorkerPool
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Units that leave a file in a folder each time they are tried, and then do as they are told.
+
+    `first`: by key, what happens at a first try: "die", "fail", "kill node", or "wait" for a file
+    named "go".
+    """
+
+    folder: Path
+    first: dict[str, str] = field(default_factory=dict)
+
+    def build(self) -> "Spec":
+        return self
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.folder / "store"))
+
+    def run(self, work: Work) -> Done | Held:
+        import time
+
+        tries = len(list(self.folder.glob(f"try-{work.key}-*")))
+        node = ray.get_runtime_context().get_node_id()
+        (self.folder / f"try-{work.key}-{tries}").write_text(node)
+        told = self.first.get(work.key) if tries == 0 else None
+        match told:
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "fail":
+                raise ValueError("told to")
+            case "kill node":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(60)
+            case "wait":
+                while not (self.folder / "go").exists():
+                    time.sleep(0.1)
+        for kind, key in work.needs:
+            self.store.load(self.store.get(kind, key), "object")
+        claims = Claims(self.store, job="mine", worker="me")
+        with claims.held(work.kind, work.key) as other:
+            if other:
+                return Held(claim=other)
+            ref = self.store.put(work.key.encode(), kind="object", model="m" * 12, suffix="bin")
+            commit = Commit(kind=work.kind, key=work.key, objects={"object": ref}, provenance={})
+            self.store.commit(commit)
+        return Done(commit=commit, computed=True)
+
+    def tries(self, key: str) -> list[str]:
+        """Ids of the nodes on which a unit was tried."""
+        return [path.read_text() for path in sorted(self.folder.glob(f"try-{key}-*"))]
+
+
+def window(key: str, previous: str | None = None) -> WindowWork:
+    """A unit for an actor."""
+    return WindowWork(key=key, prompts=(), window=Window(0, 1), previous=previous, last=True)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit for a task, as much of it as a schedule looks at."""
+
+    key: str
+    needs: tuple[Need, ...] = ()
+    kind: str = "mask"
+
+
+def mask(key: str, *needed: str) -> Any:
+    """A unit for a task, that needs others of its kind."""
+    return Unit(key, tuple(("mask", need) for need in needed))
+
+
+Run = Callable[..., tuple[dict[str, Result], Tick]]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Cluster]:
+    """A head without room for actors or tasks: those go to nodes that a test adds."""
+    health = {
+        # A node that is gone is noticed in seconds, not in half a minute.
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 4,
+    }
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health}
+    )
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def run(head: Cluster) -> Iterator[Run]:
+    """Runs units on one node of the cluster, or on as many as asked for."""
+    nodes = []
+
+    def run(
+        spec: Spec,
+        *units: Work,
+        known: tuple[Work, ...] = (),
+        actors: int = 1,
+        on_tick: Callable[[Tick], None] = lambda _: None,
+    ) -> tuple[dict[str, Result], Tick]:
+        while len(nodes) < actors:
+            nodes.append(head.add_node(num_cpus=2))
+        results: dict[str, Result] = {}
+        ticks: list[Tick] = []
+
+        def tick(now: Tick) -> None:
+            ticks.append(now)
+            on_tick(now)
+
+        pool = WorkerPool(spec, Compute(actors=actors, cpus_per_actor=1.0))
+        try:
+            run_units(
+                units,
+                pool,
+                known={unit.key: unit for unit in (*known, *units)},
+                max_attempts=2,
+                on_result=lambda result: results.__setitem__(result.work.key, result),
+                on_tick=tick,
+            )
+        finally:
+            pool.close()
+        return results, ticks[-1]
+
+    yield run
+    for node in nodes:
+        head.remove_node(node, allow_graceful=False)
+
+
+def test_a_unit_that_kills_its_worker_is_tried_again_and_the_one_behind_it_loses_no_attempt(
+    run: Run, tmp_path: Path
+) -> None:
+    spec = Spec(tmp_path, {"a": "die"})
+    results, _ = run(spec, window("a"), window("b"))
+    assert {key: (r.status, r.attempts) for key, r in results.items()} == {
+        "a": ("done", 2),
+        "b": ("done", 1),
+    }
+
+
+def test_work_found_damaged_is_done_again_for_whoever_needs_it(run: Run, tmp_path: Path) -> None:
+    spec = Spec(tmp_path)
+    single, fused = mask("mask"), mask("fused", "mask")
+    run(spec, single)
+    path = spec.store.get("mask", "mask").objects["object"].path
+    (tmp_path / "store" / path).write_bytes(b"flip")
+    results, _ = run(spec, fused, known=(single,))
+    assert {key: (r.status, r.attempts) for key, r in results.items()} == {
+        "mask": ("done", 1),
+        "fused": ("done", 1),
+    }
+    assert (tmp_path / "store" / "damaged" / path).read_bytes() == b"flip"
+
+
+def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(
+    run: Run, tmp_path: Path
+) -> None:
+    spec = _Losing(tmp_path)
+    single, fused = mask("mask"), mask("fused", "mask")
+    results, _ = run(spec, single, fused)
+    assert results["mask"].status == "failed"
+    assert "LostWorkError" in (results["mask"].error or "")
+    assert results["fused"].status == "blocked"
+
+
+class _Losing(Spec):
+    """Its store loses a mask as soon as it is asked for it."""
+
+    def run(self, work: Work) -> Done | Held:
+        if work.needs:
+            (commit,) = (self.store.find(*need) for need in work.needs)
+            if commit is not None:
+                self.store.remove([ref.path for ref in commit.objects.values()])
+        return super().run(work)
+
+
+def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -> None:
+    spec = Spec(tmp_path)
+    theirs = Claims(spec.store, job="theirs", worker="elsewhere", seconds=3)
+    held = theirs.held("window", "a")
+    assert held.__enter__() is None
+
+    def release(tick: Tick) -> None:
+        if tick.in_flight == 0 and spec.tries("a"):
+            held.__exit__(None, None, None)
+
+    results, _ = run(spec, window("a"), on_tick=release)
+    assert (results["a"].status, results["a"].attempts) == ("done", 1)
+
+
+def test_a_node_that_is_taken_away_costs_no_attempt(
+    run: Run, head: Cluster, tmp_path: Path
+) -> None:
+    spec = Spec(tmp_path, {"a": "kill node"})
+
+    def replace_node(tick: Tick) -> None:
+        if spec.tries("a") and not any(is_up(node) for node in spec.tries("a")):
+            head.add_node(num_cpus=2)
+
+    results, _ = run(spec, window("a"), on_tick=replace_node)
+    assert (results["a"].status, results["a"].attempts) == ("done", 1)
+    assert len(set(spec.tries("a"))) == 2
+
+
+def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
+    run: Run, head: Cluster, tmp_path: Path
+) -> None:
+    spec = Spec(tmp_path, {"a": "wait"})
+    drained: list[str] = []
+
+    def drain(_: Tick) -> None:
+        if spec.tries("a") and not drained:
+            drained.extend(spec.tries("a"))
+            head.add_node(num_cpus=2)
+            subprocess.run(
+                [
+                    str(Path(sys.executable).with_name("ray")),
+                    "drain-node",
+                    f"--address={head.address}",
+                    f"--node-id={drained[0]}",
+                    "--reason=DRAIN_NODE_REASON_PREEMPTION",
+                    "--reason-message=a test",
+                    "--deadline-remaining-seconds=600",
+                ],
+                check=True,
+                capture_output=True,
+            )
+            assert draining_nodes() == set(drained)
+        elif drained and spec.tries("b"):
+            (tmp_path / "go").touch()
+
+    results, _ = run(spec, window("a"), window("b"), on_tick=drain)
+    assert {key: (r.status, r.attempts) for key, r in results.items()} == {
+        "a": ("done", 1),
+        "b": ("done", 1),
+    }
+    # What ran was let finish; what waited behind it went elsewhere. (Ray only tries to cancel
+    # a call: it may still begin on the old node later, where a worker finds the unit claimed.)
+    assert spec.tries("a") == drained
+    assert set(spec.tries("b")) - set(drained)
+
+
+def test_an_error_that_another_try_mends_is_counted_as_a_retry(run: Run, tmp_path: Path) -> None:
+    results, _ = run(Spec(tmp_path, {"m": "fail"}), mask("m"))
+    assert (results["m"].status, results["m"].attempts) == ("done", 2)
+
+
+def test_a_result_that_differs_from_the_committed_one_is_not_covered_up_by_another_try(
+    run: Run, tmp_path: Path
+) -> None:
+    results, _ = run(_Overtaken(tmp_path), mask("m"))
+    assert (results["m"].status, results["m"].attempts) == ("failed", 1)
+    assert "NondeterminismError: mask m is not deterministic" in (results["m"].error or "")
+
+
+class _Overtaken(Spec):
+    """Its units are claimed too late: another worker commits other bytes while they compute."""
+
+    def run(self, work: Work) -> Done | Held:
+        claims = Claims(self.store, job="mine", worker="me")
+
+        def overtaken(work: Work) -> Commit:
+            for data in (b"theirs", b"mine"):
+                ref = self.store.put(data, kind="object", model="m" * 12, suffix="bin")
+                objects = {"object": ref}
+                made = Commit(kind=work.kind, key=work.key, objects=objects, provenance={})
+                self.store.commit(made)
+            return made
+
+        return run_claimed(work, claims, overtaken)

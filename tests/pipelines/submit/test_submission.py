@@ -1,0 +1,304 @@
+"""What `submit` sends: each command with all that it names, or nothing at all."""
+
+import json
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conceptprune.errors import UserError
+from pipelines.cli import main
+from pipelines.submit.submission import COMMANDS, Command, Submission, command_and_file
+
+STORE = "s3://bucket/store"
+MANIFEST = {
+    "version": 1,
+    "model": {"builtin": "studio"},
+    "concepts": [{"name": "Ada Bell", "kind": "style"}],
+}
+SUITE = {
+    "version": 1,
+    "name": "mine",
+    "model": {"builtin": "studio"},
+    "groups": {"erased": [{"name": "nudity", "csv": "../data/prompts.csv"}]},
+    "scorers": [{"scorer": "studio-judge"}],
+}
+MASK = "mask:masks/ada.safetensors"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a suite and what it names; the tests are in it."""
+    folder = tmp_path / "work"
+    write(folder / "manifests" / "m.yaml", MANIFEST)
+    write(folder / "suites" / "s.yaml", SUITE)
+    put(folder / "data" / "prompts.csv", "prompt\na portrait\n")
+    put(folder / "masks" / "ada.safetensors", "a mask")
+    put(folder / "exports" / "ada" / "model_index.json", "{}")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write(path: Path, content: dict[str, Any], **changes: Any) -> Path:
+    # Through JSON, for values that occur twice would become aliases, which are refused.
+    return put(path, yaml.safe_dump(json.loads(json.dumps({**content, **changes}))))
+
+
+def submission(
+    *of: str,
+    file: str = "suites/s.yaml",
+    command: Command = "evaluate",
+    store: str = STORE,
+    attacks: Sequence[str] = (),
+    log_format: str | None = None,
+) -> Submission:
+    return Submission.of(
+        Path(file), store, Path(), log_format, command=command, of=of, attacks=attacks
+    )
+
+
+def words(submission: Submission) -> list[str]:
+    return shlex.split(submission.entrypoint)
+
+
+def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) -> None:
+    write(work / "manifests" / "m.yaml", MANIFEST, sweep={"sparsity": [0.01, 0.02]})
+    sent = {
+        "erase": submission(file="manifests/m.yaml", command="erase"),
+        "sweep": submission(file="manifests/m.yaml", command="sweep"),
+        "evaluate": submission("base", MASK),
+        "attack": submission(MASK, command="attack", attacks=["refill-amplify", "none"]),
+    }
+    manifest, suite = (["manifests/m.yaml", "--store", STORE], ["suites/s.yaml", "--store", STORE])
+    assert {name: words(one) for name, one in sent.items()} == {
+        "erase": ["python", "-m", "pipelines.erase", *manifest],
+        "sweep": ["python", "-m", "pipelines.sweep", *manifest],
+        "evaluate": ["python", "-m", "pipelines.evaluate", *suite, "--of", "base", "--of", MASK],
+        "attack": [
+            *("python", "-m", "pipelines.attack", *suite, "--of", MASK),
+            *("--attack", "refill-amplify", "--attack", "none"),
+        ],
+    }
+    assert set(sent) == set(COMMANDS)
+    assert len({one.run for one in sent.values()}) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_submitted_is_a_program(command: str) -> None:
+    source = Path(__file__).parents[3].joinpath("pipelines", f"{command}.py").read_text("utf-8")
+    assert f'main(["{command}", *sys.argv[1:]])' in source
+
+
+def test_a_checkpoint_is_named_as_the_job_finds_it(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = {
+        "base": "base",
+        MASK: MASK,
+        f"ours=mask:{work}/masks/ada.safetensors": f"ours={MASK}",
+        "a b=delta:masks/../masks/ada.safetensors": "a b=delta:masks/ada.safetensors",
+        "folder:exports/ada/": "folder:exports/ada",
+        # A concept of the store's newest run, and what every node has.
+        "mask:Ada Bell": "mask:Ada Bell",
+        "mask:/shared/ada.safetensors": "mask:/shared/ada.safetensors",
+        f"folder:{tmp_path}": f"folder:{tmp_path}",
+    }
+    assert words(submission(*of))[6:] == [word for one in of.values() for word in ("--of", one)]
+    monkeypatch.chdir(work / "masks")
+    inside = Submission.of(
+        Path("../suites/s.yaml"), STORE, work, command="evaluate", of=["mask:ada.safetensors"]
+    )
+    assert words(inside)[3:] == ["suites/s.yaml", "--store", STORE, "--of", MASK]
+
+
+def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
+    names = ["mask:$(touch x)", "it's;ls=base", "mask:masks/*&| `id`.safetensors"]
+    put(work / "masks" / "*&| `id`.safetensors", "a mask")
+    entrypoint = submission(*names).entrypoint
+    echo = entrypoint.replace("python -m pipelines.evaluate", r"printf '%s\n'", 1)
+    shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
+    assert shown.stdout.splitlines()[3:] == [word for name in names for word in ("--of", name)]
+    assert not (work / "x").exists()
+
+
+def test_the_id_follows_all_that_is_run_and_nothing_else(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> str:
+        return submission("base", MASK).run
+
+    first = run()
+    assert submission("base", MASK, log_format="json").run == first
+    write(work / "suites" / "s.yaml", SUITE, compute={"actors": 64})
+    assert run() == first
+    shutil.copytree(work, tmp_path / "another" / "copy")
+    monkeypatch.chdir(tmp_path / "another" / "copy")
+    assert run() == first
+    others = {
+        submission("base").run,
+        submission("base", MASK, store="s3://bucket/other").run,
+        submission("base", MASK, command="attack", attacks=["none"]).run,
+        submission("base", MASK, command="attack", attacks=["refill-amplify"]).run,
+    }
+    put(Path("masks/ada.safetensors"), "another mask")
+    others.add(run())
+    put(Path("data/prompts.csv"), "prompt\na landscape\n")
+    others.add(run())
+    write(Path("suites/s.yaml"), SUITE, drawing={"steps": 7})
+    others.add(run())
+    assert len(others - {first}) == 7
+
+
+OUT_OF_REACH = [
+    ({"model": {"folder": "../../outside"}}, r"s\.yaml: folder: \.\./\.\./outside is not in"),
+    ({"model": {"folder": "../models/none"}}, r"s\.yaml: folder: \.\./models/none is not there"),
+    ({"model": {"folder": "../runs/model"}}, r"runs/model/model_index.json is left out by submit"),
+    (
+        {"groups": {"general": [{"name": "x", "file": "../../outside/prompts.txt"}]}},
+        r"s\.yaml: file: .* is not in --working-dir",
+    ),
+    (
+        {"scorers": [{"scorer": "kid", "reference": "../../outside"}]},
+        r"s\.yaml: reference: .* is not in --working-dir",
+    ),
+    (
+        {"scorers": [{"scorer": "clip-similarity", "model": {"folder": "../../outside"}}]},
+        r"s\.yaml: folder: .* is not in --working-dir",
+    ),
+    (
+        {
+            "groups": {
+                "erased": [
+                    {
+                        "concept": {
+                            "name": "x",
+                            "kind": "memorised",
+                            "captions": {"file": "../../outside/prompts.txt"},
+                        }
+                    }
+                ]
+            }
+        },
+        r"s\.yaml: captions: .* is not in --working-dir",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), OUT_OF_REACH)
+def test_what_a_suite_names_must_travel_with_it(
+    work: Path, changes: dict[str, Any], message: str
+) -> None:
+    put(work.parent / "outside" / "prompts.txt", "a portrait")
+    put(work / "runs" / "model" / "model_index.json", "{}")
+    write(work / "suites" / "s.yaml", SUITE, **changes)
+    with pytest.raises(UserError, match=message) as refused:
+        submission("base")
+    assert "give an absolute path that every node has" in str(refused.value)
+
+
+def test_what_a_manifest_names_must_travel_with_it(work: Path) -> None:
+    write(work / "manifests" / "m.yaml", MANIFEST, model={"folder": "../../outside"})
+    with pytest.raises(UserError, match=r"m\.yaml: folder: .* is not in --working-dir"):
+        submission(file="manifests/m.yaml", command="erase")
+    write(work / "manifests" / "m.yaml", MANIFEST, model={"folder": "/shared/model"})
+    assert submission(file="manifests/m.yaml", command="erase").run
+
+
+def test_what_an_ignore_file_names_does_not_travel(work: Path) -> None:
+    put(work / "data" / ".gitignore", "*.csv\n")
+    with pytest.raises(UserError, match=r"csv: .*data/prompts\.csv is left out by .*\.gitignore"):
+        submission("base")
+    put(work / "data" / ".gitignore", "")
+    put(work / ".rayignore", "*.safetensors\n")
+    with pytest.raises(UserError, match=r"masks/ada\.safetensors is left out by .*\.rayignore"):
+        submission(MASK)
+    put(work / "exports" / "ada" / "unet" / "x.safetensors", "weights")
+    with pytest.raises(UserError, match=r"exports/ada/unet/x\.safetensors is left out"):
+        submission("folder:exports/ada")
+    # What a clone of a model has beside the model is not missed.
+    put(work / ".rayignore", ".git/\n*.bin\n/exports/ada/onnx\n")
+    for beside in (".git/config", "unet/x.bin", "onnx/x.onnx"):
+        put(work / "exports" / "ada" / beside, "")
+    assert words(submission("folder:exports/ada"))[-1] == "folder:exports/ada"
+    put(work / ".rayignore", "*.safetensors\n")
+    # By an absolute path it is what every node has.
+    absolute = f"mask:{work}/masks/ada.safetensors"
+    assert words(submission(absolute))[-1] == absolute
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        ([], "--of: name at least one"),
+        (["mask"], "--of mask: give "),
+        (["mask:masks/none.safetensors"], "masks/none.safetensors is not there"),
+        (["delta:../outside.safetensors"], "is not in --working-dir"),
+        (["folder:runs/x"], "not uploaded: runs/x/model_index.json is left out by submit"),
+        (["folder:s3://bucket/x"], "a file or folder, not a URI"),
+    ],
+)
+def test_a_checkpoint_out_of_reach_is_refused(work: Path, of: list[str], message: str) -> None:
+    put(work.parent / "outside.safetensors", "a delta")
+    put(work / "runs" / "x" / "model_index.json", "{}")
+    with pytest.raises(UserError, match=message):
+        submission(*of)
+
+
+def test_no_credential_in_a_checkpoint_is_sent_or_shown(work: Path) -> None:
+    with pytest.raises(UserError, match="--of: no credentials in a URL") as refused:
+        submission("folder:s3://key:planted-secret@bucket/x")
+    assert "planted-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "of", "attacks", "message"),
+    [
+        ("erase", ["base"], [], "--of is for evaluate and attack, and this is erase"),
+        ("evaluate", ["base"], ["none"], "--attack is for attack, and this is evaluate"),
+        ("attack", ["base"], [], "--attack: name at least one of"),
+        ("attack", ["base"], ["refil-random"], "nearest: refill-random"),
+        ("sweep", [], [], "has no section sweep"),
+    ],
+)
+def test_arguments_that_a_command_does_not_take_are_refused(
+    work: Path, command: Command, of: list[str], attacks: list[str], message: str
+) -> None:
+    file = "suites/s.yaml" if of else "manifests/m.yaml"
+    with pytest.raises(UserError, match=message):
+        submission(*of, file=file, command=command, attacks=attacks)
+
+
+def test_one_word_is_a_manifest_and_two_are_a_command_with_its_file(work: Path) -> None:
+    assert command_and_file("m.yaml", None) == ("erase", Path("m.yaml"))
+    for command in COMMANDS:
+        assert command_and_file(command, Path("x.yaml")) == (command, Path("x.yaml"))
+    with pytest.raises(UserError, match=r"evalute x\.yaml: no such command"):
+        command_and_file("evalute", Path("x.yaml"))
+    with pytest.raises(UserError, match="evaluate: no file is given"):
+        command_and_file("evaluate", None)
+    put(work / "evaluate", "a manifest of that name")
+    assert command_and_file("evaluate", None) == ("erase", Path("evaluate"))
+
+
+def test_the_command_line_refuses_with_one_message_and_exit_code_2(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ["evaluate", "suites/s.yaml", "--of", "mask:masks/none.safetensors"],
+        ["attack", "suites/s.yaml", "--of", "base", "--attack", "nothing"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["submit", *arguments, "--store", STORE, "--address", "http://127.0.0.1:1"])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error: --")
