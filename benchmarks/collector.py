@@ -24,7 +24,7 @@ from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, run_claimed, worker_name
 from conceptprune.units.plan import Plan, build_plan
-from conceptprune.units.units import Work, needs_denoiser
+from conceptprune.units.units import AnyUnit, needs_denoiser
 from pipelines.records.journal import Journal, new_job
 from pipelines.scheduling.loop import Result, Tick, run_units
 from pipelines.scheduling.workers import WorkerPool
@@ -63,11 +63,11 @@ class SleepingRunner:
     claims: Claims
     seconds: float
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, work: AnyUnit) -> Done | Held:
         """Do one unit."""
         return run_claimed(work, self.claims, self._do)
 
-    def _do(self, work: Work) -> Commit:
+    def _do(self, work: AnyUnit) -> Commit:
         time.sleep(self.seconds)
         slept = time.time()
         ref = self.store.put(work.key.encode(), kind=work.kind, model="0" * 64, suffix="bin")
@@ -152,9 +152,9 @@ class _Watch:
 
     def on_result(self, result: Result) -> None:
         if result.status != "done" or result.commit is None:
-            raise RuntimeError(f"{result.work.kind}: {result.status}: {result.error}")
-        self.journal.results[result.work.key] = result
-        if needs_denoiser(result.work):
+            raise RuntimeError(f"{result.unit.kind}: {result.status}: {result.error}")
+        self.journal.results[result.unit.key] = result
+        if needs_denoiser(result.unit):
             self.last_window = time.time()
             self.finished.append(result.commit.provenance["finished"])
         while len(self.journal.results) >= SHARES[len(self.memory)] * self.units:

@@ -16,7 +16,7 @@ from benchmarks.collector import plan_of
 from benchmarks.results import Measurement
 from conceptprune.store import Commit, ObjectRef, Store
 from conceptprune.units.plan import Plan
-from conceptprune.units.units import Work
+from conceptprune.units.units import AnyUnit
 from pipelines.records.ledger import ledger_rows, reused_units, write_ledger
 from pipelines.scheduling.graph import committed_in, units_to_do
 from pipelines.scheduling.loop import Result
@@ -99,7 +99,7 @@ def _fill(uri: str, write: Write, units: int) -> tuple[Plan, int]:
     write({f"commits/{c.kind}/{c.key}.json": c.to_bytes() for c in commits.values()})
     in_ledger = [unit for unit in every if unit.key in commits][:-NOT_IN_LEDGER]
     results = {
-        unit.key: Result(work=unit, status="done", attempts=1, commit=commits[unit.key])
+        unit.key: Result(unit=unit, status="done", attempts=1, commit=commits[unit.key])
         for unit in in_ledger
     }
     todo = {unit.key for unit in every}
@@ -108,7 +108,7 @@ def _fill(uri: str, write: Write, units: int) -> tuple[Plan, int]:
     return plan, len(commits)
 
 
-def _commit(unit: Work) -> Commit:
+def _commit(unit: AnyUnit) -> Commit:
     ref = ObjectRef(
         path=f"objects/{unit.kind}/model={'0' * 12}/{unit.key}.bin", digest=unit.key, size=64
     )

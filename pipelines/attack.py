@@ -3,6 +3,6 @@
 if __name__ == "__main__":
     import sys
 
-    from pipelines.cli import main
+    from .cli import main
 
     main(["attack", *sys.argv[1:]])

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
-from pipelines.baselines.cli import app as baseline
+
+from .baselines.cli import app as baseline
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -58,7 +59,7 @@ def plan(
     ] = False,
 ) -> None:
     """Say what a manifest would cost, without running or writing anything."""
-    from pipelines.commands.plan import show_plan
+    from .commands.plan import show_plan
 
     show_plan(manifest, store, calibrate=calibrate, console=Console())
 
@@ -74,7 +75,7 @@ def erase(
     ] = False,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
-    from pipelines.jobs.erase import erase as run
+    from .jobs.erase import erase as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format, verify=verify))
 
@@ -82,7 +83,7 @@ def erase(
 @app.command()
 def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption = None) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
-    from pipelines.jobs.sweep import sweep as run
+    from .jobs.sweep import sweep as run
 
     raise typer.Exit(run(manifest, store, Console(), log_format))
 
@@ -103,7 +104,7 @@ def evaluate(
     log_format: LogFormatOption = None,
 ) -> None:
     """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
-    from pipelines.jobs.evaluate import evaluate as run
+    from .jobs.evaluate import evaluate as run
 
     raise typer.Exit(run(suite, store, of, Console(), log_format))
 
@@ -128,7 +129,7 @@ def attack(
     log_format: LogFormatOption = None,
 ) -> None:
     """Attack erased checkpoints, and say how often the concept is seen again; resumable."""
-    from pipelines.jobs.attack import attack as run
+    from .jobs.attack import attack as run
 
     raise typer.Exit(run(suite, store, of, names, Console(), log_format))
 
@@ -173,8 +174,8 @@ def submit(
     log_format: LogFormatOption = None,
 ) -> None:
     """Run a command on a Ray cluster: submit it, show its log, exit with its verdict."""
-    from pipelines.submit.submission import Submission, command_and_file
-    from pipelines.submit.submit import submit as run
+    from .submit.submission import Submission, command_and_file
+    from .submit.submit import submit as run
 
     command, path = command_and_file(first, file)
     submission = Submission.of(
@@ -186,7 +187,7 @@ def submit(
 @app.command()
 def status(store: StoreArgument) -> None:
     """Show each run of a store: what is done, what failed and why, what a rerun would do."""
-    from pipelines.commands.status import show_status
+    from .commands.status import show_status
 
     show_status(store, Console())
 
@@ -228,7 +229,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""
-    from pipelines.commands.export import export_concepts
+    from .commands.export import export_concepts
 
     export_concepts(
         store,
@@ -253,7 +254,7 @@ def report(
     run: RunOption = None,
 ) -> None:
     """Write one self-contained page, or a site of pages: what was erased, and what it cost."""
-    from pipelines.report import write_report
+    from .report import write_report
 
     write_report(store, out=out, run=run)
     typer.echo(f"wrote {out}")
@@ -272,7 +273,7 @@ def gc(
     ] = 24.0,
 ) -> None:
     """List what no run of a store refers to; with --yes, remove it."""
-    from pipelines.commands.gc import collect_garbage
+    from .commands.gc import collect_garbage
 
     collect_garbage(store, Console(), yes=yes, forget=forget or (), grace_hours=grace)
 

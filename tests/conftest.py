@@ -16,7 +16,8 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    # Here, because the options of `tests/end_to_end/chaos` are known only where that folder is named.
+    # Here, because options of `tests/end_to_end/chaos` are known only where that folder is
+    # named.
     parser.addoption(
         "--chaos-long",
         type=int,

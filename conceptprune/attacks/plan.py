@@ -7,10 +7,10 @@ from typing import Any
 
 from conceptprune.attacks.attempts import SCHEMA
 from conceptprune.attacks.table import ATTACKS, Attack
-from conceptprune.attacks.work import (
+from conceptprune.attacks.units import (
     AttackedCheckpoint,
-    AttackSummaryWork,
-    AttackWork,
+    AttackSummaryUnit,
+    AttackUnit,
     Judgement,
     Victim,
 )
@@ -22,13 +22,13 @@ from conceptprune.evaluation.items import Item, suite_items, with_defaults
 from conceptprune.evaluation.plan import (
     checkpoint_json,
     drawing_evaluations,
-    images_work,
+    images_unit,
     shards_of,
 )
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Source, Suite, erased_domain
 from conceptprune.evaluation.summary import SCHEMA as SUMMARY
-from conceptprune.evaluation.work import ImagesWork
+from conceptprune.evaluation.units import ImagesUnit
 from conceptprune.manifest.fields import concept_key
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
@@ -40,10 +40,10 @@ class AttackPlan:
     """Everything an attack job will do."""
 
     run: str
-    summary: AttackSummaryWork
-    images: Mapping[str, ImagesWork]
+    summary: AttackSummaryUnit
+    images: Mapping[str, ImagesUnit]
     """The base's pictures, the very units that an evaluation of the suite would draw."""
-    attacks: Mapping[str, AttackWork]
+    attacks: Mapping[str, AttackUnit]
     labels: Mapping[str, tuple[str, ...]]
     """Unit key -> labels of the checkpoints it is for."""
 
@@ -128,11 +128,11 @@ class _Planner:
             for target in self.of_source(source, [i for i in items if _is_of(i, source)])
         ]
         self.shards = [
-            (shard, images_work(shard, base, suite.drawing))
+            (shard, images_unit(shard, base, suite.drawing))
             for shard in shards_of(items, suite.drawing.shard_prompts)
         ]
-        self.images: dict[str, ImagesWork] = {}
-        self.attacks: dict[str, AttackWork] = {}
+        self.images: dict[str, ImagesUnit] = {}
+        self.attacks: dict[str, AttackUnit] = {}
         self.labels: dict[str, dict[str, None]] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> AttackPlan:
@@ -149,7 +149,7 @@ class _Planner:
         key = unit_key({"kind": "attack-summary", "formats": formats, **content})
         return AttackPlan(
             run=key[:16],
-            summary=AttackSummaryWork(
+            summary=AttackSummaryUnit(
                 key=key,
                 suite=self.suite.name,
                 checkpoints=attacked,
@@ -246,7 +246,7 @@ class _Planner:
                 "judged": self.judged.key_parts,
             }
         )
-        self.attacks[key] = AttackWork(
+        self.attacks[key] = AttackUnit(
             key=key,
             drawn=checkpoint.drawn,
             attack=name,
@@ -268,11 +268,11 @@ class _Planner:
     ) -> Iterator[str]:
         """Keys of the base's images that have the victims' pictures."""
         wanted = {victim.pictured for victim in victims}
-        for shard, work in self.shards:
+        for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):
-                self.images[work.key] = work
-                self.labels.setdefault(work.key, {})[checkpoint.label] = None
-                yield work.key
+                self.images[unit.key] = unit
+                self.labels.setdefault(unit.key, {})[checkpoint.label] = None
+                yield unit.key
 
 
 def _is_of(item: Item, source: Source) -> bool:

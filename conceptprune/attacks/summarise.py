@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from conceptprune.attacks.work import AttackSummaryWork
+from conceptprune.attacks.units import AttackSummaryUnit
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.bootstrap import LEVEL, wilson
 from conceptprune.evaluation.checkpoint import Checkpoint
@@ -19,14 +19,14 @@ SUCCESS: Final = Metric(erased="lower", is_share=True)
 Row = Mapping[str, Any]
 
 
-def summary_table(work: AttackSummaryWork, attempts: Sequence[Row]) -> pa.Table:
+def summary_table(unit: AttackSummaryUnit, attempts: Sequence[Row]) -> pa.Table:
     """The summary of an attack job; `attempts` are rows of its table of attempts."""
     rows = [
         row
-        for attacked in work.checkpoints
-        for name, settings in work.settings
+        for attacked in unit.checkpoints
+        for name, settings in unit.settings
         for row in _rows(
-            work,
+            unit,
             attacked.checkpoint,
             name,
             settings.model_dump(mode="json"),
@@ -41,7 +41,7 @@ def summary_table(work: AttackSummaryWork, attempts: Sequence[Row]) -> pa.Table:
 
 
 def _rows(
-    work: AttackSummaryWork,
+    unit: AttackSummaryUnit,
     checkpoint: Checkpoint,
     name: str,
     settings: Mapping[str, Any],
@@ -60,7 +60,7 @@ def _rows(
             "steps": sum(attempt["steps"] for attempt in mine),
         }
         yield {
-            "suite": work.suite,
+            "suite": unit.suite,
             "checkpoint": checkpoint.label,
             "source": checkpoint.kind,
             "digest": checkpoint.digest,
@@ -76,8 +76,8 @@ def _rows(
             "settings": canonical_json(
                 {
                     "attack": settings,
-                    "start": work.start,
-                    "judged": work.judgement.shown,
+                    "start": unit.start,
+                    "judged": unit.judgement.shown,
                     "spent": spent,
                     "interval": {"method": "wilson", "level": LEVEL},
                 }

@@ -13,14 +13,14 @@ from conceptprune.evaluation.suite import Drawing, Suite, erased_domain
 from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
-from conceptprune.evaluation.work import (
+from conceptprune.evaluation.units import (
+    AnyEvaluationUnit,
     Entry,
     EvaluationUnit,
-    EvaluationWork,
-    ImagesWork,
+    ImagesUnit,
     ScoredBy,
-    ScoresWork,
-    SetScoresWork,
+    ScoresUnit,
+    SetScoresUnit,
 )
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
@@ -41,13 +41,13 @@ class EvaluationPlan:
     """Everything an evaluation will do."""
 
     run: str
-    evaluation: EvaluationWork
-    images: Mapping[str, ImagesWork]
-    scores: Mapping[str, ScoresWork | SetScoresWork]
+    evaluation: EvaluationUnit
+    images: Mapping[str, ImagesUnit]
+    scores: Mapping[str, ScoresUnit | SetScoresUnit]
     labels: Mapping[str, tuple[str, ...]]
     """Unit key -> labels of the checkpoints it is for."""
 
-    def units(self) -> Iterator[EvaluationUnit]:
+    def units(self) -> Iterator[AnyEvaluationUnit]:
         """Every unit once, each after all that it needs."""
         yield from self.images.values()
         yield from self.scores.values()
@@ -64,7 +64,7 @@ class EvaluationPlan:
 
 def drawing_evaluations(unit: Unit) -> int:
     """Denoiser evaluations of a unit that draws: prompts x guidance halves x steps; 0 of others."""
-    if not isinstance(unit, ImagesWork):
+    if not isinstance(unit, ImagesUnit):
         return 0
     halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
     return len(unit.prompts) * halves * unit.steps
@@ -89,7 +89,7 @@ def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
     )
 
 
-def images_work(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesWork:
+def images_unit(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesUnit:
     """The unit that draws a shard with one checkpoint."""
     key = unit_key(
         {
@@ -102,7 +102,7 @@ def images_work(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesWork:
             "batch_size": drawing.batch_size,
         }
     )
-    return ImagesWork(
+    return ImagesUnit(
         key=key,
         drawn=drawn,
         prompts=shard.prompts,
@@ -130,8 +130,8 @@ class _Planner:
         )
         self.items = suite_items(suite)
         self.shards = shards_of(self.items, suite.drawing.shard_prompts)
-        self.images: dict[str, ImagesWork] = {}
-        self.scores: dict[str, ScoresWork | SetScoresWork] = {}
+        self.images: dict[str, ImagesUnit] = {}
+        self.scores: dict[str, ScoresUnit | SetScoresUnit] = {}
         self.labels: dict[str, dict[str, None]] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
@@ -163,7 +163,7 @@ class _Planner:
             "erased": erased,
             "unlearncanvas": unlearncanvas,
         }
-        evaluation = EvaluationWork(
+        evaluation = EvaluationUnit(
             key=unit_key(parts),
             suite=self.suite.name,
             entries=entries,
@@ -198,9 +198,9 @@ class _Planner:
         return entry
 
     def drawn(self, shard: Shard, drawn: Drawn) -> str:
-        work = images_work(shard, drawn, self.suite.drawing)
-        self.images[work.key] = work
-        return work.key
+        unit = images_unit(shard, drawn, self.suite.drawing)
+        self.images[unit.key] = unit
+        return unit.key
 
     def references(self) -> tuple[str, ...]:
         """The base model's images, which are drawn even where it is not evaluated itself."""
@@ -236,7 +236,7 @@ class _Planner:
                 "cases": [asdict(case) for case in shard.cases],
             }
         )
-        self.scores[key] = ScoresWork(
+        self.scores[key] = ScoresUnit(
             key=key,
             images=images,
             references=reference,
@@ -273,7 +273,7 @@ class _Planner:
                     "prompts": _prompts_json(prompts),
                 }
             )
-            self.scores[key] = SetScoresWork(
+            self.scores[key] = SetScoresUnit(
                 key=key,
                 images=images,
                 references=references,

@@ -13,7 +13,7 @@ from conceptprune.evaluation.items import Item
 from conceptprune.evaluation.scorers.base import PLACES, Better, Facts, Labels, ScorerSettings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
-from conceptprune.evaluation.work import Entry, EvaluationWork
+from conceptprune.evaluation.units import Entry, EvaluationUnit
 from conceptprune.manifest.fields import concept_key
 
 SUBGROUPS = ("erased", "retained")
@@ -42,13 +42,13 @@ def case_key(item: Item) -> CaseKey:
     return (item.prompt.text, item.prompt.seed, item.guidance, item.labels)
 
 
-def summary_table(work: EvaluationWork, scored: Sequence[Sequence[Scored]]) -> pa.Table:
+def summary_table(unit: EvaluationUnit, scored: Sequence[Sequence[Scored]]) -> pa.Table:
     """The summary of an evaluation; `scored` are the numbers by checkpoint and scorer."""
     rows = [
         row
-        for entry, by_scorer in zip(work.entries, scored, strict=True)
+        for entry, by_scorer in zip(unit.entries, scored, strict=True)
         for one in by_scorer
-        for row in _rows(work, entry, one)
+        for row in _rows(unit, entry, one)
     ]
     return sorted_table(rows, SCHEMA)
 
@@ -79,22 +79,22 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str, Any]]:
+def _rows(unit: EvaluationUnit, entry: Entry, one: Scored) -> Iterator[dict[str, Any]]:
     settings = scorer_settings(one.scorer, one.facts)
-    groups = _groups(work.items, entry.checkpoint.erased)
+    groups = _groups(unit.items, entry.checkpoint.erased)
     for metric, how in one.scorer.metrics.items():
         for group, items in groups.items():
             values = _values(one.values, metric, items)
             if values:
-                better = how.better(group.split("/")[0], work.erased)
+                better = how.better(group.split("/")[0], unit.erased)
                 name = (one.scorer.title, metric)
-                yield _row(work, entry, group, name, values, better, settings)
-        if work.unlearncanvas and how.domain is not None:
-            yield from _unlearncanvas(work, entry, one, metric, groups, settings)
+                yield _row(unit, entry, group, name, values, better, settings)
+        if unit.unlearncanvas and how.domain is not None:
+            yield from _unlearncanvas(unit, entry, one, metric, groups, settings)
     for (group, metric), found in one.sets.items():
-        better = one.scorer.metrics[metric].better(group, work.erased)
+        better = one.scorer.metrics[metric].better(group, unit.erased)
         yield {
-            **_about(work, entry),
+            **_about(unit, entry),
             "group": group,
             "scorer": one.scorer.title,
             "metric": metric,
@@ -105,7 +105,7 @@ def _rows(work: EvaluationWork, entry: Entry, one: Scored) -> Iterator[dict[str,
 
 
 def _unlearncanvas(
-    work: EvaluationWork,
+    unit: EvaluationUnit,
     entry: Entry,
     one: Scored,
     metric: str,
@@ -117,7 +117,7 @@ def _unlearncanvas(
     UA is the share of the erased concepts' images in which the concept is not seen; IRA the
     accuracy in its domain, and CRA that in the other domain, on the retained concepts' images.
     """
-    in_domain = one.scorer.metrics[metric].domain == work.erased
+    in_domain = one.scorer.metrics[metric].domain == unit.erased
     wanted = ("erased", "UA") if in_domain else None
     kept = "IRA" if in_domain else "CRA"
     for group, name in filter(None, (wanted, ("retained", kept))):
@@ -125,7 +125,7 @@ def _unlearncanvas(
         if values:
             flipped = [1.0 - value for value in values] if name == "UA" else values
             scorer = (f"unlearncanvas/{one.scorer.title}", name)
-            yield _row(work, entry, group, scorer, flipped, "higher", {**settings, "of": metric})
+            yield _row(unit, entry, group, scorer, flipped, "higher", {**settings, "of": metric})
 
 
 def _groups(items: Sequence[Item], erased: Sequence[str]) -> dict[str, list[Item]]:
@@ -150,7 +150,7 @@ def _values(values: Values, metric: str, items: Sequence[Item]) -> list[float]:
 
 
 def _row(
-    work: EvaluationWork,
+    unit: EvaluationUnit,
     entry: Entry,
     group: str,
     name: tuple[str, str],
@@ -160,11 +160,11 @@ def _row(
 ) -> dict[str, Any]:
     scorer, metric = name
     # Not of the checkpoint: equal numbers have equal intervals whatever they are called.
-    what = canonical_json([work.suite, group, scorer, metric])
-    interval = mean_interval(values, resamples=work.resamples, seed=work.seed, what=what)
-    how = interval_settings(interval, resamples=work.resamples, seed=work.seed)
+    what = canonical_json([unit.suite, group, scorer, metric])
+    interval = mean_interval(values, resamples=unit.resamples, seed=unit.seed, what=what)
+    how = interval_settings(interval, resamples=unit.resamples, seed=unit.seed)
     return {
-        **_about(work, entry),
+        **_about(unit, entry),
         "group": group,
         "scorer": scorer,
         "metric": metric,
@@ -177,10 +177,10 @@ def _row(
     }
 
 
-def _about(work: EvaluationWork, entry: Entry) -> dict[str, Any]:
+def _about(unit: EvaluationUnit, entry: Entry) -> dict[str, Any]:
     checkpoint = entry.checkpoint
     return {
-        "suite": work.suite,
+        "suite": unit.suite,
         "checkpoint": checkpoint.label,
         "source": checkpoint.kind,
         "digest": checkpoint.digest,

@@ -13,13 +13,13 @@ that both have, and `store.py` is written over these alone.
 
 from conceptprune.store.backend import Entry
 from conceptprune.store.parquet import parquet_to_table, table_to_parquet
-from conceptprune.store.records import Commit, LostWorkError, ObjectRef
+from conceptprune.store.records import Commit, LostUnitError, ObjectRef
 from conceptprune.store.store import Store
 
 __all__ = [
     "Commit",
     "Entry",
-    "LostWorkError",
+    "LostUnitError",
     "ObjectRef",
     "Store",
     "parquet_to_table",

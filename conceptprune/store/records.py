@@ -11,7 +11,7 @@ from conceptprune.errors import StoreError
 FORMAT = "conceptprune.store/3"
 
 
-class LostWorkError(StoreError):
+class LostUnitError(StoreError):
     """Committed work that is gone or damaged: unit (kind, key) has to be computed again."""
 
     def __init__(self, message: str, *, kind: str, key: str, path: str) -> None:
@@ -22,11 +22,11 @@ class LostWorkError(StoreError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By hand, because an exception's own way calls it with its message only.
-        return _lost_work, (str(self), self.kind, self.key, self.path)
+        return _lost_unit, (str(self), self.kind, self.key, self.path)
 
 
-def _lost_work(message: str, kind: str, key: str, path: str) -> LostWorkError:
-    return LostWorkError(message, kind=kind, key=key, path=path)
+def _lost_unit(message: str, kind: str, key: str, path: str) -> LostUnitError:
+    return LostUnitError(message, kind=kind, key=key, path=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
 from conceptprune.store.credentials import refuse_credentials
 from conceptprune.store.opening import open_backend
-from conceptprune.store.records import Commit, LostWorkError, ObjectRef
+from conceptprune.store.records import Commit, LostUnitError, ObjectRef
 
 PROBE_PATH = "probe/conditional-put"
 PROBE = (
@@ -144,7 +144,7 @@ class Store:
         """The bytes of one object of committed work.
 
         Raises:
-            LostWorkError: the object is missing or damaged. The unit is set aside and no longer
+            LostUnitError: the object is missing or damaged. The unit is set aside and no longer
                 counts as done, so that whoever needs it can compute it again.
         """
         ref = commit.objects[role]
@@ -161,7 +161,7 @@ class Store:
             )
         except StoreError as error:
             message += f"it is still in its place ({error})"
-        raise LostWorkError(message, kind=commit.kind, key=commit.key, path=ref.path)
+        raise LostUnitError(message, kind=commit.kind, key=commit.key, path=ref.path)
 
     def set_aside(self, commit: Commit) -> bool:
         """Move a unit's damaged objects, and then its record, to `damaged/` with the same path.
@@ -219,7 +219,7 @@ class Store:
         """The commit record of a piece of work that should be done.
 
         Raises:
-            LostWorkError: it is not done; or its record is damaged, and was set aside.
+            LostUnitError: it is not done; or its record is damaged, and was set aside.
         """
         commit, damaged = self._record(kind, key)
         if commit is None:
@@ -228,7 +228,7 @@ class Store:
             if damaged:
                 message += ", its record was damaged: run the job again to compute it"
                 self._move_aside(path, "is damaged")
-            raise LostWorkError(message, kind=kind, key=key, path=path)
+            raise LostUnitError(message, kind=kind, key=key, path=path)
         return commit
 
     def committed(self, kind: str) -> frozenset[str]:

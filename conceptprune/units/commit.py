@@ -38,16 +38,16 @@ def worker_name() -> str:
     return f"{platform.node()}/{os.getpid()}"
 
 
-def run_claimed(work: U, claims: Claims, do: Callable[[U], Commit]) -> Done | Held:
+def run_claimed(unit: U, claims: Claims, do: Callable[[U], Commit]) -> Done | Held:
     """Have `do` compute and commit one unit, unless another job is at it or it is done."""
-    with claims.held(work.kind, work.key) as other:
+    with claims.held(unit.kind, unit.key) as other:
         if other is not None:
             return Held(claim=other)
         # Looked for under the claim: whoever held it before may have finished.
-        found = claims.store.find(work.kind, work.key)
+        found = claims.store.find(unit.kind, unit.key)
         if found is not None:
             return Done(commit=found, computed=False)
-        return Done(commit=do(work), computed=True)
+        return Done(commit=do(unit), computed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Made:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def commit_made(store: Store, work: Unit, make: Callable[[], Made]) -> Commit:
+def commit_made(store: Store, unit: Unit, make: Callable[[], Made]) -> Commit:
     """Make a unit's objects and commit them, with how long it took and by what.
 
     Raises:
@@ -67,8 +67,8 @@ def commit_made(store: Store, work: Unit, make: Callable[[], Made]) -> Commit:
     started = time.perf_counter()
     made = make()
     commit = Commit(
-        kind=work.kind,
-        key=work.key,
+        kind=unit.kind,
+        key=unit.key,
         objects=made.objects,
         provenance={
             **made.facts,

@@ -17,19 +17,19 @@ from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.fillers import GeneratorSettings, asks_generator
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.units import (
-    AnyPromptsWork,
-    CheckpointWork,
-    FuseWork,
-    GeneratedPromptsWork,
-    MaskWork,
-    PreviewWork,
-    PromptsWork,
-    SideWork,
-    SweepTableWork,
-    SweepWork,
+    AnyPromptsUnit,
+    AnyUnit,
+    CheckpointUnit,
+    FusedMaskUnit,
+    GeneratedPromptsUnit,
+    MaskUnit,
+    PreviewUnit,
+    PromptsUnit,
+    StatisticsUnit,
+    SweepTableUnit,
+    SweepUnit,
     Unit,
-    WindowWork,
-    Work,
+    WindowUnit,
     window_units,
 )
 from conceptprune.versions import versions
@@ -43,13 +43,13 @@ class ConceptPlan:
 
     concept: Concept
     pairs: tuple[PromptPair, ...]
-    target: SideWork
-    base: SideWork
-    mask: MaskWork
-    checkpoints: tuple[CheckpointWork, ...]
-    previews_before: tuple[PreviewWork, ...]
-    preview_after: PreviewWork | None
-    sweeps: tuple[SweepWork, ...] = ()
+    target: StatisticsUnit
+    base: StatisticsUnit
+    mask: MaskUnit
+    checkpoints: tuple[CheckpointUnit, ...]
+    previews_before: tuple[PreviewUnit, ...]
+    preview_after: PreviewUnit | None
+    sweeps: tuple[SweepUnit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +60,16 @@ class Plan:
     model: ModelSettings
     settings: CollectionSettings
     concepts: tuple[ConceptPlan, ...]
-    windows: Mapping[str, WindowWork]
-    sides: Mapping[str, SideWork]
-    fused: FuseWork | None
-    fused_checkpoints: tuple[CheckpointWork, ...]
-    fused_preview: PreviewWork | None
-    sweep_table: SweepTableWork | None = None
-    unmade: tuple[AnyPromptsWork, ...] = ()
+    windows: Mapping[str, WindowUnit]
+    sides: Mapping[str, StatisticsUnit]
+    fused: FusedMaskUnit | None
+    fused_checkpoints: tuple[CheckpointUnit, ...]
+    fused_preview: PreviewUnit | None
+    sweep_table: SweepTableUnit | None = None
+    unmade: tuple[AnyPromptsUnit, ...] = ()
     """Units of prompts that were given up: what is planned of their concepts cannot be done."""
 
-    def units(self) -> Iterator[Work]:
+    def units(self) -> Iterator[AnyUnit]:
         """Every unit once, each after all that it needs."""
         yield from self.unmade
         yield from self.windows.values()
@@ -84,7 +84,7 @@ class Plan:
         yield from self.fused_checkpoints
         yield from self.previews().values()
 
-    def previews(self) -> dict[str, PreviewWork]:
+    def previews(self) -> dict[str, PreviewUnit]:
         """Image units by key: those of the untouched model first."""
         before = chain.from_iterable(concept.previews_before for concept in self.concepts)
         after = (concept.preview_after for concept in self.concepts if concept.preview_after)
@@ -93,10 +93,10 @@ class Plan:
 
     def evaluations(self, unit: Unit) -> int:
         """Denoiser evaluations of a unit: prompts x guidance halves x calls."""
-        if isinstance(unit, WindowWork):
+        if isinstance(unit, WindowUnit):
             halves = family_named(self.model.pipeline).halves(self.settings.guidance)
             return len(unit.prompts) * halves * (unit.window.stop - unit.window.start)
-        if isinstance(unit, PreviewWork):
+        if isinstance(unit, PreviewUnit):
             halves = family_named(self.model.pipeline).halves(unit.guidance)
             return len(unit.prompts) * halves * unit.steps
         return 0
@@ -127,12 +127,12 @@ class Plan:
         return {key: tuple(names) for key, names in by_key.items()}
 
 
-def concepts_in(unit: AnyPromptsWork) -> tuple[Concept, ...]:
+def concepts_in(unit: AnyPromptsUnit) -> tuple[Concept, ...]:
     """The concepts whose prompts a unit makes."""
-    return unit.concepts if isinstance(unit, PromptsWork) else (unit.concept,)
+    return unit.concepts if isinstance(unit, PromptsUnit) else (unit.concept,)
 
 
-def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsWork]:
+def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsUnit]:
     """The units that make the prompts of all concepts, to erase and to retain.
 
     `language_model` is the digest of the one that the manifest has write fillers, if any.
@@ -141,7 +141,7 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
     concepts = (*manifest.concepts, *manifest.retain)
     generated: tuple[Concept, ...] = ()
     generator = manifest.prompts.generator
-    units: list[AnyPromptsWork] = []
+    units: list[AnyPromptsUnit] = []
     if generator is not None:
         if language_model is None:
             raise ValueError("the language model of prompts.generator has not been identified")
@@ -152,14 +152,14 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
         by_key = {
             unit.key: unit
             for unit in (
-                GeneratedPromptsWork(concept=concept, seed=seed, generator=settings)
+                GeneratedPromptsUnit(concept=concept, seed=seed, generator=settings)
                 for concept in generated
             )
         }
         units += by_key.values()
     size = CONCEPTS_PER_PROMPTS_UNIT
     units += [
-        PromptsWork(concepts=concepts[first : first + size], seed=seed)
+        PromptsUnit(concepts=concepts[first : first + size], seed=seed)
         for first in range(0, len(concepts), size)
     ]
     return units
@@ -228,8 +228,8 @@ def build_plan(
     )
 
 
-def _sweep_table(concepts: Sequence[ConceptPlan]) -> SweepTableWork:
-    return SweepTableWork(sweeps=tuple(unit.key for plan in concepts for unit in plan.sweeps))
+def _sweep_table(concepts: Sequence[ConceptPlan]) -> SweepTableUnit:
+    return SweepTableUnit(sweeps=tuple(unit.key for plan in concepts for unit in plan.sweeps))
 
 
 class _Planner:
@@ -246,10 +246,10 @@ class _Planner:
         self.model = model
         self.settings = settings
         self.pairs = pairs
-        self.windows: dict[str, WindowWork] = {}
-        self.sides: dict[str, SideWork] = {}
+        self.windows: dict[str, WindowUnit] = {}
+        self.sides: dict[str, StatisticsUnit] = {}
 
-    def side(self, prompts: Sequence[Prompt]) -> SideWork:
+    def side(self, prompts: Sequence[Prompt]) -> StatisticsUnit:
         side, units = window_units(
             self.model,
             tuple(prompts),
@@ -267,7 +267,7 @@ class _Planner:
         base = self.side([pair.base for pair in pairs])
         mask = self.mask(concept, target, base)
         preview = self.manifest.outputs.preview
-        before: tuple[PreviewWork, ...] = ()
+        before: tuple[PreviewUnit, ...] = ()
         after = None
         if preview:
             before, after = self.previews(concept, mask, preview)
@@ -283,7 +283,7 @@ class _Planner:
             sweeps=self.sweeps(mask),
         )
 
-    def sweeps(self, mask: MaskWork) -> tuple[SweepWork, ...]:
+    def sweeps(self, mask: MaskUnit) -> tuple[SweepUnit, ...]:
         """A unit for each selector and what one pass over the calls can compare."""
         if self.manifest.sweep is None:
             return ()
@@ -292,7 +292,7 @@ class _Planner:
             shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
             passes.setdefault(shared, []).append(pruning)
         return tuple(
-            SweepWork(
+            SweepUnit(
                 mask=mask,
                 selector=group[0].selector,
                 settings=tuple(selection_settings(pruning) for pruning in group),
@@ -304,9 +304,9 @@ class _Planner:
         """The concepts to retain while `concept` is erased (which may be in the list itself)."""
         return [other for other in self.manifest.retain if other.name != concept.name]
 
-    def mask(self, concept: Concept, target: SideWork, base: SideWork) -> MaskWork:
+    def mask(self, concept: Concept, target: StatisticsUnit, base: StatisticsUnit) -> MaskUnit:
         pruning = self.manifest.pruning
-        retained: tuple[SideWork, ...] = ()
+        retained: tuple[StatisticsUnit, ...] = ()
         if pruning.base != "plain":
             retained = tuple(
                 self.side([pair.target for pair in self.pairs[other.name]])
@@ -344,7 +344,7 @@ class _Planner:
                 "table": NEURONS_FORMAT,
             }
         )
-        return MaskWork(
+        return MaskUnit(
             key=key,
             concept=concept.name,
             target=target.key,
@@ -357,15 +357,15 @@ class _Planner:
             provenance=provenance,
         )
 
-    def fused(self, concepts: Sequence[ConceptPlan]) -> FuseWork:
+    def fused(self, concepts: Sequence[ConceptPlan]) -> FusedMaskUnit:
         asked = self.manifest.outputs.fuse or Fuse()
         masks = tuple(plan.mask.key for plan in concepts)
         fusion = fusion_of(asked)
         if not isinstance(fusion, Budget):
-            return FuseWork(masks=masks, fusion=fusion)
+            return FusedMaskUnit(masks=masks, fusion=fusion)
         erased = {plan.concept.name for plan in concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
-        return FuseWork(
+        return FusedMaskUnit(
             masks=masks,
             fusion=fusion,
             sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
@@ -379,11 +379,11 @@ class _Planner:
             tau=self.manifest.pruning.tau,
         )
 
-    def checkpoints(self, mask: str) -> tuple[CheckpointWork, ...]:
+    def checkpoints(self, mask: str) -> tuple[CheckpointUnit, ...]:
         outputs = self.manifest.outputs
         forms = [("delta", outputs.deltas), ("pipeline", outputs.pipelines)]
         return tuple(
-            CheckpointWork(
+            CheckpointUnit(
                 key=unit_key({"kind": "checkpoint", "form": form, "mask": mask}),
                 mask=mask,
                 form=form,  # type: ignore[arg-type]
@@ -393,8 +393,8 @@ class _Planner:
         )
 
     def previews(
-        self, concept: Concept, mask: MaskWork, preview: Preview
-    ) -> tuple[tuple[PreviewWork, ...], PreviewWork]:
+        self, concept: Concept, mask: MaskUnit, preview: Preview
+    ) -> tuple[tuple[PreviewUnit, ...], PreviewUnit]:
         pairs = self.pairs[concept.name][: preview.prompts_per_concept]
         groups = [_drawn([pair.target for pair in pairs], preview)]
         groups.append(_drawn([pair.base for pair in pairs], preview))
@@ -408,7 +408,9 @@ class _Planner:
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
         return before, self.preview(mask.key, every_prompt, preview, before)
 
-    def fused_preview(self, fused: FuseWork, concepts: Sequence[ConceptPlan]) -> PreviewWork | None:
+    def fused_preview(
+        self, fused: FusedMaskUnit, concepts: Sequence[ConceptPlan]
+    ) -> PreviewUnit | None:
         """With the fused mask: all that was drawn for the single concepts."""
         preview = self.manifest.outputs.preview
         if preview is None:
@@ -423,8 +425,8 @@ class _Planner:
         mask: str | None,
         prompts: tuple[Prompt, ...],
         preview: Preview,
-        before: tuple[PreviewWork, ...] = (),
-    ) -> PreviewWork:
+        before: tuple[PreviewUnit, ...] = (),
+    ) -> PreviewUnit:
         settings = {
             "steps": preview.steps,
             "guidance": preview.guidance,
@@ -441,7 +443,7 @@ class _Planner:
                 **settings,
             }
         )
-        return PreviewWork(
+        return PreviewUnit(
             key=key,
             mask=mask,
             prompts=prompts,

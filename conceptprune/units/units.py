@@ -65,7 +65,7 @@ class Detailed(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptsWork:
+class PromptsUnit:
     """Make the prompt pairs of a few concepts."""
 
     concepts: tuple[Concept, ...]
@@ -81,7 +81,7 @@ class PromptsWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedPromptsWork:
+class GeneratedPromptsUnit:
     """Have a language model write one concept's fillers, and make its prompt pairs of them."""
 
     concept: Concept
@@ -104,11 +104,11 @@ class GeneratedPromptsWork:
         )
 
 
-AnyPromptsWork = PromptsWork | GeneratedPromptsWork
+AnyPromptsUnit = PromptsUnit | GeneratedPromptsUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowWork:
+class WindowUnit:
     """Collect one shard of one side over one window of denoiser calls."""
 
     key: str
@@ -127,7 +127,7 @@ class WindowWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SideWork:
+class StatisticsUnit:
     """Reduce one side's windows and shards, in canonical order."""
 
     key: str
@@ -144,7 +144,7 @@ class SideWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskWork:
+class MaskUnit:
     """Select the weights that draw one concept."""
 
     key: str
@@ -168,10 +168,10 @@ class MaskWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepWork:
+class SweepUnit:
     """Select one concept's weights under several settings, and say how many and which."""
 
-    mask: MaskWork
+    mask: MaskUnit
     """The concept's mask with the manifest's own settings, to compare with."""
     selector: SelectorName
     settings: "tuple[Settings, ...]"
@@ -197,7 +197,7 @@ class SweepWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepTableWork:
+class SweepTableUnit:
     """Put the rows of all concepts and settings into one table."""
 
     sweeps: tuple[str, ...]
@@ -215,7 +215,7 @@ class SweepTableWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuseWork:
+class FusedMaskUnit:
     """Make one mask of several."""
 
     masks: tuple[str, ...]
@@ -245,7 +245,7 @@ class FuseWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointWork:
+class CheckpointUnit:
     """Emit the model without one mask's weights."""
 
     key: str
@@ -260,7 +260,7 @@ class CheckpointWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewWork:
+class PreviewUnit:
     """Draw prompts with the model as it is or with one mask applied, and judge the images."""
 
     key: str
@@ -282,23 +282,23 @@ class PreviewWork:
         return (*mask, *(("preview", key) for key in self.before))
 
 
-Work = (
-    PromptsWork
-    | GeneratedPromptsWork
-    | WindowWork
-    | SideWork
-    | MaskWork
-    | SweepWork
-    | SweepTableWork
-    | FuseWork
-    | CheckpointWork
-    | PreviewWork
+AnyUnit = (
+    PromptsUnit
+    | GeneratedPromptsUnit
+    | WindowUnit
+    | StatisticsUnit
+    | MaskUnit
+    | SweepUnit
+    | SweepTableUnit
+    | FusedMaskUnit
+    | CheckpointUnit
+    | PreviewUnit
 )
 
 
-def needs_denoiser(work: Unit) -> bool:
+def needs_denoiser(unit: Unit) -> bool:
     """Whether a unit belongs on a worker that keeps a network loaded: the denoiser, as a rule."""
-    return work.kind in WARM_KINDS
+    return unit.kind in WARM_KINDS
 
 
 def window_units(
@@ -308,7 +308,7 @@ def window_units(
     *,
     shard_prompts: int,
     window: int | None,
-) -> tuple[SideWork, tuple[WindowWork, ...]]:
+) -> tuple[StatisticsUnit, tuple[WindowUnit, ...]]:
     """The units of one side: its shards' windows, and the reduction over them."""
     common = {
         **model.key_parts,
@@ -320,7 +320,7 @@ def window_units(
     }
     length = window or settings.tau
     grid: list[tuple[str, ...]] = []
-    units: list[WindowWork] = []
+    units: list[WindowUnit] = []
     for first in range(0, len(prompts), shard_prompts):
         shard = prompts[first : first + shard_prompts]
         shard_json = [[prompt.text, prompt.seed] for prompt in shard]
@@ -340,7 +340,7 @@ def window_units(
                 }
             )
             units.append(
-                WindowWork(
+                WindowUnit(
                     key=key,
                     prompts=shard,
                     window=Window(start, stop),
@@ -351,7 +351,7 @@ def window_units(
             keys.append(key)
         grid.append(tuple(keys))
     every_prompt = [[prompt.text, prompt.seed] for prompt in prompts]
-    side = SideWork(
+    side = StatisticsUnit(
         key=unit_key(
             {
                 "kind": "statistics",

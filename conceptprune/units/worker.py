@@ -36,17 +36,17 @@ from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
 from conceptprune.units.preview import preview_table
 from conceptprune.units.units import (
-    CheckpointWork,
-    FuseWork,
-    GeneratedPromptsWork,
-    MaskWork,
-    PreviewWork,
-    PromptsWork,
-    SideWork,
-    SweepTableWork,
-    SweepWork,
-    WindowWork,
-    Work,
+    AnyUnit,
+    CheckpointUnit,
+    FusedMaskUnit,
+    GeneratedPromptsUnit,
+    MaskUnit,
+    PreviewUnit,
+    PromptsUnit,
+    StatisticsUnit,
+    SweepTableUnit,
+    SweepUnit,
+    WindowUnit,
 )
 
 if TYPE_CHECKING:
@@ -118,62 +118,62 @@ class Worker:
         dtype: torch.dtype = getattr(torch, self.model.dtype)
         return dtype
 
-    def run(self, work: Work) -> Commit:
+    def run(self, unit: AnyUnit) -> Commit:
         """Do one unit and commit it; work that is committed already is not done again.
 
         Raises:
             UserError, NumericalError, StoreError: see the stages.
         """
-        return self.store.find(work.kind, work.key) or self._do(work)
+        return self.store.find(unit.kind, unit.key) or self._do(unit)
 
-    def run_claimed(self, work: Work, claims: Claims) -> Done | Held:
+    def run_claimed(self, unit: AnyUnit, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(work, claims, self._do)
+        return run_claimed(unit, claims, self._do)
 
-    def _do(self, work: Work) -> Commit:
-        return commit_made(self.store, work, lambda: self._make(work))
+    def _do(self, unit: AnyUnit) -> Commit:
+        return commit_made(self.store, unit, lambda: self._make(unit))
 
-    def _make(self, work: Work) -> Made:
-        match work:
-            case PromptsWork():
-                return self._prompts(work)
-            case GeneratedPromptsWork():
-                return self._generated_prompts(work)
-            case WindowWork():
-                return self._window(work)
-            case SideWork():
-                return self._side(work)
-            case MaskWork():
-                return self._mask(work)
-            case SweepWork():
-                return self._sweep(work)
-            case SweepTableWork():
-                return self._sweep_table(work)
-            case FuseWork():
-                return self._fuse(work)
-            case CheckpointWork():
-                return self._checkpoint(work)
-            case PreviewWork():
-                return self._preview(work)
+    def _make(self, unit: AnyUnit) -> Made:
+        match unit:
+            case PromptsUnit():
+                return self._prompts(unit)
+            case GeneratedPromptsUnit():
+                return self._generated_prompts(unit)
+            case WindowUnit():
+                return self._window(unit)
+            case StatisticsUnit():
+                return self._side(unit)
+            case MaskUnit():
+                return self._mask(unit)
+            case SweepUnit():
+                return self._sweep(unit)
+            case SweepTableUnit():
+                return self._sweep_table(unit)
+            case FusedMaskUnit():
+                return self._fuse(unit)
+            case CheckpointUnit():
+                return self._checkpoint(unit)
+            case PreviewUnit():
+                return self._preview(unit)
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.model.identity, suffix=suffix)
 
-    def _prompts(self, work: PromptsWork) -> Made:
-        pairs = {concept.name: prompt_pairs(concept, seed=work.seed) for concept in work.concepts}
-        kinds = {concept.name: concept.kind for concept in work.concepts}
+    def _prompts(self, unit: PromptsUnit) -> Made:
+        pairs = {concept.name: prompt_pairs(concept, seed=unit.seed) for concept in unit.concepts}
+        kinds = {concept.name: concept.kind for concept in unit.concepts}
         data = table_to_parquet(prompts_table(pairs, kinds))
         return Made(objects={"prompts": self._put("prompts", data, suffix="parquet")})
 
-    def _generated_prompts(self, work: GeneratedPromptsWork) -> Made:
-        settings = work.generator
+    def _generated_prompts(self, unit: GeneratedPromptsUnit) -> Made:
+        settings = unit.generator
         model = self.language_model(settings)
         written = write_fillers(
-            work.concept, settings, lambda question, seed: model.answer(question, seed, settings)
+            unit.concept, settings, lambda question, seed: model.answer(question, seed, settings)
         )
-        concept = work.concept.model_copy(update={"fillers": written.fillers})
-        pairs = {concept.name: prompt_pairs(concept, seed=work.seed)}
-        answers = answers_table(work.concept, settings, written)
+        concept = unit.concept.model_copy(update={"fillers": written.fillers})
+        pairs = {concept.name: prompt_pairs(concept, seed=unit.seed)}
+        answers = answers_table(unit.concept, settings, written)
         return Made(
             objects={
                 "prompts": self._put_table(
@@ -191,10 +191,10 @@ class Worker:
             },
         )
 
-    def _window(self, work: WindowWork) -> Made:
+    def _window(self, unit: WindowUnit) -> Made:
         states = None
-        if work.previous is not None:
-            commit = self.store.get("window", work.previous)
+        if unit.previous is not None:
+            commit = self.store.get("window", unit.previous)
             count = sum(role.startswith("state.") for role in commit.objects)
             states = [
                 TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
@@ -204,11 +204,11 @@ class Worker:
         def collect(at_once: int) -> WindowResult:
             return collect_window(
                 self.denoiser,
-                work.prompts,
+                unit.prompts,
                 self.settings,
-                work.window,
+                unit.window,
                 states,
-                keep_states=not work.last,
+                keep_states=not unit.last,
                 at_once=at_once,
             )
 
@@ -220,13 +220,13 @@ class Worker:
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
         return Made(objects=objects, facts={"at_once": self._memory.at_once})
 
-    def _side(self, work: SideWork) -> Made:
+    def _side(self, unit: StatisticsUnit) -> Made:
         shards = [
             join_calls([self._statistics("window", key, "partial") for key in windows])
-            for windows in work.grid
+            for windows in unit.grid
         ]
         table = merge_shards(shards).to_arrow(
-            {"side": work.key, "model_digest": self.model.identity, "prompts": work.prompts_digest}
+            {"side": unit.key, "model_digest": self.model.identity, "prompts": unit.prompts_digest}
         )
         data = table_to_parquet(table)
         return Made(objects={"statistics": self._put("statistics", data, suffix="parquet")})
@@ -234,8 +234,8 @@ class Worker:
     def _statistics(self, kind: str, key: str, role: str) -> Statistics:
         return read_statistics(self.store, kind, key, role)
 
-    def _mask(self, work: MaskWork) -> Made:
-        evidence = self._evidence(work)
+    def _mask(self, unit: MaskUnit) -> Made:
+        evidence = self._evidence(unit)
         target = evidence.target
         folder = self.folder
         component = denoiser_of(folder)
@@ -244,7 +244,7 @@ class Worker:
         first_columns = {
             name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
         }
-        entries = select_mask(work.selector, site_weights, evidence, work.selection)
+        entries = select_mask(unit.selector, site_weights, evidence, unit.selection)
         layers = {
             name: LayerMask(
                 shape=(weight.shape[0], weight.shape[1]),
@@ -255,44 +255,44 @@ class Worker:
             for name, weight in weights.items()
         }
         mask = PruningMask(
-            concepts=(work.concept,),
+            concepts=(unit.concept,),
             component=component,
             layers=layers,
             provenance={
-                **work.provenance,
-                "site": work.site,
-                "timesteps": target.timesteps[: work.selection.tau],
+                **unit.provenance,
+                "site": unit.site,
+                "timesteps": target.timesteps[: unit.selection.tau],
             },
         )
-        tau = work.selection.tau
-        stronger = {name: stronger_neurons(work.selector, name, evidence)[:tau] for name in layers}
-        table = neurons_table(mask, work.key, stronger)
+        tau = unit.selection.tau
+        stronger = {name: stronger_neurons(unit.selector, name, evidence)[:tau] for name in layers}
+        table = neurons_table(mask, unit.key, stronger)
         made = self._made_mask(mask)
         neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
         return Made(objects={**made.objects, "neurons": neurons}, facts=made.facts)
 
-    def _evidence(self, work: MaskWork) -> Evidence:
+    def _evidence(self, unit: MaskUnit) -> Evidence:
         return Evidence(
-            target=self._statistics("statistics", work.target, "statistics"),
-            base=self._statistics("statistics", work.base, "statistics"),
-            retained=[self._statistics("statistics", key, "statistics") for key in work.retained],
-            rule=work.rule,
+            target=self._statistics("statistics", unit.target, "statistics"),
+            base=self._statistics("statistics", unit.base, "statistics"),
+            retained=[self._statistics("statistics", key, "statistics") for key in unit.retained],
+            rule=unit.rule,
         )
 
-    def _sweep(self, work: SweepWork) -> Made:
-        evidence = self._evidence(work.mask)
+    def _sweep(self, unit: SweepUnit) -> Made:
+        evidence = self._evidence(unit.mask)
         layers = evidence.target.layers
         folder = self.folder
         weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
         site_weights = on_site(weights, evidence.target)
-        reference = read_mask(self.store, work.mask.key).on_site()
-        table = sweep_rows(work.selector, site_weights, evidence, work.settings, reference)
+        reference = read_mask(self.store, unit.mask.key).on_site()
+        table = sweep_rows(unit.selector, site_weights, evidence, unit.settings, reference)
         return Made(objects={"sweep": self._put_table("sweep", table)})
 
-    def _sweep_table(self, work: SweepTableWork) -> Made:
+    def _sweep_table(self, unit: SweepTableUnit) -> Made:
         parts = [
             parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
-            for key in work.sweeps
+            for key in unit.sweeps
         ]
         return Made(
             objects={"sweep": self._put_table("sweep", sorted_rows(pa.concat_tables(parts)))}
@@ -301,8 +301,8 @@ class Worker:
     def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
         return self._put(role, table_to_parquet(table), suffix="parquet")
 
-    def _fuse(self, work: FuseWork) -> Made:
-        return self._made_mask(fused(self.store, work, self.folder, self.dtype))
+    def _fuse(self, unit: FusedMaskUnit) -> Made:
+        return self._made_mask(fused(self.store, unit, self.folder, self.dtype))
 
     def _made_mask(self, mask: PruningMask) -> Made:
         return Made(
@@ -310,10 +310,10 @@ class Worker:
             facts={"entries": mask.num_entries, "site_weights": mask.num_weights},
         )
 
-    def _checkpoint(self, work: CheckpointWork) -> Made:
-        mask = read_mask(self.store, work.mask)
+    def _checkpoint(self, unit: CheckpointUnit) -> Made:
+        mask = read_mask(self.store, unit.mask)
         folder = self.folder
-        if work.form == "delta":
+        if unit.form == "delta":
             return Made(
                 objects={
                     "delta" if component == mask.components[0] else f"delta.{component}": self._put(
@@ -328,24 +328,24 @@ class Worker:
         }
         return Made(objects=files)
 
-    def _preview(self, work: PreviewWork) -> Made:
-        mask = None if work.mask is None else read_mask(self.store, work.mask)
-        memory = self._preview_memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
+    def _preview(self, unit: PreviewUnit) -> Made:
+        mask = None if unit.mask is None else read_mask(self.store, unit.mask)
+        memory = self._preview_memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
         with self._masked(mask):
             images = memory.run(
                 lambda at_once: draw(
                     self.denoiser,
-                    work.prompts,
-                    steps=work.steps,
-                    guidance=work.guidance,
-                    batch_size=work.batch_size,
+                    unit.prompts,
+                    steps=unit.steps,
+                    guidance=unit.guidance,
+                    batch_size=unit.batch_size,
                     at_once=at_once,
                 )
             )
-        judge = self.judge if work.judge else None
-        table = preview_table(work.prompts, images, judge)
-        if work.before:
-            self._check_effect(work, table)
+        judge = self.judge if unit.judge else None
+        table = preview_table(unit.prompts, images, judge)
+        if unit.before:
+            self._check_effect(unit, table)
         data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})
@@ -369,10 +369,10 @@ class Worker:
                 if edits_encoders:
                     model.forget_encodings()
 
-    def _check_effect(self, work: PreviewWork, after: pa.Table) -> None:
+    def _check_effect(self, unit: PreviewUnit, after: pa.Table) -> None:
         """Raise a `NoEffectError` where every image is that of the model without the mask."""
         before: set[tuple[str, int, bytes]] = set()
-        for key in work.before:
+        for key in unit.before:
             table = parquet_to_table(self.store.load(self.store.get("preview", key), "preview"))
             before |= set(_images(table))
         if before.issuperset(_images(after)):
@@ -413,17 +413,17 @@ def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, 
     }
 
 
-def fused(store: Store, work: FuseWork, folder: Path, dtype: torch.dtype) -> PruningMask:
-    """The mask that `work` describes, from the masks and statistics in the store.
+def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
+    """The mask that `unit` describes, from the masks and statistics in the store.
 
     Raises:
         UserError, ModelMismatchError: see `fuse_masks`.
         StoreError: something is not committed, or is damaged.
     """
-    masks = (read_mask(store, key) for key in work.masks)
-    if not work.sides:
-        return fuse_masks(masks, work.fusion)
-    layers = read_mask(store, work.masks[0]).layers
+    masks = (read_mask(store, key) for key in unit.masks)
+    if not unit.sides:
+        return fuse_masks(masks, unit.fusion)
+    layers = read_mask(store, unit.masks[0]).layers
     weights = read_layers(folder, layers, denoiser_of(folder), dtype)
     widths = {name: weight.shape[1] for name, weight in weights.items()}
     cached: dict[str, Statistics] = {}
@@ -434,13 +434,13 @@ def fused(store: Store, work: FuseWork, folder: Path, dtype: torch.dtype) -> Pru
         if base not in cached:
             cached[base] = read_statistics(store, "statistics", base, "statistics").padded(widths)
         own = read_statistics(store, "statistics", target, "statistics").padded(widths)
-        return Drive.of(weights, own, cached[base], work.tau)
+        return Drive.of(weights, own, cached[base], unit.tau)
 
     drives = Drives(
         weights=weights,
-        concepts=[drive(sides) for sides in work.sides],
-        retained=[drive(sides) for sides in work.retained],
+        concepts=[drive(sides) for sides in unit.sides],
+        retained=[drive(sides) for sides in unit.retained],
     )
     return fuse_masks(
-        masks, work.fusion, drives, provenance={"retained": [key for key, _ in work.retained]}
+        masks, unit.fusion, drives, provenance={"retained": [key for key, _ in unit.retained]}
     )

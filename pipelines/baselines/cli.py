@@ -60,7 +60,8 @@ def uce(
 ) -> None:
     """Unified Concept Editing; the defaults are the published ones."""
     from conceptprune.baselines.uce import UceSettings, tokens_named
-    from pipelines.baselines import programs
+
+    from . import programs
 
     settings = UceSettings(
         erase_scale=erase_scale,
@@ -92,7 +93,8 @@ def rece(
     """RECE: after UCE's published edit, erase what still draws the concept, again and again."""
     from conceptprune.baselines.rece import ReceSettings
     from conceptprune.baselines.uce import UceSettings, tokens_named
-    from pipelines.baselines import programs
+
+    from . import programs
 
     again = UceSettings(
         erase_scale=erase_scale,
@@ -115,7 +117,7 @@ def random(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which weights.")] = 0,
 ) -> None:
     """A control: weights of the pruning site zeroed at random."""
-    from pipelines.baselines import programs
+    from . import programs
 
     programs.random(manifest, out, density=density, like=like, seed=seed)
 
@@ -131,7 +133,7 @@ def magnitude(
     ] = False,
 ) -> None:
     """A control: the largest weights of the pruning site zeroed."""
-    from pipelines.baselines import programs
+    from . import programs
 
     programs.magnitude(manifest, out, density=density, like=like, smallest=smallest)
 
@@ -143,6 +145,6 @@ def esd(
     out: Out,
 ) -> None:
     """Import a checkpoint trained by ESD from the manifest's model; a .pt with weights only."""
-    from pipelines.baselines import programs
+    from . import programs
 
     programs.esd(checkpoint, manifest, out)

@@ -35,9 +35,10 @@ from conceptprune.masks.mask import PruningMask, load_mask
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import denoiser_of, family_named
 from conceptprune.models.weights import read_tensors, read_weights
-from pipelines.commands.output import check_unused, complete_or_absent
-from pipelines.console.logs import one_line
-from pipelines.jobs.preparation import prepare
+
+from ..commands.output import check_unused, complete_or_absent
+from ..console.logs import one_line
+from ..jobs.preparation import prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

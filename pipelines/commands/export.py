@@ -33,19 +33,19 @@ from conceptprune.prompts.table import pairs_from_table
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import LABEL, model_path
 from conceptprune.units.plan import Plan, build_plan, concepts_in, fusion_of, prompts_units
-from conceptprune.units.units import FuseWork
+from conceptprune.units.units import FusedMaskUnit
 from conceptprune.units.worker import fused, read_mask
-from pipelines.commands.names import slug
-from pipelines.commands.output import check_unused, complete_or_absent
-from pipelines.console.logs import one_line
-from pipelines.records.ledger import RunRecord
-from pipelines.records.runs import _nearest, find_run, mask_keys
-from pipelines.report.cards import evaluated_masks, measurements
-from pipelines.report.data import judged_masks
+
+from ..console.logs import one_line
+from ..records.ledger import RunRecord
+from ..records.runs import _nearest, find_run, mask_keys
+from ..report.cards import evaluated_masks, measurements
+from ..report.data import judged_masks
+from .names import slug
+from .output import check_unused, complete_or_absent
 
 FORMS: tuple[Form, ...] = get_args(Form)
 FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
-MAX_SLUG_CHARS = 40
 DIGEST_CHARS = 8
 
 T = TypeVar("T", bound=str)
@@ -217,22 +217,22 @@ def _fused(
 ) -> PruningMask:
     """One mask of several concepts; `keys` are their masks' by concept name."""
     fusion = fusion_of(fuse)
-    work = FuseWork(masks=tuple(keys.values()), fusion=fusion)
+    unit = FusedMaskUnit(masks=tuple(keys.values()), fusion=fusion)
     if not isinstance(fusion, Budget):
-        return fuse_masks((read_mask(store, key) for key in work.masks), fusion)
+        return fuse_masks((read_mask(store, key) for key in unit.masks), fusion)
     folder = _base_model(record, model)
     planned = _plan_of(store, record, list(keys), fuse).fused
     if planned is None:
         raise ValueError("a plan with outputs.fuse has a fused mask")
-    work = replace(planned, masks=work.masks)
-    for kind, key in work.needs:
+    unit = replace(planned, masks=unit.masks)
+    for kind, key in unit.needs:
         if store.find(kind, key) is None:
             raise UserError(
                 f"--fuse budget: {kind} {key[:12]} of run {record.run} is not in {store.uri}; run "
                 "`conceptprune erase` with outputs: {fuse: budget}, which collects what it needs"
             )
     dtype: torch.dtype = getattr(torch, record.manifest["collection"]["dtype"])
-    return fused(store, work, folder, dtype)
+    return fused(store, unit, folder, dtype)
 
 
 def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:

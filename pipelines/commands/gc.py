@@ -19,8 +19,9 @@ from conceptprune.manifest import Manifest
 from conceptprune.store import Entry, Store
 from conceptprune.units.plan import prompts_units
 from conceptprune.units.units import Need
-from pipelines.records.evaluation import EvaluationRecord
-from pipelines.records.ledger import READERS, RunRecord, read_ledger
+
+from ..records.evaluation import EvaluationRecord
+from ..records.ledger import READERS, RunRecord, read_ledger
 
 FOLDERS = ("commits", "objects", "damaged", "claims")
 """In the order of removal: a record never outlives its objects."""

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from pipelines.commands.export import MAX_SLUG_CHARS
+MAX_SLUG_CHARS = 40
 
 
 def slug(text: str) -> str:

@@ -15,11 +15,12 @@ from rich.table import Table
 from conceptprune.models.families import components, family_named
 from conceptprune.store import Store
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import GeneratedPromptsWork, PromptsWork, SideWork, Work
-from pipelines.commands.sizes import Sizes
-from pipelines.console.logs import say
-from pipelines.jobs.preparation import Prepared, count_weights, plan_here, prepare
-from pipelines.scheduling.graph import Committed, committed_in, units_to_do
+from conceptprune.units.units import AnyUnit, GeneratedPromptsUnit, PromptsUnit, StatisticsUnit
+
+from ..console.logs import say
+from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
+from ..scheduling.graph import Committed, committed_in, units_to_do
+from .sizes import Sizes
 
 KINDS = (
     "prompts",
@@ -43,7 +44,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     prepared = prepare(manifest)
     opened = None if store is None else Store(store)
     plan = plan_here(prepared, opened)
-    units: list[Work] = [*prepared.prompts_units(), *plan.units()]
+    units: list[AnyUnit] = [*prepared.prompts_units(), *plan.units()]
     todo = None if opened is None else _left(units, plan, committed_in(opened))
     sizes = Sizes.of(prepared)
     _print_heading(prepared, plan, console)
@@ -51,7 +52,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     unwritten = [
         unit
         for unit in units
-        if isinstance(unit, GeneratedPromptsWork) and (todo is None or unit.key in todo)
+        if isinstance(unit, GeneratedPromptsUnit) and (todo is None or unit.key in todo)
     ]
     if unwritten:
         say(
@@ -69,9 +70,9 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
         _print_estimate(prepared, plan, left, console)
 
 
-def _left(units: Iterable[Work], plan: Plan, committed: Committed) -> set[str]:
+def _left(units: Iterable[AnyUnit], plan: Plan, committed: Committed) -> set[str]:
     """Keys of the units a job would run against a store, as the job itself decides it."""
-    prompts = (unit for unit in units if isinstance(unit, PromptsWork | GeneratedPromptsWork))
+    prompts = (unit for unit in units if isinstance(unit, PromptsUnit | GeneratedPromptsUnit))
     left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
     return left | {unit.key for unit in units_to_do(plan, committed)}
 
@@ -143,11 +144,11 @@ _ROLES: dict[str, Callable[[ConceptPlan], tuple[str, ...]]] = {
 }
 
 
-def _windows(side: SideWork) -> Iterator[str]:
+def _windows(side: StatisticsUnit) -> Iterator[str]:
     return (key for shard in side.grid for key in shard)
 
 
-def _units_table(plan: Plan, units: list[Work], todo: set[str] | None, sizes: Sizes) -> Table:
+def _units_table(plan: Plan, units: list[AnyUnit], todo: set[str] | None, sizes: Sizes) -> Table:
     columns = ["units", "all", "evaluations", "bytes, about"]
     if todo is not None:
         columns += ["left", "evaluations", "bytes, about"]
@@ -165,12 +166,12 @@ def _units_table(plan: Plan, units: list[Work], todo: set[str] | None, sizes: Si
     return table
 
 
-def _cost(units: list[Work], plan: Plan, sizes: Sizes) -> list[str]:
+def _cost(units: list[AnyUnit], plan: Plan, sizes: Sizes) -> list[str]:
     evaluations = sum(plan.evaluations(unit) for unit in units)
     return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, plan))]
 
 
-def _print_estimate(prepared: Prepared, plan: Plan, units: list[Work], console: Console) -> None:
+def _print_estimate(prepared: Prepared, plan: Plan, units: list[AnyUnit], console: Console) -> None:
     rate = evaluations_per_second(prepared, plan)
     actors = prepared.manifest.compute.actors
     evaluations = sum(plan.evaluations(unit) for unit in units)

@@ -18,19 +18,20 @@ from conceptprune.models.weights import checkpoint_files
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, collection_settings
 from conceptprune.units.units import (
-    CheckpointWork,
-    FuseWork,
-    GeneratedPromptsWork,
-    MaskWork,
-    PreviewWork,
-    PromptsWork,
-    SideWork,
-    SweepTableWork,
-    SweepWork,
-    WindowWork,
-    Work,
+    AnyUnit,
+    CheckpointUnit,
+    FusedMaskUnit,
+    GeneratedPromptsUnit,
+    MaskUnit,
+    PreviewUnit,
+    PromptsUnit,
+    StatisticsUnit,
+    SweepTableUnit,
+    SweepUnit,
+    WindowUnit,
 )
-from pipelines.jobs.preparation import Prepared
+
+from ..jobs.preparation import Prepared
 
 # What files hold beside their numbers, roughly.
 TABLE_BYTES = 4096
@@ -91,43 +92,43 @@ class Sizes:
             same_bytes=every_file - edited_bytes,
         )
 
-    def total(self, units: Iterable[Work], plan: Plan) -> int:
+    def total(self, units: Iterable[AnyUnit], plan: Plan) -> int:
         """Bytes of several units; what their checkpoints share is counted once."""
         units = list(units)
-        shared = any(isinstance(unit, CheckpointWork) and unit.form == "pipeline" for unit in units)
+        shared = any(isinstance(unit, CheckpointUnit) and unit.form == "pipeline" for unit in units)
         return sum(self.of_unit(unit, plan) for unit in units) + shared * self.same_bytes
 
-    def of_unit(self, unit: Work, plan: Plan) -> int:
+    def of_unit(self, unit: AnyUnit, plan: Plan) -> int:
         """Bytes of one unit's own objects."""
         match unit:
-            case PromptsWork():
+            case PromptsUnit():
                 return _prompts_bytes(unit)
-            case GeneratedPromptsWork(generator=generator):
+            case GeneratedPromptsUnit(generator=generator):
                 rows = 2 * TABLE_BYTES + 2 * TABLE_ROW_BYTES * generator.per_concept
                 return rows + len(unit.generator.question(unit.concept).encode())
-            case WindowWork(window=window):
+            case WindowUnit(window=window):
                 partial = self._statistics(window.stop - window.start)
                 return partial if unit.last else partial + self._state(len(unit.prompts))
-            case SideWork():
+            case StatisticsUnit():
                 return self._statistics(plan.settings.tau)
-            case MaskWork():
+            case MaskUnit():
                 return self._mask(self._entries(unit, plan.settings.tau))
-            case FuseWork():
+            case FusedMaskUnit():
                 masks = (concept.mask for concept in plan.concepts)
                 entries = sum(self._entries(mask, plan.settings.tau) for mask in masks)
                 if isinstance(unit.fusion, Budget):
                     entries = min(entries, int(unit.fusion.fraction * self._weights))
                 return self._mask(entries)
-            case SweepWork(settings=settings):
+            case SweepUnit(settings=settings):
                 return TABLE_BYTES + len(settings) * self._sweep_row
-            case SweepTableWork(sweeps=sweeps):
+            case SweepTableUnit(sweeps=sweeps):
                 rows = sum(len(unit.settings) for c in plan.concepts for unit in c.sweeps)
                 return (TABLE_BYTES if sweeps else 0) + rows * self._sweep_row
-            case CheckpointWork(form="delta"):
+            case CheckpointUnit(form="delta"):
                 return self.item_bytes * self._weights + self._header
-            case CheckpointWork():
+            case CheckpointUnit():
                 return self.edited_bytes
-            case PreviewWork():
+            case PreviewUnit():
                 return TABLE_BYTES + len(unit.prompts) * (self.image_bytes + TABLE_ROW_BYTES)
 
     def _statistics(self, calls: int) -> int:
@@ -137,7 +138,7 @@ class Sizes:
     def _state(self, prompts: int) -> int:
         return prompts * (GENERATOR_BYTES + LATENTS_KEPT * self.item_bytes * self.latent_numbers)
 
-    def _entries(self, mask: MaskWork, collected: int) -> int:
+    def _entries(self, mask: MaskUnit, collected: int) -> int:
         """The most entries that the settings allow."""
         tau = mask.selection.tau or collected
         return sum(
@@ -178,7 +179,7 @@ def _site_of(component: Path, site: Site) -> tuple[dict[str, tuple[int, int]], l
     return shapes, files
 
 
-def _prompts_bytes(unit: PromptsWork) -> int:
+def _prompts_bytes(unit: PromptsUnit) -> int:
     pairs = (pair for concept in unit.concepts for pair in prompt_pairs(concept, seed=unit.seed))
     texts = (pair.base.text + pair.target.text for pair in pairs)
     return TABLE_BYTES + sum(TABLE_ROW_BYTES + len(text.encode()) for text in texts)

@@ -12,12 +12,13 @@ from rich.console import Console
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
-from pipelines.console.logs import one_line
-from pipelines.records.evaluation import EvaluationRecord, evaluation_records
-from pipelines.records.journal import JobRecord, job_records
-from pipelines.records.ledger import RUN_FILE, RunRecord, read_ledger
-from pipelines.records.runs import run_records
-from pipelines.scheduling.graph import INTERMEDIATE, Committed, committed_in
+
+from ..console.logs import one_line
+from ..records.evaluation import EvaluationRecord, evaluation_records
+from ..records.journal import JobRecord, job_records
+from ..records.ledger import RUN_FILE, RunRecord, read_ledger
+from ..records.runs import run_records
+from ..scheduling.graph import INTERMEDIATE, Committed, committed_in
 
 OPEN = ("failed", "blocked", "pending")
 """Ledger statuses of units without a result."""

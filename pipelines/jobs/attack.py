@@ -12,9 +12,10 @@ from conceptprune.errors import UserError
 from conceptprune.models.families import family_named
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.store import Store
-from pipelines.console.logs import identified, job_console, log_format
-from pipelines.jobs.evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
-from pipelines.scheduling.metrics import StoreMetrics
+
+from ..console.logs import identified, job_console, log_format
+from ..scheduling.metrics import StoreMetrics
+from .evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
 
 
 def attack(

@@ -12,18 +12,19 @@ from rich.text import Text
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.prompts.table import Pairs, pairs_from_table
-from conceptprune.store import LostWorkError, Store, parquet_to_table
+from conceptprune.store import LostUnitError, Store, parquet_to_table
 from conceptprune.units.plan import Plan, collection_settings, concepts_in, run_id
-from conceptprune.units.units import PreviewWork, Unit, WindowWork
-from pipelines.console.logs import LogFormat, identified, job_console, log_format
-from pipelines.jobs.preparation import Prepared, prepare
-from pipelines.jobs.run import Outcome, RunUnits, run_plan, tell_outcome, unit_runner
-from pipelines.records.journal import new_job
-from pipelines.records.ledger import RunRecord
-from pipelines.scheduling.graph import committed_in
-from pipelines.scheduling.loop import Result
-from pipelines.scheduling.metrics import StoreMetrics
-from pipelines.scheduling.workers import WorkerProcess, WorkerSpec
+from conceptprune.units.units import PreviewUnit, Unit, WindowUnit
+
+from ..console.logs import LogFormat, identified, job_console, log_format
+from ..records.journal import new_job
+from ..records.ledger import RunRecord
+from ..scheduling.graph import committed_in
+from ..scheduling.loop import Result
+from ..scheduling.metrics import StoreMetrics
+from ..scheduling.workers import WorkerProcess, WorkerSpec
+from .preparation import Prepared, prepare
+from .run import Outcome, RunUnits, run_plan, tell_outcome, unit_runner
 
 LOOKS_AT_PROMPTS = 3
 
@@ -85,7 +86,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
 
     def on_result(result: Result) -> None:
         if result.error:
-            failed[result.work.key] = result
+            failed[result.unit.key] = result
 
     for look in range(LOOKS_AT_PROMPTS):
         if todo:
@@ -97,7 +98,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
                 continue
             try:
                 data = store.load(store.get(unit.kind, unit.key), "prompts")
-            except LostWorkError:
+            except LostUnitError:
                 if look == LOOKS_AT_PROMPTS - 1:
                     raise
                 todo.append(unit)
@@ -124,11 +125,11 @@ def _plan(
     texts = {pair.base.text for (pair,) in stand_ins.values()}
     results = {unit.key: failed[unit.key] for unit in unmade}
     for unit in plan.units():
-        prompts = unit.prompts if isinstance(unit, WindowWork | PreviewWork) else ()
+        prompts = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
         without = any(prompt.text in texts for prompt in prompts)
         if without or any(key in results for _, key in unit.needs):
             results[unit.key] = Result(
-                work=unit, status="blocked", attempts=0, error="needs prompts, which failed"
+                unit=unit, status="blocked", attempts=0, error="needs prompts, which failed"
             )
     return plan, list(results.values())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conceptprune.attacks.stages import ATTEMPTS, Attacker
+from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import (
     Checkpoint,
@@ -19,9 +19,9 @@ from conceptprune.evaluation.checkpoint import (
 )
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
-from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summary import OBJECT
+from conceptprune.evaluation.worker import Evaluator
 from conceptprune.manifest.model import source_of
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import family_named, identity, read_index
@@ -29,15 +29,16 @@ from conceptprune.models.source import ModelSettings
 from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.units.units import Unit
 from conceptprune.units.worker import read_mask
-from pipelines.console.evaluation import show_summary
-from pipelines.console.logs import LogFormat, identified, job_console, log_format, say
-from pipelines.jobs.run import Outcome, run_plan, tell_outcome, unit_runner
-from pipelines.records.evaluation import EvaluationRecord
-from pipelines.records.journal import new_job
-from pipelines.records.runs import mask_keys, run_records
-from pipelines.scheduling.graph import UnitPlan
-from pipelines.scheduling.metrics import StoreMetrics
-from pipelines.scheduling.workers import UnitRunner, WorkerProcess
+
+from ..console.evaluation import show_summary
+from ..console.logs import LogFormat, identified, job_console, log_format, say
+from ..records.evaluation import EvaluationRecord
+from ..records.journal import new_job
+from ..records.runs import mask_keys, run_records
+from ..scheduling.graph import UnitPlan
+from ..scheduling.metrics import StoreMetrics
+from ..scheduling.workers import UnitRunner, WorkerProcess
+from .run import Outcome, run_plan, tell_outcome, unit_runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import Plan, build_plan, collection_settings, prompts_units
-from conceptprune.units.units import AnyPromptsWork, GeneratedPromptsWork, PromptsWork
+from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Prepared:
     denoiser_weights: int
     """Weights of the whole denoiser, pruned or not."""
 
-    def prompts_units(self) -> list[AnyPromptsWork]:
+    def prompts_units(self) -> list[AnyPromptsUnit]:
         """The units that make the prompts."""
         return prompts_units(self.manifest, self.model.language_model)
 
@@ -107,22 +107,22 @@ def plan_here(prepared: Prepared, store: Store | None = None) -> Plan:
     pairs: dict[str, tuple[PromptPair, ...]] = {}
     for unit in prepared.prompts_units():
         match unit:
-            case PromptsWork():
+            case PromptsUnit():
                 for concept in unit.concepts:
                     pairs[concept.name] = prompt_pairs(concept, seed=unit.seed)
-            case GeneratedPromptsWork():
+            case GeneratedPromptsUnit():
                 pairs |= _stored_pairs(unit, store) or _stand_ins(unit)
     return prepared.plan(pairs)
 
 
-def _stored_pairs(unit: GeneratedPromptsWork, store: Store | None) -> Pairs | None:
+def _stored_pairs(unit: GeneratedPromptsUnit, store: Store | None) -> Pairs | None:
     commit = store.find(unit.kind, unit.key) if store else None
     if store is None or commit is None:
         return None
     return pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
 
 
-def _stand_ins(unit: GeneratedPromptsWork) -> Pairs:
+def _stand_ins(unit: GeneratedPromptsUnit) -> Pairs:
     # With the concept's name, since no two concepts are expected to share generated bases.
     words = tuple(f"{word} of {unit.concept.name}" for word in placeholders(unit.generator))
     concept = unit.concept.model_copy(update={"fillers": words})

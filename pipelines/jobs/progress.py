@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from conceptprune.units.units import Unit
-from pipelines.scheduling.graph import UnitPlan
-from pipelines.scheduling.loop import Result
+
+from ..scheduling.graph import UnitPlan
+from ..scheduling.loop import Result
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -63,10 +64,10 @@ class JobProgress:
 
     def advance(self, result: Result) -> None:
         """Take note of a unit's result."""
-        key = result.work.key
+        key = result.unit.key
         if key not in self._evaluations:
             # Committed before, found lost, and computed again.
-            self._evaluations[key] = self._plan.evaluations(result.work)
+            self._evaluations[key] = self._plan.evaluations(result.unit)
             self._total_evaluations += self._evaluations[key]
             self._total_units += 1
         self._units += 1

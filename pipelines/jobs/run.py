@@ -10,16 +10,17 @@ from rich.console import Console
 from conceptprune.manifest import Compute
 from conceptprune.store import Store
 from conceptprune.units.units import Unit
-from pipelines.console.logs import say
-from pipelines.jobs.progress import JobProgress
-from pipelines.records.journal import Journal
-from pipelines.records.reuse import find_work
-from pipelines.scheduling.cluster import connected
-from pipelines.scheduling.graph import UnitPlan
-from pipelines.scheduling.loop import Result, Tick, run_units
-from pipelines.scheduling.metrics import JobMetrics
-from pipelines.scheduling.watchdog import Patience, Watchdog
-from pipelines.scheduling.workers import RunnerSpec, WorkerPool
+
+from ..console.logs import say
+from ..records.journal import Journal
+from ..records.reuse import find_units
+from ..scheduling.cluster import connected
+from ..scheduling.graph import UnitPlan
+from ..scheduling.loop import Result, Tick, run_units
+from ..scheduling.metrics import JobMetrics
+from ..scheduling.watchdog import Patience, Watchdog
+from ..scheduling.workers import RunnerSpec, WorkerPool
+from .progress import JobProgress
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
@@ -76,7 +77,7 @@ def run_plan(
 
     Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
     """
-    found = find_work(plan, store, verify=verify)
+    found = find_units(plan, store, verify=verify)
     units, reused = found.todo, found.reused
     todo = {unit.key for unit in units}
     journal = Journal(store, plan, job, todo=todo, reused=reused)
@@ -86,7 +87,7 @@ def run_plan(
             with JobProgress(console, plan, units, parts) as progress:
 
                 def on_result(result: Result) -> None:
-                    journal.results[result.work.key] = result
+                    journal.results[result.unit.key] = result
                     progress.advance(result)
 
                 for result in given_up:
@@ -128,12 +129,12 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
             left = {unit.key for unit in units}
 
             def counted(result: Result) -> None:
-                left.discard(result.work.key)
+                left.discard(result.unit.key)
                 metrics.unit(
-                    kind=result.work.kind,
+                    kind=result.unit.kind,
                     status=result.status,
                     attempts=result.attempts,
-                    evaluations=evaluations(result.work),
+                    evaluations=evaluations(result.unit),
                 )
                 metrics.now(units_left=len(left), actors=pool.alive)
                 on_result(result)

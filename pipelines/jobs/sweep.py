@@ -10,10 +10,11 @@ from rich.table import Table
 from conceptprune.masks.sweep import KEY
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import run_id
-from pipelines.console.logs import identified, job_console, log_format, say
-from pipelines.jobs.erase import JobResult, run_job
-from pipelines.jobs.preparation import prepare
-from pipelines.jobs.run import tell_outcome
+
+from ..console.logs import identified, job_console, log_format, say
+from .erase import JobResult, run_job
+from .preparation import prepare
+from .run import tell_outcome
 
 SETTINGS = KEY[1:]
 

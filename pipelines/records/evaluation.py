@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from conceptprune.digest import canonical_json
 from conceptprune.store import Store
-from pipelines.records.ledger import told_if_damaged
+
+from .ledger import told_if_damaged
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
-from pipelines.records.ledger import Made, ledger_rows, told_if_damaged, write_ledger
-from pipelines.scheduling.graph import UnitPlan
+
+from ..scheduling.graph import UnitPlan
+from .ledger import Made, ledger_rows, told_if_damaged, write_ledger
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
-    from pipelines.scheduling.loop import Result, Tick
+    from ..scheduling.loop import Result, Tick
 
 SECONDS_BETWEEN_SIGNS = 10.0
 SHARE_OF_TIME = 0.05

@@ -15,19 +15,20 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.units.units import (
     APPLIED,
-    CheckpointWork,
+    CheckpointUnit,
     Detailed,
-    FuseWork,
-    MaskWork,
-    PreviewWork,
-    SweepWork,
+    FusedMaskUnit,
+    MaskUnit,
+    PreviewUnit,
+    SweepUnit,
     Unit,
-    WindowWork,
+    WindowUnit,
 )
-from pipelines.scheduling.graph import Committed, UnitPlan
+
+from ..scheduling.graph import Committed, UnitPlan
 
 if TYPE_CHECKING:
-    from pipelines.scheduling.loop import Result
+    from ..scheduling.loop import Result
 
 SCHEMA = pa.schema(
     [
@@ -81,33 +82,33 @@ NOTHING_MADE: Made = {
 }
 
 
-def detail_of(work: Unit) -> str:
+def detail_of(unit: Unit) -> str:
     """What a unit is about, in a few words, beside its kind."""
-    match work:
-        case WindowWork(window=window):
-            return f"{len(work.prompts)} prompts, calls {window.start}-{window.stop - 1}"
-        case MaskWork():
-            return work.concept
-        case SweepWork(settings=settings):
-            return f"{work.selector}, {len(settings)} settings"
-        case FuseWork():
-            return f"{len(work.masks)} masks together"
-        case CheckpointWork():
-            return work.form
-        case PreviewWork():
-            return f"{len(work.prompts)} images {'after' if work.mask else 'before'}"
+    match unit:
+        case WindowUnit(window=window):
+            return f"{len(unit.prompts)} prompts, calls {window.start}-{window.stop - 1}"
+        case MaskUnit():
+            return unit.concept
+        case SweepUnit(settings=settings):
+            return f"{unit.selector}, {len(settings)} settings"
+        case FusedMaskUnit():
+            return f"{len(unit.masks)} masks together"
+        case CheckpointUnit():
+            return unit.form
+        case PreviewUnit():
+            return f"{len(unit.prompts)} images {'after' if unit.mask else 'before'}"
         case Detailed():
-            return work.detail
+            return unit.detail
     return ""
 
 
-def mask_of(work: Unit) -> str | None:
+def mask_of(unit: Unit) -> str | None:
     """Key of the mask that a unit makes or applies; None where there is none."""
-    match work:
-        case MaskWork() | FuseWork():
-            return work.key
-        case CheckpointWork() | PreviewWork():
-            return work.mask
+    match unit:
+        case MaskUnit() | FusedMaskUnit():
+            return unit.key
+        case CheckpointUnit() | PreviewUnit():
+            return unit.mask
     return None
 
 
@@ -121,29 +122,29 @@ def ledger_rows(
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
     concepts = plan.concepts_of()
     rows = []
-    for unit, work in enumerate(plan.units()):
-        result = results.get(work.key)
-        made = reused.get(work.key, NOTHING_MADE)
+    for index, unit in enumerate(plan.units()):
+        result = results.get(unit.key)
+        made = reused.get(unit.key, NOTHING_MADE)
         if result:
             status: str = result.status
             made = made_by(result.commit) if result.commit else NOTHING_MADE
-        elif work.key in todo:
+        elif unit.key in todo:
             status = "pending"
         else:
-            status = "reused" if work.key in reused else "unneeded"
+            status = "reused" if unit.key in reused else "unneeded"
         rows.append(
             {
                 "run": plan.run,
-                "unit": unit,
-                "kind": work.kind,
-                "key": work.key,
-                "detail": detail_of(work),
-                "concepts": list(concepts.get(work.key, ())),
+                "unit": index,
+                "kind": unit.kind,
+                "key": unit.key,
+                "detail": detail_of(unit),
+                "concepts": list(concepts.get(unit.key, ())),
                 "status": status,
                 "attempts": result.attempts if result else 0,
                 "error": result.error if result else None,
-                "evaluations": plan.evaluations(work),
-                "mask": mask_of(work),
+                "evaluations": plan.evaluations(unit),
+                "mask": mask_of(unit),
                 **made,
             }
         )

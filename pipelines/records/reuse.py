@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from conceptprune.store import Store
 from conceptprune.units.units import Unit
-from pipelines.records.ledger import READERS, Made, reused_units
-from pipelines.scheduling.graph import INTERMEDIATE, UnitPlan, committed_in, units_to_do
+
+from ..scheduling.graph import INTERMEDIATE, UnitPlan, committed_in, units_to_do
+from .ledger import READERS, Made, reused_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class Found:
     """By the keys of the units that are committed and stay so."""
 
 
-def find_work(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
+def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
     """What the store lacks of a plan, results that were lost since they were committed among it.
 
     A listing tells of objects that are missing or were cut short; other damage shows when an

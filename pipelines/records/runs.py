@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from conceptprune.errors import UserError
 from conceptprune.manifest import concept_key
 from conceptprune.store import Store
-from pipelines.console.logs import one_line
-from pipelines.records.ledger import RunRecord, read_ledger
+
+from ..console.logs import one_line
+from .ledger import RunRecord, read_ledger
 
 MAX_NAMES_SHOWN = 10
 

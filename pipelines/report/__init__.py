@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from conceptprune.errors import UserError
-from pipelines.report.data import read_report
-from pipelines.report.render import render
-from pipelines.report.site import write_site
+
+from .data import read_report
+from .render import render
+from .site import write_site
 
 
 def write_report(store_uri: str, *, out: Path, run: str | None) -> None:

@@ -6,7 +6,8 @@ from math import sqrt
 from typing import Literal
 
 from conceptprune.studio.names import PHOTO
-from pipelines.report.shots import Drawn, Role, Shot
+
+from .shots import Drawn, Role, Shot
 
 Z_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""

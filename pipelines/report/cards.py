@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from conceptprune.checkpoints.card import Estimate, Evaluation, Measurement, Share
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store
-from pipelines.report.accuracy import Accuracy, Measure, Rate
-from pipelines.report.evaluations import GROUPS, Score, read_evaluations
+
+from .accuracy import Accuracy, Measure, Rate
+from .evaluations import GROUPS, Score, read_evaluations
 
 
 def measurements(accuracy: Accuracy | None) -> Sequence[Measurement]:

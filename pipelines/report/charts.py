@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.report.where import HeatMap
+from .where import HeatMap
 
 LABEL_WIDTH = 82
 HEADER_HEIGHT = 40

@@ -18,14 +18,15 @@ from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.models.source import ModelSettings, ModelSource
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import MaskWork
-from pipelines.jobs.preparation import Prepared, plan_here
-from pipelines.records.ledger import RunRecord, read_ledger
-from pipelines.report.accuracy import Accuracy, judge_shots
-from pipelines.report.rows import Row, cost_of, failures_of, files_of, status_of
-from pipelines.report.shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
-from pipelines.report.values import ConceptReport, MaskFacts, ReportData
-from pipelines.report.where import Contrast, heat_map
+from conceptprune.units.units import MaskUnit
+
+from ..jobs.preparation import Prepared, plan_here
+from ..records.ledger import RunRecord, read_ledger
+from .accuracy import Accuracy, judge_shots
+from .rows import Row, cost_of, failures_of, files_of, status_of
+from .shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
+from .values import ConceptReport, MaskFacts, ReportData
+from .where import Contrast, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
@@ -257,17 +258,17 @@ class _Reader:
             size=ref.size,
         )
 
-    def contrast(self, work: MaskWork) -> Contrast | None:
-        keys = (work.target, work.base, *work.retained)
+    def contrast(self, unit: MaskUnit) -> Contrast | None:
+        keys = (unit.target, unit.base, *unit.retained)
         target, base, *retained = (self.statistics(key) for key in keys)
         kept = [side for side in retained if side]
         if target is None or base is None or len(kept) < len(retained):
             return None
-        evidence = Evidence(target=target, base=base, retained=kept, rule=work.rule)
+        evidence = Evidence(target=target, base=base, retained=kept, rule=unit.rule)
         return Contrast(
-            timesteps=target.timesteps[: work.selection.tau],
+            timesteps=target.timesteps[: unit.selection.tau],
             stronger={
-                name: stronger_neurons(work.selector, name, evidence) for name in target.layers
+                name: stronger_neurons(unit.selector, name, evidence) for name in target.layers
             },
         )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conceptprune.digest import digest_json
-from pipelines.report.evaluations import Checkpoint
-from pipelines.report.values import ReportData
+
+from .evaluations import Checkpoint
+from .values import ReportData
 
 OVERVIEW = "index.html"
 EVALUATION = "evaluation.html"

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipelines.report.evaluations import Score, group_order
-from pipelines.report.links import FUSED, Links, concept_page
+from .evaluations import Score, group_order
+from .links import FUSED, Links, concept_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

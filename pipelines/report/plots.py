@@ -1,10 +1,10 @@
 """What is plotted: the run's own previews, or what evaluations measured of both groups."""
 
-from pipelines.report.accuracy import Accuracy, Rate
-from pipelines.report.evaluations import Panel, Score
-from pipelines.report.links import FUSED, Links, concept_page
-from pipelines.report.tradeoff import Axes, Number, Point, TradeOff, trade_off
-from pipelines.report.values import ReportData
+from .accuracy import Accuracy, Rate
+from .evaluations import Panel, Score
+from .links import FUSED, Links, concept_page
+from .tradeoff import Axes, Number, Point, TradeOff, trade_off
+from .values import ReportData
 
 
 def of_previews(report: ReportData) -> TradeOff | None:

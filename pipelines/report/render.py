@@ -7,8 +7,8 @@ from math import log10
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipelines.report.charts import heat_chart
-from pipelines.report.values import ConceptReport, ReportData
+from .charts import heat_chart
+from .values import ConceptReport, ReportData
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -31,7 +31,7 @@ def heat_top(concepts: Iterable[ConceptReport]) -> float:
 def environment() -> Environment:
     """The templates, with the filters they use; whatever they place is escaped."""
     templates = Environment(
-        loader=PackageLoader("pipelines.report"),
+        loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.report.values import Cost, Failure, KindCost, Status
+from .values import Cost, Failure, KindCost, Status
 
 Row = Mapping[str, Any]
 

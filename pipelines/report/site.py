@@ -21,10 +21,11 @@ from markupsafe import Markup
 from conceptprune.digest import digest_bytes
 from conceptprune.errors import UserError
 from conceptprune.store import Store
-from pipelines.report import plots
-from pipelines.report.charts import heat_chart
-from pipelines.report.data import evaluation_rows, only_evaluated, read_report
-from pipelines.report.evaluations import (
+
+from . import plots
+from .charts import heat_chart
+from .data import evaluation_rows, only_evaluated, read_report
+from .evaluations import (
     Checkpoint,
     Evaluations,
     Panel,
@@ -32,12 +33,12 @@ from pipelines.report.evaluations import (
     panels,
     read_evaluations,
 )
-from pipelines.report.links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
-from pipelines.report.measured import Measured, measured
-from pipelines.report.render import environment, heat_top
-from pipelines.report.rows import cost_of
-from pipelines.report.shots import Gallery
-from pipelines.report.values import ConceptReport, Cost, ReportData
+from .links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
+from .measured import Measured, measured
+from .render import environment, heat_top
+from .rows import cost_of
+from .shots import Gallery
+from .values import ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384
 """Longest side of an image, which may be larger in a file of its own than within a page."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import Literal
 
-from pipelines.report.accuracy import Rate
+from .accuracy import Rate
 
 WIDTH, HEIGHT = 720, 460
 LEFT, RIGHT, TOP, BOTTOM = 72, 32, 52, 72

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from conceptprune.manifest import Manifest
 from conceptprune.studio import LABEL
-from pipelines.report.accuracy import Accuracy
-from pipelines.report.shots import Strip
-from pipelines.report.where import HeatMap
+
+from .accuracy import Accuracy
+from .shots import Strip
+from .where import HeatMap
 
 Status = Literal["done", "failed", "unfinished"]
 

@@ -16,11 +16,12 @@ from ray.exceptions import (
 )
 
 from conceptprune.errors import NondeterminismError, NumericalError, UserError
-from conceptprune.store import Commit, LostWorkError
+from conceptprune.store import Commit, LostUnitError
 from conceptprune.units.commit import Held
 from conceptprune.units.units import Unit, needs_denoiser
-from pipelines.scheduling.graph import Graph
-from pipelines.scheduling.workers import Submission, WorkerPool
+
+from .graph import Graph
+from .workers import Submission, WorkerPool
 
 FINAL_ERRORS = (UserError, NumericalError, NondeterminismError)
 """Errors that another attempt would only repeat, or cover up: after a result that differs from the
@@ -38,7 +39,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 class Result:
     """What became of a unit."""
 
-    work: Unit
+    unit: Unit
     status: Literal["done", "reused", "failed", "blocked"]
     """`reused`: another job computed it meanwhile."""
     attempts: int
@@ -127,8 +128,8 @@ class _Loop:
         if now - self._last_tick < SECONDS_BETWEEN_TICKS:
             return
         self._last_tick = now
-        for work in self.pool.refresh():
-            self._hand_back(work)
+        for unit in self.pool.refresh():
+            self._hand_back(unit)
         self.on_tick(
             Tick(
                 in_flight=self.pool.in_flight,
@@ -142,65 +143,65 @@ class _Loop:
 
     def _return_held(self) -> None:
         now = time.monotonic()
-        due = [work for at, work in self.held if at <= now]
-        self.held = [(at, work) for at, work in self.held if at > now]
+        due = [unit for at, unit in self.held if at <= now]
+        self.held = [(at, unit) for at, unit in self.held if at > now]
         self.graph.ready.extend(due)
 
     def _submit_ready(self) -> None:
         while self.graph.ready:
-            work = self.graph.ready.popleft()
-            self._queue(work).append(work)
+            unit = self.graph.ready.popleft()
+            self._queue(unit).append(unit)
         for queue in self.queues.values():
             while queue and self.pool.has_room(queue[0]):
-                work = queue.popleft()
-                self.attempts[work.key] += 1
-                self.pool.submit(work)
+                unit = queue.popleft()
+                self.attempts[unit.key] += 1
+                self.pool.submit(unit)
         self.pool.release_idle(self.graph.open_denoiser_units)
 
-    def _queue(self, work: Unit) -> deque[Unit]:
-        return self.queues[needs_denoiser(work)]
+    def _queue(self, unit: Unit) -> deque[Unit]:
+        return self.queues[needs_denoiser(unit)]
 
     def _take(self, submission: Submission) -> None:
-        work = submission.work
+        unit = submission.unit
         try:
             outcome = submission.result()
         except ActorUnavailableError as error:
             self._actor_gone(submission)
-            self._interrupted(work, error)
+            self._interrupted(unit, error)
         except RayActorError as error:
             if submission.waited or not self.pool.has(submission.slot):
                 # It waited behind a unit whose end is about to be dealt with, or has just been.
-                self._hand_back(work)
+                self._hand_back(unit)
                 return
             self._actor_gone(submission)
             if self.pool.was_taken_away(submission, error):
-                self._interrupted(work, error)
+                self._interrupted(unit, error)
             else:
-                self._retry_or_fail(work, error, final=False)
+                self._retry_or_fail(unit, error, final=False)
         except (NodeDiedError, TaskCancelledError) as error:
-            self._interrupted(work, error)
+            self._interrupted(unit, error)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, LostWorkError) and cause.key in self.known:
-                self._compute_again(self.known[cause.key], work, cause)
+            if isinstance(cause, LostUnitError) and cause.key in self.known:
+                self._compute_again(self.known[cause.key], unit, cause)
             else:
-                self._retry_or_fail(work, cause, final=isinstance(cause, FINAL_ERRORS))
+                self._retry_or_fail(unit, cause, final=isinstance(cause, FINAL_ERRORS))
         except RayError as error:
-            self._retry_or_fail(work, error, final=False)
+            self._retry_or_fail(unit, error, final=False)
         else:
             if isinstance(outcome, Held):
-                self.attempts[work.key] -= 1
-                self.held.append((time.monotonic() + SECONDS_BETWEEN_LOOKS, work))
+                self.attempts[unit.key] -= 1
+                self.held.append((time.monotonic() + SECONDS_BETWEEN_LOOKS, unit))
                 return
             self.on_result(
                 Result(
-                    work=work,
+                    unit=unit,
                     status="done" if outcome.computed else "reused",
-                    attempts=self.attempts[work.key],
+                    attempts=self.attempts[unit.key],
                     commit=outcome.commit,
                 )
             )
-            self.graph.finish(work)
+            self.graph.finish(unit)
 
     def _actor_gone(self, submission: Submission) -> None:
         # Only the unit that was running can have killed its actor: the one waiting behind it goes
@@ -208,45 +209,45 @@ class _Loop:
         for waiting in self.pool.drop(submission):
             self._hand_back(waiting)
 
-    def _hand_back(self, work: Unit) -> None:
-        self.attempts[work.key] -= 1
-        self._queue(work).appendleft(work)
+    def _hand_back(self, unit: Unit) -> None:
+        self.attempts[unit.key] -= 1
+        self._queue(unit).appendleft(unit)
 
-    def _interrupted(self, work: Unit, error: Exception) -> None:
-        self.interruptions[work.key] += 1
-        if self.interruptions[work.key] > MAX_INTERRUPTIONS:
-            self._retry_or_fail(work, error, final=False)
+    def _interrupted(self, unit: Unit, error: Exception) -> None:
+        self.interruptions[unit.key] += 1
+        if self.interruptions[unit.key] > MAX_INTERRUPTIONS:
+            self._retry_or_fail(unit, error, final=False)
         else:
-            self._hand_back(work)
+            self._hand_back(unit)
 
-    def _compute_again(self, lost: Unit, work: Unit, error: LostWorkError) -> None:
-        """`lost` was committed and is gone: that is no fault of `work`, which needs it."""
-        self.attempts[work.key] -= 1
+    def _compute_again(self, lost: Unit, unit: Unit, error: LostUnitError) -> None:
+        """`lost` was committed and is gone: that is no fault of `unit`, which needs it."""
+        self.attempts[unit.key] -= 1
         self.lost += 1
-        if not self.graph.put_back(lost, work):
+        if not self.graph.put_back(lost, unit):
             return
         if self.attempts[lost.key] >= self.max_attempts:
             self._fail(lost, error)
         else:
             self._queue(lost).appendleft(lost)
 
-    def _retry_or_fail(self, work: Unit, error: Exception, *, final: bool) -> None:
-        if not final and self.attempts[work.key] < self.max_attempts:
+    def _retry_or_fail(self, unit: Unit, error: Exception, *, final: bool) -> None:
+        if not final and self.attempts[unit.key] < self.max_attempts:
             self.retries += 1
-            self._queue(work).appendleft(work)
+            self._queue(unit).appendleft(unit)
             return
-        self._fail(work, error)
+        self._fail(unit, error)
 
-    def _fail(self, work: Unit, error: Exception) -> None:
+    def _fail(self, unit: Unit, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}".strip()
-        attempts = self.attempts[work.key]
-        self.on_result(Result(work=work, status="failed", attempts=attempts, error=message))
-        for blocked in self.graph.fail(work):
+        attempts = self.attempts[unit.key]
+        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=message))
+        for blocked in self.graph.fail(unit):
             self.on_result(
                 Result(
-                    work=blocked,
+                    unit=blocked,
                     status="blocked",
                     attempts=0,
-                    error=f"needs {work.kind} {work.key[:12]}, which failed",
+                    error=f"needs {unit.kind} {unit.key[:12]}, which failed",
                 )
             )

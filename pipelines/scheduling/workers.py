@@ -16,15 +16,16 @@ from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, worker_name
 from conceptprune.units.units import Unit, needs_denoiser
-from pipelines.console.logs import LogFormat, configure, identified, logger
-from pipelines.scheduling.cluster import draining_nodes, is_up, lack, ran_on
-from pipelines.scheduling.metrics import StoreMetrics
+
+from ..console.logs import LogFormat, configure, identified, logger
+from .cluster import draining_nodes, is_up, lack, ran_on
+from .metrics import StoreMetrics
 
 
 class UnitRunner(Protocol):
     """What runs units in a worker process."""
 
-    def run(self, work: Any) -> Done | Held:
+    def run(self, unit: Any) -> Done | Held:
         """Do one unit, or say who is doing it."""
 
 
@@ -107,7 +108,7 @@ class WorkerSpec:
 class ClaimedWork(Protocol):
     """What does units under a claim: the workers of the library."""
 
-    def run_claimed(self, work: Any, claims: Claims, /) -> Done | Held:
+    def run_claimed(self, unit: Any, claims: Claims, /) -> Done | Held:
         """Do one unit unless another job is at it."""
 
 
@@ -119,11 +120,11 @@ class ClaimingRunner:
     claims: Claims
     run_id: str
 
-    def run(self, work: Unit) -> Done | Held:
+    def run(self, unit: Unit) -> Done | Held:
         """Do one unit, or say who is doing it."""
-        with identified(run=self.run_id, kind=work.kind, key=work.key):
+        with identified(run=self.run_id, kind=unit.kind, key=unit.key):
             try:
-                found = self.worker.run_claimed(work, self.claims)
+                found = self.worker.run_claimed(unit, self.claims)
             except Exception as error:
                 # Only what kind of error: its text may quote prompts, and the driver has it.
                 logger.warning("failed: %s", type(error).__name__)
@@ -143,14 +144,14 @@ class DenoiserActor:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
-    def run(self, work: Unit) -> Done | Held:
+    def run(self, unit: Unit) -> Done | Held:
         """Do one unit."""
-        return self._runner.run(work)
+        return self._runner.run(unit)
 
 
-def run_alone(spec: RunnerSpec, work: Unit) -> Done | Held:
+def run_alone(spec: RunnerSpec, unit: Unit) -> Done | Held:
     """Do one unit that needs no denoiser."""
-    return spec.build().run(work)
+    return spec.build().run(unit)
 
 
 @dataclass(slots=True, eq=False)
@@ -171,7 +172,7 @@ class Submission:
     """A unit on its way."""
 
     ref: Any
-    work: Unit
+    unit: Unit
     slot: ActorSlot | None
     """The actor that has it; None for a task."""
     waited: bool = False
@@ -255,30 +256,30 @@ class WorkerPool:
                 for submission in slot.in_flight[1:]:
                     ray.cancel(submission.ref)
                     del self._running[submission.ref]
-                    handed_back.append(submission.work)
+                    handed_back.append(submission.unit)
                 del slot.in_flight[1:]
         return handed_back
 
-    def has_room(self, work: Unit) -> bool:
-        """Whether `work` can be submitted now."""
+    def has_room(self, unit: Unit) -> bool:
+        """Whether `unit` can be submitted now."""
         return (
-            self._has_actor_room() if needs_denoiser(work) else self._tasks < 2 * max(1, self._cpus)
+            self._has_actor_room() if needs_denoiser(unit) else self._tasks < 2 * max(1, self._cpus)
         )
 
-    def submit(self, work: Unit) -> None:
+    def submit(self, unit: Unit) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""
-        if not needs_denoiser(work):
+        if not needs_denoiser(unit):
             self._tasks += 1
-            ref = self._task.remote(self._spec_ref, work)
-            self._running[ref] = Submission(ref, work, None)
+            ref = self._task.remote(self._spec_ref, unit)
+            self._running[ref] = Submission(ref, unit, None)
             return
         slot = min(self._staying, key=lambda slot: len(slot.in_flight), default=None)
         if slot is None or (slot.in_flight and len(self._staying) < self.max_actors):
             handle = self._actor_class.remote(self._spec)
             slot = ActorSlot(handle, handle.node.remote())
             self.slots.append(slot)
-        ref = slot.handle.run.remote(work)
-        submission = Submission(ref, work, slot)
+        ref = slot.handle.run.remote(unit)
+        submission = Submission(ref, unit, slot)
         slot.in_flight.append(submission)
         self._running[ref] = submission
 
@@ -322,7 +323,7 @@ class WorkerPool:
         slot.in_flight.clear()
         for waiting in left:
             del self._running[waiting.ref]
-        return [waiting.work for waiting in left]
+        return [waiting.unit for waiting in left]
 
     def release_idle(self, open_denoiser_units: int) -> None:
         """Let go of idle actors that no unit is left for, and of those whose node is leaving."""

@@ -21,8 +21,9 @@ from conceptprune.manifest import Manifest
 from conceptprune.manifest.fields import NamedPath
 from conceptprune.manifest.loading import load_with_paths
 from conceptprune.store.credentials import holds_credentials
-from pipelines.console.logs import log_format as checked_format
-from pipelines.submit.upload import PATTERNS, StaysBehind, Travelling, Upload
+
+from ..console.logs import log_format as checked_format
+from .upload import PATTERNS, StaysBehind, Travelling, Upload
 
 Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
@@ -135,7 +136,7 @@ def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
     checked, named = load_with_paths(file, schema)
     if command == "sweep" and isinstance(checked, Manifest):
         # Here and below, because these import torch.
-        from pipelines.jobs.preparation import check_sweep
+        from ..jobs.preparation import check_sweep
 
         check_sweep(checked, file)
     return checked.model_dump(mode="json", exclude={"compute"}), named

@@ -15,7 +15,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from conceptprune.errors import UserError
-from pipelines.submit.submission import Submission, refuse_credentials
+
+from .submission import Submission, refuse_credentials
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray looks for the Jobs API, in its order."""

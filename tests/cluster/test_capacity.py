@@ -23,7 +23,7 @@ from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, build_plan
-from conceptprune.units.units import MaskWork, SideWork, Work
+from conceptprune.units.units import AnyUnit, MaskUnit, StatisticsUnit
 from pipelines.commands.sizes import Sizes
 
 PAGE = (Path(__file__).parents[2] / "cluster" / "CAPACITY.md").read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ def sizes(of: Network, side: int) -> Sizes:
     )
 
 
-def read_bytes(of: Sizes, units: list[Work]) -> int:
+def read_bytes(of: Sizes, units: list[AnyUnit]) -> int:
     """What units read back: sides their windows, masks their sides, deltas their mask."""
     by_key = {unit.key: unit for unit in units}
     return sum(of.of_unit(by_key[key], plan()) for unit in units for _, key in unit.needs)
@@ -143,8 +143,8 @@ def rows() -> dict[str, list[str]]:
         net = network(name)
         counted = sizes(net, config["sample_size"])
         units = list(plan().units())
-        side = next(unit for unit in units if isinstance(unit, SideWork))
-        mask = next(unit for unit in units if isinstance(unit, MaskWork))
+        side = next(unit for unit in units if isinstance(unit, StatisticsUnit))
+        mask = next(unit for unit in units if isinstance(unit, MaskUnit))
         window = next(iter(plan().windows.values()))
         kinds = {kind: [u for u in units if u.kind == kind] for kind in ("checkpoint", "mask")}
         others = [unit for unit in units if unit.kind in ("window", "statistics")]

@@ -259,8 +259,8 @@ def test_an_actor_that_dies_is_replaced_and_changes_no_byte(
 
     submit, killed = WorkerPool.submit, []
 
-    def submit_and_kill(pool: WorkerPool, work: Any) -> None:
-        submit(pool, work)
+    def submit_and_kill(pool: WorkerPool, unit: Any) -> None:
+        submit(pool, unit)
         if pool.slots and not killed:
             killed.append(pool.slots[0])
             ray.kill(pool.slots[0].handle)

@@ -92,7 +92,7 @@ def erase_here(folder: Path) -> Store:
     for unit in prompts_units(prepared.manifest):
         worker.run(unit)
     results = {
-        unit.key: Result(work=unit, status="done", attempts=1, commit=worker.run(unit))
+        unit.key: Result(unit=unit, status="done", attempts=1, commit=worker.run(unit))
         for unit in plan.units()
     }
     RunRecord(

@@ -11,7 +11,7 @@ import yaml
 
 from conceptprune.store import Commit, Store
 from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import Work
+from conceptprune.units.units import AnyUnit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
@@ -101,14 +101,14 @@ def record_run(
         rows = ledger_rows(
             plan,
             todo={unit.key for unit in plan.units()},
-            results={result.work.key: result for result in results},
+            results={result.unit.key: result for result in results},
             reused={},
         )
         write_ledger(store, plan.run, rows)
 
 
-def done(work: Work, commit: Commit) -> Result:
-    return Result(work=work, status="done", attempts=1, commit=commit)
+def done(unit: AnyUnit, commit: Commit) -> Result:
+    return Result(unit=unit, status="done", attempts=1, commit=commit)
 
 
 @pytest.fixture(scope="session")

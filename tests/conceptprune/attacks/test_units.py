@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from conceptprune.attacks.plan import AttackPlan, build_plan, judgement
-from conceptprune.attacks.stages import ATTEMPTS, Attacker
+from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import ManifestError, UserError
-from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
-from conceptprune.evaluation.work import ImagesWork
+from conceptprune.evaluation.units import ImagesUnit
+from conceptprune.evaluation.worker import Evaluator
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.weights import weight_digest
@@ -141,7 +141,7 @@ def test_an_evaluation_of_the_suite_shares_the_pictures(done: tuple[AttackPlan, 
     plan, store = done
     assert plan.images
     for unit in plan.images.values():
-        assert isinstance(unit, ImagesWork)
+        assert isinstance(unit, ImagesUnit)
         assert store.find("images", unit.key) is not None
 
 

@@ -11,8 +11,8 @@ import yaml
 
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.evaluation.plan import EvaluationPlan
-from conceptprune.evaluation.stages import Evaluator
-from conceptprune.evaluation.work import ScoresWork
+from conceptprune.evaluation.units import ScoresUnit
+from conceptprune.evaluation.worker import Evaluator
 from conceptprune.store import Store
 from pipelines.jobs.evaluate import prepare
 from tests.support.networks import save_clip, save_vision
@@ -109,7 +109,7 @@ def test_a_machine_with_other_weights_than_the_plan_refuses_to_score(tmp_path: P
     found = plan(tmp_path, scorers=[scorer])
     (network / "preprocessor_config.json").write_text("{}")
     unit = next(iter(found.scores.values()))
-    assert isinstance(unit, ScoresWork)
+    assert isinstance(unit, ScoresUnit)
     drawn = next(iter(found.images.values())).drawn
     evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
     with pytest.raises(UserError, match="place the same on all"):

@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import (
     Commit,
-    LostWorkError,
+    LostUnitError,
     ObjectRef,
     Store,
     parquet_to_table,
@@ -87,7 +87,7 @@ def test_what_was_not_committed_is_not_there(store: Store) -> None:
     assert store.find("mask", "k") is None
     assert store.committed("mask") == frozenset()
     assert store.runs() == []
-    with pytest.raises(LostWorkError, match="not in the store") as caught:
+    with pytest.raises(LostUnitError, match="not in the store") as caught:
         store.get("mask", "k")
     assert (caught.value.kind, caught.value.key) == ("mask", "k")
 
@@ -147,7 +147,7 @@ def test_a_damaged_or_missing_object_is_set_aside_and_made_anew(
     damage(store, ref.path, damaged)
     with pytest.raises(StoreError, match=r"damaged|missing"):
         store.read(ref)
-    with pytest.raises(LostWorkError, match=r"damaged|missing") as caught:
+    with pytest.raises(LostUnitError, match=r"damaged|missing") as caught:
         store.load(found, "mask")
     assert (caught.value.kind, caught.value.key, caught.value.path) == ("mask", "k", ref.path)
     assert store.committed("mask") == frozenset()
@@ -168,7 +168,7 @@ def test_a_damaged_record_does_not_count_and_is_set_aside_and_made_anew(
     flipped = record.replace(b'"size":4', b'"size":5')
     damage(store, path, flipped if size < 0 else record[:size])
     assert store.find("mask", "k") is None
-    with pytest.raises(LostWorkError, match="its record was damaged"):
+    with pytest.raises(LostUnitError, match="its record was damaged"):
         store.get("mask", "k")
     assert paths(store, "damaged", "commits") == [f"damaged/{path}"]
     damage(store, path, b"{")
@@ -241,7 +241,7 @@ def test_a_store_in_a_relative_folder_is_the_same_for_a_process_elsewhere(
 
 
 def test_an_error_about_lost_work_survives_pickling() -> None:
-    error = LostWorkError("m", kind="window", key="k", path="p")
+    error = LostUnitError("m", kind="window", key="k", path="p")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (str(copy), copy.kind, copy.key, copy.path) == ("m", "window", "k", "p")
 

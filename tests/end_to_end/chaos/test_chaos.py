@@ -1,9 +1,9 @@
 """Harm done to real jobs while they run: the masks are the same bytes, and little is done twice.
 
-`python -m pytest tests/end_to_end/chaos --chaos-long` does all of it with several seeds and prints what it
-cost; without the option a few scenarios run once. A seed decides when the harm is done, in units
-committed by then, and to which process. What was begun more than once is counted from outside
-(`witness.py`), and may only be what was in flight.
+`python -m pytest tests/end_to_end/chaos --chaos-long` does all of it with several seeds and prints
+what it cost; without the option a few scenarios run once. A seed decides when the harm is done,
+in units committed by then, and to which process. What was begun more than once is counted from
+outside (`witness.py`), and may only be what was in flight.
 """
 
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conceptprune.units.units import MaskWork
+from conceptprune.units.units import MaskUnit
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.scheduling.watchdog import SECONDS_OF_SILENCE
 from tests.end_to_end.chaos.conftest import ARTISTS, Judge, MakeScene, Nodes, Write
@@ -156,7 +156,7 @@ def test_objects_rot_before_a_run_that_needs_them(
     job.finish(job.start(earlier, RAY_ADDRESS=cluster.address))
     before = job.committed()
     units = {unit.key: unit for unit in plan_here(prepare(earlier)).units()}
-    mask = job.random.choice([unit for unit in units.values() if isinstance(unit, MaskWork)])
+    mask = job.random.choice([unit for unit in units.values() if isinstance(unit, MaskUnit)])
     base = units[mask.base]
     window = job.random.choice([key for _, key in base.needs])
     # A new artist needs the base, which needs its windows, and the union needs every mask.

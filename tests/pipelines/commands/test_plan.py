@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from conceptprune.units.plan import prompts_units
-from conceptprune.units.units import MaskWork, Work
+from conceptprune.units.units import AnyUnit, MaskUnit
 from pipelines.commands import plan as plan_view
 from pipelines.commands.plan import Sizes, evaluations_per_second, show_plan
 from pipelines.jobs.preparation import plan_here, prepare
@@ -30,7 +30,7 @@ def cells(text: str, row: str) -> list[str]:
     return re.split(r"\s{2,}", line.strip())[1:]
 
 
-def every_unit(tiny: TinyStore) -> list[Work]:
+def every_unit(tiny: TinyStore) -> list[AnyUnit]:
     return [*prompts_units(tiny.prepared.manifest), *tiny.plan.units()]
 
 
@@ -137,7 +137,7 @@ def test_a_mask_never_costs_more_than_all_of_its_site(tiny_store: TinyStore) -> 
     sizes = Sizes.of(tiny_store.prepared)
     weights = sum(rows * columns for rows, columns in sizes.shapes.values())
     assert len(sizes.shapes) == 16
-    masks = [unit for unit in tiny_store.plan.units() if isinstance(unit, MaskWork)]
+    masks = [unit for unit in tiny_store.plan.units() if isinstance(unit, MaskUnit)]
     assert all(sizes.of_unit(mask, tiny_store.plan) < 1.05 * weights for mask in masks)
 
 

@@ -15,7 +15,7 @@ from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.plan import prompts_units
-from conceptprune.units.units import MaskWork, Work
+from conceptprune.units.units import AnyUnit, MaskUnit
 from pipelines.commands.status import show_status
 from pipelines.records.journal import JobRecord
 from pipelines.scheduling.loop import Result
@@ -39,9 +39,9 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     for unit in plan.units():
         if unit.key == first.mask.key:
             error = "ValueError: [bold]two\nlines\x1b[31m"
-            results.append(Result(work=unit, status="failed", attempts=3, error=error))
+            results.append(Result(unit=unit, status="failed", attempts=3, error=error))
         elif ("mask", first.mask.key) in unit.needs:
-            results.append(Result(work=unit, status="blocked", attempts=0, error="needs it"))
+            results.append(Result(unit=unit, status="blocked", attempts=0, error="needs it"))
         elif unit.key == second.mask.key or names.get(unit.key) == (CONCEPTS[1],):
             continue
         else:
@@ -51,7 +51,7 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     return store
 
 
-def open_units(tiny_store: TinyStore) -> list[Work]:
+def open_units(tiny_store: TinyStore) -> list[AnyUnit]:
     """Units that `failed_store` has no result of."""
     first = tiny_store.plan.concepts[0].mask
     names = tiny_store.plan.concepts_of()
@@ -105,7 +105,7 @@ def test_work_that_was_committed_after_the_ledger_is_not_counted_as_left(
     failed_store: Store, tiny_store: TinyStore
 ) -> None:
     left = open_units(tiny_store)
-    committed = next(unit for unit in left if isinstance(unit, MaskWork))
+    committed = next(unit for unit in left if isinstance(unit, MaskUnit))
     failed_store.commit(tiny_store.commits[committed.key])
     shown = status(failed_store.uri)
     assert f"a rerun would compute {len(left) - 1} units" in shown
@@ -123,7 +123,7 @@ def test_a_concept_is_done_when_nothing_of_it_is_open(
         if plan.concepts_of().get(unit.key, ()) != (CONCEPTS[1],)
     ]
     for result in results:
-        store.commit(tiny_store.commits[result.work.key])
+        store.commit(tiny_store.commits[result.unit.key])
     record_run(store, tiny_store.prepared, plan, results)
     assert "concepts  2 of 3 done" in status(store.uri)
 

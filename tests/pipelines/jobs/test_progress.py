@@ -22,7 +22,7 @@ def test_progress_is_at_most_one_line_in_ten_seconds_and_one_at_the_end(
     with JobProgress(Console(file=log, width=200), tiny_store.plan, units) as shown:
         for unit in units:
             clock[0] += seconds / len(units)
-            shown.advance(Result(work=unit, status="done", attempts=1))
+            shown.advance(Result(unit=unit, status="done", attempts=1))
     lines = log.getvalue().splitlines()
     assert len(units) > 20
     assert len(lines) == 3 + 1
@@ -36,5 +36,5 @@ def test_work_of_a_finished_concept_that_is_lost_and_done_again_is_counted(
     log = io.StringIO()
     with JobProgress(Console(file=log, width=200), tiny_store.plan, [last]) as shown:
         for unit in (last, others[0]):
-            shown.advance(Result(work=unit, status="done", attempts=1))
+            shown.advance(Result(unit=unit, status="done", attempts=1))
     assert log.getvalue().splitlines()[-1].startswith("3/3 concepts, 2/2 units")

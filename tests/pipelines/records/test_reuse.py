@@ -51,7 +51,7 @@ def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
                     done = runner.run(unit)
                     assert isinstance(done, Done)
                     status = "done" if done.computed else "reused"
-                    on_result(Result(work=unit, status=status, attempts=1, commit=done.commit))
+                    on_result(Result(unit=unit, status=status, attempts=1, commit=done.commit))
             finally:
                 os.chdir(here)
 

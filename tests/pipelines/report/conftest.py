@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
 from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import Work
+from conceptprune.units.units import AnyUnit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
@@ -75,7 +75,7 @@ class JudgingWorker(Worker):
 
 
 def run_here(
-    prepared: Prepared, store: Store, *, started: float, failing: Callable[[Work], bool]
+    prepared: Prepared, store: Store, *, started: float, failing: Callable[[AnyUnit], bool]
 ) -> Run:
     """What the job does, one unit after the other in this process; chosen units fail."""
     worker = JudgingWorker(store, prepared.model, collection_settings(prepared.manifest))
@@ -95,14 +95,14 @@ def run_here(
     results: dict[str, Result] = {}
     reused: dict[str, Made] = {}
     while graph.ready:
-        work = graph.ready.popleft()
-        if failing(work):
-            results[work.key] = Result(work=work, status="failed", attempts=3, error=ERROR)
-            for blocked in graph.fail(work):
-                results[blocked.key] = Result(work=blocked, status="blocked", attempts=0)
+        unit = graph.ready.popleft()
+        if failing(unit):
+            results[unit.key] = Result(unit=unit, status="failed", attempts=3, error=ERROR)
+            for blocked in graph.fail(unit):
+                results[blocked.key] = Result(unit=blocked, status="blocked", attempts=0)
             continue
-        reused[work.key] = made_by(worker.run(work))
-        graph.finish(work)
+        reused[unit.key] = made_by(worker.run(unit))
+        graph.finish(unit)
     write_ledger(store, plan.run, ledger_rows(plan, todo=(), results=results, reused=reused))
     return Run(store=store, plan=plan)
 
@@ -128,6 +128,6 @@ def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             prepare(manifest),
             store,
             started=1_700_000_000.0 + index,
-            failing=lambda work: work.kind == "mask" and getattr(work, "concept", "") == FAILING,
+            failing=lambda unit: unit.kind == "mask" and getattr(unit, "concept", "") == FAILING,
         )
     return made

@@ -13,7 +13,7 @@ from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
-from conceptprune.units.units import MaskWork, PreviewWork, Work
+from conceptprune.units.units import AnyUnit, MaskUnit, PreviewUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
@@ -53,11 +53,11 @@ def store_of_many(folder: Path, count: int) -> tuple[Store, Plan]:
     _record(prepared, plan).write(store)
     rng = np.random.default_rng(0)
     made = {}
-    for work in plan.units():
-        if isinstance(work, MaskWork | PreviewWork):
-            commit = _commit(store, plan, work, rng)
+    for unit in plan.units():
+        if isinstance(unit, MaskUnit | PreviewUnit):
+            commit = _commit(store, plan, unit, rng)
             store.commit(commit)
-            made[work.key] = made_by(commit)
+            made[unit.key] = made_by(commit)
     rows = ledger_rows(plan, todo=(), results={}, reused=made)
     write_ledger(store, plan.run, rows)
     return store, plan
@@ -75,20 +75,20 @@ def _record(prepared: Prepared, plan: Plan) -> RunRecord:
     )
 
 
-def _commit(store: Store, plan: Plan, work: Work, rng: np.random.Generator) -> Commit:
+def _commit(store: Store, plan: Plan, unit: AnyUnit, rng: np.random.Generator) -> Commit:
     facts: dict[str, object] = {"seconds": float(rng.uniform(1, 90)), "finished": 1_700_000_100.0}
-    if isinstance(work, MaskWork):
-        mask = _mask(plan, work, rng)
+    if isinstance(unit, MaskUnit):
+        mask = _mask(plan, unit, rng)
         facts |= {"entries": mask.num_entries, "site_weights": mask.num_weights}
         role, data, suffix = "mask", mask.to_bytes(), "safetensors"
     else:
-        assert isinstance(work, PreviewWork)
-        role, data, suffix = "preview", table_to_parquet(_images(work, rng)), "parquet"
+        assert isinstance(unit, PreviewUnit)
+        role, data, suffix = "preview", table_to_parquet(_images(unit, rng)), "parquet"
     ref = store.put(data, kind=role, model=plan.model.identity, suffix=suffix)
-    return Commit(kind=work.kind, key=work.key, objects={role: ref}, provenance=facts)
+    return Commit(kind=unit.kind, key=unit.key, objects={role: ref}, provenance=facts)
 
 
-def _mask(plan: Plan, work: MaskWork, rng: np.random.Generator) -> PruningMask:
+def _mask(plan: Plan, unit: MaskUnit, rng: np.random.Generator) -> PruningMask:
     share = rng.uniform(0.002, 0.02)
     layers = {
         name: LayerMask(
@@ -100,23 +100,23 @@ def _mask(plan: Plan, work: MaskWork, rng: np.random.Generator) -> PruningMask:
     }
     provenance = {"model_digest": plan.model.identity, "versions": versions()}
     return PruningMask(
-        concepts=(work.concept,), component="unet", layers=layers, provenance=provenance
+        concepts=(unit.concept,), component="unet", layers=layers, provenance=provenance
     )
 
 
-def _images(work: PreviewWork, rng: np.random.Generator) -> pa.Table:
+def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
     """A ball a prompt, in an artist's colours before and in others after."""
-    number = len(work.prompts)
+    number = len(unit.prompts)
     y, x = np.mgrid[:PIXELS, :PIXELS] - PIXELS / 2
     radius = rng.uniform(12, 28, number)[:, None, None]
     ball = ((x**2 + y**2)[None] < radius**2)[..., None]
     colours = rng.integers(40, 255, (2, number, 1, 1, 3))
     images = np.where(ball, colours[0], colours[1]).astype(np.uint8)
     # An artist's pictures are recognised before, and seldom after.
-    forgotten = work.mask is not None
+    forgotten = unit.mask is not None
     looks = [
         next((LOOKS.index(each.look) for each in ARTISTS if each.name in prompt.text), None)
-        for prompt in work.prompts
+        for prompt in unit.prompts
     ]
     photo = LOOKS.index("photo")
     artist = [
@@ -128,7 +128,7 @@ def _images(work: PreviewWork, rng: np.random.Generator) -> pa.Table:
             thing = rng.integers(0, len(THINGS), number)
             return Verdicts(thing=thing, artist=np.array(artist))
 
-    return preview_table(work.prompts, images, Judge())  # type: ignore[arg-type]
+    return preview_table(unit.prompts, images, Judge())  # type: ignore[arg-type]
 
 
 def score(**changes: object) -> dict[str, object]:

@@ -32,11 +32,11 @@ def answers(
     return [duckdb.sql(query).fetchall() for query in queries()]
 
 
-def mask_works(runs: dict[str, Run]) -> list[Any]:
+def mask_units(runs: dict[str, Run]) -> list[Any]:
     """The masks that the store has, of all runs, each once."""
-    works = {plan.mask.key: plan.mask for run in runs.values() for plan in run.plan.concepts}
+    units_ = {plan.mask.key: plan.mask for run in runs.values() for plan in run.plan.concepts}
     store = runs["judged"].store
-    return [work for key, work in works.items() if store.find("mask", key)]
+    return [unit for key, unit in units_.items() if store.find("mask", key)]
 
 
 def test_the_neurons_shared_by_artists_are_those_of_the_masks(
@@ -44,11 +44,11 @@ def test_the_neurons_shared_by_artists_are_those_of_the_masks(
 ) -> None:
     artists: dict[tuple[str, int], set[str]] = {}
     weights: dict[tuple[str, int], int] = {}
-    for work in mask_works(runs):
-        for layer, pruned in read_mask(runs["judged"].store, work.key).layers.items():
+    for unit in mask_units(runs):
+        for layer, pruned in read_mask(runs["judged"].store, unit.key).layers.items():
             for entry in pruned.entries.tolist():
                 neuron = (layer, entry % pruned.shape[1])
-                artists.setdefault(neuron, set()).add(work.concept)
+                artists.setdefault(neuron, set()).add(unit.concept)
                 weights[neuron] = weights.get(neuron, 0) + 1
     order = sorted(artists, key=lambda neuron: (-len(artists[neuron]), -weights[neuron], *neuron))
     expected = [(*neuron, len(artists[neuron]), weights[neuron]) for neuron in order[:10]]

@@ -18,7 +18,7 @@ from conceptprune.manifest import Compute
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, run_claimed
-from conceptprune.units.units import Need, WindowWork, Work
+from conceptprune.units.units import AnyUnit, Need, WindowUnit
 from pipelines.scheduling.cluster import draining_nodes, is_up
 from pipelines.scheduling.loop import Result, Tick, run_units
 from pipelines.scheduling.workers import WorkerPool
@@ -42,13 +42,13 @@ class Spec:
     def store(self) -> Store:
         return Store(str(self.folder / "store"))
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, unit: AnyUnit) -> Done | Held:
         import time
 
-        tries = len(list(self.folder.glob(f"try-{work.key}-*")))
+        tries = len(list(self.folder.glob(f"try-{unit.key}-*")))
         node = ray.get_runtime_context().get_node_id()
-        (self.folder / f"try-{work.key}-{tries}").write_text(node)
-        told = self.first.get(work.key) if tries == 0 else None
+        (self.folder / f"try-{unit.key}-{tries}").write_text(node)
+        told = self.first.get(unit.key) if tries == 0 else None
         match told:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -60,14 +60,14 @@ class Spec:
             case "wait":
                 while not (self.folder / "go").exists():
                     time.sleep(0.1)
-        for kind, key in work.needs:
+        for kind, key in unit.needs:
             self.store.load(self.store.get(kind, key), "object")
         claims = Claims(self.store, job="mine", worker="me")
-        with claims.held(work.kind, work.key) as other:
+        with claims.held(unit.kind, unit.key) as other:
             if other:
                 return Held(claim=other)
-            ref = self.store.put(work.key.encode(), kind="object", model="m" * 12, suffix="bin")
-            commit = Commit(kind=work.kind, key=work.key, objects={"object": ref}, provenance={})
+            ref = self.store.put(unit.key.encode(), kind="object", model="m" * 12, suffix="bin")
+            commit = Commit(kind=unit.kind, key=unit.key, objects={"object": ref}, provenance={})
             self.store.commit(commit)
         return Done(commit=commit, computed=True)
 
@@ -76,9 +76,9 @@ class Spec:
         return [path.read_text() for path in sorted(self.folder.glob(f"try-{key}-*"))]
 
 
-def window(key: str, previous: str | None = None) -> WindowWork:
+def window(key: str, previous: str | None = None) -> WindowUnit:
     """A unit for an actor."""
-    return WindowWork(key=key, prompts=(), window=Window(0, 1), previous=previous, last=True)
+    return WindowUnit(key=key, prompts=(), window=Window(0, 1), previous=previous, last=True)
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def run(head: Cluster) -> Iterator[Run]:
 
     def run(
         spec: Spec,
-        *units: Work,
-        known: tuple[Work, ...] = (),
+        *units: AnyUnit,
+        known: tuple[AnyUnit, ...] = (),
         actors: int = 1,
         on_tick: Callable[[Tick], None] = lambda _: None,
     ) -> tuple[dict[str, Result], Tick]:
@@ -144,7 +144,7 @@ def run(head: Cluster) -> Iterator[Run]:
                 pool,
                 known={unit.key: unit for unit in (*known, *units)},
                 max_attempts=2,
-                on_result=lambda result: results.__setitem__(result.work.key, result),
+                on_result=lambda result: results.__setitem__(result.unit.key, result),
                 on_tick=tick,
             )
         finally:
@@ -188,19 +188,19 @@ def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(
     single, fused = mask("mask"), mask("fused", "mask")
     results, _ = run(spec, single, fused)
     assert results["mask"].status == "failed"
-    assert "LostWorkError" in (results["mask"].error or "")
+    assert "LostUnitError" in (results["mask"].error or "")
     assert results["fused"].status == "blocked"
 
 
 class _Losing(Spec):
     """Its store loses a mask as soon as it is asked for it."""
 
-    def run(self, work: Work) -> Done | Held:
-        if work.needs:
-            (commit,) = (self.store.find(*need) for need in work.needs)
+    def run(self, unit: AnyUnit) -> Done | Held:
+        if unit.needs:
+            (commit,) = (self.store.find(*need) for need in unit.needs)
             if commit is not None:
                 self.store.remove([ref.path for ref in commit.objects.values()])
-        return super().run(work)
+        return super().run(unit)
 
 
 def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -> None:
@@ -285,15 +285,15 @@ def test_a_result_that_differs_from_the_committed_one_is_not_covered_up_by_anoth
 class _Overtaken(Spec):
     """Its units are claimed too late: another worker commits other bytes while they compute."""
 
-    def run(self, work: Work) -> Done | Held:
+    def run(self, unit: AnyUnit) -> Done | Held:
         claims = Claims(self.store, job="mine", worker="me")
 
-        def overtaken(work: Work) -> Commit:
+        def overtaken(unit: AnyUnit) -> Commit:
             for data in (b"theirs", b"mine"):
                 ref = self.store.put(data, kind="object", model="m" * 12, suffix="bin")
                 objects = {"object": ref}
-                made = Commit(kind=work.kind, key=work.key, objects=objects, provenance={})
+                made = Commit(kind=unit.kind, key=unit.key, objects=objects, provenance={})
                 self.store.commit(made)
             return made
 
-        return run_claimed(work, claims, overtaken)
+        return run_claimed(unit, claims, overtaken)

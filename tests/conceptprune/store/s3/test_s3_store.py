@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.store import Commit, LostWorkError, Store, access, s3
+from conceptprune.store import Commit, LostUnitError, Store, access, s3
 from tests.support.s3_faults import Fault, FaultProxy, Request, first, share
 from tests.support.s3_server import (
     ACCESS_KEY,
@@ -130,11 +130,11 @@ def test_every_fifth_request_failing_costs_time_and_nothing_else(
     proxy.choose = share(20, ["503", "drop", "lose", "truncate", "flip"], seed=7)
     contents = {f"{index:03}": f"result {index}".encode() * 100 for index in range(40)}
 
-    def work(item: tuple[str, bytes]) -> None:
+    def unit(item: tuple[str, bytes]) -> None:
         committed(store, item[1], key=item[0])
 
     with ThreadPoolExecutor(8) as workers:
-        list(workers.map(work, contents.items()))
+        list(workers.map(unit, contents.items()))
     assert store.committed("mask") == contents.keys()
     for key, data in contents.items():
         assert store.load(store.get("mask", key), "mask") == data
@@ -173,14 +173,14 @@ def test_a_server_that_is_killed_and_restarted_costs_time_and_nothing_else(
     keys = [f"{index:02}" for index in range(12)]
     begun = threading.Event()
 
-    def work(key: str) -> None:
+    def unit(key: str) -> None:
         if key == keys[4]:
             begun.set()
         time.sleep(0.02)
         committed(store, key.encode(), key=key)
 
     with ThreadPoolExecutor(2) as workers:
-        done = workers.map(work, keys)
+        done = workers.map(unit, keys)
         begun.wait()
         server.kill()
         server.start()
@@ -276,7 +276,7 @@ def test_damage_is_reported_where_the_reader_may_not_move_it(
     commit = committed(store, b"data")
     server.client.pipe_file(f"{uri}/{commit.objects['mask'].path}", b"dat")
     use_server(monkeypatch, server.endpoint, READER)
-    with pytest.raises(LostWorkError, match=r"damaged.*still in its place.*403"):
+    with pytest.raises(LostUnitError, match=r"damaged.*still in its place.*403"):
         Store(uri).load(commit, "mask")
 
 
@@ -411,7 +411,7 @@ def test_credentials_show_in_no_representation_message_log_or_object(
     store.write_run_file("r1", "run.json", b"{}")
     server.client.pipe_file(f"{uri}/{commit.objects['mask'].path}", b"dat")
     shown = [repr(store), str(store), repr(pickle.dumps(store)), repr(vars(store))]
-    with pytest.raises(LostWorkError) as lost:
+    with pytest.raises(LostUnitError) as lost:
         store.load(commit, "mask")
     shown.append(repr(lost.value))
     for setup in (wrong_secret, forbidden, unreachable, keys_in_endpoint):

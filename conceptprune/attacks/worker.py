@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from conceptprune.attacks.attempts import SCHEMA, Drawing, Scene, Shows, attempt_row
 from conceptprune.attacks.summarise import summary_table
 from conceptprune.attacks.table import ATTACKS
-from conceptprune.attacks.work import AttackSummaryWork, AttackWork
+from conceptprune.attacks.units import AttackSummaryUnit, AttackUnit
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.checkpoint import applied
-from conceptprune.evaluation.stages import Evaluator
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
-from conceptprune.evaluation.work import EvaluationUnit
+from conceptprune.evaluation.units import AnyEvaluationUnit
+from conceptprune.evaluation.worker import Evaluator
 from conceptprune.models.draw import Images
 from conceptprune.models.images import Image
 from conceptprune.store import Commit
@@ -25,7 +25,7 @@ from conceptprune.units.units import APPLIED
 ATTEMPTS = "attempts"
 """Name of the table of attempts among a commit's objects."""
 
-AttackUnit = EvaluationUnit | AttackWork | AttackSummaryWork
+AnyAttackUnit = AnyEvaluationUnit | AttackUnit | AttackSummaryUnit
 
 
 class Attacker:
@@ -35,77 +35,77 @@ class Attacker:
         self.evaluator = evaluator
         self.store = evaluator.store
 
-    def run(self, work: AttackUnit) -> Commit:
+    def run(self, unit: AnyAttackUnit) -> Commit:
         """Do one unit and commit it; work that is committed already is not done again.
 
         Raises:
             UserError, StoreError: see the stages.
         """
-        return self.store.find(work.kind, work.key) or self._do(work)
+        return self.store.find(unit.kind, unit.key) or self._do(unit)
 
-    def run_claimed(self, work: AttackUnit, claims: Claims) -> Done | Held:
+    def run_claimed(self, unit: AnyAttackUnit, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(work, claims, self._do)
+        return run_claimed(unit, claims, self._do)
 
-    def _do(self, work: AttackUnit) -> Commit:
-        match work:
-            case AttackWork():
-                return commit_made(self.store, work, lambda: self._attack(work))
-            case AttackSummaryWork():
-                return commit_made(self.store, work, lambda: self._summary(work))
+    def _do(self, unit: AnyAttackUnit) -> Commit:
+        match unit:
+            case AttackUnit():
+                return commit_made(self.store, unit, lambda: self._attack(unit))
+            case AttackSummaryUnit():
+                return commit_made(self.store, unit, lambda: self._summary(unit))
             case _:
-                return self.evaluator.run(work)
+                return self.evaluator.run(unit)
 
-    def _attack(self, work: AttackWork) -> Made:
+    def _attack(self, unit: AttackUnit) -> Made:
         evaluator = self.evaluator
-        model = evaluator.model(work.drawn)
-        pictures = self._pictures(work) if work.pictures else None
-        with applied(model, evaluator.edit(work.drawn)):
+        model = evaluator.model(unit.drawn)
+        pictures = self._pictures(unit) if unit.pictures else None
+        with applied(model, evaluator.edit(unit.drawn)):
             scene = Scene(
                 model=model,
-                concept=work.concept,
-                plain=tuple(victim.plain for victim in work.victims),
-                asked=tuple(victim.start for victim in work.victims),
-                examples=work.examples,
+                concept=unit.concept,
+                plain=tuple(victim.plain for victim in unit.victims),
+                asked=tuple(victim.start for victim in unit.victims),
+                examples=unit.examples,
                 pictures=pictures,
-                shows=self._shows(work),
+                shows=self._shows(unit),
                 drawing=Drawing(
-                    steps=work.steps, guidance=work.guidance, batch_size=work.batch_size
+                    steps=unit.steps, guidance=unit.guidance, batch_size=unit.batch_size
                 ),
             )
-            attempts = ATTACKS[work.attack].run(scene, work.settings)
+            attempts = ATTACKS[unit.attack].run(scene, unit.settings)
         # What the checkpoint is called is the summary's business: equal work is shared.
         rows = [
             attempt_row(
                 attempt,
                 suite="",
                 checkpoint="",
-                attack=work.attack,
-                concept=work.concept,
-                settings=canonical_json(work.settings.model_dump(mode="json")),
+                attack=unit.attack,
+                concept=unit.concept,
+                settings=canonical_json(unit.settings.model_dump(mode="json")),
             )
             for attempt in attempts
         ]
         objects = {ATTEMPTS: evaluator.put_table("attack", sorted_table(rows, SCHEMA))}
-        if work.drawn.edit is not None:
-            objects[APPLIED] = work.drawn.edit.ref
+        if unit.drawn.edit is not None:
+            objects[APPLIED] = unit.drawn.edit.ref
         return Made(objects=objects, facts={"successes": sum(each.success for each in attempts)})
 
-    def _pictures(self, work: AttackWork) -> Images:
+    def _pictures(self, unit: AttackUnit) -> Images:
         """The base's picture of each victim."""
         found: dict[tuple[str, int], Image] = {}
-        for key in work.pictures:
+        for key in unit.pictures:
             found |= self.evaluator.images_of(key)
         return np.stack(
-            [found[victim.pictured.text, victim.pictured.seed] for victim in work.victims]
+            [found[victim.pictured.text, victim.pictured.seed] for victim in unit.victims]
         )
 
-    def _shows(self, work: AttackWork) -> Shows:
-        judged = work.judgement
+    def _shows(self, unit: AttackUnit) -> Shows:
+        judged = unit.judgement
         scorer = self.evaluator.scorer(judged.scorer, judged.facts)
 
         def shows(images: Images, of: Sequence[int]) -> NDArray[np.bool_]:
-            cases = [work.victims[index].case for index in of]
+            cases = [unit.victims[index].case for index in of]
             verdicts = np.zeros(len(images), np.bool_)
             for reading in scorer.score(list(images), cases, None):
                 if reading.metric == judged.metric and reading.value is not None:
@@ -114,21 +114,21 @@ class Attacker:
 
         return shows
 
-    def _summary(self, work: AttackSummaryWork) -> Made:
+    def _summary(self, unit: AttackSummaryUnit) -> Made:
         rows = []
-        for attacked in work.checkpoints:
+        for attacked in unit.checkpoints:
             label = attacked.checkpoint.label
             for _, _, keys in attacked.attempts:
                 for key in keys:
                     commit = self.store.get("attack", key)
                     rows += [
-                        {**row, "suite": work.suite, "checkpoint": label}
+                        {**row, "suite": unit.suite, "checkpoint": label}
                         for row in self.evaluator.rows(commit, ATTEMPTS)
                     ]
         put = self.evaluator.put_table
         return Made(
             objects={
-                OBJECT: put("evaluation", summary_table(work, rows)),
+                OBJECT: put("evaluation", summary_table(unit, rows)),
                 ATTEMPTS: put("evaluation", sorted_table(rows, SCHEMA)),
             }
         )

@@ -12,7 +12,7 @@ from conceptprune.units.units import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesWork:
+class ImagesUnit:
     """Draw one shard of prompts with one checkpoint."""
 
     key: str
@@ -32,7 +32,7 @@ class ImagesWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoresWork:
+class ScoresUnit:
     """Have one scorer look at one shard of images."""
 
     key: str
@@ -57,7 +57,7 @@ class ScoresWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetScoresWork:
+class SetScoresUnit:
     """Have one scorer look at all images of one checkpoint and group."""
 
     key: str
@@ -89,9 +89,9 @@ class ScoredBy:
     scorer: ScorerSettings
     facts: Facts
     scores: tuple[str, ...] = ()
-    """Keys of `ScoresWork`, one a shard."""
+    """Keys of `ScoresUnit`, one a shard."""
     sets: tuple[tuple[str, str], ...] = ()
-    """(group, key of `SetScoresWork`)."""
+    """(group, key of `SetScoresUnit`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationWork:
+class EvaluationUnit:
     """Put the numbers of all checkpoints into one table, with their intervals."""
 
     key: str
@@ -138,4 +138,4 @@ class EvaluationWork:
         return tuple(needs)
 
 
-EvaluationUnit = ImagesWork | ScoresWork | SetScoresWork | EvaluationWork
+AnyEvaluationUnit = ImagesUnit | ScoresUnit | SetScoresUnit | EvaluationUnit

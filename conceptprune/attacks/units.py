@@ -52,7 +52,7 @@ class Victim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttackWork:
+class AttackUnit:
     """Attack one checkpoint by a few prompts of one concept."""
 
     key: str
@@ -87,11 +87,11 @@ class AttackedCheckpoint:
 
     checkpoint: Checkpoint
     attempts: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """(attack, concept, keys of its `AttackWork`)."""
+    """(attack, concept, keys of its `AttackUnit`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttackSummaryWork:
+class AttackSummaryUnit:
     """Put all attempts into one table, and their rates into another."""
 
     key: str

@@ -20,13 +20,13 @@ from conceptprune.evaluation.tables import (
     set_scores_table,
     sorted_table,
 )
-from conceptprune.evaluation.work import (
+from conceptprune.evaluation.units import (
+    AnyEvaluationUnit,
     EvaluationUnit,
-    EvaluationWork,
-    ImagesWork,
+    ImagesUnit,
     ScoredBy,
-    ScoresWork,
-    SetScoresWork,
+    ScoresUnit,
+    SetScoresUnit,
 )
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
@@ -52,31 +52,31 @@ class Evaluator:
         self._scorers: dict[str, Any] = {}
         self._memory: dict[int, BatchMemory] = {}
 
-    def run(self, work: EvaluationUnit) -> Commit:
+    def run(self, unit: AnyEvaluationUnit) -> Commit:
         """Do one unit and commit it; work that is committed already is not done again.
 
         Raises:
             UserError, StoreError: see the stages.
         """
-        return self.store.find(work.kind, work.key) or self._do(work)
+        return self.store.find(unit.kind, unit.key) or self._do(unit)
 
-    def run_claimed(self, work: EvaluationUnit, claims: Claims) -> Done | Held:
+    def run_claimed(self, unit: AnyEvaluationUnit, claims: Claims) -> Done | Held:
         """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(work, claims, self._do)
+        return run_claimed(unit, claims, self._do)
 
-    def _do(self, work: EvaluationUnit) -> Commit:
-        return commit_made(self.store, work, lambda: self._make(work))
+    def _do(self, unit: AnyEvaluationUnit) -> Commit:
+        return commit_made(self.store, unit, lambda: self._make(unit))
 
-    def _make(self, work: EvaluationUnit) -> Made:
-        match work:
-            case ImagesWork():
-                return self._images(work)
-            case ScoresWork():
-                return self._scores(work)
-            case SetScoresWork():
-                return self._set_scores(work)
-            case EvaluationWork():
-                return self._evaluation(work)
+    def _make(self, unit: AnyEvaluationUnit) -> Made:
+        match unit:
+            case ImagesUnit():
+                return self._images(unit)
+            case ScoresUnit():
+                return self._scores(unit)
+            case SetScoresUnit():
+                return self._set_scores(unit)
+            case EvaluationUnit():
+                return self._evaluation(unit)
 
     @property
     def device(self) -> str:
@@ -134,47 +134,47 @@ class Evaluator:
         """Write a Parquet table."""
         return self._put(role, table_to_parquet(table), suffix="parquet")
 
-    def _images(self, work: ImagesWork) -> Made:
-        model = self.model(work.drawn)
-        memory = self._memory.setdefault(work.batch_size, BatchMemory(work.batch_size))
-        with applied(model, self.edit(work.drawn)):
+    def _images(self, unit: ImagesUnit) -> Made:
+        model = self.model(unit.drawn)
+        memory = self._memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
+        with applied(model, self.edit(unit.drawn)):
             images = memory.run(
                 lambda at_once: draw(
                     model,
-                    work.prompts,
-                    steps=work.steps,
-                    guidance=work.guidance,
-                    batch_size=work.batch_size,
+                    unit.prompts,
+                    steps=unit.steps,
+                    guidance=unit.guidance,
+                    batch_size=unit.batch_size,
                     at_once=at_once,
                 )
             )
         roles = [f"image.{index}" for index in range(len(images))]
         refs = [self._put("image", png(image), suffix="png") for image in images]
-        table = images_table(work.prompts, list(images), refs, roles, work.guidance)
+        table = images_table(unit.prompts, list(images), refs, roles, unit.guidance)
         objects = {"images": self.put_table("images", table)}
         objects |= dict(zip(roles, refs, strict=True))
-        if work.drawn.edit is not None:
-            objects[APPLIED] = work.drawn.edit.ref
+        if unit.drawn.edit is not None:
+            objects[APPLIED] = unit.drawn.edit.ref
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
-    def _scores(self, work: ScoresWork) -> Made:
-        prompts = [(case.text, case.seed) for case in work.cases]
-        images = self._drawn(work.images, prompts)
+    def _scores(self, unit: ScoresUnit) -> Made:
+        prompts = [(case.text, case.seed) for case in unit.cases]
+        images = self._drawn(unit.images, prompts)
         references = None
-        if work.references is not None:
-            references = self._drawn(work.references, prompts)
-        readings = self.scorer(work.scorer, work.facts).score(images, work.cases, references)
-        table = scores_table(work.cases, readings)
+        if unit.references is not None:
+            references = self._drawn(unit.references, prompts)
+        readings = self.scorer(unit.scorer, unit.facts).score(images, unit.cases, references)
+        table = scores_table(unit.cases, readings)
         return Made(objects={"scores": self.put_table("scores", table)})
 
-    def _set_scores(self, work: SetScoresWork) -> Made:
-        wanted = {(prompt.text, prompt.seed) for prompt in work.prompts}
+    def _set_scores(self, unit: SetScoresUnit) -> Made:
+        wanted = {(prompt.text, prompt.seed) for prompt in unit.prompts}
         # Not all in memory at once: there may be tens of thousands.
         sides = [
             (image for key in keys for image in self._drawn_of(key, wanted))
-            for keys in (work.images, work.references)
+            for keys in (unit.images, unit.references)
         ]
-        readings = self.scorer(work.scorer, work.facts).score_sets(*sides)
+        readings = self.scorer(unit.scorer, unit.facts).score_sets(*sides)
         table = set_scores_table(readings, len(wanted))
         return Made(objects={"scores": self.put_table("scores", table)})
 
@@ -208,11 +208,11 @@ class Evaluator:
         rows: list[Row] = parquet_to_table(self.store.load(commit, role)).to_pylist()
         return rows
 
-    def _evaluation(self, work: EvaluationWork) -> Made:
+    def _evaluation(self, unit: EvaluationUnit) -> Made:
         images: list[Row] = []
         scores: list[Row] = []
         scored: list[list[Scored]] = []
-        for entry in work.entries:
+        for entry in unit.entries:
             shards = [self.rows(self.store.get("images", key), "images") for key in entry.images]
             drawn = {
                 (row["prompt"], row["seed"], row["guidance"]): row
@@ -224,7 +224,7 @@ class Evaluator:
             by_scorer = [self._scored(one, guidances) for one in entry.scored]
             scored.append([found for found, _ in by_scorer])
             about = {"checkpoint": entry.checkpoint.label}
-            for item in work.items:
+            for item in unit.items:
                 row = drawn[item.prompt.text, item.prompt.seed, item.guidance]
                 place = {
                     **about,
@@ -243,7 +243,7 @@ class Evaluator:
                 ]
         return Made(
             objects={
-                OBJECT: self.put_table("evaluation", summary_table(work, scored)),
+                OBJECT: self.put_table("evaluation", summary_table(unit, scored)),
                 "images": self.put_table("evaluation", sorted_table(images, ALL_IMAGES)),
                 "scores": self.put_table("evaluation", sorted_table(scores, ALL_SCORES)),
             }
