@@ -9,19 +9,20 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from conceptprune.digest import digest_bytes
 from conceptprune.errors import NondeterminismError, StoreError
 from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
-from conceptprune.store.credentials import refuse_credentials
 from conceptprune.store.opening import open_backend
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef
+from conceptprune.store.uri import check_uri
 
-PROBE_PATH = "probe/conditional-put"
+PROBES = "probe"
 PROBE = (
-    b"Written by conceptprune to find out whether this store honours conditional puts. "
-    b"Always the same, and never needed again.\n"
+    b"Written by conceptprune to find out whether this store honours conditional puts, and "
+    b"removed again.\n"
 )
 PROBE_DEADLINE = 30.0
 """A store that does not answer at the start of a job is given up sooner than later on."""
@@ -50,9 +51,9 @@ class Store:
             observer: told of every operation in this process; a pickled store has none.
 
         Raises:
-            UserError: the URI's scheme is unknown, or it holds credentials.
+            UserError: the URI is misspelt, its scheme is unknown, or it holds credentials.
         """
-        refuse_credentials(uri)
+        check_uri(uri)
         self.uri = uri
         self.conditional = True
         """Whether it honours conditional puts, as far as `check` has found out."""
@@ -97,15 +98,32 @@ class Store:
             differ, should that ever happen, may go unnoticed.
 
         Raises:
-            StoreError: it cannot be reached, written or read.
+            StoreError: it cannot be reached, written, read or listed.
         """
         backend = copy(self._backend)
         deadline = min(self._deadline, PROBE_DEADLINE)
         backend.access = replace(backend.access, deadline=deadline)
-        backend.create(PROBE_PATH, PROBE)
-        refused = not backend.create(PROBE_PATH, PROBE)
-        if backend.read(PROBE_PATH) != PROBE:
-            raise StoreError(f"{self.uri}: {PROBE_PATH} reads other than it was written")
+        # Of its own name: what an earlier job left behind, damaged maybe, is not in the way.
+        name = uuid4().hex
+        path = f"{PROBES}/{name}"
+        backend.create(path, PROBE)
+        try:
+            refused = not backend.create(path, PROBE)
+            if backend.read(path) != PROBE:
+                raise StoreError(f"{self.uri}: {path} reads other than it was written")
+            if name not in backend.names(PROBES):
+                raise StoreError(
+                    f"{self.uri}: {path} was written, and the listing of {PROBES} lacks it: this "
+                    "server cannot list such a prefix; give one without // or \\ in it"
+                )
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                backend.remove([path])
+            raise
+        try:
+            backend.remove([path])
+        except StoreError as error:
+            logger.warning("%s; so claims stay until they expire, and `gc` removes nothing", error)
         self.conditional = refused and backend.conditional
         if not self.conditional:
             logger.warning(
@@ -288,7 +306,7 @@ class Store:
     def _examine(self, ref: ObjectRef) -> tuple[bytes | None, str]:
         """An object's bytes as they are, and what is wrong with them."""
         for _ in range(LOOKS):
-            data = self._backend.read(ref.path)
+            data = self._backend.read(ref.path, ref.size)
             fault = ref.fault(data)
             if not fault:
                 break
