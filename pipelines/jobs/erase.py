@@ -59,7 +59,7 @@ def run_job(
     store = Store(store_uri, StoreMetrics())
     store.check()
     spec = _spec(prepared, store, job, form)
-    with unit_runner(spec, prepared.manifest.compute) as run:
+    with unit_runner(spec, prepared.manifest.compute, store) as run:
         pairs, failed = _prompts(prepared, store, run)
         plan, given_up = _plan(prepared, pairs, failed)
         RunRecord(
