@@ -8,9 +8,9 @@ of its operation, and the last one ends with it. What moves many bytes gets more
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from tenacity import (
@@ -108,13 +108,13 @@ class Access:
         Raises:
             StoreError: a fault stayed; it names the store, the operation and the last error.
         """
-        started = time.perf_counter()
+        started = perf_counter()
         allowance = size / SLOWEST
         deadline = self.deadline + allowance
         longest = min(max(self.deadline / TRIES, SHORTEST_TRY), LONGEST_TRY) + allowance
 
         def attempt() -> T:
-            left = deadline - (time.perf_counter() - started)
+            left = deadline - (perf_counter() - started)
             seconds = min(longest, max(left, SHORTEST_TRY))
             try:
                 return function(seconds)
@@ -140,7 +140,7 @@ class Access:
         finally:
             progress.made()
             if self.observer:
-                self.observer(operation.split()[0], time.perf_counter() - started)
+                self.observer(operation.split()[0], perf_counter() - started)
 
     def _log(self, operation: str, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from time import monotonic
 
 from conceptprune import progress
 from conceptprune.digest import canonical_json
@@ -77,7 +78,7 @@ class Watch:
 
     def lapsed(self, claim: Claim) -> bool:
         """Take note of a claim; whether it has not been renewed for as long as it lives."""
-        now = time.monotonic()
+        now = monotonic()
         seen, since = self._seen.get(claim.path, (None, now))
         if seen != claim:
             self._seen[claim.path] = claim, now
@@ -157,17 +158,17 @@ class Claims:
         return None
 
     def _renew(self, mine: Claim, done: threading.Event) -> None:
-        steps, stepped = progress.steps(), time.monotonic()
+        steps, stepped = progress.steps(), monotonic()
         while not done.wait(self.seconds / RENEWALS):
             if progress.steps() != steps:
-                stepped = time.monotonic()
-            elif time.monotonic() - stepped >= STUCK_SECONDS:
+                stepped = monotonic()
+            elif monotonic() - stepped >= STUCK_SECONDS:
                 logger.warning(
                     "no progress with %s %s for %.0f s: its claim is no longer renewed, and other "
                     "jobs may compute it",
                     mine.kind,
                     mine.key,
-                    time.monotonic() - stepped,
+                    monotonic() - stepped,
                 )
                 return
             renewed = replace(mine, expires=time.time() + self.seconds)

@@ -58,6 +58,8 @@ def file_system_options() -> dict[str, Any]:
 PASSING_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 """Sent with status 400 for a request that was damaged or cut off on its way."""
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+"""What OpenSSL says of a certificate by an authority that this machine does not know."""
 
 PASSING_FAULTS = (
     UnreachableError,
@@ -291,12 +293,17 @@ def _code(error: BaseException) -> str:
 
 
 def _passes(error: BaseException) -> bool:
+    if UNTRUSTED in str(error):
+        return False
     if _response(error):
         return _status(error) in PASSING_STATUSES or _code(error) in PASSING_CODES
     return passes(error) or isinstance(error, PASSING_FAULTS)
 
 
 def _reason_of(error: Exception) -> str:
+    reason = reason_of(error)
+    if UNTRUSTED in reason:
+        return f"{reason}; name the file with your own authority's certificate in AWS_CA_BUNDLE"
     if not _response(error):
-        return reason_of(error)
-    return f"S3 answered {_status(error)} {_code(error)}: {reason_of(error)}"
+        return reason
+    return f"S3 answered {_status(error)} {_code(error)}: {reason}"
