@@ -17,7 +17,7 @@ from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
 from conceptprune.store.opening import open_backend
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef
-from conceptprune.store.uri import check_uri
+from conceptprune.store.uri import check_uri, odd_prefix
 
 PROBES = "probe"
 PROBE = (
@@ -104,21 +104,16 @@ class Store:
         deadline = min(self._deadline, PROBE_DEADLINE)
         backend.access = replace(backend.access, deadline=deadline)
         # Of its own name: what an earlier job left behind, damaged maybe, is not in the way.
-        name = uuid4().hex
-        path = f"{PROBES}/{name}"
-        backend.create(path, PROBE)
+        path = f"{PROBES}/{uuid4().hex}"
         try:
-            refused = not backend.create(path, PROBE)
-            if backend.read(path) != PROBE:
-                raise StoreError(f"{self.uri}: {path} reads other than it was written")
-            if name not in backend.names(PROBES):
-                raise StoreError(
-                    f"{self.uri}: {path} was written, and the listing of {PROBES} lacks it: this "
-                    "server cannot list such a prefix; give one without // or \\ in it"
-                )
-        except StoreError:
+            refused = self._probe(backend, path)
+        except StoreError as error:
             with contextlib.suppress(StoreError):
                 backend.remove([path])
+            if odd_prefix(self.uri):
+                raise StoreError(
+                    f"{error}; not every server takes a prefix with // or \\"
+                ) from error
             raise
         try:
             backend.remove([path])
@@ -132,6 +127,17 @@ class Store:
                 self.uri,
             )
         return self.conditional
+
+    def _probe(self, backend: Backend, path: str) -> bool:
+        """Write a file, again, read and list it; whether the second writing was refused."""
+        backend.create(path, PROBE)
+        refused = not backend.create(path, PROBE)
+        if backend.read(path) != PROBE:
+            raise StoreError(f"{self.uri}: {path} reads other than it was written")
+        folder, _, name = path.rpartition("/")
+        if name not in backend.names(folder):
+            raise StoreError(f"{self.uri}: {path} was written, and a listing of {folder} lacks it")
+        return refused
 
     def put(self, data: bytes, *, kind: str, model: str, suffix: str) -> ObjectRef:
         """Write an object under the digest of its bytes, unless it has lately been written.

@@ -50,6 +50,11 @@ def check_uri(uri: str) -> None:
     _check_scheme(uri)
 
 
+def odd_prefix(uri: str) -> bool:
+    """Whether a prefix has what some servers cannot write or list: empty parts, backslashes."""
+    return "://" in uri and ("//" in uri.split("://", 1)[1].rstrip("/") or "\\" in uri)
+
+
 def _check_scheme(uri: str) -> None:
     found = _SCHEME.fullmatch(uri)
     if not found:
@@ -75,6 +80,11 @@ def _check_scheme(uri: str) -> None:
         raise UserError(f"--store {uri}: names no bucket; {EXAMPLE.replace('s3', known)}")
     if (scheme, colon, slashes) != (known, ":", "//"):
         raise UserError(f"--store {uri}: write {known}://{path}")
+    if {".", ".."} & set(path.split("/")):
+        raise UserError(
+            f"--store {uri}: in an object store . and .. are names like any other, and some "
+            "servers take them for folders; give the prefix without them"
+        )
 
 
 def _of_arn(arn: str) -> str:

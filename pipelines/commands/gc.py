@@ -23,7 +23,7 @@ from conceptprune.units.units import Need
 from ..records.evaluation import EvaluationRecord
 from ..records.ledger import READERS, RunRecord, read_ledger
 
-FOLDERS = ("commits", "objects", "damaged", "claims")
+FOLDERS = ("commits", "objects", "damaged", "claims", "probe")
 """In the order of removal: a record never outlives its objects."""
 
 GRACE_HOURS = 24.0

@@ -325,6 +325,7 @@ MISSPELT = [
     (" s3://bucket/x", "write s3://bucket/x"),
     ("s3://bucket/x\n", "write s3://bucket/x"),
     ("gs:/bucket/x", "write gs://bucket/x"),
+    ("s3://bucket/a/../x", "give the prefix without them"),
     ("s3://", "names no bucket; give a folder, or s3://bucket/prefix"),
     ("file:/tmp/x", "write /tmp/x"),
     ("memory://x", "is held by one process"),

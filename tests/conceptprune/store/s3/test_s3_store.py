@@ -466,17 +466,39 @@ def test_over_https_no_checksum_trails_a_body_unless_it_is_asked_for(
             Store(uri).check()
 
 
+@pytest.mark.parametrize("prefix", ["x", "a//b", "a\\b", "/b"])
 def test_a_prefix_that_the_server_does_not_list_is_refused_by_the_check(
-    store: Store, proxy: FaultProxy, server: SeaweedServer
+    store: Store, proxy: FaultProxy, server: SeaweedServer, prefix: str
 ) -> None:
     proxy.instead = lambda request: (
         "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
         if "list-type=2" in request.path
         else None
     )
-    with pytest.raises(StoreError, match=r"the listing of probe lacks it.* without // or \\ in it"):
-        store.check()
+    uri = f"{store.uri}/{prefix}"
+    with pytest.raises(StoreError, match="a listing of probe lacks it") as refused:
+        Store(uri).check()
+    hint = "not every server takes a prefix with // or \\"
+    assert (hint in str(refused.value)) == (prefix != "x")
     assert not server.client.find(store.uri)
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "a\\b", "/a", "a b", "ä", "a+b", "a%2Fb", "a=b"])
+def test_a_prefix_is_taken_as_it_is_or_refused_by_the_check(store: Store, prefix: str) -> None:
+    odd = Store(f"{store.uri}/{prefix}")
+    try:
+        odd.check()
+    except StoreError:
+        assert "//" in f"/{prefix}" or "\\" in prefix
+        return
+    commit = committed(odd, b"data")
+    odd.create_claim("mask/k.json", b"{}")
+    odd.create_claim("mask/l.json", b"{}")
+    assert odd.committed("mask") == {"k"}
+    assert odd.load(odd.get("mask", "k"), "mask") == b"data"
+    odd.remove([entry.path for entry in odd.claims()])
+    assert list(odd.claims()) == []
+    assert [entry.path for entry in odd.entries("objects")] == [commit.objects["mask"].path]
 
 
 def test_a_store_that_removes_nothing_is_used_with_a_warning(
