@@ -34,7 +34,7 @@ LONGEST_WAIT = 20.0
 
 TRIES = 3
 """A try may take this part of the deadline, so that one lost answer does not use it up."""
-SHORTEST_TRY = 5.0
+SHORTEST_TRY = 10.0
 LONGEST_TRY = 30.0
 """Bounds of that part in seconds; a deadline below SHORTEST_TRY still allows one such try."""
 SLOWEST = 2**20

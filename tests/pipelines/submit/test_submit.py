@@ -52,6 +52,8 @@ class Cluster:
         self.log: list[str | BaseException] = ["0/1 concepts\n", "1/1 concepts\n"]
         self.failures = 0
         self.not_ready = 0
+        self.packs = False
+        self.staged: set[str] = set()
         self.packed: set[str] = set()
 
     def __call__(self, address: str) -> "Cluster":
@@ -69,7 +71,12 @@ class Cluster:
         if self.refusal is not None:
             raise self.refusal
         self.calls.append(call)
-        self.packed = package_of(call["runtime_env"]["working_dir"])
+        folder = Path(call["runtime_env"]["working_dir"])
+        self.staged = {
+            f"{file.relative_to(folder)}" for file in folder.rglob("*") if file.is_file()
+        }
+        if self.packs:
+            self.packed = package_of(f"{folder}")
         return call["submission_id"]
 
     async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
@@ -121,7 +128,7 @@ def test_the_documented_entrypoint_is_submitted_under_the_runs_id(
     assert call["submission_id"] == run_id(manifest)
     assert set(call) == {"entrypoint", "submission_id", "runtime_env"}
     assert set(call["runtime_env"]) == {"working_dir"}
-    assert {"manifests/m.yaml", "pipelines/erase.py"} <= cluster.packed
+    assert {"manifests/m.yaml", "pipelines/erase.py"} <= cluster.staged
     # What was staged is gone again.
     assert not Path(call["runtime_env"]["working_dir"]).exists()
     assert "1/1 concepts" in capsys.readouterr().out
@@ -315,9 +322,10 @@ def test_no_credential_is_part_of_the_call_or_shown(
 
 
 def test_ray_packs_all_that_was_staged(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.packs = True
     submission = Submission.of(ROOT / "manifests" / "demo.yaml", STORE, ROOT)
     assert submit(submission, address=ADDRESS) == 0
-    assert cluster.packed == set(submission.files)
+    assert cluster.packed == cluster.staged == set(submission.files)
     assert sum(path.stat().st_size for path in submission.files.values()) < 20e6
 
 

@@ -126,9 +126,9 @@ def test_a_lost_part_of_a_large_object_is_sent_again_alone(
 @pytest.mark.parametrize(
     ("deadline", "size", "bounds"),
     [
-        (0.0, 0, [5.0, 5.0, 5.0]),
-        (12.0, 0, [5.0, 5.0, 5.0]),
-        (30.0, 0, [10.0, 10.0, 10.0]),
+        (0.0, 0, [10.0, 10.0, 10.0]),
+        (12.0, 0, [10.0, 10.0, 10.0]),
+        (36.0, 0, [12.0, 12.0, 12.0]),
         (75.0, 0, [25.0, 25.0, 25.0]),
         (300.0, 0, [30.0, 30.0, 30.0]),
         (300.0, 64 * 2**20, [94.0, 94.0, 94.0]),
@@ -144,7 +144,7 @@ def test_the_last_try_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) ->
     assert tried(monkeypatch, 60.0, 0, takes=24.0) == [20.0, 20.0, 12.0]
     assert tried(monkeypatch, 60.0, 60 * 2**20, takes=50.0) == [80.0, 70.0, 20.0]
     # The least that a try gets, also where the deadline is near.
-    assert tried(monkeypatch, 60.0, 0, takes=29.0) == [20.0, 20.0, 5.0]
+    assert tried(monkeypatch, 60.0, 0, takes=29.0) == [20.0, 20.0, 10.0]
 
 
 def tried(
