@@ -25,7 +25,7 @@ from conceptprune.store.credentials import holds_credentials
 from conceptprune.store.uri import check_uri
 
 from ..console.logs import log_format as checked_format
-from .upload import JOBS, StaysBehind, Travelling, Upload, check_size
+from .upload import StaysBehind, Travelling, Upload, check_size
 
 Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
@@ -77,7 +77,7 @@ class Submission:
             **{f"--of {text}": found for text, found in checkpoints if found},
         }
         check_size(code, parts)
-        words = ["python", "-m", f"{JOBS}.{command}", travelling.path, "--store", store]
+        words = ["python", "-m", f"{upload.jobs}.{command}", travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
         if log_format is not None:

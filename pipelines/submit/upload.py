@@ -17,8 +17,10 @@ from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.distribution import PICTURES
 
+CODE = ("conceptprune", "pipelines")
+"""The folders of a clone."""
 JOBS = __name__.split(".", maxsplit=1)[0]
-"""The package of the jobs, under the name by which it was imported."""
+"""The package of the jobs that is in use: it is installed under another name than its folder's."""
 
 READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *PICTURES})
 """What is read of a model's folder, or of one of images; hidden files are not."""
@@ -75,20 +77,26 @@ class Upload:
             raise UserError(f"--working-dir {working_dir}: not a folder")
         return cls(working_dir=working_dir)
 
+    @property
+    def jobs(self) -> str:
+        """The package that has the jobs' programs: the working directory's, if that is a clone."""
+        return CODE[1] if self._is_clone() else JOBS
+
     def code(self) -> Mapping[str, Path]:
-        """The files of both packages: those in the working directory, else the ones in use."""
-        names = ("conceptprune", JOBS)
-        root = self.working_dir.resolve()
-        if all((root / name / "__init__.py").is_file() for name in names):
-            folders = {name: root / name for name in names}
+        """The files of both packages: a clone's own, else those in use."""
+        if self._is_clone():
+            folders = {name: self.working_dir.resolve() / name for name in CODE}
         else:
-            folders = {name: _installed(name) for name in names}
+            folders = {name: _installed(name) for name in (CODE[0], JOBS)}
         return {
             f"{name}/{file.relative_to(folder).as_posix()}": file
             for name, folder in folders.items()
             for file in _files(folder)
             if not _never_travels(file.relative_to(folder))
         }
+
+    def _is_clone(self) -> bool:
+        return all((self.working_dir / name / "__init__.py").is_file() for name in CODE)
 
     def find(self, path: Path) -> Travelling | StaysBehind:
         """Where the job will have a file or folder of this machine.

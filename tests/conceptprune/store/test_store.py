@@ -28,6 +28,8 @@ from conceptprune.store import (
     table_to_parquet,
 )
 from conceptprune.store.credentials import redacted
+from tests.support.certificates import Certificate
+from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
 
 
@@ -46,7 +48,18 @@ def server() -> Iterator[SeaweedServer]:
         yield running
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(scope="module")
+def secure(
+    server: SeaweedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Certificate]]:
+    """The server's endpoint by https, without checksums behind a body, and who signed for it."""
+    certificate = Certificate.make(tmp_path_factory.mktemp("certificate"))
+    with FaultProxy(server.port, certificate) as proxy:
+        proxy.choose = lambda request: "411" if "x-amz-trailer" in request.headers else None
+        yield proxy.endpoint, certificate
+
+
+@pytest.fixture(params=["folder", "memory", "s3", "s3 by https"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A local folder, fsspec's in-memory object store, and a real S3 server."""
     if request.param == "folder":
@@ -54,6 +67,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "memory":
         return Store(f"lake://{tmp_path}")
     use_server(monkeypatch, request.getfixturevalue("server").endpoint)
+    if request.param == "s3 by https":
+        endpoint, certificate = request.getfixturevalue("secure")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
     return Store(f"s3://{BUCKET}/{uuid4().hex[:8]}")
 
 
