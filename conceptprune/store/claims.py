@@ -173,7 +173,8 @@ class Claims:
                 return
             renewed = replace(mine, expires=time.time() + self.seconds)
             try:
-                self.store.write_claim(mine.path, renewed.to_bytes())
+                # Not for longer than it lives: its unit's end waits for this.
+                self.store.write_claim(mine.path, renewed.to_bytes(), deadline=self.seconds)
             except StoreError as error:
                 logger.warning("the claim on %s %s was not renewed: %s", mine.kind, mine.key, error)
             # Counted here, because the renewal itself is an operation on the store.

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,12 @@ class Store:
             self._opened_in = os.getpid()
         return self._opened
 
+    def _hurried(self, deadline: float) -> Backend:
+        """The backend with another deadline, unless its own is sooner."""
+        backend = copy(self._backend)
+        backend.access = replace(backend.access, deadline=min(self._deadline, deadline))
+        return backend
+
     def _open(self) -> Backend:
         backend = open_backend(self.uri, self._deadline)
         backend.access = replace(backend.access, observer=self._observer)
@@ -100,9 +107,7 @@ class Store:
         Raises:
             StoreError: it cannot be reached, written, read or listed.
         """
-        backend = copy(self._backend)
-        deadline = min(self._deadline, PROBE_DEADLINE)
-        backend.access = replace(backend.access, deadline=deadline)
+        backend = self._hurried(PROBE_DEADLINE)
         # Of its own name: what an earlier job left behind, damaged maybe, is not in the way.
         path = f"{PROBES}/{uuid4().hex}"
         try:
@@ -279,9 +284,9 @@ class Store:
         # Not to disk at once, which takes longer than all else: after a power cut nobody computes.
         return self._backend.create(f"claims/{path}", data, durable=False)
 
-    def write_claim(self, path: str, data: bytes) -> None:
-        """Write or replace a claim."""
-        self._backend.replace(f"claims/{path}", data, durable=False)
+    def write_claim(self, path: str, data: bytes, *, deadline: float = math.inf) -> None:
+        """Write or replace a claim, tried for so many seconds if that is less than usual."""
+        self._hurried(deadline).replace(f"claims/{path}", data, durable=False)
 
     def read_claim(self, path: str) -> bytes | None:
         """A claim, or None where there is none."""
