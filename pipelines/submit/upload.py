@@ -8,10 +8,10 @@ business, such as `.env` or a kubeconfig, is not left out but never taken in.
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
@@ -46,10 +46,25 @@ class Travelling:
 
     path: str
     """Its path in the job's working directory."""
-    digest: str
-    """Of its content."""
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path]
     """The files it consists of: their paths there, and here."""
+
+    @property
+    def digest(self) -> str:
+        """Of its content, which is read for it, and so only when its size is known to be small.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        try:
+            return digest_json(
+                {
+                    PurePosixPath(there).relative_to(self.path).as_posix(): digest_file(here)
+                    for there, here in self.files.items()
+                }
+            )
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +134,9 @@ class Upload:
                     return StaysBehind(
                         why=f"is not uploaded: {there} lies in, or is, {left_out}, which never is"
                     )
-            digest = digest_json(
-                {file.relative_to(source).as_posix(): digest_file(file) for file in found}
-            )
         except OSError as error:
             return StaysBehind(why=f"cannot be read: {error}")
-        return Travelling(path=inside.as_posix(), digest=digest, files=files)
+        return Travelling(path=inside.as_posix(), files=files)
 
     def _inside(self, path: Path) -> Path | None:
         """The path below the working directory: as it is written, else by where links lead.
