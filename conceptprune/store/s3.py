@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any
 
 from aiohttp import ClientError as TransportError
@@ -159,14 +160,18 @@ class S3Objects(FsspecObjects):
                 )
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that do not exist are passed over."""
-        left = list(paths)
-        if len(left) > 1:
-            left = [
-                path
-                for first in range(0, len(left), REMOVED_AT_ONCE)
-                for path in self._not_removed_at_once(left[first : first + REMOVED_AT_ONCE])
-            ]
+        """Remove objects; those that do not exist are passed over.
+
+        One folder of the store after the other, in the order given, and what cannot be removed
+        stops it: a caller may need that a record goes before what it names.
+        """
+        for _, group in groupby(paths, key=lambda path: path.partition("/")[0]):
+            some = list(group)
+            for first in range(0, len(some), REMOVED_AT_ONCE):
+                self._remove_some(some[first : first + REMOVED_AT_ONCE])
+
+    def _remove_some(self, paths: Sequence[str]) -> None:
+        left = self._not_removed_at_once(paths) if len(paths) > 1 else paths
         if len(left) > 1:
             with ThreadPoolExecutor(REMOVERS) as removers:
                 # A list, for an error is raised where its result is taken.

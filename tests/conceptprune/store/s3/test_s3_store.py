@@ -404,6 +404,20 @@ def test_where_many_cannot_be_removed_at_once_they_are_removed_one_by_one(
     assert sum(proxy.injected.values()) == 1
 
 
+def test_what_a_record_names_stays_where_the_record_cannot_be_removed(
+    store: Store, proxy: FaultProxy
+) -> None:
+    commits = [committed(store, key.encode(), key=key) for key in "ab"]
+    records = [f"commits/mask/{commit.key}.json" for commit in commits]
+    objects = [commit.objects["mask"].path for commit in commits]
+    proxy.choose = lambda request: (
+        "411" if request.path.endswith("/b.json") else knows_no_bulk_delete(request)
+    )
+    with pytest.raises(StoreError, match=r"cannot remove commits/mask/b\.json"):
+        store.remove([*records, *objects])
+    assert sorted(entry.path for entry in store.entries("objects")) == sorted(objects)
+
+
 def test_objects_that_one_request_for_many_did_not_remove_are_removed_by_their_own(
     store: Store, proxy: FaultProxy, server: SeaweedServer
 ) -> None:
