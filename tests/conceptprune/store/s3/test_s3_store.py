@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,16 +230,14 @@ def test_a_large_object_arrives_whole_though_parts_and_answers_are_lost(
 
 
 def test_a_large_object_that_is_given_up_leaves_no_parts_behind(
-    proxy: FaultProxy,
-    server: SeaweedServer,
-    uri: str,
-    small_parts: int,
-    monkeypatch: pytest.MonkeyPatch,
+    store: Store, proxy: FaultProxy, server: SeaweedServer, small_parts: int
 ) -> None:
-    monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "0.5")
+    # It has a connection, so that only what fails is hurried.
+    assert store.runs() == []
+    store._backend.access = replace(store._backend.access, deadline=0.5)
     proxy.choose = lambda request: "503" if "partNumber=2" in request.path else None
     with pytest.raises(StoreError, match="cannot write objects/mask"):
-        committed(Store(uri), bytes(6 * 2**20))
+        committed(store, bytes(6 * 2**20))
     assert not uploads(server)
 
 
