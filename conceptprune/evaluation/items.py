@@ -1,10 +1,10 @@
 """A suite's prompts as a flat list: each with its seed, its group, and what it should show."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conceptprune.digest import seed_from
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Case, Group, Labels
 from conceptprune.evaluation.suite import Drawing, Source, Suite
@@ -76,8 +76,7 @@ def with_defaults(
 
 def derived_seed(seed: int, text: str) -> int:
     """32 bits that depend on nothing but the two: noise of its own for every prompt."""
-    digest = hashlib.sha256(f"seed {seed} of {text}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    return seed_from(f"seed {seed} of {text}", bits=32)
 
 
 def _prompts(text: _Text, drawing: Drawing) -> Iterator[Prompt]:

@@ -4,7 +4,6 @@ Nothing a language model says is taken on trust: each line of each answer is eit
 rejected for a reason, and both are kept. The model itself is in `language_model`.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from conceptprune.digest import canonical_json
+from conceptprune.digest import canonical_json, seed_from
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Generator, Kind, concept_key
 from conceptprune.manifest.fields import PromptText
@@ -83,7 +82,7 @@ class GeneratorSettings:
     def ask_seed(self, concept: Concept, ask: int) -> int:
         """63 bits for one ask, which depend on this seed, the concept and the ask alone."""
         asked = canonical_json([self.seed, concept.kind, concept.name, ask])
-        return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8], "big") >> 1
+        return seed_from(asked, bits=63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

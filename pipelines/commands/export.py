@@ -37,11 +37,11 @@ from conceptprune.units.units import FusedMaskUnit
 from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
+from ..console.names import slug
 from ..records.ledger import RunRecord
 from ..records.runs import _nearest, find_run, mask_keys
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks
-from .names import slug
 from .output import check_unused, complete_or_absent
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -66,7 +66,7 @@ class Checkpoint:
         names = self.mask.concepts
         how = self.mask.provenance.get("fusion", {}).get("how", "union")
         text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
-        return f"{slug(text)}-{self.mask.digest[:DIGEST_CHARS]}"
+        return f"{slug(text) or 'concept'}-{self.mask.digest[:DIGEST_CHARS]}"
 
     @property
     def file(self) -> str:

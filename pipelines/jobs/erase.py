@@ -16,6 +16,7 @@ from conceptprune.store import LostUnitError, Store, parquet_to_table
 from conceptprune.units.plan import Plan, collection_settings, concepts_in, run_id
 from conceptprune.units.units import PreviewUnit, Unit, WindowUnit
 
+from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format
 from ..records.journal import new_job
 from ..records.ledger import RunRecord
@@ -169,7 +170,7 @@ def erase(
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form, verify=verify)
         _print_result(result, store, prepared.denoiser_weights, console)
-        return 1 if result.outcome.failed else 0
+        return exits.of_job(result.outcome.failed)
 
 
 def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:

@@ -30,6 +30,7 @@ from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.units.units import Unit
 from conceptprune.units.worker import read_mask
 
+from ..console import exits
 from ..console.evaluation import show_summary
 from ..console.logs import LogFormat, identified, job_console, log_format, say
 from ..records.evaluation import EvaluationRecord
@@ -97,7 +98,7 @@ def evaluate(
         tell_summary(
             console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started
         )
-    return 1 if outcome.failed else 0
+    return exits.of_job(outcome.failed)
 
 
 def tell_summary(

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Literal
 
+from conceptprune.evaluation.bootstrap import wilson
 from conceptprune.studio.names import PHOTO
 
 from .shots import Drawn, Role, Shot
-
-Z_95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +25,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's score interval at 95 %; unlike the simple one, right at 0 and 1 as well."""
-        shrink = 1 + Z_95**2 / self.n
-        centre = (self.share + Z_95**2 / (2 * self.n)) / shrink
-        spread = self.share * (1 - self.share) / self.n + Z_95**2 / (4 * self.n**2)
-        half = Z_95 * sqrt(spread) / shrink
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.hits, self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

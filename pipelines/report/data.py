@@ -22,6 +22,7 @@ from conceptprune.units.units import MaskUnit
 
 from ..jobs.preparation import Prepared, plan_here
 from ..records.ledger import RunRecord, read_ledger
+from ..records.runs import find_run, recorded
 from .accuracy import Accuracy, judge_shots
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
@@ -43,7 +44,7 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
         StoreError: an object is missing or damaged.
     """
     store = Store(store_uri)
-    record = _record(store, run)
+    record = find_run(store, run)
     rows = read_ledger(store, record.run)
     if not rows:
         raise UserError(
@@ -53,35 +54,15 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
     return _Reader(store, record, rows, gallery).report()
 
 
-def _record(store: Store, run: str | None) -> RunRecord:
-    records = {name: record for name in store.runs() if (record := _recorded(store, name))}
-    if not records:
-        raise UserError(
-            f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "
-            "was given (evaluations alone are shown by a site: --out FOLDER)"
-        )
-    if run is not None and run not in records:
-        raise UserError(f"--run {run}: not in {store.uri}, which has {', '.join(records)}")
-    return records[run] if run else max(records.values(), key=lambda record: record.started)
-
-
-def _recorded(store: Store, run: str) -> RunRecord | None:
-    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
-    try:
-        return RunRecord.read(store, run)
-    except KeyError:
-        return None
-
-
 def only_evaluated(store: Store) -> bool:
     """Whether the store has finished evaluations or attacks, and no run of `erase`."""
-    erased = any(_recorded(store, name) for name in store.runs())
+    erased = any(recorded(store, name) for name in store.runs())
     return not erased and any(store.committed(EVALUATION))
 
 
 def evaluation_rows(store: Store) -> list[Row]:
     """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
-    others = [name for name in store.runs() if not _recorded(store, name)]
+    others = [name for name in store.runs() if not recorded(store, name)]
     rows = {row["key"]: row for name in others for row in read_ledger(store, name)}
     return list(rows.values())
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -125,14 +124,6 @@ def test_the_judge_is_not_asked_about_an_artist_it_does_not_know(runs: dict[str,
     assert accuracy
     assert accuracy.erased.after is None
     assert accuracy.others.after
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 48), (3, 48), (24, 48), (48, 48), (1, 1)])
-def test_wilson_interval_solves_its_defining_equation(hits: int, n: int) -> None:
-    """Its ends are the p for which the observed rate is 1.96 standard errors of p away."""
-    for p in Rate(hits=hits, n=n).interval:
-        error = math.sqrt(p * (1 - p) / n)
-        assert abs(hits / n - p) == pytest.approx(1.959964 * error, abs=1e-9)
 
 
 def test_heat_map_counts_the_pruned_weights_that_a_call_speaks_for(runs: dict[str, Run]) -> None:
@@ -295,7 +286,7 @@ def test_the_newest_run_is_taken_unless_one_is_named(runs: dict[str, Run]) -> No
 
 def test_no_store_no_run_no_ledger_are_said_plainly(runs: dict[str, Run], tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    with pytest.raises(UserError, match="no run here"):
+    with pytest.raises(UserError, match="no run is recorded here"):
         write_report(str(tmp_path / "nothing"), out=out, run=None)
     with pytest.raises(UserError, match=f"no-such-run.*{runs['plain'].plan.run}"):
         write_report(runs["plain"].store.uri, out=out, run="no-such-run")

@@ -20,7 +20,7 @@ from pipelines.records.ledger import read_ledger, write_ledger
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import Score, panels, read_evaluations
-from pipelines.report.links import Links, concept_page, slug
+from pipelines.report.links import Links, concept_page, page_name
 from pipelines.report.site import Site
 from pipelines.report.tradeoff import Axes, Number, Point, trade_off
 from pipelines.report.values import ReportData
@@ -410,7 +410,7 @@ def test_names_of_files_are_harmless_and_tell_concepts_apart(hostile: Path) -> N
     pages = [concept_page(name) for name in odd]
     assert len(set(pages)) == len(odd)
     assert all(re.fullmatch(r"concepts/[a-z0-9-]{10,51}\.html", page) for page in pages)
-    assert slug("Élan vital", "0123456789ab") == "elan-vital-0123456789"
+    assert page_name("Élan vital", "0123456789ab") == "elan-vital-0123456789"
 
 
 def test_an_evaluated_mask_of_the_run_has_its_concept_s_page(store: Store) -> None:
@@ -477,9 +477,9 @@ def test_a_store_of_evaluations_alone_has_a_site_of_them_and_nothing_else(
     assert browser.messages == []
     # A run that is asked for must be there, and a single page is of a run.
     uri = str(alone.parent / "store")
-    with pytest.raises(UserError, match=r"no run here.*--out FOLDER"):
+    with pytest.raises(UserError, match=r"no run is recorded here.*--out FOLDER"):
         write_report(uri, out=tmp_path / "one.html", run=None)
-    with pytest.raises(UserError, match="no run here"):
+    with pytest.raises(UserError, match="no run is recorded here"):
         write_report(uri, out=tmp_path / "other", run="0123")
 
 
