@@ -40,9 +40,9 @@ RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the ne
 @app.command()
 def validate(manifest: ManifestPath) -> None:
     """Check a manifest completely; print nothing but its summary or every problem in it."""
-    from conceptprune.manifest import load_manifest
+    from conceptprune.evaluation.job_manifest import load_job_manifest
 
-    checked = load_manifest(manifest)
+    checked = load_job_manifest(manifest)
     typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
 
 

@@ -114,12 +114,13 @@ def _of_concept(concept: Concept) -> list[_Text]:
     texts = [pair.target.text for pair in prompt_pairs(concept, seed=0)]
     seeds = [prompt.seed for prompt in concept.prompts] if concept.prompts else [None] * len(texts)
     return [
-        _Text(text=text, seed=seed, labels=_labels(concept, index))
+        _Text(text=text, seed=seed, labels=labels_of(concept, index))
         for index, (text, seed) in enumerate(zip(texts, seeds, strict=True))
     ]
 
 
-def _labels(concept: Concept, index: int) -> Labels:
+def labels_of(concept: Concept, index: int) -> Labels:
+    """What the image of a concept's prompt should show, the prompt being the `index`-th."""
     match concept.kind:
         case "object":
             return (("object", concept.name),)

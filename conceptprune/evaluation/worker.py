@@ -1,14 +1,14 @@
 """What a worker does with each unit of an evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from conceptprune.digest import canonical_json
-from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit, pictures_identity
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.evaluation.scoring import Row, Scorers, read_rows
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import (
@@ -33,13 +33,11 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, family_named
 from conceptprune.models.images import Image, png, read_picture
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import Commit, ObjectRef, Store, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
 from conceptprune.units.units import APPLIED
-
-Row = dict[str, Any]
 
 
 class Evaluator:
@@ -49,7 +47,6 @@ class Evaluator:
         self.store = store
         self.base = base
         self._models: dict[str, DiffusionModel] = {}
-        self._scorers: dict[str, Any] = {}
         self._memory: dict[int, BatchMemory] = {}
 
     def run(self, unit: AnyEvaluationUnit) -> Commit:
@@ -111,21 +108,14 @@ class Evaluator:
         data = self.store.read(drawn.edit.ref)
         return load_edit(drawn.edit.kind, data, drawn.model.source.folder())
 
-    def scorer(self, settings: ScorerSettings, facts: Facts) -> Any:
-        """A loaded scorer, which is the one that the plan was made with.
+    @cached_property
+    def scorers(self) -> Scorers:
+        """The scorers of this process."""
+        return Scorers(self.device)
 
-        Raises:
-            UserError: this machine has other weights, or other versions of its libraries.
-        """
-        name = canonical_json(settings.model_dump(mode="json"))
-        if name not in self._scorers:
-            if (found := settings.check()) != facts:
-                raise UserError(
-                    f"scorers: {settings.title} is {found} on this machine, and {facts} on the one "
-                    "that planned the evaluation: install and place the same on all"
-                )
-            self._scorers[name] = settings.load(self.device)
-        return self._scorers[name]
+    def scorer(self, settings: ScorerSettings, facts: Facts) -> Any:
+        """A loaded scorer; see `Scorers.loaded`."""
+        return self.scorers.loaded(settings, facts)
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.base.model.identity, suffix=suffix)
@@ -205,8 +195,7 @@ class Evaluator:
 
     def rows(self, commit: Commit, role: str) -> list[Row]:
         """The rows of one of a commit's Parquet tables."""
-        rows: list[Row] = parquet_to_table(self.store.load(commit, role)).to_pylist()
-        return rows
+        return read_rows(self.store, commit, role)
 
     def _evaluation(self, unit: EvaluationUnit) -> Made:
         images: list[Row] = []

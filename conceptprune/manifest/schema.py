@@ -198,6 +198,10 @@ class Sweep(Section):
         return tuple(made)
 
 
+SCORER_PLACES = frozenset({"model", "features", "reference", "torchscript", "originals", "weights"})
+"""Fields of scorers that say where files lie: what lies there decides results, and not where."""
+
+
 class Preview(Section):
     """Images before and after, for the report."""
 
@@ -207,7 +211,14 @@ class Preview(Section):
     ] = (0, 1)
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
+    scorers: Annotated[
+        tuple[Any, ...],
+        Field(description="a list of {scorer: ..., settings}, as in a suite"),
+    ] = ()
+    """What looks at the images. A layer above knows the scorers: `evaluation.job_manifest` checks
+    these sections and makes them settings."""
     judge: Literal["studio"] | None = None
+    """The first spelling of `scorers: [{scorer: studio-judge}]`."""
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     prompts_per_concept: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1

@@ -8,6 +8,7 @@ from typing import Any
 from conceptprune.collection.settings import CollectionSettings
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
+from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.masks.selectors import selection_settings
@@ -16,9 +17,9 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.fillers import GeneratorSettings, asks_generator
 from conceptprune.prompts.pairs import PromptPair
+from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
 from conceptprune.units.units import (
     AnyPromptsUnit,
-    AnyUnit,
     CheckpointUnit,
     FusedMaskUnit,
     GeneratedPromptsUnit,
@@ -66,10 +67,13 @@ class Plan:
     fused_checkpoints: tuple[CheckpointUnit, ...]
     fused_preview: PreviewUnit | None
     sweep_table: SweepTableUnit | None = None
+    scores: tuple[Unit, ...] = ()
+    """What looks at the previews. These units belong to a layer above (`evaluation.previews`),
+    which adds them."""
     unmade: tuple[AnyPromptsUnit, ...] = ()
     """Units of prompts that were given up: what is planned of their concepts cannot be done."""
 
-    def units(self) -> Iterator[AnyUnit]:
+    def units(self) -> Iterator[Unit]:
         """Every unit once, each after all that it needs."""
         yield from self.unmade
         yield from self.windows.values()
@@ -83,6 +87,7 @@ class Plan:
         yield from chain.from_iterable(concept.checkpoints for concept in self.concepts)
         yield from self.fused_checkpoints
         yield from self.previews().values()
+        yield from self.scores
 
     def previews(self) -> dict[str, PreviewUnit]:
         """Image units by key: those of the untouched model first."""
@@ -124,6 +129,9 @@ class Plan:
                     seen.add(key)
                     by_key.setdefault(key, {})[plan.concept.name] = None
                     pending += [need for _, need in needs[key]]
+        for unit in self.scores:
+            for _, need in unit.needs:
+                by_key.setdefault(unit.key, {}).update(by_key.get(need, {}))
         return {key: tuple(names) for key, names in by_key.items()}
 
 
@@ -171,6 +179,11 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
     if manifest.sweep is None:
         without["sweep"] = True
     asked_of: dict[str, Any] = {}
+    preview = manifest.outputs.preview
+    if preview:
+        # Without them, the id is that of the versions before there were such scorers.
+        places = {"__all__": set(SCORER_PLACES)}
+        without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
     if manifest.prompts.generator is None:
         without["prompts"] = True
     else:
@@ -431,12 +444,12 @@ class _Planner:
             "steps": preview.steps,
             "guidance": preview.guidance,
             "batch_size": preview.batch_size,
-            "judge": preview.judge,
         }
         texts = [[prompt.text, prompt.seed] for prompt in prompts]
         key = unit_key(
             {
                 "kind": "preview",
+                "format": PREVIEW_FORMAT,
                 **self.model.key_parts,
                 "mask": mask,
                 "prompts": texts,
@@ -450,7 +463,6 @@ class _Planner:
             steps=preview.steps,
             guidance=preview.guidance,
             batch_size=preview.batch_size,
-            judge=preview.judge,
             before=tuple(unit.key for unit in before),
         )
 

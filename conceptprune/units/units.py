@@ -31,6 +31,7 @@ WARM_KINDS = (
     "generated-prompts",
     "window",
     "preview",
+    "preview-scores",
     "images",
     "scores",
     "set-scores",
@@ -261,7 +262,7 @@ class CheckpointUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewUnit:
-    """Draw prompts with the model as it is or with one mask applied, and judge the images."""
+    """Generate images with the model as it is, or with one mask applied."""
 
     key: str
     mask: str | None
@@ -269,7 +270,6 @@ class PreviewUnit:
     steps: int
     guidance: float
     batch_size: int
-    judge: Literal["studio"] | None
     before: tuple[str, ...] = ()
     """Keys of the same images without the mask, which some image must differ from. They follow
     from the rest, and are no part of the key."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -49,9 +48,6 @@ from conceptprune.units.units import (
     WindowUnit,
 )
 
-if TYPE_CHECKING:
-    from conceptprune.studio.judge import Judge
-
 
 class Worker:
     """Runs units against one store; loads the model when first needed, and once."""
@@ -86,13 +82,6 @@ class Worker:
             resolution=self.model.resolution,
             offload=self.model.offload,
         )
-
-    @cached_property
-    def judge(self) -> "Judge":
-        """The studio's judge."""
-        from conceptprune.studio.judge import Judge
-
-        return Judge.load()
 
     def language_model(self, settings: GeneratorSettings) -> LanguageModel:
         """The language model that writes fillers, loaded once."""
@@ -342,8 +331,7 @@ class Worker:
                     at_once=at_once,
                 )
             )
-        judge = self.judge if unit.judge else None
-        table = preview_table(unit.prompts, images, judge)
+        table = preview_table(unit.prompts, images)
         if unit.before:
             self._check_effect(unit, table)
         data = table_to_parquet(table)

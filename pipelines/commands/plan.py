@@ -15,7 +15,7 @@ from rich.table import Table
 from conceptprune.models.families import components, family_named
 from conceptprune.store import Store
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import AnyUnit, GeneratedPromptsUnit, PromptsUnit, StatisticsUnit
+from conceptprune.units.units import GeneratedPromptsUnit, PromptsUnit, StatisticsUnit, Unit
 
 from ..console.logs import say
 from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
@@ -30,6 +30,7 @@ KINDS = (
     "mask",
     "checkpoint",
     "preview",
+    "preview-scores",
 )
 SHOWN_CONCEPTS = 8
 TIMED_CALLS = 3
@@ -44,7 +45,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     prepared = prepare(manifest)
     opened = None if store is None else Store(store)
     plan = plan_here(prepared, opened)
-    units: list[AnyUnit] = [*prepared.prompts_units(), *plan.units()]
+    units: list[Unit] = [*prepared.prompts_units(), *plan.units()]
     todo = None if opened is None else _left(units, plan, committed_in(opened))
     sizes = Sizes.of(prepared)
     _print_heading(prepared, plan, console)
@@ -70,7 +71,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
         _print_estimate(prepared, plan, left, console)
 
 
-def _left(units: Iterable[AnyUnit], plan: Plan, committed: Committed) -> set[str]:
+def _left(units: Iterable[Unit], plan: Plan, committed: Committed) -> set[str]:
     """Keys of the units a job would run against a store, as the job itself decides it."""
     prompts = (unit for unit in units if isinstance(unit, PromptsUnit | GeneratedPromptsUnit))
     left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
@@ -148,7 +149,7 @@ def _windows(side: StatisticsUnit) -> Iterator[str]:
     return (key for shard in side.grid for key in shard)
 
 
-def _units_table(plan: Plan, units: list[AnyUnit], todo: set[str] | None, sizes: Sizes) -> Table:
+def _units_table(plan: Plan, units: list[Unit], todo: set[str] | None, sizes: Sizes) -> Table:
     columns = ["units", "all", "evaluations", "bytes, about"]
     if todo is not None:
         columns += ["left", "evaluations", "bytes, about"]
@@ -166,12 +167,12 @@ def _units_table(plan: Plan, units: list[AnyUnit], todo: set[str] | None, sizes:
     return table
 
 
-def _cost(units: list[AnyUnit], plan: Plan, sizes: Sizes) -> list[str]:
+def _cost(units: list[Unit], plan: Plan, sizes: Sizes) -> list[str]:
     evaluations = sum(plan.evaluations(unit) for unit in units)
     return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, plan))]
 
 
-def _print_estimate(prepared: Prepared, plan: Plan, units: list[AnyUnit], console: Console) -> None:
+def _print_estimate(prepared: Prepared, plan: Plan, units: list[Unit], console: Console) -> None:
     rate = evaluations_per_second(prepared, plan)
     actors = prepared.manifest.compute.actors
     evaluations = sum(plan.evaluations(unit) for unit in units)

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from conceptprune.checkpoints.files import folder_files
+from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.masks.fusion import Budget
 from conceptprune.models.families import components, denoiser_of, family_named
 from conceptprune.models.sites import Site, find_sites, join_layer
@@ -18,7 +19,6 @@ from conceptprune.models.weights import checkpoint_files
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, collection_settings
 from conceptprune.units.units import (
-    AnyUnit,
     CheckpointUnit,
     FusedMaskUnit,
     GeneratedPromptsUnit,
@@ -28,6 +28,7 @@ from conceptprune.units.units import (
     StatisticsUnit,
     SweepTableUnit,
     SweepUnit,
+    Unit,
     WindowUnit,
 )
 
@@ -92,13 +93,13 @@ class Sizes:
             same_bytes=every_file - edited_bytes,
         )
 
-    def total(self, units: Iterable[AnyUnit], plan: Plan) -> int:
+    def total(self, units: Iterable[Unit], plan: Plan) -> int:
         """Bytes of several units; what their checkpoints share is counted once."""
         units = list(units)
         shared = any(isinstance(unit, CheckpointUnit) and unit.form == "pipeline" for unit in units)
         return sum(self.of_unit(unit, plan) for unit in units) + shared * self.same_bytes
 
-    def of_unit(self, unit: AnyUnit, plan: Plan) -> int:
+    def of_unit(self, unit: Unit, plan: Plan) -> int:
         """Bytes of one unit's own objects."""
         match unit:
             case PromptsUnit():
@@ -130,6 +131,11 @@ class Sizes:
                 return self.edited_bytes
             case PreviewUnit():
                 return TABLE_BYTES + len(unit.prompts) * (self.image_bytes + TABLE_ROW_BYTES)
+            case PreviewScoresUnit():
+                readings = len(unit.cases) * len(unit.scorer.metrics)
+                return TABLE_BYTES + readings * TABLE_ROW_BYTES
+            case _:
+                raise TypeError(f"{unit.kind}: a kind of unit of unknown size")
 
     def _statistics(self, calls: int) -> int:
         numbers = 2 * calls * sum(columns for _, columns in self.shapes.values())

@@ -98,9 +98,9 @@ class WorkerSpec:
 
         def worker(store: Store) -> "ClaimedWork":
             # Imported here: the driver, which only plans and hands out, needs none of it.
-            from conceptprune.units.worker import Worker
+            from conceptprune.evaluation.previews import ScoringWorker
 
-            return Worker(store, self.model, self.settings)
+            return ScoringWorker(store, self.model, self.settings)
 
         return self.process.runner(worker)
 

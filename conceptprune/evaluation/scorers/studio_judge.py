@@ -10,7 +10,7 @@ from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, S
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.models.images import Image
 from conceptprune.studio.asked import asked
-from conceptprune.studio.names import LOOKS, THINGS
+from conceptprune.studio.names import LOOKS, PHOTO, THINGS
 
 if TYPE_CHECKING:
     from conceptprune.studio.judge import Judge
@@ -51,17 +51,21 @@ class StudioJudge:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings an image, of what its prompt asks the studio for."""
+        """Two readings per image, of what its prompt asks the studio for.
+
+        Of a style that is none of the studio's nothing can be said.
+        """
         verdicts = self._judge.verdicts(np.stack(images))
         readings = []
         for case, (thing, artist) in enumerate(zip(verdicts.thing, verdicts.artist, strict=True)):
             wanted = asked(cases[case].text)
             look, object_seen = LOOKS[artist], THINGS[thing]
+            is_unknown = wanted.look == PHOTO and cases[case].label("style") is not None
             readings.append(
                 Reading(
                     case=case,
                     metric="style accuracy",
-                    value=float(look == wanted.look),
+                    value=None if is_unknown else float(look == wanted.look),
                     seen=look,
                 )
             )

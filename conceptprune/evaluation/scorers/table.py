@@ -1,6 +1,6 @@
 """Which scorers there are: a row here, and a file beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
@@ -17,6 +17,7 @@ from conceptprune.evaluation.scorers.distribution import DistributionSettings
 from conceptprune.evaluation.scorers.nudity import NudeNetSettings
 from conceptprune.evaluation.scorers.perceptual import LpipsSettings, PerceptualSettings
 from conceptprune.evaluation.scorers.studio_judge import StudioJudgeSettings
+from conceptprune.manifest.fields import FieldPath, refusal
 
 SCORERS: Mapping[str, type[ScorerSettings]] = {
     "classifier": ClassifierSettings,
@@ -48,6 +49,20 @@ def declared(settings: Mapping[str, Any], metric: str) -> Metric | None:
             # UnlearnCanvas' accuracies are made of another metric, which their settings name.
             return construct(**settings["scorer"]).metrics.get(settings.get("of", metric))
     return None
+
+
+def refuse_same_titles(scorers: Sequence[ScorerSettings]) -> None:
+    """Refuse two scorers whose numbers would stand under one name."""
+    seen: set[str] = set()
+    problems: list[tuple[FieldPath, str]] = []
+    for index, scorer in enumerate(scorers):
+        if scorer.title in seen:
+            problems.append(
+                ((index,), f"a name of its own (another scorer is {scorer.title}): give name:")
+            )
+        seen.add(scorer.title)
+    if problems:
+        raise refusal(*problems)
 
 
 def _tag(value: Any) -> str | None:
