@@ -23,7 +23,8 @@ from conceptprune.units.units import MaskUnit
 from ..jobs.preparation import Prepared, plan_here
 from ..records.ledger import RunRecord, read_ledger
 from ..records.runs import find_run, recorded
-from .accuracy import Accuracy, judge_shots
+from .accuracy import Accuracy, judge_shots, metrics_in
+from .recognised import Recognised, seen_in_preview_2
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
@@ -119,6 +120,8 @@ class _Reader:
                 self.rows_of[name].append(row)
         self.manifest = _manifest(record)
         self.plan = _plan(store, record, self.manifest)
+        self.bases = {pair.base.text for plan in self.plan.concepts for pair in plan.pairs}
+        self.recognised = Recognised(store, rows)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
 
@@ -133,6 +136,7 @@ class _Reader:
             mask = self.mask(row)
             provenance = provenance or (mask.provenance if mask else {})
             concepts.append(self.concept(plan, row, mask))
+        untouched = list(self.untouched.values())
         finished = [row["finished"] for row in self.rows if row["finished"]]
         return ReportData(
             run=self.record.run,
@@ -146,7 +150,8 @@ class _Reader:
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            untouched=judge_shots(list(self.untouched.values()), kind=plans[0].concept.kind),
+            untouched=judge_shots(untouched, kind=plans[0].concept.kind),
+            scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
             provenance=provenance,
         )
@@ -263,6 +268,8 @@ class _Reader:
         commit = self.store.find("preview", key)
         if commit is None:
             return []
-        rows: list[dict[str, Any]]
         rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
-        return rows
+        if rows and "seen_look" in rows[0]:
+            return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
+        seen = self.recognised.of(key)
+        return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]

@@ -100,6 +100,8 @@ class ReportData:
     fused_accuracy: Accuracy | None
     untouched: Accuracy | None
     """Before any pruning, over the images of all concepts, each once."""
+    scorers: tuple[str, ...]
+    """What looked at the images, by name."""
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""

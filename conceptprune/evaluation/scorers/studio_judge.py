@@ -7,6 +7,7 @@ import numpy as np
 
 from conceptprune.digest import digest_file
 from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
+from conceptprune.evaluation.scorers.judge import ACCURACIES, accuracy
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.models.images import Image
 from conceptprune.studio.asked import asked
@@ -24,10 +25,7 @@ class StudioJudgeSettings(ScorerSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
-        return {
-            "style accuracy": Metric(kept="higher", domain="style", is_share=True),
-            "object accuracy": Metric(kept="higher", domain="object", is_share=True),
-        }
+        return ACCURACIES
 
     def check(self) -> Facts:
         """The judge ships with the package."""
@@ -61,21 +59,9 @@ class StudioJudge:
             wanted = asked(cases[case].text)
             look, object_seen = LOOKS[artist], THINGS[thing]
             is_unknown = wanted.look == PHOTO and cases[case].label("style") is not None
-            readings.append(
-                Reading(
-                    case=case,
-                    metric="style accuracy",
-                    value=None if is_unknown else float(look == wanted.look),
-                    seen=look,
-                )
-            )
+            is_right = None if is_unknown else look == wanted.look
+            readings.append(accuracy(case, "style", look, is_right=is_right))
             if wanted.thing is not None:
-                readings.append(
-                    Reading(
-                        case=case,
-                        metric="object accuracy",
-                        value=float(object_seen == wanted.thing),
-                        seen=object_seen,
-                    )
-                )
+                is_right = object_seen == wanted.thing
+                readings.append(accuracy(case, "object", object_seen, is_right=is_right))
         return readings

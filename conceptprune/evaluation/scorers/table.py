@@ -14,6 +14,7 @@ from conceptprune.evaluation.scorers.clip import (
 )
 from conceptprune.evaluation.scorers.copies import CopiesSettings
 from conceptprune.evaluation.scorers.distribution import DistributionSettings
+from conceptprune.evaluation.scorers.judge import JudgeSettings
 from conceptprune.evaluation.scorers.nudity import NudeNetSettings
 from conceptprune.evaluation.scorers.perceptual import LpipsSettings, PerceptualSettings
 from conceptprune.evaluation.scorers.studio_judge import StudioJudgeSettings
@@ -26,6 +27,7 @@ SCORERS: Mapping[str, type[ScorerSettings]] = {
     "copies": CopiesSettings,
     "fid": DistributionSettings,
     "gender-ratio": GenderRatioSettings,
+    "judge": JudgeSettings,
     "kid": DistributionSettings,
     "lpips": LpipsSettings,
     "nudenet": NudeNetSettings,
@@ -78,6 +80,7 @@ AnyScorer = Annotated[
     | Annotated[CopiesSettings, Tag("<CopiesSettings>")]
     | Annotated[DistributionSettings, Tag("<DistributionSettings>")]
     | Annotated[GenderRatioSettings, Tag("<GenderRatioSettings>")]
+    | Annotated[JudgeSettings, Tag("<JudgeSettings>")]
     | Annotated[LpipsSettings, Tag("<LpipsSettings>")]
     | Annotated[NudeNetSettings, Tag("<NudeNetSettings>")]
     | Annotated[PerceptualSettings, Tag("<PerceptualSettings>")]
