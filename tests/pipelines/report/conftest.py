@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
 from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import AnyUnit
+from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
@@ -75,7 +75,7 @@ class JudgingWorker(Worker):
 
 
 def run_here(
-    prepared: Prepared, store: Store, *, started: float, failing: Callable[[AnyUnit], bool]
+    prepared: Prepared, store: Store, *, started: float, failing: Callable[[Unit], bool]
 ) -> Run:
     """What the job does, one unit after the other in this process; chosen units fail."""
     worker = JudgingWorker(store, prepared.model, collection_settings(prepared.manifest))

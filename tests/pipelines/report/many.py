@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow as pa
 
 from conceptprune.digest import digest_json
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.store import Commit, Store, table_to_parquet
 from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
-from conceptprune.units.units import AnyUnit, MaskUnit, PreviewUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit, PreviewUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
@@ -75,7 +77,7 @@ def _record(prepared: Prepared, plan: Plan) -> RunRecord:
     )
 
 
-def _commit(store: Store, plan: Plan, unit: AnyUnit, rng: np.random.Generator) -> Commit:
+def _commit(store: Store, plan: Plan, unit: Unit, rng: np.random.Generator) -> Commit:
     facts: dict[str, object] = {"seconds": float(rng.uniform(1, 90)), "finished": 1_700_000_100.0}
     if isinstance(unit, MaskUnit):
         mask = _mask(plan, unit, rng)
@@ -156,7 +158,11 @@ def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: flo
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
+    ref = store.put(
+        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
+    )
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(Commit(kind=KIND, key=key, objects={OBJECT: ref}, provenance=provenance))
+    store.commit(
+        Commit(kind=EvaluationUnit.kind, key=key, objects={OBJECT: ref}, provenance=provenance)
+    )
