@@ -1,40 +1,35 @@
-"""What looks at a job's previews: units that have a scorer see the images of one, and their worker.
-
-They are done by the workers of the erase job, on the images that it keeps anyway.
-"""
+"""What looks at a job's previews: a unit for each scorer and preview, on an erase job's plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import Literal
 
 from conceptprune.digest import unit_key
 from conceptprune.evaluation.items import labels_of
 from conceptprune.evaluation.scorers.base import Case, Facts, Labels, ScorerSettings
-from conceptprune.evaluation.scoring import Scorers, read_rows
-from conceptprune.evaluation.summarise import scorer_key, scorer_settings
-from conceptprune.evaluation.tables import SCORES, scores_table
+from conceptprune.evaluation.summarise import scorer_key
+from conceptprune.evaluation.tables import SCORES
 from conceptprune.manifest import Concept, Manifest
-from conceptprune.models.images import read_picture
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.fillers import asks_generator
 from conceptprune.prompts.table import Pairs
-from conceptprune.units.commit import Made
 from conceptprune.units.plan import Plan
-from conceptprune.units.units import Need, Unit
-from conceptprune.units.worker import Worker
+from conceptprune.units.sizes import Sizes
+from conceptprune.units.unit import Need, Unit
+from conceptprune.units.units import PreviewUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewScoresUnit:
+class PreviewScoresUnit(Unit):
     """Have one scorer look at the images of one preview."""
+
+    title = "Scores"
+    warm = True
 
     key: str
     preview: str
     scorer: ScorerSettings
     facts: Facts
     cases: tuple[Case, ...]
-    kind: Literal["preview-scores"] = "preview-scores"
 
     @property
     def detail(self) -> str:
@@ -44,7 +39,11 @@ class PreviewScoresUnit:
     @property
     def needs(self) -> tuple[Need, ...]:
         """The images."""
-        return (("preview", self.preview),)
+        return ((PreviewUnit.kind, self.preview),)
+
+    def bytes_written(self, sizes: Sizes, units: Mapping[str, Unit]) -> int:
+        """A row for each image and metric."""
+        return sizes.table(len(self.cases) * len(self.scorer.metrics))
 
 
 def with_scores(
@@ -58,12 +57,20 @@ def with_scores(
     `pairs` are the prompt pairs by concept name, retained ones too.
     """
     labels = _labels_by_text(manifest, pairs)
-    units = tuple(
+    units = [
         _scores_unit(preview.key, scorer, facts, tuple(_cases(preview.prompts, labels)))
-        for preview in plan.previews().values()
+        for preview in plan.of(PreviewUnit).values()
         for scorer, facts in scorers
+    ]
+    return replace(
+        plan,
+        by_key={**plan.by_key, **{unit.key: unit for unit in units}},
+        labels={
+            **plan.labels,
+            # Of what is made of all masks together there is none.
+            **{unit.key: found for unit in units if (found := plan.labels.get(unit.preview))},
+        },
     )
-    return replace(plan, scores=units)
 
 
 def _scores_unit(
@@ -104,33 +111,3 @@ def _labels(concept: Concept, index: int, manifest: Manifest) -> Labels:
         # What else is in such a prompt is a language model's choice, and no class of a scorer's.
         return (("style", concept.name),) if concept.kind == "style" else ()
     return labels_of(concept, index)
-
-
-class ScoringWorker(Worker):
-    """The worker of an erase job, with the scorers of its previews."""
-
-    @cached_property
-    def scorers(self) -> Scorers:
-        """The scorers of this process."""
-        return Scorers(self.device)
-
-    def _make(self, unit: Unit) -> Made:  # type: ignore[override]
-        if isinstance(unit, PreviewScoresUnit):
-            return self._scores(unit)
-        return super()._make(unit)  # type: ignore[arg-type]
-
-    def _scores(self, unit: PreviewScoresUnit) -> Made:
-        rows = read_rows(self.store, self.store.get("preview", unit.preview), "preview")
-        drawn = {(row["prompt"], row["seed"]): row["png"] for row in rows}
-        images = [read_picture(drawn[case.text, case.seed]) for case in unit.cases]
-        readings = self.scorers.loaded(unit.scorer, unit.facts).score(images, unit.cases, None)
-        table = scores_table(unit.cases, readings)
-        return Made(
-            objects={"scores": self._put_table("scores", table)},
-            # For whoever reads the numbers: of what they are, and by what.
-            facts={
-                "preview": unit.preview,
-                "title": unit.scorer.title,
-                "settings": scorer_settings(unit.scorer, unit.facts),
-            },
-        )

@@ -1,4 +1,4 @@
-"""What a worker does with each kind of unit: read what it needs, compute, write, commit."""
+"""What an erase job's worker does with each kind of unit: read what it needs, compute, write."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
-from conceptprune.collection.collect import CollectionSettings, WindowResult, collect_window
+from conceptprune.collection.collect import CollectionSettings, collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError
 from conceptprune.masks.budget import Drive
@@ -29,13 +29,13 @@ from conceptprune.prompts.fillers import GeneratorSettings, answers_table, write
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
-from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
+from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import preview_table
+from conceptprune.units.unit import Unit
 from conceptprune.units.units import (
-    AnyUnit,
     CheckpointUnit,
     FusedMaskUnit,
     GeneratedPromptsUnit,
@@ -49,11 +49,17 @@ from conceptprune.units.units import (
 )
 
 
-class Worker:
-    """Runs units against one store; loads the model when first needed, and once."""
+class Worker(UnitWorker):
+    """Does the units of erase jobs; loads the model when first needed, and once."""
 
-    def __init__(self, store: Store, model: ModelSettings, settings: CollectionSettings) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: Store,
+        model: ModelSettings,
+        settings: CollectionSettings,
+        claims: Claims | None = None,
+    ) -> None:
+        super().__init__(store, claims)
         self.model = model
         self.settings = settings
         self._memory = BatchMemory(settings.batch_size)
@@ -107,22 +113,12 @@ class Worker:
         dtype: torch.dtype = getattr(torch, self.model.dtype)
         return dtype
 
-    def run(self, unit: AnyUnit) -> Commit:
-        """Do one unit and commit it; work that is committed already is not done again.
+    def make(self, unit: Unit) -> Made:
+        """Compute a unit of an erase job and write its objects.
 
         Raises:
-            UserError, NumericalError, StoreError: see the stages.
+            UserError, NumericalError, StoreError: see what each kind calls.
         """
-        return self.store.find(unit.kind, unit.key) or self._do(unit)
-
-    def run_claimed(self, unit: AnyUnit, claims: Claims) -> Done | Held:
-        """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(unit, claims, self._do)
-
-    def _do(self, unit: AnyUnit) -> Commit:
-        return commit_made(self.store, unit, lambda: self._make(unit))
-
-    def _make(self, unit: AnyUnit) -> Made:
         match unit:
             case PromptsUnit():
                 return self._prompts(unit)
@@ -131,7 +127,7 @@ class Worker:
             case WindowUnit():
                 return self._window(unit)
             case StatisticsUnit():
-                return self._side(unit)
+                return self._reduced(unit)
             case MaskUnit():
                 return self._mask(unit)
             case SweepUnit():
@@ -144,6 +140,8 @@ class Worker:
                 return self._checkpoint(unit)
             case PreviewUnit():
                 return self._preview(unit)
+            case _:
+                raise TypeError(f"an erase job's worker does not make units of kind {unit.kind}")
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.model.identity, suffix=suffix)
@@ -183,25 +181,24 @@ class Worker:
     def _window(self, unit: WindowUnit) -> Made:
         states = None
         if unit.previous is not None:
-            commit = self.store.get("window", unit.previous)
+            commit = self.store.get(WindowUnit.kind, unit.previous)
             count = sum(role.startswith("state.") for role in commit.objects)
             states = [
                 TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
                 for index in range(count)
             ]
 
-        def collect(at_once: int) -> WindowResult:
-            return collect_window(
-                self.denoiser,
-                unit.prompts,
-                self.settings,
-                unit.window,
-                states,
-                keep_states=not unit.last,
-                at_once=at_once,
-            )
-
-        result = self._memory.run(collect)
+        for attempt in self._memory.attempts():
+            with attempt as at_once:
+                result = collect_window(
+                    self.denoiser,
+                    unit.prompts,
+                    self.settings,
+                    unit.window,
+                    states,
+                    keep_states=not unit.last,
+                    at_once=at_once,
+                )
         table = result.statistics.to_arrow()
         objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
         for index, state in enumerate(result.states):
@@ -209,9 +206,9 @@ class Worker:
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
         return Made(objects=objects, facts={"at_once": self._memory.at_once})
 
-    def _side(self, unit: StatisticsUnit) -> Made:
+    def _reduced(self, unit: StatisticsUnit) -> Made:
         shards = [
-            join_calls([self._statistics("window", key, "partial") for key in windows])
+            join_calls([self._statistics(WindowUnit.kind, key, "partial") for key in windows])
             for windows in unit.grid
         ]
         table = merge_shards(shards).to_arrow(
@@ -262,9 +259,11 @@ class Worker:
 
     def _evidence(self, unit: MaskUnit) -> Evidence:
         return Evidence(
-            target=self._statistics("statistics", unit.target, "statistics"),
-            base=self._statistics("statistics", unit.base, "statistics"),
-            retained=[self._statistics("statistics", key, "statistics") for key in unit.retained],
+            target=self._statistics(StatisticsUnit.kind, unit.target, "statistics"),
+            base=self._statistics(StatisticsUnit.kind, unit.base, "statistics"),
+            retained=[
+                self._statistics(StatisticsUnit.kind, key, "statistics") for key in unit.retained
+            ],
             rule=unit.rule,
         )
 
@@ -280,7 +279,7 @@ class Worker:
 
     def _sweep_table(self, unit: SweepTableUnit) -> Made:
         parts = [
-            parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
+            parquet_to_table(self.store.load(self.store.get(SweepUnit.kind, key), "sweep"))
             for key in unit.sweeps
         ]
         return Made(
@@ -300,7 +299,7 @@ class Worker:
         )
 
     def _checkpoint(self, unit: CheckpointUnit) -> Made:
-        mask = read_mask(self.store, unit.mask)
+        mask = read_mask(self.store, unit.mask_key)
         folder = self.folder
         if unit.form == "delta":
             return Made(
@@ -318,19 +317,19 @@ class Worker:
         return Made(objects=files)
 
     def _preview(self, unit: PreviewUnit) -> Made:
-        mask = None if unit.mask is None else read_mask(self.store, unit.mask)
+        mask = None if unit.mask_key is None else read_mask(self.store, unit.mask_key)
         memory = self._preview_memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
         with self._masked(mask):
-            images = memory.run(
-                lambda at_once: draw(
-                    self.denoiser,
-                    unit.prompts,
-                    steps=unit.steps,
-                    guidance=unit.guidance,
-                    batch_size=unit.batch_size,
-                    at_once=at_once,
-                )
-            )
+            for attempt in memory.attempts():
+                with attempt as at_once:
+                    images = draw(
+                        self.denoiser,
+                        unit.prompts,
+                        steps=unit.steps,
+                        guidance=unit.guidance,
+                        batch_size=unit.batch_size,
+                        at_once=at_once,
+                    )
         table = preview_table(unit.prompts, images)
         if unit.before:
             self._check_effect(unit, table)
@@ -361,7 +360,9 @@ class Worker:
         """Raise a `NoEffectError` where every image is that of the model without the mask."""
         before: set[tuple[str, int, bytes]] = set()
         for key in unit.before:
-            table = parquet_to_table(self.store.load(self.store.get("preview", key), "preview"))
+            table = parquet_to_table(
+                self.store.load(self.store.get(PreviewUnit.kind, key), "preview")
+            )
             before |= set(_images(table))
         if before.issuperset(_images(after)):
             raise NoEffectError(
@@ -376,12 +377,15 @@ def _images(table: pa.Table) -> Iterator[tuple[str, int, bytes]]:
 
 
 def read_mask(store: Store, key: str) -> PruningMask:
-    """The committed mask of that key.
+    """The committed mask of that key, a concept's or a fused one.
 
     Raises:
         StoreError: it is not committed, or is damaged.
     """
-    return PruningMask.from_bytes(store.load(store.get("mask", key), "mask"))
+    commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
+    if commit is None:
+        commit = store.get(MaskUnit.kind, key)
+    return PruningMask.from_bytes(store.load(commit, "mask"))
 
 
 def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
@@ -416,13 +420,15 @@ def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -
     widths = {name: weight.shape[1] for name, weight in weights.items()}
     cached: dict[str, Statistics] = {}
 
+    def side(key: str) -> Statistics:
+        return read_statistics(store, StatisticsUnit.kind, key, "statistics").padded(widths)
+
     def drive(sides: tuple[str, str]) -> Drive:
         target, base = sides
         # Bases are few and shared; targets are one concept's own.
         if base not in cached:
-            cached[base] = read_statistics(store, "statistics", base, "statistics").padded(widths)
-        own = read_statistics(store, "statistics", target, "statistics").padded(widths)
-        return Drive.of(weights, own, cached[base], unit.tau)
+            cached[base] = side(base)
+        return Drive.of(weights, side(target), cached[base], unit.tau)
 
     drives = Drives(
         weights=weights,

@@ -1,5 +1,6 @@
 """What happens before any work: the manifest is checked, the model identified, the plan made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -46,9 +47,9 @@ class Prepared:
         """The units that make the prompts."""
         return prompts_units(self.manifest, self.model.language_model)
 
-    def plan(self, pairs: Pairs) -> Plan:
-        """The plan of the run with these prompts."""
-        plan = build_plan(self.manifest, self.model, pairs)
+    def plan(self, pairs: Pairs, unmade: Sequence[AnyPromptsUnit] = ()) -> Plan:
+        """The plan of the run with these prompts; see `build_plan`."""
+        plan = build_plan(self.manifest, self.model, pairs, unmade)
         return with_scores(plan, self.manifest, pairs, self.scorers)
 
 

@@ -11,16 +11,17 @@ from pydantic import ValidationError
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.evaluation.summary import KIND as EVALUATION
 from conceptprune.manifest import Manifest
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.models.source import ModelSettings, ModelSource
 from conceptprune.store import Store, parquet_to_table
+from conceptprune.units.find import find_commit
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import MaskUnit
+from conceptprune.units.units import FusedMaskUnit, MaskUnit
 
 from ..jobs.preparation import Prepared, plan_here
+from ..records.evaluation import SUMMARY_KINDS
 from ..records.ledger import RunRecord, read_ledger
 from ..records.runs import find_run, recorded
 from .accuracy import Accuracy, judge_shots, metrics_in
@@ -33,6 +34,7 @@ from .where import Contrast, heat_map
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
+MASK_KINDS = (MaskUnit.kind, FusedMaskUnit.kind)
 CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
 
@@ -58,7 +60,7 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
 def only_evaluated(store: Store) -> bool:
     """Whether the store has finished evaluations or attacks, and no run of `erase`."""
     erased = any(recorded(store, name) for name in store.runs())
-    return not erased and any(store.committed(EVALUATION))
+    return not erased and any(store.committed(kind) for kind in SUMMARY_KINDS)
 
 
 def evaluation_rows(store: Store) -> list[Row]:
@@ -127,7 +129,7 @@ class _Reader:
 
     def report(self) -> ReportData:
         # In plan order: each concept's mask, in the manifest's order, then the fused one.
-        masks = [row for row in self.rows if row["kind"] == "mask"]
+        masks = [row for row in self.rows if row["kind"] in MASK_KINDS]
         plans = self.plan.concepts
         fused = masks[len(plans)] if len(masks) > len(plans) else None
         provenance: Mapping[str, Any] = {}
@@ -192,9 +194,9 @@ class _Reader:
         """What the run's pictures say of one of its masks; None where there are none."""
         for row in self.rows:
             # A fused mask is no concept's own.
-            if row["kind"] != "mask" or row["concepts"] not in ([], list(mask.concepts)):
+            if row["kind"] not in MASK_KINDS or row["concepts"] not in ([], list(mask.concepts)):
                 continue
-            commit = self.store.find("mask", row["key"])
+            commit = find_commit(self.store, row["kind"], row["key"])
             if commit is not None and commit.objects["mask"].digest == mask.digest:
                 chosen = [plan for plan in self.plan.concepts if plan.concept.name in mask.concepts]
                 rows = self.rows_about(mask.concepts) if row["concepts"] else self.rows
@@ -225,13 +227,13 @@ class _Reader:
         )
 
     def mask(self, row: Row) -> PruningMask | None:
-        commit = self.store.find("mask", row["key"]) if row["objects"] else None
+        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
         if commit is None:
             return None
         return PruningMask.from_bytes(self.store.load(commit, "mask"))
 
     def mask_facts(self, row: Row) -> MaskFacts | None:
-        commit = self.store.find("mask", row["key"]) if row["objects"] else None
+        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
         if commit is None:
             return None
         ref = commit.objects["mask"]

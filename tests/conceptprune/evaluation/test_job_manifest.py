@@ -11,6 +11,7 @@ from conceptprune.evaluation.job_manifest import JobManifest, load_job_manifest
 from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.manifest import load_manifest
 from conceptprune.units.plan import run_id
+from conceptprune.units.units import PreviewUnit
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 
 
@@ -86,21 +87,20 @@ def test_every_preview_is_scored_by_every_scorer_and_has_the_same_key_without(
 ) -> None:
     plain = plan_here(prepared_of(tmp_path / "plain"))
     scored = plan_here(prepared_of(tmp_path / "scored", scorers=[{"scorer": "studio-judge"}]))
-    assert set(scored.previews()) == set(plain.previews())
-    assert plain.scores == ()
-    looked_at = [unit.preview for unit in scored.scores if isinstance(unit, PreviewScoresUnit)]
-    assert sorted(looked_at) == sorted(scored.previews())
-    concepts = scored.concepts_of()
-    for unit in scored.scores:
-        assert concepts[unit.key] == concepts[unit.needs[0][1]] == ("vorla brint",)
+    previews = scored.of(PreviewUnit)
+    assert previews.keys() == plain.of(PreviewUnit).keys()
+    assert not plain.of(PreviewScoresUnit)
+    scores = scored.of(PreviewScoresUnit).values()
+    assert sorted(unit.preview for unit in scores) == sorted(previews)
+    for unit in scores:
+        assert scored.labels[unit.key] == scored.labels[unit.preview] == ("vorla brint",)
 
 
 def test_the_cases_say_what_each_prompt_asks_for(tmp_path: Path) -> None:
     plan = plan_here(prepared_of(tmp_path, scorers=[{"scorer": "studio-judge"}]))
     labels = {
         case.text: dict(case.labels)
-        for unit in plan.scores
-        if isinstance(unit, PreviewScoresUnit)
+        for unit in plan.of(PreviewScoresUnit).values()
         for case in unit.cases
     }
     own = plan.concepts[0].pairs[0]

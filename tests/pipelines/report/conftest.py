@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conceptprune.evaluation.previews import ScoringWorker
+from conceptprune.evaluation.preview_worker import ScoringWorker
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.scoring import Scorers
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
 from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import Unit
+from conceptprune.units.unit import Unit
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
 from pipelines.scheduling.graph import Graph

@@ -11,15 +11,17 @@ from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Case, Reading
 from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.summarise import scorer_settings
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
 from conceptprune.evaluation.tables import scores_table
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.store import Commit, Store, table_to_parquet
 from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
-from conceptprune.units.units import MaskUnit, PreviewUnit, Unit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit, PreviewUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
@@ -88,7 +90,7 @@ def _commit(store: Store, plan: Plan, unit: Unit, rng: np.random.Generator) -> C
         facts |= {"entries": mask.num_entries, "site_weights": mask.num_weights}
         role, data, suffix = "mask", mask.to_bytes(), "safetensors"
     elif isinstance(unit, PreviewScoresUnit):
-        forgotten = plan.previews()[unit.preview].mask is not None
+        forgotten = plan.of(PreviewUnit)[unit.preview].mask is not None
         table = scores_table(unit.cases, _readings(unit.cases, rng, forgotten=forgotten))
         settings = scorer_settings(unit.scorer, unit.facts)
         facts |= {"preview": unit.preview, "title": unit.scorer.title, "settings": settings}
@@ -173,7 +175,11 @@ def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: flo
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
+    ref = store.put(
+        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
+    )
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(Commit(kind=KIND, key=key, objects={OBJECT: ref}, provenance=provenance))
+    store.commit(
+        Commit(kind=EvaluationUnit.kind, key=key, objects={OBJECT: ref}, provenance=provenance)
+    )

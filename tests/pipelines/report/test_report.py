@@ -13,6 +13,7 @@ from PIL import Image
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
+from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Domain, Metric
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
@@ -56,8 +57,8 @@ def preview_rows(run: Run, keys: list[str]) -> list[dict[str, Any]]:
         ref = run.store.get("preview", key).objects["preview"]
         images = parquet_to_table(run.store.read(ref)).to_pylist()
         rows |= {(row["prompt"], row["seed"]): row for row in images}
-    for unit in run.plan.scores:
-        if unit.needs[0][1] in keys:
+    for unit in run.plan.of(PreviewScoresUnit).values():
+        if unit.preview in keys:
             ref = run.store.get(unit.kind, unit.key).objects["scores"]
             for row in parquet_to_table(run.store.read(ref)).to_pylist():
                 column = "seen_look" if row["metric"] == "style accuracy" else "seen_thing"

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
+from conceptprune.evaluation.summary import OBJECT, SCHEMA
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import Commit, Store, table_to_parquet
 from pipelines.cli import main
 from pipelines.records.ledger import read_ledger, write_ledger
@@ -189,8 +190,10 @@ def test_a_summary_of_another_version_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     metadata = {**SCHEMA.metadata, b"conceptprune.format": b"evaluation/9"}
     table = pa.Table.from_pylist([score()], schema=SCHEMA.with_metadata(metadata))
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
-    store.commit(Commit(kind=KIND, key="k", objects={OBJECT: ref}, provenance={}))
+    ref = store.put(
+        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
+    )
+    store.commit(Commit(kind=EvaluationUnit.kind, key="k", objects={OBJECT: ref}, provenance={}))
     with pytest.raises(StoreError, match="evaluation/9"):
         read_evaluations(store)
 
