@@ -10,8 +10,9 @@ import numpy as np
 from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.collection.statistics import Statistics
+from conceptprune.manifest import Fuse
 from conceptprune.masks.budget import Drive
-from conceptprune.masks.fusion import Budget, Drives, Fusion, fuse_masks
+from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.masks.select_conceptprune import (
     BaseRule,
@@ -100,7 +101,7 @@ class MaskMaker:
         return self._mask(artist, select_entries(self._weights, target.energy(), base, selection))
 
     def fused(
-        self, artists: Sequence[str], setting: Setting, fusion: Fusion, retained: Sequence[str]
+        self, artists: Sequence[str], setting: Setting, fusion: Fuse, retained: Sequence[str]
     ) -> PruningMask:
         """One mask for several artists; a budget spares the retained ones."""
         return self.fused_masks(
@@ -111,11 +112,11 @@ class MaskMaker:
         self,
         masks: Sequence[PruningMask],
         setting: Setting,
-        fusion: Fusion,
+        fusion: Fuse,
         retained: Sequence[str],
     ) -> PruningMask:
         """One mask of several artists' masks, in their order."""
-        if not isinstance(fusion, Budget):
+        if fusion.how != "budget":
             return fuse_masks(masks, fusion)
         drives = Drives(
             weights=self._weights,

@@ -237,6 +237,11 @@ FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with
 class Fuse(Section):
     """How the masks of all concepts become one; a name alone means its defaults.
 
+    - `union` prunes what any concept's mask prunes.
+    - `retain-shared` keeps what many concepts share and is therefore no concept's own (FIA): an
+      entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a single mask.
+    - `budget` prunes at most `fraction` of the site's weights (`masks.budget` says which).
+
     Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
     """
 
@@ -255,6 +260,21 @@ class Fuse(Section):
         if value is not None and info.data.get("how", owner) != owner:
             raise refusal_here(f"nothing: it is a setting of {owner}")
         return value
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The setting that its kind of fusion has, by name, or its default; a union has none."""
+        match self.how:
+            case "retain-shared":
+                return {"alpha": 0.8 if self.alpha is None else self.alpha}
+            case "budget":
+                return {"fraction": 0.02 if self.fraction is None else self.fraction}
+        return {}
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What decides the fused mask."""
+        return {"how": self.how, **self.settings}
 
 
 def _fuse_section(value: Any) -> Any:

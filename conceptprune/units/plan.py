@@ -9,13 +9,12 @@ from conceptprune.collection.settings import CollectionSettings, Window
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.schema import SCORER_PLACES
-from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.masks.selectors import selection_settings
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
-from conceptprune.prompts.fillers import GeneratorSettings, asks_generator
+from conceptprune.prompts.fillers import asks_generator
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
 from conceptprune.units.unit import Need
@@ -99,14 +98,15 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
     if generator is not None:
         if language_model is None:
             raise ValueError("the language model of prompts.generator has not been identified")
-        settings = GeneratorSettings.of(generator, language_model)
         generated = tuple(concept for concept in concepts if asks_generator(concept))
         concepts = tuple(concept for concept in concepts if not asks_generator(concept))
         # A concept that is erased and retained is asked for once.
         by_key = {
             unit.key: unit
             for unit in (
-                GeneratedPromptsUnit(concept=concept, seed=seed, generator=settings)
+                GeneratedPromptsUnit(
+                    concept=concept, seed=seed, generator=generator, language_model=language_model
+                )
                 for concept in generated
             )
         }
@@ -150,17 +150,6 @@ def collection_settings(manifest: Manifest) -> CollectionSettings:
         batch_size=collection.batch_size,
         site=manifest.pruning.site,
     )
-
-
-def fusion_of(asked: Fuse) -> Fusion:
-    """The fusion a manifest asks for."""
-    match asked.how:
-        case "union":
-            return Union()
-        case "retain-shared":
-            return RetainShared() if asked.alpha is None else RetainShared(alpha=asked.alpha)
-        case "budget":
-            return Budget() if asked.fraction is None else Budget(fraction=asked.fraction)
 
 
 def build_plan(
@@ -423,15 +412,14 @@ class _ErasePlanner(Planner):
     def fused(self, concepts: Sequence[ConceptPlan]) -> FusedMaskUnit:
         asked = self.manifest.outputs.fuse or Fuse()
         masks = tuple(plan.mask.key for plan in concepts)
-        fusion = fusion_of(asked)
-        if not isinstance(fusion, Budget):
-            return self.add(FusedMaskUnit(masks=masks, fusion=fusion))
+        if asked.how != "budget":
+            return self.add(FusedMaskUnit(masks=masks, fusion=asked))
         erased = {plan.concept.name for plan in concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
         return self.add(
             FusedMaskUnit(
                 masks=masks,
-                fusion=fusion,
+                fusion=asked,
                 sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
                 retained=tuple(
                     (

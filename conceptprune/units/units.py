@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.collection.settings import Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept, SelectorName
+from conceptprune.manifest import Concept, Fuse, Generator, SelectorName
 from conceptprune.masks.settings import BaseRule
 from conceptprune.models.prompt import Prompt
-from conceptprune.prompts.fillers import GeneratorSettings
+from conceptprune.prompts.fillers import question_about
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
-    from conceptprune.masks.fusion import Fusion
     from conceptprune.masks.selectors import Settings
     from conceptprune.units.sizes import Sizes
 
@@ -48,7 +47,9 @@ class GeneratedPromptsUnit(Unit):
 
     concept: Concept
     seed: int
-    generator: GeneratorSettings
+    generator: Generator
+    language_model: str
+    """Digest of the language model's files."""
 
     @property
     def key(self) -> str:
@@ -58,14 +59,15 @@ class GeneratedPromptsUnit(Unit):
                 "kind": "generated-prompts",
                 "concept": self.concept.model_dump(mode="json"),
                 "seed": self.seed,
-                "question": self.generator.question(self.concept),
+                "question": question_about(self.concept, self.generator),
+                "generator.identity": self.language_model,
                 **{f"generator.{name}": v for name, v in self.generator.key_parts.items()},
             }
         )
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
         """A table of the texts and one of the answers, with the question."""
-        question = len(self.generator.question(self.concept).encode())
+        question = len(question_about(self.concept, self.generator).encode())
         return 2 * sizes.table(self.generator.per_concept) + question
 
 
@@ -251,7 +253,7 @@ class FusedMaskUnit(Unit):
     former_kinds = ("mask",)
 
     masks: tuple[str, ...]
-    fusion: "Fusion"
+    fusion: Fuse
     sides: tuple[tuple[str, str], ...] = ()
     """For a budget: each mask's (target, base) statistics."""
     retained: tuple[tuple[str, str], ...] = ()
@@ -262,7 +264,16 @@ class FusedMaskUnit(Unit):
     @property
     def key(self) -> str:
         """Identity: the masks and, for a budget, what it is spent by."""
-        return unit_key({**asdict(self), "kind": "fuse"})
+        return unit_key(
+            {
+                "kind": "fuse",
+                "masks": self.masks,
+                "fusion": self.fusion.key_parts,
+                "sides": self.sides,
+                "retained": self.retained,
+                "tau": self.tau,
+            }
+        )
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -285,9 +296,7 @@ class FusedMaskUnit(Unit):
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
         """What its parts write, up to the site's weights or the budget."""
-        from conceptprune.masks.fusion import Budget
-
-        share = self.fusion.fraction if isinstance(self.fusion, Budget) else 1.0
+        share = self.fusion.settings.get("fraction", 1.0)
         most = sizes.mask(int(share * sizes.num_weights))
         return min(most, sum(units[key].bytes_written(sizes, units) for key in self.masks))
 

@@ -25,7 +25,7 @@ from conceptprune.models.families import check_identity, denoiser_of, family_nam
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers, weight_digest
-from conceptprune.prompts.fillers import GeneratorSettings, answers_table, write_fillers
+from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
@@ -89,9 +89,10 @@ class Worker(UnitWorker):
             offload=self.model.offload,
         )
 
-    def language_model(self, settings: GeneratorSettings) -> LanguageModel:
+    def language_model(self, unit: GeneratedPromptsUnit) -> LanguageModel:
         """The language model that writes fillers, loaded once."""
-        key = (settings.identity, settings.dtype)
+        settings = unit.generator
+        key = (unit.language_model, settings.dtype)
         if key not in self._language_models:
             self._language_models[key] = LanguageModel.load(
                 settings.source.folder(),
@@ -154,13 +155,13 @@ class Worker(UnitWorker):
 
     def _generated_prompts(self, unit: GeneratedPromptsUnit) -> Made:
         settings = unit.generator
-        model = self.language_model(settings)
+        model = self.language_model(unit)
         written = write_fillers(
             unit.concept, settings, lambda question, seed: model.answer(question, seed, settings)
         )
         concept = unit.concept.model_copy(update={"fillers": written.fillers})
         pairs = {concept.name: prompt_pairs(concept, seed=unit.seed)}
-        answers = answers_table(unit.concept, settings, written)
+        answers = answers_table(unit.concept, settings, unit.language_model, written)
         return Made(
             objects={
                 "prompts": self._put_table(
@@ -171,7 +172,7 @@ class Worker(UnitWorker):
             facts={
                 "language_model": settings.source.label,
                 "language_model_revision": settings.source.revision,
-                "language_model_digest": settings.identity,
+                "language_model_digest": unit.language_model,
                 "question": written.question,
                 "asks": 1 + max(line.ask for line in written.lines),
                 "rejected": sum(line.rejected is not None for line in written.lines),
