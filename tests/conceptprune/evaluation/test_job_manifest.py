@@ -1,5 +1,6 @@
 """Scorers of previews: checked with the manifest, and in its run's id and its plan."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import yaml
 
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.job_manifest import JobManifest, load_job_manifest
-from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.previews import PreviewScoresUnit, with_scores
+from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.evaluation.scorers.nudity import NudeNetSettings
 from conceptprune.manifest import load_manifest
+from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import run_id
 from conceptprune.units.units import PreviewUnit
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
@@ -94,6 +98,41 @@ def test_every_preview_is_scored_by_every_scorer_and_has_the_same_key_without(
     assert sorted(unit.preview for unit in scores) == sorted(previews)
     for unit in scores:
         assert scored.labels[unit.key] == scored.labels[unit.preview] == ("vorla brint",)
+
+
+def test_scores_are_others_with_another_scorer_other_weights_or_other_labels(
+    tmp_path: Path,
+) -> None:
+    prepared = prepared_of(tmp_path, scorers=[{"scorer": "studio-judge"}])
+    ((scorer, facts),) = prepared.scorers
+
+    def keys(scorer: ScorerSettings, facts: Facts, kind: str = "style") -> set[str]:
+        concepts = tuple(
+            concept.model_copy(update={"kind": kind}) for concept in prepared.manifest.concepts
+        )
+        manifest = prepared.manifest.model_copy(update={"concepts": concepts})
+        plan = replace(prepared, scorers=())
+        pairs = {
+            concept.name: prompt_pairs(concept, seed=0)
+            for concept in (*prepared.manifest.concepts, *prepared.manifest.retain)
+        }
+        scored = with_scores(plan.plan(pairs), manifest, pairs, [(scorer, facts)])
+        return set(scored.of(PreviewScoresUnit))
+
+    same = keys(scorer, facts)
+    nudenet = NudeNetSettings(scorer="nudenet")
+    stricter = NudeNetSettings(scorer="nudenet", threshold=0.9)
+    assert same == keys(scorer, facts)
+    for others in (
+        keys(scorer, replace(facts, weights="0" * 64)),
+        keys(scorer, replace(facts, versions={"torch": "1.0"})),
+        keys(nudenet, facts),
+        keys(stricter, facts),
+        keys(scorer, facts, kind="object"),
+    ):
+        assert len(others) == len(same)
+        assert others != same
+    assert not keys(nudenet, facts) & keys(stricter, facts)
 
 
 def test_the_cases_say_what_each_prompt_asks_for(tmp_path: Path) -> None:
