@@ -15,6 +15,7 @@ from conceptprune.masks.settings import BaseRule
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.fillers import GeneratorSettings
+from conceptprune.prompts.pairs import prompts_digest
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
@@ -363,6 +364,6 @@ def window_units(
         ),
         grid=tuple(grid),
         num_prompts=len(prompts),
-        prompts_digest=unit_key({"prompts": every_prompt}),
+        prompts_digest=prompts_digest(prompts),
     )
     return side, tuple(units)
