@@ -38,7 +38,11 @@ class WindowResult:
 
 
 def collect(
-    pipe: Any, prompts: Sequence[Prompt], settings: CollectionSettings, *, resolution: int | None = None
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    settings: CollectionSettings,
+    *,
+    resolution: int | None = None,
 ) -> Statistics:
     """Statistics of `prompts` over the first `settings.tau` denoiser calls.
 

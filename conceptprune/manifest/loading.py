@@ -76,7 +76,8 @@ def checked_section(section: type[S], **values: Any) -> S:
         _, value = _value_at(values, problem.path)
         nearest = f" (nearest: {problem.nearest})" if problem.nearest else ""
         raise UserError(
-            f"{_dotted(problem.path)}: {_printable(repr(value))} is not {problem.allowed}{nearest}"
+            f"{_dotted(problem.path)}: found {_printable(repr(value))}, allowed is "
+            f"{problem.allowed}{nearest}"
         ) from error
 
 

@@ -33,7 +33,7 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.borrowed import borrowed
 from conceptprune.models.sites import split_layer
 from conceptprune.models.weights import component_of, weight_digest
-from conceptprune.prompts.pairs import PromptPair, prompt_pairs, prompts_digest
+from conceptprune.prompts.pairs import prompt_pairs, prompts_digest
 from conceptprune.versions import versions
 
 

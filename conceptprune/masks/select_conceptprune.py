@@ -15,6 +15,7 @@ from conceptprune.errors import UserError
 from conceptprune.masks.settings import BaseRule as BaseRule
 from conceptprune.masks.settings import SelectionSettings as SelectionSettings
 
+
 def select_in_layer(
     name: str,
     weight: Tensor,
