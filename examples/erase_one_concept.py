@@ -17,7 +17,7 @@ STEPS = 20
 
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
-pipe = StableDiffusionPipeline.from_pretrained(model_path())
+pipe = StableDiffusionPipeline.from_pretrained(model_path(), torch_dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
 
 

@@ -38,8 +38,8 @@ def stored_evidence(store: Store, concept: str) -> conceptprune.Evidence:
         table = parquet_to_table(store.load(store.get("statistics", key), "statistics"))
         origin = json.loads(table.schema.metadata[b"conceptprune.provenance"])
         by_prompts[origin["prompts"]] = conceptprune.Statistics.from_arrow(table)
-    sides = {side: by_prompts[digest] for side, digest in wanted["prompts_digest"].items()}
-    return conceptprune.Evidence(**sides)
+    target, base = (by_prompts[wanted["prompts_digest"][side]] for side in ("target", "base"))
+    return conceptprune.Evidence(target=target, base=base)
 
 
 uri, concept, out = sys.argv[1:]

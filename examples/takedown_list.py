@@ -15,8 +15,10 @@ source, out = map(Path, sys.argv[1:])
 with source.open(newline="", encoding="utf-8") as stream:
     rows = list(csv.DictReader(stream))
 # Such lists repeat names, and a manifest has each once: in other spellings they are still the same.
-by_key = {concept_key(row["name"]): row for row in reversed(rows)}
-concepts = [{"name": row["name"], "kind": row["kind"]} for row in reversed(by_key.values())]
+by_key: dict[str, dict[str, str]] = {}
+for row in rows:
+    by_key.setdefault(concept_key(row["name"]), row)
+concepts = [{"name": row["name"], "kind": row["kind"]} for row in by_key.values()]
 manifest = {
     "version": 1,
     "model": {"builtin": "studio"},

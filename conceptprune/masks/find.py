@@ -275,11 +275,9 @@ def _origin(model: DiffusionModel) -> dict[str, Any]:
 
 def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
     """What a mask says of how its entries were selected."""
-    named = isinstance(selector, NamedSelector)
-    tau = selector.settings.tau if named else None
-    return {
-        "selector": selector.name if named else getattr(selector, "__name__", repr(selector)),
-        "selection": asdict(selector.settings) if named else {},
-        "base": evidence.rule,
-        "timesteps": evidence.target.timesteps[:tau],
-    }
+    known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
+    tau = None
+    if isinstance(selector, NamedSelector):
+        known = {"selector": selector.name, "selection": asdict(selector.settings)}
+        tau = selector.settings.tau
+    return {**known, "base": evidence.rule, "timesteps": evidence.target.timesteps[:tau]}

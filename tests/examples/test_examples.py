@@ -14,7 +14,7 @@ from conceptprune.manifest import load_manifest
 from conceptprune.store import Store
 from conceptprune.studio import model_path
 from conceptprune.studio.judge import Judge
-from conceptprune.studio.names import LOOKS
+from conceptprune.studio.names import ARTISTS as STUDIO_ARTISTS
 from conceptprune.units.plan import prompts_units
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.pipelines.conftest import worker_of, write_manifest
@@ -55,10 +55,10 @@ def test_one_concept_is_erased_from_a_loaded_pipeline_and_comes_back(
         for name in ("before", "erased", "restored")
     )
     assert np.array_equal(before, restored)
-    artists = Judge.load().verdicts(np.stack([before, erased])).artists
-    seen = [LOOKS[index] for index in artists]
-    assert seen[0] == "vorla brint"
-    assert seen[1] != "vorla brint"
+    artists = Judge.load().verdicts(np.stack([before, erased])).artist
+    seen = [STUDIO_ARTISTS[index - 1].name for index in artists if index]
+    assert seen[:1] == ["vorla brint"]
+    assert "vorla brint" not in seen[1:]
     assert load_mask(tmp_path / "mask.safetensors").concepts == ("vorla brint",)
 
 
