@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from conceptprune.collection.collect import CollectionSettings, collect
     from conceptprune.collection.statistics import Statistics
     from conceptprune.manifest import Concept
-    from conceptprune.masks.find import find_mask, select
+    from conceptprune.masks.by_call import MasksByCall, load_masks_by_call
+    from conceptprune.masks.find import find_mask, select, select_by_call
     from conceptprune.masks.mask import PruningMask, load_mask, union_masks
     from conceptprune.masks.selectors import Evidence, named_selector
     from conceptprune.models.prompt import Prompt
@@ -20,6 +21,7 @@ __all__ = [
     "CollectionSettings",
     "Concept",
     "Evidence",
+    "MasksByCall",
     "ModelMismatchError",
     "Prompt",
     "PruningMask",
@@ -28,8 +30,10 @@ __all__ = [
     "collect",
     "find_mask",
     "load_mask",
+    "load_masks_by_call",
     "named_selector",
     "select",
+    "select_by_call",
     "union_masks",
 ]
 
@@ -37,14 +41,17 @@ _HOMES = {
     "CollectionSettings": "collection.settings",
     "Concept": "manifest",
     "Evidence": "masks.selectors",
+    "MasksByCall": "masks.by_call",
     "Prompt": "models.prompt",
     "PruningMask": "masks.mask",
     "Statistics": "collection.statistics",
     "collect": "collection.collect",
     "find_mask": "masks.find",
     "load_mask": "masks.mask",
+    "load_masks_by_call": "masks.by_call",
     "named_selector": "masks.selectors",
     "select": "masks.find",
+    "select_by_call": "masks.find",
     "union_masks": "masks.mask",
 }
 """Modules that import torch: seconds and memory that planning need not pay. On first use."""

@@ -21,6 +21,7 @@ from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest import Collection, Concept, Kind, Pruning, SelectorName
 from conceptprune.manifest.loading import checked_section
 from conceptprune.masks.apply import applied_masks
+from conceptprune.masks.by_call import MasksByCall
 from conceptprune.masks.mask import LayerMask, PruningMask, widened
 from conceptprune.masks.selectors import (
     Evidence,
@@ -152,6 +153,37 @@ def select(
             concept=concept,
             component=model.component,
             provenance=_origin(model),
+        )
+
+
+def select_by_call(
+    pipe: Any,
+    evidence: Evidence,
+    selector: SelectorName | Selector = "conceptprune",
+    *,
+    concept: str,
+) -> MasksByCall:
+    """One mask for each call that was collected, in the place of one mask of all; see `select`.
+
+    Raises:
+        UserError: as `select`.
+        EmptyMaskError: no weight was selected at one of the calls.
+    """
+    with borrowed(pipe) as model:
+        weights = _weights(model, evidence.target.layers)
+        first, chosen = evidence.target.first_call, _selector(selector)
+        return MasksByCall(
+            tuple(
+                select_mask(
+                    weights,
+                    evidence.at_call(call),
+                    chosen,
+                    concept=concept,
+                    component=model.component,
+                    provenance={**_origin(model), "call": call},
+                )
+                for call in range(first, first + evidence.target.num_calls)
+            )
         )
 
 

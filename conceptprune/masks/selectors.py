@@ -4,7 +4,7 @@ Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,15 @@ class Evidence:
     retained: Sequence[Statistics] = ()
     """Target sides of other concepts, which count where `rule` says so."""
     rule: BaseRule = "plain"
+
+    def at_call(self, call: int) -> "Evidence":
+        """Of one denoiser call alone."""
+        return replace(
+            self,
+            target=self.target.at_call(call),
+            base=self.base.at_call(call),
+            retained=[side.at_call(call) for side in self.retained],
+        )
 
 
 Selector = Callable[[str, Tensor, Evidence], NDArray[np.bool_] | Entries | Tensor]
