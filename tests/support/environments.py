@@ -6,7 +6,7 @@ What it requires is linked from the environment that runs the tests, distributio
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -23,8 +23,13 @@ def build_wheel(folder: Path, out: Path) -> Path:
     return wheel
 
 
-def environment_with(wheel: Path, folder: Path, *extras: str) -> Path:
-    """The folder of programs of a new environment, as after `pip install WHEEL[EXTRAS]`."""
+def environment_with(
+    wheel: Path, folder: Path, *extras: str, without: Collection[str] = ()
+) -> Path:
+    """The folder of programs of a new environment, as after `pip install WHEEL[EXTRAS]`.
+
+    Distributions `without` are left out, even where another one brings them.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -34,7 +39,8 @@ def environment_with(wheel: Path, folder: Path, *extras: str) -> Path:
     site = folder / "lib" / version / "site-packages"
     (own,) = Distribution.discover(name="conceptprune", path=[str(site)])
     source = Path(sysconfig.get_paths()["purelib"])
-    for name in sorted({name for needed in _required(own, extras) for name in _top_level(needed)}):
+    required = [needed for needed in _required(own, extras) if needed.name not in without]
+    for name in sorted({name for needed in required for name in _top_level(needed)}):
         (site / name).symlink_to(source / name)
     return folder / "bin"
 
