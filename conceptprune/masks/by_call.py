@@ -133,16 +133,20 @@ class _Turns:
 
     def turn(self, call: int) -> None:
         """It is this call's turn; after the last one, nobody's."""
-        if self.on is not None:
-            self.on.remove(self.pipe)
-            self.on = None
+        self.take_off()
         self.call = call
         if call < min(len(self.masks), len(self.scheduler.timesteps)):
             self.masks[call].apply(self.pipe, force=True)
             self.on = self.masks[call]
 
+    def take_off(self) -> None:
+        """No mask is on."""
+        if self.on is not None:
+            self.on.remove(self.pipe)
+            self.on = None
+
     def end(self) -> None:
         """No mask is on, and the scheduler is as it was."""
-        self.turn(len(self.masks))
+        self.take_off()
         for name in ("set_timesteps", "step"):
             delattr(self.scheduler, name)
