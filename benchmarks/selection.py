@@ -7,9 +7,8 @@ from pathlib import Path
 from benchmarks import sd15
 from benchmarks.process import PeakMemory, in_own_process
 from benchmarks.results import Measurement
-from conceptprune.masks.find import select_mask
 from conceptprune.masks.mask import load_mask
-from conceptprune.masks.selectors import named_selector
+from conceptprune.masks.selectors import named_selector, select_mask
 
 SPARSITY = 0.01
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from conceptprune.collection.statistics import Statistics
     from conceptprune.manifest import Concept
     from conceptprune.masks.by_call import MasksByCall, load_masks_by_call
-    from conceptprune.masks.find import find_mask, select, select_by_call
     from conceptprune.masks.mask import PruningMask, load_mask, union_masks
     from conceptprune.masks.selectors import Evidence, named_selector
+    from conceptprune.method import find_mask, select, select_by_call
     from conceptprune.models.prompt import Prompt
 
 __version__ = "0.1.0"
@@ -46,12 +46,12 @@ _HOMES = {
     "PruningMask": "masks.mask",
     "Statistics": "collection.statistics",
     "collect": "collection.collect",
-    "find_mask": "masks.find",
+    "find_mask": "method",
     "load_mask": "masks.mask",
     "load_masks_by_call": "masks.by_call",
     "named_selector": "masks.selectors",
-    "select": "masks.find",
-    "select_by_call": "masks.find",
+    "select": "method",
+    "select_by_call": "method",
     "union_masks": "masks.mask",
 }
 """Modules that import torch: seconds and memory that planning need not pay. On first use."""

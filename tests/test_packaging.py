@@ -22,6 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = {"conceptprune": "conceptprune", "conceptprune_pipelines": "pipelines"}
 """By the name under which they are installed."""
 
+pytestmark = pytest.mark.xdist_group("wheel")
+
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package, *without = sys.argv[1:]

@@ -11,11 +11,16 @@ from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.collection.statistics import Statistics
 from conceptprune.masks.budget import Drive
-from conceptprune.masks.find import select_mask
 from conceptprune.masks.fusion import Budget, Drives, Fusion, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.masks.select_fia import FiaSettings
-from conceptprune.masks.selectors import Evidence, NamedSelector, Selector, named_selector
+from conceptprune.masks.selectors import (
+    Evidence,
+    NamedSelector,
+    Selector,
+    named_selector,
+    select_mask,
+)
 from conceptprune.masks.settings import BaseRule
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import SITES, site_linears

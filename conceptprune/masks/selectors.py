@@ -4,7 +4,7 @@ Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from conceptprune.manifest.loading import checked_section
 from conceptprune.masks import select_conceptprune as select
 from conceptprune.masks import select_fia
 from conceptprune.masks.contrast import contrast
+from conceptprune.masks.mask import LayerMask, PruningMask, widened
 from conceptprune.masks.select_conceptprune import BaseRule, SelectionSettings
 from conceptprune.masks.select_fia import FiaSettings
+from conceptprune.models.weights import weight_digest
 
 Settings = SelectionSettings | FiaSettings
 Entries = NDArray[np.int64]
@@ -199,3 +201,66 @@ def _entries(name: str, weight: Tensor, chosen: Any) -> Entries:
         f"the selector gave {found.dtype} {list(found.shape)} for {name}; it should give True or "
         f"False for each of its {list(weight.shape)} weights, or flat indices of them"
     )
+
+
+def select_mask(
+    weights: Mapping[str, Tensor],
+    evidence: Evidence,
+    selector: Selector,
+    *,
+    concept: str,
+    component: str,
+    provenance: Mapping[str, Any],
+) -> PruningMask:
+    """The mask of one concept; jobs, benchmarks and `method.find_mask` all make theirs here.
+
+    Args:
+        weights: by layer, whole [R, W], in any floating dtype.
+        evidence: statistics of the same layers; of their last columns where only these are the
+            site's.
+        selector: what selects, with its settings.
+        concept: the name that the mask will have.
+        component: the pipeline's name for the denoiser.
+        provenance: what the mask says of its origin, beside selector and timesteps; JSON.
+
+    Raises:
+        UserError: the selector keeps nothing of a layer, asks for more calls than were collected,
+            or gives what are no entries.
+        EmptyMaskError: no weight was selected in any layer.
+    """
+    site_weights = on_site(weights, evidence.target)
+    entries = select_entries(site_weights, evidence, selector)
+    layers = {}
+    for name, weight in sorted(weights.items()):
+        rows, columns = weight.shape
+        first_column = columns - site_weights[name].shape[1]
+        layers[name] = LayerMask(
+            shape=(rows, columns),
+            first_column=first_column,
+            entries=widened(entries[name], columns, first_column),
+            weight_digest=weight_digest(weight),
+        )
+    return PruningMask(
+        concepts=(concept,),
+        component=component,
+        layers=layers,
+        provenance={**provenance, **_selection(selector, evidence)},
+    )
+
+
+def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
+    """Of each weight [R, W] the last columns, of which there are statistics."""
+    return {
+        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
+        for name, weight in weights.items()
+    }
+
+
+def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
+    """What a mask says of how its entries were selected."""
+    known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
+    tau = None
+    if isinstance(selector, NamedSelector):
+        known = {"selector": selector.name, "selection": asdict(selector.settings)}
+        tau = selector.settings.tau
+    return {**known, "base": evidence.rule, "timesteps": evidence.target.timesteps[:tau]}

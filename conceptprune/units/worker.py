@@ -14,11 +14,16 @@ from conceptprune.collection.collect import CollectionSettings, WindowResult, co
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError
 from conceptprune.masks.budget import Drive
-from conceptprune.masks.find import on_site, select_mask
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.neuron_table import neurons_table
-from conceptprune.masks.selectors import Evidence, NamedSelector, stronger_neurons
+from conceptprune.masks.selectors import (
+    Evidence,
+    NamedSelector,
+    on_site,
+    select_mask,
+    stronger_neurons,
+)
 from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw

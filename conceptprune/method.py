@@ -8,7 +8,7 @@ be had one by one: `collect` gives statistics that can be stored, `select` takes
 makes its masks by the same functions; only its prompts and calls are spread over workers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest import Collection, Concept, Kind, Pruning, SelectorName
 from conceptprune.manifest.loading import checked_section
 from conceptprune.masks.apply import applied_masks
 from conceptprune.masks.by_call import MasksByCall
-from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import (
     Evidence,
-    NamedSelector,
     Selector,
     named_selector,
-    select_entries,
+    select_mask,
 )
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.borrowed import borrowed
 from conceptprune.models.sites import split_layer
-from conceptprune.models.weights import component_of, weight_digest
+from conceptprune.models.weights import component_of
 from conceptprune.prompts.pairs import prompt_pairs, prompts_digest
 from conceptprune.versions import versions
 
@@ -187,59 +185,6 @@ def select_by_call(
         )
 
 
-def select_mask(
-    weights: Mapping[str, Tensor],
-    evidence: Evidence,
-    selector: Selector,
-    *,
-    concept: str,
-    component: str,
-    provenance: Mapping[str, Any],
-) -> PruningMask:
-    """The mask of one concept; jobs, benchmarks and `find_mask` all make theirs here.
-
-    Args:
-        weights: by layer, whole [R, W], in any floating dtype.
-        evidence: statistics of the same layers; of their last columns where only these are the
-            site's.
-        selector: what selects, with its settings.
-        concept: the name that the mask will have.
-        component: the pipeline's name for the denoiser.
-        provenance: what the mask says of its origin, beside selector and timesteps; JSON.
-
-    Raises:
-        UserError: the selector keeps nothing of a layer, asks for more calls than were collected,
-            or gives what are no entries.
-        EmptyMaskError: no weight was selected in any layer.
-    """
-    site_weights = on_site(weights, evidence.target)
-    entries = select_entries(site_weights, evidence, selector)
-    layers = {}
-    for name, weight in sorted(weights.items()):
-        rows, columns = weight.shape
-        first_column = columns - site_weights[name].shape[1]
-        layers[name] = LayerMask(
-            shape=(rows, columns),
-            first_column=first_column,
-            entries=widened(entries[name], columns, first_column),
-            weight_digest=weight_digest(weight),
-        )
-    return PruningMask(
-        concepts=(concept,),
-        component=component,
-        layers=layers,
-        provenance={**provenance, **_selection(selector, evidence)},
-    )
-
-
-def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
-    """Of each weight [R, W] the last columns, of which there are statistics."""
-    return {
-        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
-        for name, weight in weights.items()
-    }
-
-
 def _concept(
     concept: str | Concept, kind: Kind, pairs: Sequence[tuple[str, str]] | None
 ) -> Concept:
@@ -303,13 +248,3 @@ def _origin(model: DiffusionModel) -> dict[str, Any]:
         "scheduler": type(model.scheduler).__name__,
         "versions": versions(),
     }
-
-
-def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
-    """What a mask says of how its entries were selected."""
-    known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
-    tau = None
-    if isinstance(selector, NamedSelector):
-        known = {"selector": selector.name, "selection": asdict(selector.settings)}
-        tau = selector.settings.tau
-    return {**known, "base": evidence.rule, "timesteps": evidence.target.timesteps[:tau]}
