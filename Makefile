@@ -35,11 +35,11 @@ chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; min
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluate]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch,dev,evaluate]'
 	touch $@
 
 clean:

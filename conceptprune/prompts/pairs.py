@@ -7,7 +7,7 @@ reference repository, ruchikachavhan/concept-prune. `a` stays `a` before a vowel
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from conceptprune.digest import seed_from
+from conceptprune.digest import seed_from, unit_key
 from conceptprune.manifest import Concept, Direction, FillerPair, Kind, concept_key
 from conceptprune.models.prompt import Prompt
 
@@ -206,6 +206,11 @@ def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
             )
         )
     return tuple(pairs)
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """What masks and statistics say of the prompts that they come from."""
+    return unit_key({"prompts": [[prompt.text, prompt.seed] for prompt in prompts]})
 
 
 def _derived_seed(seed: int, index: int) -> int:

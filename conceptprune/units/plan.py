@@ -15,7 +15,7 @@ from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.fillers import asks_generator
-from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
 from conceptprune.units.unit import Need
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
@@ -231,7 +231,7 @@ def window_units(
         grid=tuple(grid),
         num_prompts=len(prompts),
         num_calls=settings.tau,
-        prompts_digest=unit_key({"prompts": every_prompt}),
+        prompts_digest=prompts_digest(prompts),
     )
     return side, tuple(units)
 

@@ -1,13 +1,12 @@
 """What an erase job's worker does with each kind of unit: read what it needs, compute, write."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.collection.collect import CollectionSettings, collect_window
@@ -15,16 +14,22 @@ from conceptprune.collection.statistics import Statistics, join_calls, merge_sha
 from conceptprune.errors import NoEffectError
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
-from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.neuron_table import neurons_table
-from conceptprune.masks.selectors import Evidence, select_mask, stronger_neurons
+from conceptprune.masks.selectors import (
+    Evidence,
+    NamedSelector,
+    on_site,
+    select_mask,
+    stronger_neurons,
+)
 from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
-from conceptprune.models.weights import read_layers, weight_digest
+from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
@@ -223,33 +228,15 @@ class Worker(UnitWorker):
 
     def _mask(self, unit: MaskUnit) -> Made:
         evidence = self._evidence(unit)
-        target = evidence.target
-        folder = self.folder
-        component = denoiser_of(folder)
-        weights = read_layers(folder, target.layers, component, self.dtype)
-        site_weights = on_site(weights, target)
-        first_columns = {
-            name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
-        }
-        entries = select_mask(unit.selector, site_weights, evidence, unit.selection)
-        layers = {
-            name: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                first_column=first_columns[name],
-                entries=widened(entries[name], weight.shape[1], first_columns[name]),
-                weight_digest=weight_digest(weight),
-            )
-            for name, weight in weights.items()
-        }
-        mask = PruningMask(
-            concepts=(unit.concept,),
+        component = denoiser_of(self.folder)
+        layers = evidence.target.layers
+        mask = select_mask(
+            read_layers(self.folder, layers, component, self.dtype),
+            evidence,
+            NamedSelector(name=unit.selector, settings=unit.selection),
+            concept=unit.concept,
             component=component,
-            layers=layers,
-            provenance={
-                **unit.provenance,
-                "site": unit.site,
-                "timesteps": target.timesteps[: unit.selection.tau],
-            },
+            provenance={**unit.provenance, "site": unit.site},
         )
         tau = unit.selection.tau
         stronger = {name: stronger_neurons(unit.selector, name, evidence)[:tau] for name in layers}
@@ -396,14 +383,6 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
         StoreError: they are not committed, or are damaged.
     """
     return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
-
-
-def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
-    """Of each weight [R, W] the last columns, of which there are statistics."""
-    return {
-        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
-        for name, weight in weights.items()
-    }
 
 
 def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:

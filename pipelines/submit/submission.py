@@ -29,6 +29,9 @@ Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
 
+CODE = ("conceptprune", "pipelines")
+"""The folders of a clone."""
+
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
 
@@ -67,7 +70,8 @@ class Submission:
         travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
         places = _travelling_with(file, named, upload)
         checkpoints = [_checkpoint(text, upload) for text in of]
-        words = ["python", "-m", f"pipelines.{command}", travelling.path, "--store", store]
+        program = f"{_package(working_dir)}.{command}"
+        words = ["python", "-m", program, travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
         if log_format is not None:
@@ -128,6 +132,12 @@ def refuse_credentials(option: str, url: str) -> None:
         raise UserError(
             f"{option}: no credentials in a URL, it is shown in logs and on the dashboard"
         )
+
+
+def _package(working_dir: Path) -> str:
+    """Whose code a job runs: the working directory's where it is a clone, else the nodes' own."""
+    is_clone = all((working_dir / name / "__init__.py").is_file() for name in CODE)
+    return "pipelines" if is_clone else "conceptprune_pipelines"
 
 
 def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
