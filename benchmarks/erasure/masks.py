@@ -10,11 +10,10 @@ import numpy as np
 from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.collection.statistics import Statistics
-from conceptprune.manifest import Fuse
+from conceptprune.manifest import BaseRule, Fuse, Pruning
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.masks.selectors import (
     Evidence,
     NamedSelector,
@@ -22,7 +21,6 @@ from conceptprune.masks.selectors import (
     named_selector,
     select_mask,
 )
-from conceptprune.masks.settings import BaseRule
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.stable_diffusion import StableDiffusion
@@ -129,10 +127,10 @@ class MaskMaker:
         )
         return fuse_masks(masks, fusion, drives)
 
-    def fia_mask(self, artist: str, settings: FiaSettings) -> PruningMask:
+    def fia_mask(self, artist: str, settings: Pruning) -> PruningMask:
         """The mask of one artist by Forget-It-All's selector, of both guidance halves."""
         evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
-        return self._select(artist, evidence, NamedSelector(name="fia", settings=settings))
+        return self._select(artist, evidence, NamedSelector(settings=settings))
 
     def _select(self, artist: str, evidence: Evidence, selector: Selector) -> PruningMask:
         return select_mask(

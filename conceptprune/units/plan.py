@@ -10,7 +10,6 @@ from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
-from conceptprune.masks.selectors import selection_settings
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
@@ -335,14 +334,7 @@ class _ErasePlanner(Planner):
             shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
             passes.setdefault(shared, []).append(pruning)
         return tuple(
-            self.add(
-                SweepUnit(
-                    mask=mask,
-                    selector=group[0].selector,
-                    settings=tuple(selection_settings(pruning) for pruning in group),
-                )
-            )
-            for group in passes.values()
+            self.add(SweepUnit(mask=mask, settings=tuple(group))) for group in passes.values()
         )
 
     def sweep_table(self, concepts: Sequence[ConceptPlan]) -> SweepTableUnit:
@@ -361,7 +353,6 @@ class _ErasePlanner(Planner):
                 self.side([pair.target for pair in self.pairs[other.name]])
                 for other in self.retained(concept)
             )
-        selection = selection_settings(pruning)
         provenance = {
             "model": self.model.source.label,
             "revision": self.model.source.revision,
@@ -372,7 +363,7 @@ class _ErasePlanner(Planner):
             "collection": asdict(self.settings),
             "seed": self.manifest.collection.seed,
             "selector": pruning.selector,
-            "selection": asdict(selection),
+            "selection": pruning.selection,
             "base": pruning.base,
             "prompts_digest": {"target": target.prompts_digest, "base": base.prompts_digest},
             "versions": versions(),
@@ -400,10 +391,7 @@ class _ErasePlanner(Planner):
                 target=target.key,
                 base=base.key,
                 retained=tuple(side.key for side in retained),
-                rule=pruning.base,
-                selector=pruning.selector,
-                selection=selection,
-                site=pruning.site,
+                pruning=pruning,
                 num_calls=self.settings.tau,
                 provenance=provenance,
             )

@@ -252,11 +252,12 @@ class _Reader:
         kept = [side for side in retained if side]
         if target is None or base is None or len(kept) < len(retained):
             return None
-        evidence = Evidence(target=target, base=base, retained=kept, rule=unit.rule)
+        evidence = Evidence(target=target, base=base, retained=kept, rule=unit.pruning.base)
         return Contrast(
-            timesteps=target.timesteps[: unit.selection.tau],
+            timesteps=target.timesteps[: unit.pruning.tau],
             stronger={
-                name: stronger_neurons(unit.selector, name, evidence) for name in target.layers
+                name: stronger_neurons(unit.pruning.selector, name, evidence)
+                for name in target.layers
             },
         )
 
