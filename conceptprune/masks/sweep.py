@@ -46,7 +46,7 @@ def sweep_rows(
     settings: Sequence[Pruning],
     reference: PruningMask,
 ) -> pa.Table:
-    """One row for each setting of one selector; layers are selected one by one, and only counted."""
+    """One row per setting of one selector; layers are selected one by one, and only counted."""
     entries = np.zeros(len(settings), dtype=np.int64)
     shared = np.zeros(len(settings), dtype=np.int64)
     layers: list[list[tuple[str, int, float]]] = [[] for _ in settings]
