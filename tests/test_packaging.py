@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = {"conceptprune": "conceptprune", "conceptprune_pipelines": "pipelines"}
 """By the name under which they are installed."""
 
-pytestmark = pytest.mark.xdist_group("wheel")
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(1800)]
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
