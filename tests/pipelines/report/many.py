@@ -171,15 +171,17 @@ def score(**changes: object) -> dict[str, object]:
     return row | changes
 
 
-def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: float = 0.0) -> None:
+def commit_summary(
+    store: Store,
+    rows: list[dict[str, object]],
+    *,
+    finished: float = 0.0,
+    kind: str = EvaluationUnit.kind,
+) -> None:
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(
-        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
-    )
+    ref = store.put(table_to_parquet(table), kind="evaluation", model="any", suffix="parquet")
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(
-        Commit(kind=EvaluationUnit.kind, key=key, objects={OBJECT: ref}, provenance=provenance)
-    )
+    store.commit(Commit(kind=kind, key=key, objects={OBJECT: ref}, provenance=provenance))
