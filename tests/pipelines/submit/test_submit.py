@@ -315,7 +315,7 @@ def test_the_upload_of_this_repository_is_small_and_has_what_a_job_needs(tmp_pat
     submission = Submission.of(ROOT / "manifests" / "demo.yaml", STORE, ROOT)
     package = package_of(submission, tmp_path / "package.zip")
     names = zipfile.ZipFile(package).namelist()
-    assert {"manifests/demo.yaml", "pipelines/erase.py", "conceptprune/mask.py"} <= set(names)
+    assert {"manifests/demo.yaml", "pipelines/erase.py", "conceptprune/masks/mask.py"} <= set(names)
     assert not {name.split("/")[0] for name in names} & set(EXCLUDES)
     assert package.stat().st_size < 20e6
 
