@@ -113,9 +113,9 @@ def _collect_batch(
         timestep_of: dict[int, float] = {}
 
         def on_call(call: DenoiserCall) -> None:
-            meter.call = call.number - window.start
+            if not call.continues:
+                meter.begin(call.number - window.start, in_parts=call.in_parts)
             meter.counted = counted(call.conditional)
-            meter.continues = call.continues
             timestep_of[call.number] = call.timestep
 
         with meter.attached():
@@ -154,8 +154,10 @@ def _text_layers(
     for start in starts:
         # The prompts' own texts: the empty one of the other half tells nothing of a concept.
         meter = _Meter(linears, model.device, num_calls=1)
+        meter.counted = (True,)
         with meter.attached(), torch.no_grad():
             for prompt in prompts[start : start + settings.batch_size]:
+                meter.begin(0, in_parts=False)
                 model.encode_prompt(prompt.text)
         seen = meter.layers(window.start)
         layers.append(_at_every_call(seen, window.stop - window.start))
@@ -184,13 +186,12 @@ class _Meter:
     ) -> None:
         self.linears = linears
         self.call = 0
-        self.counted: tuple[bool, ...] = (True,)
-        """Of each guidance half in the denoiser call under way, whether it is summed."""
-        self.continues = False
-        """The call has other halves of the same prompts as the one before."""
+        self.counted: tuple[bool, ...] = ()
+        """Of each guidance half in the call under way, whether it is summed; none before a call
+        is told of, as a pipeline may be tried first."""
+        self._in_parts = False
         self._pending: dict[str, Tensor] = {}
-        """What the prompts of the last call have so far, by layer [B, W] float64."""
-        self._pending_call: dict[str, int] = {}
+        """What the prompts of this step have so far, by layer [B, W] float64."""
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
         self.sums = {
             name: torch.zeros(
@@ -231,21 +232,27 @@ class _Meter:
         energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
         per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
         for name in names:
-            if self.continues and name in self._pending:
-                self._pending[name] = self._pending[name] + per_prompt
-            else:
+            if self._in_parts:
+                # Other prompts than those before.
                 self._add_pending(name)
-                self._pending[name] = per_prompt
-            self._pending_call[name] = self.call
+            seen = self._pending.get(name)
+            self._pending[name] = per_prompt if seen is None else seen + per_prompt
             if self.call == 0:
                 self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
+
+    def begin(self, call: int, *, in_parts: bool) -> None:
+        """Begin a step of a batch of prompts, which may go through the denoiser in parts."""
+        for name in list(self._pending):
+            self._add_pending(name)
+        self.call = call
+        self._in_parts = in_parts
 
     def _add_pending(self, name: str) -> None:
         """Sum up what a layer saw of prompts all of whose halves have been seen."""
         per_prompt = self._pending.pop(name, None)
         if per_prompt is not None:
-            self.sums[name][0, self._pending_call[name]] += per_prompt.sum(0)
-            self.sums[name][1, self._pending_call[name]] += per_prompt.sqrt().sum(0)
+            self.sums[name][0, self.call] += per_prompt.sum(0)
+            self.sums[name][1, self.call] += per_prompt.sqrt().sum(0)
 
     def layers(self, first_call: int) -> dict[str, LayerStatistics]:
         """The sums, moved to the host once.

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from conceptprune.errors import UserError
 from conceptprune.models.components import (
+    ABSENT,
+    INDEX,
     load_component,
     module_classes,
     read_index,
@@ -49,6 +51,8 @@ class DenoiserCall:
     """Of each guidance half in the call, B samples each, in their order: is it the prompts' own?"""
     continues: bool = False
     """It is another half of the same prompts in the same step as the call before."""
+    in_parts: bool = False
+    """Its prompts go through the denoiser a few at a time."""
 
 
 OnCall = Callable[[DenoiserCall], None]
@@ -91,6 +95,8 @@ class DiffusionModel(ABC):
     """A trajectory can be cut into windows of calls."""
     not_needed: ClassVar[tuple[str, ...]] = NOT_NEEDED
     """Components that are not loaded."""
+    needed_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """Text encoders without which the pipeline cannot encode a prompt."""
     encodes_by_itself: ClassVar[bool] = False
     """The pipeline encodes prompts while it denoises: its text encoders are never freed."""
 
@@ -145,7 +151,9 @@ class DiffusionModel(ABC):
             name: load_component(kind, folder / name, dtype)
             for name, kind in module_classes(folder, index, cls.not_needed).items()
         }
+        # Left out, they would be missed: a pipeline may do without a component, if told so.
         modules |= {name: None for name in cls.not_needed if name in index}
+        modules |= {name: None for name, entry in index.items() if entry == ABSENT}
         try:
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=dtype, local_files_only=True, **modules
@@ -179,16 +187,24 @@ class DiffusionModel(ABC):
         Raises:
             UserError: names the file, the field, and what to use instead.
         """
-        denoiser = cls.denoiser_among([name for name in index if index[name] != [None, None]])
+        present = [name for name, entry in index.items() if entry not in (ABSENT, None)]
+        denoiser = cls.denoiser_among(present)
+        for name in (denoiser, "vae", *cls.needed_encoders):
+            if name not in present:
+                raise UserError(
+                    f"model: {folder / INDEX}: {name} is missing, without which a "
+                    f"{index['_class_name']} cannot draw"
+                )
         config = read_json(folder / denoiser / "config.json")
-        latents = read_json(folder / "vae" / "config.json").get("latent_channels")
+        vae = folder / "vae" / "config.json"
+        latents = read_json(vae).get("latent_channels")
         if "in_channels" in config and isinstance(latents, int):
             taken = cls.latent_channels(config)
             if taken != latents:
                 raise UserError(
                     f"model: {folder / denoiser / 'config.json'}: in_channels is "
                     f"{config['in_channels']}, so that the denoiser takes {taken} channels, and "
-                    f"the autoencoder's latents have {latents}: an inpainting, editing or "
+                    f"the latents of {vae} have {latents}: an inpainting, editing or "
                     "conditioned model; erase from the text-to-image model that it was made of"
                 )
         cls.check_denoiser(config, folder / denoiser / "config.json")
@@ -436,6 +452,7 @@ class DiffusionModel(ABC):
                 number=trajectory.call,
                 timestep=float(trajectory.timestep),
                 conditional=(False, True)[-batch.halves :],
+                in_parts=at_once is not None,
             )
             on_call(call)
             self.advance(batch, at_once=at_once)

@@ -19,6 +19,8 @@ from conceptprune.errors import UserError
 from conceptprune.models.weights import find_checkpoint
 
 INDEX = "model_index.json"
+ABSENT = [None, None]
+"""A component that the pipeline knows and the model does without, in its model_index.json."""
 LIBRARIES = ("diffusers", "transformers")
 SHOWN_KEYS = 3
 

@@ -28,6 +28,7 @@ class Flux(DiffusionModel):
 
     component = "transformer"
     flow_matching = True
+    needed_encoders = ("text_encoder_2",)
     sites = sites(
         Site(
             name="ffn_out",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conceptprune.errors import UserError
 from conceptprune.models.base import Conditions, DenoiserCall, DiffusionModel, Guided, OnCall
-from conceptprune.models.components import INDEX
+from conceptprune.models.components import ABSENT, INDEX
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import Trajectory, TrajectoryState, seed_hidden_noise
 from conceptprune.models.watching import Enough, GuidanceHalves, SeenCall, watched
@@ -64,6 +64,7 @@ class OtherPipeline(DiffusionModel):
     resumable = False
     # It would black out pictures; the families do without it, too.
     not_needed = ("safety_checker",)
+    needed_encoders = ()
     encodes_by_itself = True
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
@@ -87,7 +88,7 @@ class OtherPipeline(DiffusionModel):
                 "more than a text (an image to edit, inpaint or follow); erase from the "
                 "text-to-image model"
             )
-        present = [part for part, entry in index.items() if entry != [None, None]]
+        present = [part for part, entry in index.items() if entry != ABSENT]
         # Transformers take their latents in patches, each pipeline in its own.
         if cls.denoiser_among(present) == "unet" and (folder / "vae" / "config.json").is_file():
             super().check_configs(folder, index)

@@ -14,6 +14,7 @@ class StableDiffusion3(DiffusionModel):
 
     component = "transformer"
     flow_matching = True
+    needed_encoders = ("text_encoder", "text_encoder_2")
     # Image and text have feed-forwards of their own; the last block has none for the text.
     sites = sites(
         Site(name="ffn_out", pattern=r"(.*\.)?ff(_context)?\.net\.2"),

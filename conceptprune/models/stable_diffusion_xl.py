@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conceptprune.errors import UserError
 from conceptprune.models.base import Conditions
-from conceptprune.models.components import INDEX, read_json
+from conceptprune.models.components import read_json
 from conceptprune.models.stable_diffusion import StableDiffusion
 
 BASE_SIZES = 6
@@ -22,18 +22,14 @@ class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL base models."""
 
     added_conditions = "text_time"
+    # Whose pooled state the UNet is told.
+    needed_encoders = ("text_encoder_2",)
 
     @classmethod
     def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
         """See `DiffusionModel`; a refiner is told another number of sizes than a base model."""
         super().check_configs(folder, index)
         unet = read_json(folder / cls.component / "config.json")
-        # The pipeline's pooled state is the second encoder's, which all of these models have.
-        if index.get("text_encoder_2") in (None, [None, None]):
-            raise UserError(
-                f"model: {folder / INDEX}: text_encoder_2 is missing, whose pooled state a "
-                f"{index['_class_name']} needs"
-            )
         pooled = read_json(folder / "text_encoder_2" / "config.json").get("projection_dim")
         wide = unet.get("projection_class_embeddings_input_dim")
         each = unet.get("addition_time_embed_dim")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from conceptprune.errors import UserError
 from conceptprune.manifest import Manifest, Outputs, load_manifest
 from conceptprune.manifest.model import source_of
-from conceptprune.models.components import read_index
+from conceptprune.models.components import read_index, read_json
 from conceptprune.models.families import (
     check_model,
     check_sites,
@@ -73,6 +73,8 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     if not source.builtin:
         check_model(folder)
         check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
+        if manifest.collection.resolution is None:
+            family.default_size(read_json(folder / denoiser_of(folder) / "config.json"))
     check_sites(pipeline, collection_settings(manifest).sites)
     if manifest.collection.window is not None and not family.resumable:
         raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")

@@ -185,7 +185,7 @@ def test_several_variants_without_a_plain_checkpoint_are_refused_by_name(tmp_pat
 def test_pickles_are_only_spoken_of_where_there_are_some(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="copied whole") as error:
         find_checkpoint(tmp_path)
-    assert "pickle" not in str(error.value)
+    assert "pickled" not in str(error.value)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"pickled checkpoints \(pytorch_model\.bin\)"):
         find_checkpoint(tmp_path)

@@ -33,14 +33,18 @@ CASES = [
 
 def seen_by(pipe: DiffusionPipeline, name: str, call: dict[str, Any]) -> list[np.ndarray]:
     """What the neurons of a linear see of the prompts [W], at each call the pipeline makes."""
-    seen: list[np.ndarray] = []
+    seen: list[Any] = []
     linear = pipe.transformer.get_submodule(name)
 
     def add(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         rows = inputs[0].double().flatten(0, -2)
-        seen.append((rows / rows.norm(dim=1, keepdim=True)).square().sum(0).numpy())
+        # A block may send image and text through it one after the other.
+        seen[-1] += (rows / rows.norm(dim=1, keepdim=True)).square().sum(0).numpy()
 
-    handle = linear.register_forward_pre_hook(add)
+    handles = [
+        pipe.transformer.register_forward_pre_hook(lambda *_: seen.append(0.0)),
+        linear.register_forward_pre_hook(add),
+    ]
     negative = call.get("negative_prompt")
     try:
         pipe(
@@ -53,7 +57,8 @@ def seen_by(pipe: DiffusionPipeline, name: str, call: dict[str, Any]) -> list[np
             **call | ({"negative_prompt": negative * len(PROMPTS)} if negative else {}),
         )
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return seen
 
 
