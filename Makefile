@@ -42,8 +42,7 @@ lower-bounds: $(VENV)/installed-dev ## the library at the lowest versions that p
 	$(BIN)/python tests/lower_bounds.py --alone > $(VENV)/lower-alone.txt
 	$(BIN)/pip install --quiet --target $(VENV)/lower --requirement $(VENV)/lower.txt
 	$(BIN)/pip install --quiet --target $(VENV)/lower --no-deps --requirement $(VENV)/lower-alone.txt
-	PYTHONPATH=$(VENV)/lower $(BIN)/python -m pytest -q tests/conceptprune/models/test_components.py \
-	  tests/conceptprune/models/test_from_single_file.py tests/conceptprune/models/test_families.py
+	PYTHONPATH=$(VENV)/lower $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -140,6 +140,13 @@ def check_component(kind: Any, folder: Path) -> None:
             raise UserError(
                 f"{path} is damaged or not a safetensors file ({error}): fetch it again"
             ) from error
+    if (folder / "config.json").is_file():
+        quantised = read_json(folder / "config.json").get("quantization_config")
+        if quantised is not None:
+            raise UserError(
+                f"{folder / 'config.json'}: quantization_config: a quantised model cannot be "
+                "pruned; use the model in float16, bfloat16 or float32"
+            )
     _loaded(kind, folder, device_map="meta")
 
 
@@ -170,7 +177,8 @@ def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
             **variant,
             **how,
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    # What a wrong config makes a constructor raise is anyone's guess.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot load a {kind.__name__} from {folder}: {reason}") from error
     check_told(told, checkpoint.title)

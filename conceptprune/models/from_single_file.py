@@ -15,7 +15,7 @@ from conceptprune.errors import UserError
 from conceptprune.models.components import INDEX, read_index
 from conceptprune.models.families import components
 from conceptprune.models.node_cache import PARTIAL, cache_folder, made_once
-from conceptprune.models.sampling_keys import check_sampling
+from conceptprune.models.sampling_keys import SAMPLING_TENSORS, check_sampling
 from conceptprune.models.weights import CHECKPOINT_NAMES
 from conceptprune.versions import versions
 
@@ -160,8 +160,9 @@ def _weights(pipe: Any, names: list[str]) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _dtype(file: Path) -> torch.dtype:
-    """The one floating-point type of a file's tensors; float32, which holds all, of several."""
+    """The one floating-point type of a file's weights; float32, which holds all, of several."""
     with safe_open(file, framework="pt") as stream:
-        names = {stream.get_slice(key).get_dtype() for key in stream.keys()}  # noqa: SIM118
+        weights = set(stream.keys()) - SAMPLING_TENSORS
+        names = {stream.get_slice(key).get_dtype() for key in weights}
     found = names & DTYPES.keys()
     return DTYPES[found.pop()] if len(found) == 1 else torch.float32

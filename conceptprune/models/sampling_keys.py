@@ -26,6 +26,8 @@ from conceptprune.models.components import read_index, read_json
 EDM_MEAN, EDM_STD = "edm_mean", "edm_std"
 EDM_MAX, EDM_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
 V_PRED, ZTSNR = "v_pred", "ztsnr"
+SAMPLING_TENSORS = {EDM_MEAN, EDM_STD, EDM_MAX, EDM_MIN, V_PRED, ZTSNR}
+"""These tensors are no weights."""
 PLAYGROUND = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
 """What the readers take a file with `edm_mean` to be sampled with."""
 PLAYGROUND_SCALE = 0.5

@@ -131,6 +131,15 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(
         save_file(tensors, folder / file, {"format": "pt"})
 
 
+def test_a_quantised_component_is_refused(copied: Callable[[str], Path]) -> None:
+    config = copied("sd2") / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    content["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"unet/config\.json: quantization_config"):
+        check_model(config.parent.parent)
+
+
 def test_a_file_cut_short_and_a_lost_shard_are_named(copied: Callable[[str], Path]) -> None:
     folder = copied("sd2")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
