@@ -7,7 +7,8 @@ diffusers takes seconds to import and is imported where it is used.
 
 import importlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from torch import nn
 
 from conceptprune.errors import UserError
 from conceptprune.models.weights import find_checkpoint
+from conceptprune.versions import versions
 
 INDEX = "model_index.json"
 ABSENT = [None, None]
 """A component that the pipeline knows and the model does without, in its model_index.json."""
 LIBRARIES = ("diffusers", "transformers")
 SHOWN_KEYS = 3
+OLDER_NAMES = {r"^(embeddings|encoder|final_layer_norm)\.": r"text_model.\1."}
+"""What transformers 4 calls the tensors of a CLIP text encoder that transformers 5 saved: it knows
+no other names, and would make up every one of them. The newer one reads both."""
 
 ADAPTER = (
     "names with base_layer or lora_ in them mean a pipeline that was saved with its adapter: call "
@@ -165,24 +170,41 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> A
 def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
     checkpoint = find_checkpoint(folder)
     variant = {} if checkpoint.variant is None else {"variant": checkpoint.variant}
+    if kind.__name__.startswith("CLIPTextModel") and versions()["transformers"].startswith("4."):
+        how["key_mapping"] = OLDER_NAMES
     try:
-        module, told = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            # Told below, with their names; left to itself, transformers prints a table of them.
-            ignore_mismatched_sizes=True,
-            low_cpu_mem_usage=True,
-            **variant,
-            **how,
-        )
+        with _quiet():
+            module, told = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                # Told below, by name.
+                ignore_mismatched_sizes=True,
+                low_cpu_mem_usage=True,
+                **variant,
+                **how,
+            )
     # What a wrong config makes a constructor raise is anyone's guess.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot load a {kind.__name__} from {folder}: {reason}") from error
     check_told(told, checkpoint.title)
     return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own tables of what is missing, which is said in one line here."""
+    loggers = [importlib.import_module(f"{library}.utils.logging") for library in LIBRARIES]
+    levels = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
 
 
 def check_told(told: Mapping[str, Any], file: Path) -> None:

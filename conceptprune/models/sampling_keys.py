@@ -77,7 +77,8 @@ class Sampling:
 
     def edm_setting(self, name: str) -> float:
         """A setting of an EDM scheduler; diffusers' default where the config does not say."""
-        return float(self.config.get(name, PLAYGROUND[name]))
+        value = self.config.get(name)
+        return PLAYGROUND[name] if value is None else float(value)
 
 
 def sampling_tensors(folder: Path, *, xl: bool) -> dict[str, Tensor]:
