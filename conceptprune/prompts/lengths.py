@@ -17,6 +17,8 @@ from conceptprune.prompts.pairs import PromptPair
 SHOWN_CHARS = 60
 UNLIMITED = 100_000
 """Tokenizers without a limit name a number above it."""
+SHORT = 77
+"""CLIP's limit, and the shortest that any pipeline sets."""
 SPECIAL = 8
 """Tokens that a tokenizer may add to those of the text."""
 
@@ -49,12 +51,12 @@ def check_lengths(folder: Path, concepts: Mapping[str, Sequence[PromptPair]]) ->
     Raises:
         UserError: names the concept, the prompt and the tokens that are lost.
     """
-    shortest = min((limit for _, limit in _limits(folder)), default=UNLIMITED)
+    # A token is a byte at least, so that few prompts need a tokenizer, or diffusers' import.
+    short = min([SHORT, *(_own_limit(path) for path in folder.glob("tokenizer*"))]) - SPECIAL
     readers: list[Reader] | None = None
     for name, pairs in concepts.items():
         for pair in pairs:
-            # A token is a byte at least, so that most prompts need no tokenizer.
-            if len(pair.target.text.encode()) + SPECIAL <= shortest:
+            if len(pair.target.text.encode()) <= short:
                 continue
             readers = _readers(folder) if readers is None else readers
             lost = [_lost(reader, name, pair) for reader in readers]
@@ -97,13 +99,18 @@ def _limits(folder: Path) -> list[tuple[str, int]]:
     for name, entry in index.items():
         if not name.startswith("tokenizer") or not isinstance(entry, list) or None in entry:
             continue
-        path = folder / name / "tokenizer_config.json"
-        own = read_json(path).get("model_max_length") if path.is_file() else None
-        limit = own if isinstance(own, int | float) and own < UNLIMITED else UNLIMITED
+        limit = _own_limit(folder / name)
         if parameter is not None and isinstance(parameter.default, int) and "CLIP" not in entry[1]:
             limit = parameter.default
-        found.append((name, int(limit)))
+        found.append((name, limit))
     return found
+
+
+def _own_limit(tokenizer: Path) -> int:
+    """Tokens that a tokenizer's config says its encoder takes."""
+    path = tokenizer / "tokenizer_config.json"
+    own = read_json(path).get("model_max_length") if path.is_file() else None
+    return int(own) if isinstance(own, int | float) and own < UNLIMITED else UNLIMITED
 
 
 def _readers(folder: Path) -> list[Reader]:

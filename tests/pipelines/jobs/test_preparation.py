@@ -17,7 +17,7 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt
 from pipelines.cli import main
-from pipelines.commands.sizes import Sizes
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import SIDE, STEPS, TINY_MODELS
@@ -122,7 +122,7 @@ def test_sizes_of_a_model_of_pictures_that_are_not_square(manifests: dict[str, P
     before = path.read_bytes()
     changed(path, {"sample_size": [SIDE, 12]})
     try:
-        sizes = Sizes.of(prepare(manifests["sd2"]))
+        sizes = sizes_of(prepare(manifests["sd2"]))
     finally:
         path.write_bytes(before)
     assert (sizes.latent_numbers, sizes.image_bytes) == (4 * SIDE * 12, 3 * 64 * SIDE * 12)
