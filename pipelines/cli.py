@@ -38,11 +38,23 @@ RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the ne
 
 
 @app.command()
-def validate(manifest: ManifestPath) -> None:
+def validate(
+    manifest: ManifestPath,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model", help="Also check its model: configs, and that no tensor is missing."
+        ),
+    ] = False,
+) -> None:
     """Check a manifest completely; print nothing but its summary or every problem in it."""
     from conceptprune.evaluation.job_manifest import load_job_manifest
 
     checked = load_job_manifest(manifest)
+    if model:
+        from .jobs.preparation import prepare
+
+        prepare(manifest)
     typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
 
 

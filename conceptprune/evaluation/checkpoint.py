@@ -17,9 +17,16 @@ from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.families import components, denoiser_of, identity, read_index
+from conceptprune.models.components import read_index
+from conceptprune.models.families import check_model, components, denoiser_of, identity
 from conceptprune.models.source import ModelSettings, ModelSource
-from conceptprune.models.weights import checkpoint_files, component_of, read_layers, weight_digest
+from conceptprune.models.weights import (
+    PICKLED,
+    checkpoint_files,
+    component_of,
+    read_layers,
+    weight_digest,
+)
 from conceptprune.store import ObjectRef
 
 Kind = Literal["base", "mask", "delta", "folder"]
@@ -266,6 +273,12 @@ def resolve(
             return _resolve_mask(asked, base, named_mask)
         case "delta":
             path = Path(asked.value)
+            if path.suffix in PICKLED:
+                raise UserError(
+                    f"--of delta:{asked.value}: a pickled checkpoint is not opened here; "
+                    "`conceptprune baseline esd` reads those of published erasures safely and "
+                    "writes a delta"
+                )
             data = _read(path, asked)
             try:
                 delta = Delta.from_bytes(data, base.source.folder())
@@ -312,6 +325,7 @@ def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
     folder = Path(asked.value).absolute()
     if not folder.is_dir():
         raise UserError(f"--of folder:{asked.value}: not a folder on this machine")
+    check_model(folder)
     model = ModelSettings(
         source=ModelSource(label=folder.name, local=str(folder)),
         identity=identity(folder),

@@ -27,7 +27,7 @@ from conceptprune.manifest.fields import (
 )
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
-from conceptprune.manifest.schema import Compute, Scheduler
+from conceptprune.manifest.schema import Compute, Device, Dtype, Scheduler, default_dtype
 
 MAX_SEEDS = 10_000
 ONE_SOURCE = "exactly one of concept, prompts, file, csv"
@@ -177,8 +177,9 @@ class Drawing(Section):
     ] = "prompt"
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Dtype | None = None
+    """By default as `default_dtype` says."""
+    device: Device = "auto"
 
     @field_validator("seeds")
     @classmethod
@@ -217,6 +218,12 @@ class Suite(Section):
     intervals: Intervals = Intervals()
     attacks: Attacks = Attacks()
     compute: Compute = Compute()
+
+    @property
+    def dtype(self) -> Dtype:
+        """The model's floating-point type, the default where the suite names none."""
+        drawing = self.drawing
+        return drawing.dtype or default_dtype(drawing.device, self.compute.gpus_per_actor)
 
     @field_validator("scorers")
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest import Generator
+from conceptprune.models.components import check_component, load_component
 from conceptprune.models.weights import checkpoint_files
 from conceptprune.prompts.fillers import Answer
 
@@ -27,6 +28,17 @@ def language_model_identity(folder: Path) -> str:
     configs = (path for path in folder.glob("*") if path.suffix in CONFIGS)
     files = sorted({*configs, *checkpoint_files(folder)})
     return digest_json({path.name: digest_file(path) for path in files})
+
+
+def check_language_model(folder: Path) -> None:
+    """Make sure that a folder has a causal language model with all of its tensors.
+
+    Raises:
+        UserError: it has not; names the file and what is wrong with it.
+    """
+    import transformers
+
+    check_component(transformers.AutoModelForCausalLM, folder)
 
 
 class LanguageModel:
@@ -48,10 +60,10 @@ class LanguageModel:
         common = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, **common
+            model = load_component(
+                transformers.AutoModelForCausalLM, folder, dtype, trust_remote_code=False
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (UserError, OSError, ValueError, ImportError, KeyError) as error:
             raise UserError(
                 f"prompts.generator.model: cannot load a language model from {folder}: {error}"
             ) from error

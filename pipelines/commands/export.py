@@ -260,7 +260,7 @@ def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fus
         source=ModelSource(label=record.model_label),
         identity=record.model_identity,
         pipeline=record.pipeline,
-        dtype=collection.dtype,
+        dtype=manifest.dtype,
         device=collection.device,
         scheduler=collection.scheduler,
         resolution=collection.resolution,

@@ -35,15 +35,16 @@ def sizes_of(prepared: Prepared) -> Sizes:
     config = json.loads((component / "config.json").read_text(encoding="utf-8"))
     vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    resolution = prepared.model.resolution or scale * family.default_side(config)
+    side = prepared.model.resolution and prepared.model.resolution // scale
+    height, width = (side, side) if side else family.default_size(config)
     dtype: torch.dtype = getattr(torch, prepared.model.dtype)
     every_file = sum(path.stat().st_size for path in folder_files(folder))
     edited_bytes = sum(path.stat().st_size for path in edited)
     return Sizes(
         shapes=shapes,
         item_bytes=dtype.itemsize,
-        latent_numbers=family.latent_channels(config) * (resolution // scale) ** 2,
-        image_bytes=3 * resolution**2,
+        latent_numbers=family.latent_channels(config) * height * width,
+        image_bytes=3 * height * width * scale**2,
         edited_bytes=edited_bytes,
         same_bytes=every_file - edited_bytes,
     )

@@ -23,7 +23,9 @@ from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.manifest.model import source_of
 from conceptprune.masks.mask import PruningMask
-from conceptprune.models.families import family_named, identity, read_index
+from conceptprune.models.components import read_index
+from conceptprune.models.families import check_model, family_named, identity
+from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.source import ModelSettings
 from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.units.find import find_commit
@@ -159,13 +161,16 @@ def base_model(suite: Suite) -> Drawn:
     drawing = suite.drawing
     source = source_of(suite.model)
     folder = source.folder()
+    if not source.builtin:
+        check_model(folder)
+        check_repeatable(folder, drawing.scheduler, drawing.steps)
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(drawing.scheduler)
     model = ModelSettings(
         source=source,
         identity=identity(folder),
         pipeline=pipeline,
-        dtype=drawing.dtype,
+        dtype=suite.dtype,
         device=drawing.device,
         scheduler=drawing.scheduler,
         resolution=drawing.resolution,

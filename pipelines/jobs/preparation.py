@@ -14,17 +14,20 @@ from conceptprune.evaluation.previews import with_scores
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.manifest import Manifest
 from conceptprune.manifest.model import source_of
+from conceptprune.models.components import read_index, read_json
 from conceptprune.models.families import (
+    check_model,
     check_sites,
     denoiser_of,
     family_named,
     identity,
-    read_index,
 )
+from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSettings
 from conceptprune.models.weights import checkpoint_files
-from conceptprune.prompts.fillers import placeholders
-from conceptprune.prompts.language_model import language_model_identity
+from conceptprune.prompts.fillers import asks_generator, placeholders
+from conceptprune.prompts.language_model import check_language_model, language_model_identity
+from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
@@ -65,20 +68,36 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     if sweep:
         check_sweep(manifest, manifest_path)
     unasked: dict[str, Any] = {"outputs": ScoredOutputs()} if sweep else {"sweep": None}
-    manifest = manifest.model_copy(update=unasked)
+    # Written out, so that records say what was computed with and equal runs have one name.
+    collection = manifest.collection.model_copy(update={"dtype": manifest.dtype})
+    manifest = manifest.model_copy(update={**unasked, "collection": collection})
     source = source_of(manifest.model).pinned()
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)
     family.check_scheduler(manifest.collection.scheduler)
+    # What the package ships is whole.
+    if not source.builtin:
+        check_model(folder)
+        check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
+        if manifest.collection.resolution is None:
+            family.default_size(read_json(folder / denoiser_of(folder) / "config.json"))
     check_sites(pipeline, collection_settings(manifest).sites)
     if manifest.collection.window is not None and not family.resumable:
         raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
+    check_lengths(
+        folder,
+        {
+            concept.name: prompt_pairs(concept, seed=manifest.collection.seed)
+            for concept in (*manifest.concepts, *manifest.retain)
+            if manifest.prompts.generator is None or not asks_generator(concept)
+        },
+    )
     model = ModelSettings(
         source=source,
         identity=identity(folder),
         pipeline=pipeline,
-        dtype=manifest.collection.dtype,
+        dtype=manifest.dtype,
         device=manifest.collection.device,
         offload=manifest.compute.offload,
         scheduler=manifest.collection.scheduler,
@@ -143,6 +162,7 @@ def _language_model(manifest: Manifest) -> str | None:
         return None
     folder = source_of(generator.model, LANGUAGE_MODEL_FILES).folder()
     try:
+        check_language_model(folder)
         return language_model_identity(folder)
     except UserError as error:
         raise UserError(f"prompts.generator.model: {error}") from error

@@ -87,7 +87,7 @@ def _plan(store: Store, record: RunRecord, manifest: Manifest) -> Plan:
         source=ModelSource(label=record.model_label),
         identity=record.model_identity,
         pipeline=record.pipeline,
-        dtype=manifest.collection.dtype,
+        dtype=manifest.dtype,
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,

@@ -140,7 +140,7 @@ def plan_keys(content: Content, **model: Any) -> dict[str, set[str]]:
         source=source_of(manifest.model),
         identity=model.get("identity", "f" * 64),
         pipeline="StableDiffusionPipeline",
-        dtype=manifest.collection.dtype,
+        dtype=manifest.dtype,
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,

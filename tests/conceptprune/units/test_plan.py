@@ -34,7 +34,7 @@ def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
         source=source_of(manifest.model),
         identity="f" * 64,
         pipeline="StableDiffusionPipeline",
-        dtype=collection.dtype,
+        dtype=manifest.dtype,
         device=collection.device,
         scheduler=collection.scheduler,
     )
