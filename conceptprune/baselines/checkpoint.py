@@ -97,8 +97,7 @@ class Baseline:
             "delta",
             base_model=self.model,
             revision=self.revision,
-            file=FILE,
-            component=self.component,
+            delta_files={self.component: FILE},
         )
         return (
             card_environment()

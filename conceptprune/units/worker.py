@@ -25,7 +25,7 @@ from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
-from conceptprune.models.weights import read_layers, weight_digest
+from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import GeneratorSettings, answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
@@ -239,18 +239,20 @@ class Worker:
         target = evidence.target
         folder = self.folder
         component = denoiser_of(folder)
-        weights = read_layers(folder, target.layers, component, self.dtype)
-        site_weights = on_site(weights, target)
+        # As the files have them: the mask is for this model in whatever type it is loaded.
+        weights = read_layers(folder, target.layers, component)
+        site_weights = on_site(
+            {name: weight.to(self.dtype) for name, weight in weights.items()}, target
+        )
         first_columns = {
             name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
         }
         entries = select_mask(unit.selector, site_weights, evidence, unit.selection)
         layers = {
-            name: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                first_column=first_columns[name],
-                entries=widened(entries[name], weight.shape[1], first_columns[name]),
-                weight_digest=weight_digest(weight),
+            name: LayerMask.of(
+                weight,
+                widened(entries[name], weight.shape[1], first_columns[name]),
+                first_columns[name],
             )
             for name, weight in weights.items()
         }
