@@ -180,7 +180,8 @@ def model_card(exported: Exported) -> str:
                 delta_files=exported.delta_files,
                 pipeline=exported.pipeline,
             ),
-            base_beside=exported.form != "pipeline" and is_local(exported),
+            base_beside=exported.form != "pipeline"
+            and is_local(exported.base_model, exported.revision),
             base_model=exported.base_model,
             revision=exported.revision,
             model_digest=exported.model_digest,
@@ -236,9 +237,9 @@ def _fusion(mask: PruningMask) -> str:
     )
 
 
-def is_local(exported: Exported) -> bool:
-    """Whether the base model is a folder or a file that only its user knows where to find."""
-    return exported.revision is None and exported.base_model != LABEL
+def is_local(base_model: str, revision: str | None) -> bool:
+    """Whether a base model is a folder or a file that only its user knows where to find."""
+    return revision is None and base_model != LABEL
 
 
 def load_lines(
