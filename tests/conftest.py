@@ -9,10 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hypothesis import settings
 
 from tests.support.sd15_shaped import build_pipeline
 
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +32,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEEDS",
         help="do all of tests/end_to_end/chaos with so many seeds, by default three",
     )
+
+
+TOGETHER = {
+    "tests/end_to_end": "cluster",
+    "tests/pipelines/scheduling": "cluster",
+    "tests/conceptprune/store/s3": "server",
+    "tests/pipelines/report": "browser",
+}
+"""Folders whose tests share what there should be one of; of other tests, a file stays together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath).as_posix()
+        group = next((name for folder, name in TOGETHER.items() if path.startswith(folder)), path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,11 @@ from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import Manifest
 from conceptprune.store import Entry, Store
 from conceptprune.units.plan import prompts_units
-from conceptprune.units.units import Need
+from conceptprune.units.unit import Need
 
 from ..records.evaluation import EvaluationRecord
 from ..records.ledger import READERS, RunRecord, read_ledger
+from ..scheduling.kinds import kinds_of
 
 FOLDERS = ("commits", "objects", "damaged", "claims")
 """In the order of removal: a record never outlives its objects."""
@@ -173,7 +174,9 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
         rows = []
     needs: set[Need] = set()
     if not forget:
-        needs = {(row["kind"], row["key"]) for row in rows} | set(_prompts(store, run))
+        # Under its former name, too, the record of a unit is the one that the run refers to.
+        needs = {(kind, row["key"]) for row in rows for kind in kinds_of(row["kind"])}
+        needs |= set(_prompts(store, run))
     return RecordedRun(
         id=run,
         entries=entries,

@@ -18,7 +18,8 @@ from ..records.evaluation import EvaluationRecord, evaluation_records
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import RUN_FILE, RunRecord, read_ledger
 from ..records.runs import run_records
-from ..scheduling.graph import INTERMEDIATE, Committed, committed_in
+from ..scheduling.graph import Committed, committed_in
+from ..scheduling.kinds import is_intermediate
 
 OPEN = ("failed", "blocked", "pending")
 """Ledger statuses of units without a result."""
@@ -52,7 +53,7 @@ class RunStatus:
             there = committed(row["kind"], row["key"])
             if row["status"] in OPEN and there:
                 row["status"] = "done"
-            elif row["status"] not in OPEN and not there and row["kind"] not in INTERMEDIATE:
+            elif row["status"] not in OPEN and not there and not is_intermediate(row["kind"]):
                 row["status"] = "pending"
         jobs = job_records(store, record.run)
         ids = {job.job for job in jobs}

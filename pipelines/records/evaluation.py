@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from conceptprune.attacks.units import AttackSummaryUnit
 from conceptprune.digest import canonical_json
-from conceptprune.store import Store
+from conceptprune.evaluation.units import EvaluationUnit
+from conceptprune.store import Commit, Store
 
 from .ledger import told_if_damaged
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 RUN_FILE = "evaluation.json"
 """Not a run.json: that is a run of `erase`, from which there is a report."""
+
+SUMMARY_KINDS = (EvaluationUnit.kind, AttackSummaryUnit.kind)
+"""Kinds of units that end in a summary (`conceptprune.evaluation.summary`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +33,7 @@ class EvaluationRecord:
     checkpoints: tuple[Mapping[str, Any], ...]
     """Label, kind, digest and erased concepts of each, and the path of the edit it applies."""
     summary: str
-    """Key of the commit of kind `conceptprune.evaluation.summary.KIND`."""
+    """Key of the unit that ends it: an `EvaluationUnit` or an `AttackSummaryUnit`."""
     started: float
 
     @classmethod
@@ -108,3 +113,9 @@ def evaluation_records(store: Store) -> list[EvaluationRecord]:
     found = (EvaluationRecord.read(store, run) for run in store.runs())
     records = [record for record in found if record is not None]
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+
+
+def summary_commits(store: Store) -> list[Commit]:
+    """Commit records of a store's summaries, of evaluations and of attacks; in no order."""
+    found = (store.find(kind, key) for kind in SUMMARY_KINDS for key in store.committed(kind))
+    return [commit for commit in found if commit is not None]

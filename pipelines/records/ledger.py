@@ -13,19 +13,11 @@ import pyarrow as pa
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
-from conceptprune.units.units import (
-    APPLIED,
-    CheckpointUnit,
-    Detailed,
-    FusedMaskUnit,
-    MaskUnit,
-    PreviewUnit,
-    SweepUnit,
-    Unit,
-    WindowUnit,
-)
+from conceptprune.units.find import find_commit
+from conceptprune.units.unit import APPLIED
+from conceptprune.units.unit_plan import UnitPlan
 
-from ..scheduling.graph import Committed, UnitPlan
+from ..scheduling.graph import Committed
 
 if TYPE_CHECKING:
     from ..scheduling.loop import Result
@@ -82,36 +74,6 @@ NOTHING_MADE: Made = {
 }
 
 
-def detail_of(unit: Unit) -> str:
-    """What a unit is about, in a few words, beside its kind."""
-    match unit:
-        case WindowUnit(window=window):
-            return f"{len(unit.prompts)} prompts, calls {window.start}-{window.stop - 1}"
-        case MaskUnit():
-            return unit.concept
-        case SweepUnit(settings=settings):
-            return f"{unit.selector}, {len(settings)} settings"
-        case FusedMaskUnit():
-            return f"{len(unit.masks)} masks together"
-        case CheckpointUnit():
-            return unit.form
-        case PreviewUnit():
-            return f"{len(unit.prompts)} images {'after' if unit.mask else 'before'}"
-        case Detailed():
-            return unit.detail
-    return ""
-
-
-def mask_of(unit: Unit) -> str | None:
-    """Key of the mask that a unit makes or applies; None where there is none."""
-    match unit:
-        case MaskUnit() | FusedMaskUnit():
-            return unit.key
-        case CheckpointUnit() | PreviewUnit():
-            return unit.mask
-    return None
-
-
 def ledger_rows(
     plan: UnitPlan,
     *,
@@ -120,7 +82,6 @@ def ledger_rows(
     reused: Mapping[str, Made],
 ) -> list[dict[str, Any]]:
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
-    concepts = plan.concepts_of()
     rows = []
     for index, unit in enumerate(plan.units()):
         result = results.get(unit.key)
@@ -138,13 +99,13 @@ def ledger_rows(
                 "unit": index,
                 "kind": unit.kind,
                 "key": unit.key,
-                "detail": detail_of(unit),
-                "concepts": list(concepts.get(unit.key, ())),
+                "detail": unit.detail,
+                "concepts": list(plan.labels.get(unit.key, ())),
                 "status": status,
                 "attempts": result.attempts if result else 0,
                 "error": result.error if result else None,
-                "evaluations": plan.evaluations(unit),
-                "mask": mask_of(unit),
+                "evaluations": unit.evaluations,
+                "mask": unit.mask_key,
                 **made,
             }
         )
@@ -198,7 +159,7 @@ def reused_units(
                 found.setdefault(row["key"], {name: row[name] for name in NOTHING_MADE})
     with ThreadPoolExecutor(READERS) as readers:
         unknown = [unit for key, unit in units.items() if key not in found]
-        commits = readers.map(lambda unit: store.find(unit.kind, unit.key), unknown)
+        commits = readers.map(lambda unit: find_commit(store, unit.kind, unit.key), unknown)
         found |= {commit.key: made_by(commit) for commit in commits if commit is not None}
     return found
 

@@ -11,18 +11,21 @@ from pydantic import ValidationError
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.evaluation.summary import KIND as EVALUATION
 from conceptprune.manifest import Manifest
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.models.source import ModelSettings, ModelSource
 from conceptprune.store import Store, parquet_to_table
+from conceptprune.units.find import find_commit
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import MaskUnit
+from conceptprune.units.units import FusedMaskUnit, MaskUnit
 
 from ..jobs.preparation import Prepared, plan_here
+from ..records.evaluation import SUMMARY_KINDS
 from ..records.ledger import RunRecord, read_ledger
-from .accuracy import Accuracy, judge_shots
+from ..records.runs import find_run, recorded
+from .accuracy import Accuracy, judge_shots, metrics_in
+from .recognised import Recognised, seen_in_preview_2
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
@@ -31,6 +34,7 @@ from .where import Contrast, heat_map
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
+MASK_KINDS = (MaskUnit.kind, FusedMaskUnit.kind)
 CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
 
@@ -43,7 +47,7 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
         StoreError: an object is missing or damaged.
     """
     store = Store(store_uri)
-    record = _record(store, run)
+    record = find_run(store, run)
     rows = read_ledger(store, record.run)
     if not rows:
         raise UserError(
@@ -53,35 +57,15 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
     return _Reader(store, record, rows, gallery).report()
 
 
-def _record(store: Store, run: str | None) -> RunRecord:
-    records = {name: record for name in store.runs() if (record := _recorded(store, name))}
-    if not records:
-        raise UserError(
-            f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "
-            "was given (evaluations alone are shown by a site: --out FOLDER)"
-        )
-    if run is not None and run not in records:
-        raise UserError(f"--run {run}: not in {store.uri}, which has {', '.join(records)}")
-    return records[run] if run else max(records.values(), key=lambda record: record.started)
-
-
-def _recorded(store: Store, run: str) -> RunRecord | None:
-    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
-    try:
-        return RunRecord.read(store, run)
-    except KeyError:
-        return None
-
-
 def only_evaluated(store: Store) -> bool:
     """Whether the store has finished evaluations or attacks, and no run of `erase`."""
-    erased = any(_recorded(store, name) for name in store.runs())
-    return not erased and any(store.committed(EVALUATION))
+    erased = any(recorded(store, name) for name in store.runs())
+    return not erased and any(store.committed(kind) for kind in SUMMARY_KINDS)
 
 
 def evaluation_rows(store: Store) -> list[Row]:
     """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
-    others = [name for name in store.runs() if not _recorded(store, name)]
+    others = [name for name in store.runs() if not recorded(store, name)]
     rows = {row["key"]: row for name in others for row in read_ledger(store, name)}
     return list(rows.values())
 
@@ -138,12 +122,14 @@ class _Reader:
                 self.rows_of[name].append(row)
         self.manifest = _manifest(record)
         self.plan = _plan(store, record, self.manifest)
+        self.bases = {pair.base.text for plan in self.plan.concepts for pair in plan.pairs}
+        self.recognised = Recognised(store, rows)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
 
     def report(self) -> ReportData:
         # In plan order: each concept's mask, in the manifest's order, then the fused one.
-        masks = [row for row in self.rows if row["kind"] == "mask"]
+        masks = [row for row in self.rows if row["kind"] in MASK_KINDS]
         plans = self.plan.concepts
         fused = masks[len(plans)] if len(masks) > len(plans) else None
         provenance: Mapping[str, Any] = {}
@@ -152,6 +138,7 @@ class _Reader:
             mask = self.mask(row)
             provenance = provenance or (mask.provenance if mask else {})
             concepts.append(self.concept(plan, row, mask))
+        untouched = list(self.untouched.values())
         finished = [row["finished"] for row in self.rows if row["finished"]]
         return ReportData(
             run=self.record.run,
@@ -165,7 +152,8 @@ class _Reader:
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            untouched=judge_shots(list(self.untouched.values()), kind=plans[0].concept.kind),
+            untouched=judge_shots(untouched, kind=plans[0].concept.kind),
+            scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
             provenance=provenance,
         )
@@ -206,9 +194,9 @@ class _Reader:
         """What the run's pictures say of one of its masks; None where there are none."""
         for row in self.rows:
             # A fused mask is no concept's own.
-            if row["kind"] != "mask" or row["concepts"] not in ([], list(mask.concepts)):
+            if row["kind"] not in MASK_KINDS or row["concepts"] not in ([], list(mask.concepts)):
                 continue
-            commit = self.store.find("mask", row["key"])
+            commit = find_commit(self.store, row["kind"], row["key"])
             if commit is not None and commit.objects["mask"].digest == mask.digest:
                 chosen = [plan for plan in self.plan.concepts if plan.concept.name in mask.concepts]
                 rows = self.rows_about(mask.concepts) if row["concepts"] else self.rows
@@ -239,13 +227,13 @@ class _Reader:
         )
 
     def mask(self, row: Row) -> PruningMask | None:
-        commit = self.store.find("mask", row["key"]) if row["objects"] else None
+        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
         if commit is None:
             return None
         return PruningMask.from_bytes(self.store.load(commit, "mask"))
 
     def mask_facts(self, row: Row) -> MaskFacts | None:
-        commit = self.store.find("mask", row["key"]) if row["objects"] else None
+        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
         if commit is None:
             return None
         ref = commit.objects["mask"]
@@ -282,6 +270,8 @@ class _Reader:
         commit = self.store.find("preview", key)
         if commit is None:
             return []
-        rows: list[dict[str, Any]]
         rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
-        return rows
+        if rows and "seen_look" in rows[0]:
+            return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
+        seen = self.recognised.of(key)
+        return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]

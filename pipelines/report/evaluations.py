@@ -11,8 +11,10 @@ from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError
 from conceptprune.evaluation.scorers import declared
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
+from conceptprune.evaluation.summary import OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, parquet_to_table
+
+from ..records.evaluation import summary_commits
 
 ATTACK = "attack/"
 """What an attack's name as a scorer begins with."""
@@ -222,10 +224,11 @@ def read_evaluations(store: Store) -> Evaluations:
     Raises:
         StoreError: a summary is damaged, or of another version.
     """
-    commits = [store.find(KIND, key) for key in sorted(store.committed(KIND))]
-    whole = [commit for commit in commits if commit and OBJECT in commit.objects]
+    whole = [commit for commit in summary_commits(store) if OBJECT in commit.objects]
     scores: dict[tuple[str, ...], Score] = {}
-    for commit in sorted(whole, key=lambda commit: commit.provenance.get("finished") or 0.0):
+    for commit in sorted(
+        whole, key=lambda each: (each.provenance.get("finished") or 0.0, each.key)
+    ):
         for row in _rows(store, commit):
             score = _score(row)
             at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)

@@ -11,7 +11,7 @@ import yaml
 
 from conceptprune.store import Commit, Store
 from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import AnyUnit
+from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
@@ -107,7 +107,7 @@ def record_run(
         write_ledger(store, plan.run, rows)
 
 
-def done(unit: AnyUnit, commit: Commit) -> Result:
+def done(unit: Unit, commit: Commit) -> Result:
     return Result(unit=unit, status="done", attempts=1, commit=commit)
 
 
