@@ -24,7 +24,6 @@ from conceptprune.masks.selectors import (
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.stable_diffusion import StableDiffusion
-from conceptprune.models.weights import weight_digest
 from conceptprune.studio.names import ARTISTS, THINGS
 
 Halves = Literal["both", "conditional"]
@@ -161,12 +160,7 @@ class MaskMaker:
 
     def _mask(self, name: str, entries: dict[str, np.ndarray]) -> PruningMask:
         layers = {
-            layer: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                entries=entries[layer],
-                weight_digest=weight_digest(weight),
-            )
-            for layer, weight in self._weights.items()
+            layer: LayerMask.of(weight, entries[layer]) for layer, weight in self._weights.items()
         }
         return PruningMask(
             concepts=(name,),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from conceptprune.masks import select_conceptprune as select
 from conceptprune.masks import select_fia
 from conceptprune.masks.contrast import contrast
 from conceptprune.masks.mask import LayerMask, PruningMask, widened
-from conceptprune.models.weights import weight_digest
 
 Entries = NDArray[np.int64]
 """Sorted flat indices `row * columns + column` into a weight."""
@@ -185,6 +185,7 @@ def select_mask(
     evidence: Evidence,
     selector: Selector,
     *,
+    dtype: torch.dtype | None = None,
     concept: str,
     component: str,
     provenance: Mapping[str, Any],
@@ -192,10 +193,11 @@ def select_mask(
     """The mask of one concept; jobs, benchmarks and `method.find_mask` all make theirs here.
 
     Args:
-        weights: by layer, whole [R, W], in any floating dtype.
+        weights: by layer, whole [R, W], as the model's own files have them where there are some.
         evidence: statistics of the same layers; of their last columns where only these are the
             site's.
         selector: what selects, with its settings.
+        dtype: of the weights when they are selected, as the model had it; their own by default.
         concept: the name that the mask will have.
         component: the pipeline's name for the denoiser.
         provenance: what the mask says of its origin, beside selector and timesteps; JSON.
@@ -205,18 +207,15 @@ def select_mask(
             or gives what are no entries.
         EmptyMaskError: no weight was selected in any layer.
     """
-    site_weights = on_site(weights, evidence.target)
+    used = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
+    site_weights = on_site(used, evidence.target)
     entries = select_entries(site_weights, evidence, selector)
     layers = {}
     for name, weight in sorted(weights.items()):
-        rows, columns = weight.shape
+        columns = weight.shape[1]
         first_column = columns - site_weights[name].shape[1]
-        layers[name] = LayerMask(
-            shape=(rows, columns),
-            first_column=first_column,
-            entries=widened(entries[name], columns, first_column),
-            weight_digest=weight_digest(weight),
-        )
+        flat = widened(entries[name], columns, first_column)
+        layers[name] = LayerMask.of(weight, flat, first_column)
     return PruningMask(
         concepts=(concept,),
         component=component,

@@ -231,9 +231,11 @@ class Worker(UnitWorker):
         component = denoiser_of(self.folder)
         layers = evidence.target.layers
         mask = select_mask(
-            read_layers(self.folder, layers, component, self.dtype),
+            # As the files have them: the mask is for this model in whatever type it is loaded.
+            read_layers(self.folder, layers, component),
             evidence,
             NamedSelector(settings=unit.pruning),
+            dtype=self.dtype,
             concept=unit.concept,
             component=component,
             provenance={**unit.provenance, "site": unit.pruning.site},

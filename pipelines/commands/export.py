@@ -138,6 +138,11 @@ def export_concepts(
                 evaluations=evaluated(checkpoint.mask),
                 sealed=seal,
                 file=None if chosen == "pipeline" else checkpoint.file,
+                delta_files={
+                    component: checkpoint.delta_file(component)
+                    for component in checkpoint.mask.components
+                    if chosen == "delta"
+                },
             )
             # Last, because a base model's folder may bring a card of its own.
             (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
