@@ -30,6 +30,11 @@ class ImagesUnit:
         edit = self.drawn.edit
         return f"{len(self.prompts)} images with {edit.kind if edit else 'no'} edit"
 
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return self.drawn.applies
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoresUnit:

@@ -66,12 +66,12 @@ class Plan:
     fused_checkpoints: tuple[CheckpointUnit, ...]
     fused_preview: PreviewUnit | None
     sweep_table: SweepTableUnit | None = None
-    unmade: tuple[AnyPromptsUnit, ...] = ()
-    """Units of prompts that were given up: what is planned of their concepts cannot be done."""
+    prompts: tuple[AnyPromptsUnit, ...] = ()
+    """The units that made the prompts which this plan follows from; a job puts them on record."""
 
     def units(self) -> Iterator[AnyUnit]:
         """Every unit once, each after all that it needs."""
-        yield from self.unmade
+        yield from self.prompts
         yield from self.windows.values()
         yield from self.sides.values()
         yield from (concept.mask for concept in self.concepts)
@@ -107,8 +107,7 @@ class Plan:
         What is made of all masks together is no concept's own, and is not among the keys.
         """
         by_key: dict[str, dict[str, None]] = {
-            unit.key: dict.fromkeys(concept.name for concept in concepts_in(unit))
-            for unit in self.unmade
+            unit.key: dict.fromkeys(self._concepts_after(unit)) for unit in self.prompts
         }
         needs = {unit.key: unit.needs for unit in self.units()}
         for plan in self.concepts:
@@ -125,6 +124,18 @@ class Plan:
                     by_key.setdefault(key, {})[plan.concept.name] = None
                     pending += [need for _, need in needs[key]]
         return {key: tuple(names) for key, names in by_key.items()}
+
+    def _concepts_after(self, unit: AnyPromptsUnit) -> Iterator[str]:
+        """Names of the concepts to erase that need a unit's prompts.
+
+        Prompts of a concept that is only retained are needed by all that are compared with it.
+        """
+        made = {concept.name for concept in concepts_in(unit)}
+        retains = bool(made - {plan.concept.name for plan in self.concepts})
+        for plan in self.concepts:
+            compared = bool(plan.mask.retained or plan.preview_after)
+            if plan.concept.name in made or (retains and compared):
+                yield plan.concept.name
 
 
 def concepts_in(unit: AnyPromptsUnit) -> tuple[Concept, ...]:

@@ -4,7 +4,7 @@ A unit's key is the digest of everything that decides its result and of nothing 
 a job is known before it runs, equal work is shared, and a rerun subtracts what the store has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -62,6 +62,15 @@ class Detailed(Protocol):
     @property
     def detail(self) -> str:
         """What it is about, beside its kind."""
+
+
+@runtime_checkable
+class Applying(Protocol):
+    """A unit that applies objects which no unit made, such as the mask that an evaluation is of."""
+
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Their paths in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +332,7 @@ def window_units(
     units: list[WindowUnit] = []
     for first in range(0, len(prompts), shard_prompts):
         shard = prompts[first : first + shard_prompts]
-        shard_json = [[prompt.text, prompt.seed] for prompt in shard]
+        shard_json = _prompts_json(shard)
         keys: list[str] = []
         for start in range(0, settings.tau, length):
             stop = min(start + length, settings.tau)
@@ -350,19 +359,27 @@ def window_units(
             )
             keys.append(key)
         grid.append(tuple(keys))
-    every_prompt = [[prompt.text, prompt.seed] for prompt in prompts]
     side = StatisticsUnit(
         key=unit_key(
             {
                 "kind": "statistics",
                 **common,
-                "prompts": every_prompt,
+                "prompts": _prompts_json(prompts),
                 "tau": settings.tau,
                 "shard_prompts": shard_prompts,
             }
         ),
         grid=tuple(grid),
         num_prompts=len(prompts),
-        prompts_digest=unit_key({"prompts": every_prompt}),
+        prompts_digest=prompts_digest(prompts),
     )
     return side, tuple(units)
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 that names prompts and their seeds, in their order: what a side is of."""
+    return unit_key({"prompts": _prompts_json(prompts)})
+
+
+def _prompts_json(prompts: Sequence[Prompt]) -> list[list[str | int]]:
+    return [[prompt.text, prompt.seed] for prompt in prompts]

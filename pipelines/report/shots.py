@@ -12,6 +12,9 @@ Role = Literal["own", "photo", "retained"]
 """Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
 concept, which is to stay."""
 
+NEEDED = ("prompt", "seed", "png")
+"""Columns without which a table of images cannot be shown."""
+
 CRISP_PIXELS = 128
 """Images up to this size are enlarged pixel by pixel."""
 
@@ -68,10 +71,10 @@ def pair_shots(
 def _drawn(row: Mapping[str, Any]) -> Drawn:
     return Drawn(
         png=row["png"],
-        asked_thing=row["asked_thing"],
-        asked_look=row["asked_look"],
-        seen_thing=row["seen_thing"],
-        seen_look=row["seen_look"],
+        asked_thing=row.get("asked_thing"),
+        asked_look=row.get("asked_look"),
+        seen_thing=row.get("seen_thing"),
+        seen_look=row.get("seen_look"),
     )
 
 
