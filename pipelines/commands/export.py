@@ -229,9 +229,7 @@ def _fused(
     return fused(store, unit, folder, dtype)
 
 
-def _sides(
-    store: Store, record: RunRecord, concepts: Sequence[str]
-) -> tuple[Sides, Sides]:
+def _sides(store: Store, record: RunRecord, concepts: Sequence[str]) -> tuple[Sides, Sides]:
     """What a budget for some of a run's concepts is spent by: their sides, and those it spares.
 
     Raises:

@@ -26,6 +26,7 @@ from ..records.earlier import edits_beside_rows, needs_beside_rows
 from ..records.evaluation import RUN_FILE as EVALUATION_FILE
 from ..records.evaluation import EvaluationRecord
 from ..records.ledger import (
+    COMPLETE,
     JOBS_FOLDER,
     LEDGER_FILE,
     READERS,
@@ -251,7 +252,7 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
     needs = {(row["kind"], row["key"]) for row in rows}
     needs |= {need_of(text) for row in rows for text in row["needs"]}
     edits = {path for row in rows for path in row["applies"]}
-    if ledger.is_earlier:
+    if ledger.number < COMPLETE and not forget:
         needs |= set(needs_beside_rows(store))
         edits |= edits_beside_rows(store, run)
     return RecordedRun(

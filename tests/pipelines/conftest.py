@@ -3,14 +3,14 @@
 import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conceptprune.store import Commit, Store
-from conceptprune.units.plan import Plan, collection_settings, prompts_units
+from conceptprune.units.plan import Plan, collection_settings
 from conceptprune.units.units import AnyUnit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
@@ -74,6 +74,11 @@ def copied(tiny_store: TinyStore, copy: Path) -> Store:
     return Store(str(copy))
 
 
+def whole_plan(prepared: Prepared) -> Plan:
+    """The plan as a job has it: with the units that make its prompts."""
+    return replace(plan_here(prepared), prompts=tuple(prepared.prompts_units()))
+
+
 def worker_of(prepared: Prepared, store: Store) -> Worker:
     return Worker(store, prepared.model, collection_settings(prepared.manifest))
 
@@ -116,10 +121,10 @@ def tiny_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     folder = tmp_path_factory.mktemp("tiny_store")
     manifest = write_manifest(folder / "manifest.yaml", tiny_folder)
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     uri = str(folder / "store")
     worker = worker_of(prepared, Store(uri))
-    commits = {unit.key: worker.run(unit) for unit in prompts_units(prepared.manifest)}
+    commits = {}
     results = []
     for unit in plan.units():
         commits[unit.key] = worker.run(unit)

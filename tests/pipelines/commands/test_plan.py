@@ -9,7 +9,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from conceptprune.units.plan import prompts_units
 from conceptprune.units.units import AnyUnit, MaskUnit
 from pipelines.commands import plan as plan_view
 from pipelines.commands.plan import Sizes, evaluations_per_second, show_plan
@@ -31,7 +30,7 @@ def cells(text: str, row: str) -> list[str]:
 
 
 def every_unit(tiny: TinyStore) -> list[AnyUnit]:
-    return [*prompts_units(tiny.prepared.manifest), *tiny.plan.units()]
+    return list(tiny.plan.units())
 
 
 def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(
