@@ -64,15 +64,6 @@ class Detailed(Protocol):
         """What it is about, beside its kind."""
 
 
-@runtime_checkable
-class Applying(Protocol):
-    """A unit that applies objects which no unit made, such as the mask that an evaluation is of."""
-
-    @property
-    def applies(self) -> tuple[str, ...]:
-        """Their paths in the store."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptsUnit:
     """Make the prompt pairs of a few concepts."""

@@ -110,6 +110,11 @@ def export_concepts(
     check_unused(out)
     store = Store(store_uri)
     record = find_run(store, run)
+    if not record.denoiser_weights:
+        raise UserError(
+            f"run {record.run} was recorded by a later version of conceptprune, and not as this "
+            "one can export it: use that version"
+        )
     keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
     write = _writer(chosen, record, model, seal=seal)

@@ -14,7 +14,13 @@ from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.prompts.table import Pairs, pairs_from_table
-from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.store import (
+    Commit,
+    LostUnitError,
+    Store,
+    UnknownFormatError,
+    parquet_to_table,
+)
 from conceptprune.units.units import Need, prompts_digest
 
 from .asked import Asked
@@ -83,10 +89,14 @@ class _Prompts:
         done = {row["concepts"][0] for row in own if row["objects"]}
         found: list[tuple[int, Commit, Pairs]] = []
         for kind, key in sorted(needs_beside_rows(store)):
-            commit = store.find(kind, key)
-            if commit is None:
+            try:
+                commit = store.find(kind, key)
+                if commit is None:
+                    continue
+                pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+            except (LostUnitError, UnknownFormatError):
+                # Of another run, maybe; where it is this one's, its concepts are without prompts.
                 continue
-            pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
             matching = {name for name in pairs if _digests(pairs[name]) <= set(collected)}
             if pairs.keys() <= erased | set(asked.retained) and done & pairs.keys() <= matching:
                 found.append((len(matching), commit, pairs))
@@ -119,7 +129,7 @@ def _digests(pairs: Sequence[PromptPair]) -> set[str]:
 
 
 def _prompts_of_statistics(store: Store, row: Row) -> str | None:
-    commit = store.find("statistics", row["key"]) if row["objects"] else None
+    commit = store.find("statistics", row["key"])
     if commit is None:
         return None
     table = parquet_to_table(store.load(commit, "statistics"))

@@ -111,7 +111,7 @@ class EvaluationRecord:
                 checkpoints=tuple(each for each in checkpoints if isinstance(each, dict)),
                 summary=field(content, "summary", str, "" if later else None),
                 started=field(content, "started", NUMBERS, 0.0 if later else None),
-                first_started=content.get("first_started"),
+                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
                 later=later,
             )
 

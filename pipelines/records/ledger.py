@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from conceptprune.store import (
 )
 from conceptprune.units.units import (
     APPLIED,
-    Applying,
     CheckpointUnit,
     Detailed,
     FusedMaskUnit,
@@ -162,7 +161,8 @@ def mask_of(unit: Unit) -> str | None:
 
 def applied_by(unit: Unit) -> list[str]:
     """Paths of the objects that a unit applies and no unit makes: the edits of evaluations."""
-    return list(unit.applies) if isinstance(unit, Applying) else []
+    applies: Sequence[str] = getattr(unit, "applies", ())
+    return list(applies)
 
 
 def ledger_rows(
@@ -442,8 +442,8 @@ class RunRecord:
                 pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
                 denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
                 started=field(content, "started", NUMBERS, 0.0 if later else None),
-                first_started=content.get("first_started"),
-                language_model=content.get("language_model"),
+                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                language_model=field(content, "language_model", str, "") or None,
                 version=field(content, "version", str, ""),
                 later=later,
             )

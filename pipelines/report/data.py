@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -92,8 +93,12 @@ def only_evaluated(store: Store) -> bool:
 
 def evaluation_rows(store: Store) -> list[Row]:
     """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
-    others = [name for name in store.runs() if not _recorded(store, name)]
-    rows = {row["key"]: row for name in others for row in read_ledger(store, name)}
+    rows: dict[str, Row] = {}
+    for name in store.runs():
+        if not _recorded(store, name):
+            # What a later version's took is passed over where its ledger cannot be read.
+            with suppress(UnknownFormatError):
+                rows |= {row["key"]: row for row in read_ledger(store, name)}
     return list(rows.values())
 
 
