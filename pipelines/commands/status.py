@@ -121,7 +121,7 @@ def _lines(status: RunStatus) -> Iterator[str]:
         case RunRecord():
             yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
     if status.not_shown:
-        yield one_line(f"  not shown {'; '.join(status.not_shown)}: of another version")
+        yield "  " + one_line(f"not shown {'; '.join(status.not_shown)}: of another version")
     if not isinstance(record, UnknownRecord):
         yield f"  started   {_started(record)}"
     match record:

@@ -8,6 +8,7 @@ statistics name their prompts by a digest. Nothing is planned again.
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from conceptprune.errors import UserError
@@ -110,13 +111,17 @@ class _Prompts:
 
 
 def _row(commit: Commit, concepts: list[str]) -> Row:
+    made = made_by(commit)
+    finished = made["finished"]
     return {
         **empty_row(),
         "kind": commit.kind,
         "key": commit.key,
         "concepts": concepts,
         "status": "done",
-        **made_by(commit),
+        **made,
+        # As a ledger that was read has it.
+        "finished": None if finished is None else datetime.fromtimestamp(finished / 1000, UTC),
     }
 
 

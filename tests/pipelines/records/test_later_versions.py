@@ -1,5 +1,6 @@
 """What a later version recorded is listed, reported as far as it is known, and never removed."""
 
+import html
 import json
 from io import StringIO
 from pathlib import Path
@@ -52,7 +53,7 @@ def page(store: Store, folder: Path) -> str:
 def not_shown(text: str) -> str:
     """The one line of a page that says what it passes over."""
     (line,) = [line for line in text.splitlines() if "Not shown, as another version" in line]
-    return line
+    return html.unescape(line)
 
 
 def with_field(content: dict[str, Any]) -> None:
@@ -231,7 +232,7 @@ def test_a_later_record_of_an_evaluation_and_of_a_job_are_shown(store: Store, ru
     store.write_run_file(run, "jobs/j.json", json.dumps(job).encode())
     shown = status(store)
     assert "evaluation judged\n  suite     small" in shown
-    assert "job       j, w: paused" in shown
+    assert "job j, w: paused" in shown
 
 
 def raise_commit(store: Store, kind: str, key: str) -> None:
@@ -283,17 +284,16 @@ def test_tables_of_other_formats_are_passed_over_and_named(
 ) -> None:
     concept = tiny_store.plan.concepts[0]
 
-    def other(table: pa.Table) -> pa.Table:
+    def other(table: pa.Table, **renamed: str) -> pa.Table:
         metadata = table.schema.metadata
         number = metadata[b"conceptprune.format"].partition(b"/")[0] + b"/9"
+        table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
         return table.replace_schema_metadata({**metadata, b"conceptprune.format": number})
 
     replace_table(store, "statistics", concept.target.key, other)
     assert concept.preview_after
-    renamed = {"png": "jpeg"}
-    replace_table(
-        store, "preview", concept.preview_after.key, lambda t: other(t.rename_columns(renamed))
-    )
+    after = concept.preview_after.key
+    replace_table(store, "preview", after, lambda table: other(table, png="jpeg"))
     report = read_report(store.uri, None)
     assert [name for name in report.not_shown if "statistics/9" in name]
     assert "images in a table of another format" in report.not_shown
