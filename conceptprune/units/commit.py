@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-
 from conceptprune.store import Commit, ObjectRef, Store
 from conceptprune.store.claims import Claim, Claims
 from conceptprune.units.units import Unit
@@ -64,6 +62,9 @@ def commit_made(store: Store, unit: Unit, make: Callable[[], Made]) -> Commit:
     Raises:
         StoreError: see `Store.commit`.
     """
+    # Here, because a driver that only hands units out does without it.
+    import torch
+
     started = time.perf_counter()
     made = make()
     commit = Commit(

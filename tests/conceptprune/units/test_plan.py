@@ -172,6 +172,7 @@ def test_previews_of_the_untouched_model_are_shared() -> None:
 
 def test_handing_out_units_does_not_import_torch() -> None:
     code = (
-        "import sys; import pipelines.journal, pipelines.schedule; sys.exit('torch' in sys.modules)"
+        "import sys; import pipelines.records.journal, pipelines.scheduling.loop; "
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
