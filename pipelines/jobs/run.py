@@ -105,7 +105,8 @@ def run_plan(
         # has been done so far is on record.
         journal.end("stopped")
         raise
-    results = journal.results.values()
+    # What was made before the plan was known is no part of what the plan took.
+    results = [r for key, r in journal.results.items() if r.error or key not in before]
     rows = journal.end("failed" if any(result.error for result in results) else "done")
     computed = sum(result.status == "done" for result in results)
     return Outcome(

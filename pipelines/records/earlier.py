@@ -104,9 +104,9 @@ class _Prompts:
         # What was collected for certain comes last, where it counts.
         found.sort(key=lambda each: each[0])
         together: dict[str, tuple[PromptPair, ...]] = {}
-        for _, _, pairs in found:
-            together.update(pairs)
-        rows = [_row(commit, sorted(pairs.keys() & erased)) for _, commit, pairs in found]
+        for _, _, made in found:
+            together.update(made)
+        rows = [_row(commit, sorted(made.keys() & erased)) for _, commit, made in found]
         return cls(rows=rows, pairs=together)
 
 
