@@ -92,6 +92,8 @@ go wrong by it: then `gc` keeps all that may be the run's.
 NUMBER = format_number(SCHEMA)
 COMPLETE = 3
 """The first format that has all that a run refers to."""
+INTERMEDIATE_UNTIL_2 = ("window", "statistics", "images", "scores", "set-scores", "attack")
+"""Kinds of units that were done only for others when ledgers did not say so yet."""
 
 EMPTY: Mapping[str, Callable[[], Any]] = {
     "string": str,
@@ -305,7 +307,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
         number = format_number(table.schema)
     known = [name for name in SCHEMA.names if _is_known(table.schema, name)]
     unknown = tuple(name for name in table.column_names if name not in known)
-    if number > NUMBER and not {"kind", "key"} <= set(known):
+    if not {"kind", "key"} <= set(known):
         raise UnknownFormatError(
             f"{store.uri}: runs/run={run}/{LEDGER_FILE} is of the format ledger/{number}, and this "
             f"version of conceptprune cannot read its units: it knows ledger/{NUMBER}"
@@ -313,7 +315,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
     rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
     if number < COMPLETE:
         for row in rows:
-            row["intermediate"] = row["kind"] in INTERMEDIATE
+            row["intermediate"] = row["kind"] in INTERMEDIATE_UNTIL_2
     return Ledger(number=number, rows=rows, unknown=unknown)
 
 
