@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then
 	$(BIN)/conceptprune report $(STORE) --out $(STORE)/report.html
 
 test: lint ## everything CI checks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(VENV)/installed-dev ## the library's tests that need no cluster, server or browser
 	$(BIN)/python -m pytest tests/conceptprune -m "not slow"
@@ -35,11 +35,11 @@ chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; min
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluate]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch,dev,evaluate]'
 	touch $@
 
 clean:

@@ -10,9 +10,7 @@ from rich.console import Console
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 
 from .baselines.cli import app as baseline
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
+from .console import exits
 
 app = typer.Typer(
     name="conceptprune",
@@ -42,9 +40,9 @@ RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the ne
 @app.command()
 def validate(manifest: ManifestPath) -> None:
     """Check a manifest completely; print nothing but its summary or every problem in it."""
-    from conceptprune.manifest import load_manifest
+    from conceptprune.evaluation.job_manifest import load_job_manifest
 
-    checked = load_manifest(manifest)
+    checked = load_job_manifest(manifest)
     typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
 
 
@@ -291,10 +289,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(exits.BAD_INPUT)
     except (ClusterError, StoreError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        sys.exit(exits.FAILED)
 
 
 if __name__ == "__main__":

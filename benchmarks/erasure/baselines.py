@@ -31,7 +31,7 @@ from benchmarks.erasure.text_edits import (
 )
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.checkpoints.files import delta_file, encode_delta
-from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest import Fuse
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.models.stable_diffusion import StableDiffusion
@@ -48,7 +48,7 @@ PICTURES = 24
 CHOOSING_ARTISTS = NAMES[2::4]
 CHOOSING_PICTURES = 12
 FIA = FiaSettings(tau=PLAIN.tau)
-FUSIONS: tuple[Fusion, ...] = (Union(), RetainShared(), Budget())
+FUSIONS: tuple[Fuse, ...] = (Fuse(how="union"), Fuse(how="retain-shared"), Fuse(how="budget"))
 GOOD = ("erased thing", "others look", "others thing", "photos look", "photos thing")
 """Rates that an erasure should leave as they are."""
 
@@ -117,7 +117,7 @@ class Comparison:
         yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
 
     def mask_rows(
-        self, fusions: Sequence[Fusion], artists: Sequence[str], retained: Sequence[str]
+        self, fusions: Sequence[Fuse], artists: Sequence[str], retained: Sequence[str]
     ) -> Iterator[Row]:
         """Both selectors by some fusions."""
         for selector, settings in (("conceptprune", PLAIN), ("fia", FIA)):
@@ -150,10 +150,10 @@ class Comparison:
         return chosen(lines, UCE_CANDIDATES), chosen(lines, RECE_CANDIDATES)
 
     def mask(
-        self, selector: str, fusion: Fusion, artists: Sequence[str], retained: Sequence[str]
+        self, selector: str, fusion: Fuse, artists: Sequence[str], retained: Sequence[str]
     ) -> Made:
         """Our erasure: statistics, a mask of each artist, one of them all."""
-        needed = [None, *artists, *(retained if isinstance(fusion, Budget) else ())]
+        needed = [None, *artists, *(retained if fusion.how == "budget" else ())]
         collection = 0.0
         for side in needed:
             self.maker.side("both", side)
@@ -173,7 +173,7 @@ class Comparison:
 
     def control(self, how: str, artists: Sequence[str], retained: Sequence[str]) -> Made:
         """As many weights of each layer as ConceptPrune's union, chosen without looking."""
-        like = self.mask("conceptprune", Union(), artists, retained).change
+        like = self.mask("conceptprune", Fuse(how="union"), artists, retained).change
         if not isinstance(like, PruningMask):
             raise TypeError("a selector makes a mask")
         started = time.process_time()

@@ -16,6 +16,7 @@ from conceptprune.collection.settings import Window as Window
 from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.errors import NumericalError
 from conceptprune.models.base import DiffusionModel, Guided, Metered
+from conceptprune.models.borrowed import borrowed
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
 
@@ -37,16 +38,24 @@ class WindowResult:
 
 
 def collect(
-    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    settings: CollectionSettings,
+    *,
+    resolution: int | None = None,
 ) -> Statistics:
     """Statistics of `prompts` over the first `settings.tau` denoiser calls.
 
+    `pipe` is a diffusers pipeline, which stays as it is, or a model of ours; `resolution` the side
+    of a pipeline's images in pixels, its own by default.
+
     Raises:
-        UserError: the scheduler makes fewer than tau calls.
+        UserError: the scheduler makes fewer than tau calls, or the pipeline has no such site.
         NumericalError: an activation overflowed or is not a number.
     """
     window = Window(0, settings.tau)
-    return collect_window(model, prompts, settings, window, keep_states=False).statistics
+    with borrowed(pipe, resolution=resolution) as model:
+        return collect_window(model, prompts, settings, window, keep_states=False).statistics
 
 
 def collect_window(

@@ -8,10 +8,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Domain
-from conceptprune.evaluation.scorers.table import AnyScorer
+from conceptprune.evaluation.scorers.table import AnyScorer, refuse_same_titles
 from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
 from conceptprune.manifest.fields import (
-    FieldPath,
     Guidance,
     Int,
     Line,
@@ -23,7 +22,6 @@ from conceptprune.manifest.fields import (
     Some,
     beside,
     concept_key,
-    refusal,
     refusal_here,
     refuse_duplicates,
 )
@@ -223,16 +221,7 @@ class Suite(Section):
     @field_validator("scorers")
     @classmethod
     def _titles_once(cls, scorers: tuple[AnyScorer, ...]) -> tuple[AnyScorer, ...]:
-        seen: set[str] = set()
-        problems: list[tuple[FieldPath, str]] = []
-        for index, scorer in enumerate(scorers):
-            if scorer.title in seen:
-                problems.append(
-                    ((index,), f"a name of its own (another scorer is {scorer.title}): give name:")
-                )
-            seen.add(scorer.title)
-        if problems:
-            raise refusal(*problems)
+        refuse_same_titles(scorers)
         return scorers
 
     @field_validator("groupings")

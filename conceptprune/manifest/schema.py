@@ -198,6 +198,10 @@ class Sweep(Section):
         return tuple(made)
 
 
+SCORER_PLACES = frozenset({"model", "features", "reference", "torchscript", "originals", "weights"})
+"""Fields of scorers that say where files lie: what lies there decides results, and not where."""
+
+
 class Preview(Section):
     """Images before and after, for the report."""
 
@@ -207,7 +211,14 @@ class Preview(Section):
     ] = (0, 1)
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
+    scorers: Annotated[
+        tuple[Any, ...],
+        Field(description="a list of {scorer: ..., settings}, as in a suite"),
+    ] = ()
+    """What looks at the images. A layer above knows the scorers: `evaluation.job_manifest` checks
+    these sections and makes them settings."""
     judge: Literal["studio"] | None = None
+    """The first spelling of `scorers: [{scorer: studio-judge}]`."""
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     prompts_per_concept: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1
@@ -225,6 +236,11 @@ FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with
 
 class Fuse(Section):
     """How the masks of all concepts become one; a name alone means its defaults.
+
+    - `union` prunes what any concept's mask prunes.
+    - `retain-shared` keeps what many concepts share and is therefore no concept's own (FIA): an
+      entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a single mask.
+    - `budget` prunes at most `fraction` of the site's weights (`masks.budget` says which).
 
     Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
     """
@@ -244,6 +260,21 @@ class Fuse(Section):
         if value is not None and info.data.get("how", owner) != owner:
             raise refusal_here(f"nothing: it is a setting of {owner}")
         return value
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The setting that its kind of fusion has, by name, or its default; a union has none."""
+        match self.how:
+            case "retain-shared":
+                return {"alpha": 0.8 if self.alpha is None else self.alpha}
+            case "budget":
+                return {"fraction": 0.02 if self.fraction is None else self.fraction}
+        return {}
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What decides the fused mask."""
+        return {"how": self.how, **self.settings}
 
 
 def _fuse_section(value: Any) -> Any:

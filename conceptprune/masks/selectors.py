@@ -1,7 +1,10 @@
-"""The selectors: each reads the same statistics, and a new one is a file and a row here."""
+"""The selectors: each reads the same statistics, and a new one is a file and a row here.
+
+Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.collection.statistics import Statistics
+from conceptprune.errors import EmptyMaskError, UserError
 from conceptprune.manifest import Pruning, SelectorName
+from conceptprune.manifest.loading import checked_section
 from conceptprune.masks import select_conceptprune as select
 from conceptprune.masks import select_fia
 from conceptprune.masks.contrast import contrast
+from conceptprune.masks.mask import LayerMask, PruningMask, widened
 from conceptprune.masks.select_conceptprune import BaseRule, SelectionSettings
 from conceptprune.masks.select_fia import FiaSettings
+from conceptprune.models.weights import weight_digest
 
 Settings = SelectionSettings | FiaSettings
 Entries = NDArray[np.int64]
@@ -31,12 +38,26 @@ class Evidence:
     """Target sides of other concepts, which count where `rule` says so."""
     rule: BaseRule = "plain"
 
+    def at_call(self, call: int) -> "Evidence":
+        """Of one denoiser call alone."""
+        return replace(
+            self,
+            target=self.target.at_call(call),
+            base=self.base.at_call(call),
+            retained=[side.at_call(call) for side in self.retained],
+        )
+
+
+Selector = Callable[[str, Tensor, Evidence], NDArray[np.bool_] | Entries | Tensor]
+"""(layer, weight [R, W], evidence) -> which of its weights become zero: True for them in an array
+[R, W], or their flat indices `row * W + column`. Any function of this kind selects."""
+
 
 def _conceptprune(
     name: str, weight: Tensor, evidence: Evidence, settings: Sequence[SelectionSettings]
 ) -> list[Entries]:
     target = evidence.target
-    base = select.base_energy_in(
+    base = select.base_energy(
         name, evidence.base, evidence.retained, evidence.rule, num_prompts=target.num_prompts
     )
     return select.select_in_layer(name, weight, target.layers[name].sum_sq, base, settings)
@@ -50,7 +71,7 @@ def _fia(
 
 def _stronger_energy(name: str, evidence: Evidence) -> NDArray[np.bool_]:
     target = evidence.target
-    base = select.base_energy_in(
+    base = select.base_energy(
         name, evidence.base, evidence.retained, evidence.rule, num_prompts=target.num_prompts
     )
     return target.layers[name].sum_sq > base
@@ -122,18 +143,124 @@ def stronger_neurons(selector: SelectorName, name: str, evidence: Evidence) -> N
     return _SELECTORS[selector].stronger(name, evidence)
 
 
-def select_mask(
-    selector: SelectorName, weights: Mapping[str, Tensor], evidence: Evidence, settings: Settings
-) -> dict[str, Entries]:
-    """The entries to prune, per layer; `weights` are the site's [R, W] by module name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSelector:
+    """A selector of the table with its settings, as a function; see `Selector`."""
+
+    name: SelectorName
+    settings: Settings
+
+    def __call__(self, layer: str, weight: Tensor, evidence: Evidence) -> Entries:
+        """One layer's entries."""
+        return select_in_layer(self.name, layer, weight, evidence, [self.settings])[0]
+
+
+def named_selector(name: SelectorName, **settings: Any) -> NamedSelector:
+    """A selector by its name, with the published settings where none are given.
+
+    "conceptprune" has sparsity, tau, threshold and min_per_row; "fia" has r1, r2 and tau.
 
     Raises:
-        UserError: as `select_in_layer`.
+        UserError: there is no such selector, or no such setting of it, or a value is wrong.
+    """
+    pruning = checked_section(Pruning, selector=name, **settings)
+    return NamedSelector(name=name, settings=selection_settings(pruning))
+
+
+def select_entries(
+    weights: Mapping[str, Tensor], evidence: Evidence, selector: Selector
+) -> dict[str, Entries]:
+    """The entries to prune, per layer; `weights` are the site's [R, W] by layer.
+
+    Raises:
+        UserError: as `select_in_layer`; or what the selector gave are no entries of the weight.
         EmptyMaskError: no entry was selected in any layer.
     """
-    return select.not_empty(
-        {
-            name: select_in_layer(selector, name, weights[name], evidence, [settings])[0]
-            for name in sorted(weights)
-        }
+    entries = {
+        name: _entries(name, weights[name], selector(name, weights[name], evidence))
+        for name in sorted(weights)
+    }
+    if not any(len(flat) for flat in entries.values()):
+        raise EmptyMaskError(
+            "no weight was selected: the target prompts excite no neuron more than the base "
+            "prompts do; check that base and target prompts differ"
+        )
+    return entries
+
+
+def _entries(name: str, weight: Tensor, chosen: Any) -> Entries:
+    """What a selector gave for a layer, as sorted flat indices."""
+    found = np.asarray(chosen.cpu() if isinstance(chosen, Tensor) else chosen)
+    if found.dtype == np.bool_ and found.shape == weight.shape:
+        return np.flatnonzero(found)
+    if found.ndim == 1 and (found.dtype.kind in "iu" or not found.size):
+        flat: Entries = np.unique(found.astype(np.int64))
+        if not flat.size or (flat[0] >= 0 and flat[-1] < weight.numel()):
+            return flat
+    raise UserError(
+        f"the selector gave {found.dtype} {list(found.shape)} for {name}; it should give True or "
+        f"False for each of its {list(weight.shape)} weights, or flat indices of them"
     )
+
+
+def select_mask(
+    weights: Mapping[str, Tensor],
+    evidence: Evidence,
+    selector: Selector,
+    *,
+    concept: str,
+    component: str,
+    provenance: Mapping[str, Any],
+) -> PruningMask:
+    """The mask of one concept; jobs, benchmarks and `method.find_mask` all make theirs here.
+
+    Args:
+        weights: by layer, whole [R, W], in any floating dtype.
+        evidence: statistics of the same layers; of their last columns where only these are the
+            site's.
+        selector: what selects, with its settings.
+        concept: the name that the mask will have.
+        component: the pipeline's name for the denoiser.
+        provenance: what the mask says of its origin, beside selector and timesteps; JSON.
+
+    Raises:
+        UserError: the selector keeps nothing of a layer, asks for more calls than were collected,
+            or gives what are no entries.
+        EmptyMaskError: no weight was selected in any layer.
+    """
+    site_weights = on_site(weights, evidence.target)
+    entries = select_entries(site_weights, evidence, selector)
+    layers = {}
+    for name, weight in sorted(weights.items()):
+        rows, columns = weight.shape
+        first_column = columns - site_weights[name].shape[1]
+        layers[name] = LayerMask(
+            shape=(rows, columns),
+            first_column=first_column,
+            entries=widened(entries[name], columns, first_column),
+            weight_digest=weight_digest(weight),
+        )
+    return PruningMask(
+        concepts=(concept,),
+        component=component,
+        layers=layers,
+        provenance={**provenance, **_selection(selector, evidence)},
+    )
+
+
+def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
+    """Of each weight [R, W] the last columns, of which there are statistics."""
+    return {
+        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
+        for name, weight in weights.items()
+    }
+
+
+def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
+    """What a mask says of how its entries were selected."""
+    known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
+    tau = None
+    if isinstance(selector, NamedSelector):
+        known = {"selector": selector.name, "selection": asdict(selector.settings)}
+        tau = selector.settings.tau
+    return {**known, "base": evidence.rule, "timesteps": evidence.target.timesteps[:tau]}

@@ -204,9 +204,13 @@ class DiffusionModel(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser computes; its weights may be elsewhere meanwhile."""
-        return (
-            self._residency.device if self._residency else next(self.denoiser.parameters()).device
-        )
+        if self._residency:
+            return self._residency.device
+        if hasattr(self.denoiser, "_hf_hook"):
+            # Offloaded by its owner: accelerate's hooks bring it to the device for each call.
+            device: torch.device = self.pipe._execution_device
+            return device
+        return next(self.denoiser.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

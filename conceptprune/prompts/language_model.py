@@ -11,8 +11,9 @@ import torch
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
+from conceptprune.manifest import Generator
 from conceptprune.models.weights import checkpoint_files
-from conceptprune.prompts.fillers import Answer, GeneratorSettings
+from conceptprune.prompts.fillers import Answer
 
 CONFIGS = {".json", ".txt", ".model", ".jinja"}
 
@@ -57,7 +58,7 @@ class LanguageModel:
         return cls(model.to(device), tokenizer)
 
     @torch.inference_mode()
-    def answer(self, question: str, seed: int, settings: GeneratorSettings) -> Answer:
+    def answer(self, question: str, seed: int, generator: Generator) -> Answer:
         """Sample one answer; the same question and seed give the same one.
 
         One at a time, so that no batch moves a bit of it. The question goes through the
@@ -69,10 +70,10 @@ class LanguageModel:
         inputs = self._inputs(question)
         length = inputs["input_ids"].shape[1]
         most = getattr(self.model.config, "max_position_embeddings", None)
-        if most is not None and length + settings.max_new_tokens > most:
+        if most is not None and length + generator.max_new_tokens > most:
             raise UserError(
                 f"prompts.generator.max_new_tokens: with the question's {length} tokens at most "
-                f"{most - length}, as {settings.source.label} takes {most}"
+                f"{most - length}, as {generator.source.label} takes {most}"
             )
         device = self.model.device
         devices = [device] if device.type == "cuda" else []
@@ -81,14 +82,14 @@ class LanguageModel:
             output = self.model.generate(
                 **{name: tensor.to(device) for name, tensor in inputs.items()},
                 do_sample=True,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
+                temperature=generator.temperature,
+                top_p=generator.top_p,
+                max_new_tokens=generator.max_new_tokens,
                 pad_token_id=self._padding(),
             )
         tokens = output[0, length:]
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        complete = len(tokens) < settings.max_new_tokens or int(tokens[-1]) in self._ends()
+        complete = len(tokens) < generator.max_new_tokens or int(tokens[-1]) in self._ends()
         return Answer(text=text, complete=complete)
 
     def _inputs(self, question: str) -> dict[str, torch.Tensor]:

@@ -23,23 +23,22 @@ from conceptprune.checkpoints.seal import sealer
 from conceptprune.checkpoints.single_file import check_single_file, write_single_file
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import Fuse, FuseName
-from conceptprune.masks.fusion import Budget, fuse_masks
+from conceptprune.masks.fusion import fuse_masks
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import identity
 from conceptprune.models.from_single_file import converted_from
 from conceptprune.store import Store
 from conceptprune.studio import LABEL, model_path
-from conceptprune.units.plan import fusion_of
 from conceptprune.units.units import FusedMaskUnit
 from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
+from ..console.names import slug
 from ..records.collected import Collected
 from ..records.ledger import RunRecord, open_ledger
 from ..records.runs import _nearest, find_run, mask_keys
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks
-from .names import slug
 from .output import check_unused, complete_or_absent
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -66,7 +65,7 @@ class Checkpoint:
         names = self.mask.concepts
         how = self.mask.provenance.get("fusion", {}).get("how", "union")
         text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
-        return f"{slug(text)}-{self.mask.digest[:DIGEST_CHARS]}"
+        return f"{slug(text) or 'concept'}-{self.mask.digest[:DIGEST_CHARS]}"
 
     @property
     def file(self) -> str:
@@ -221,10 +220,9 @@ def _fused(
     model: Path | None,
 ) -> PruningMask:
     """One mask of several concepts; `keys` are their masks' by concept name."""
-    fusion = fusion_of(fuse)
-    unit = FusedMaskUnit(masks=tuple(keys.values()), fusion=fusion)
-    if not isinstance(fusion, Budget):
-        return fuse_masks((read_mask(store, key) for key in unit.masks), fusion)
+    unit = FusedMaskUnit(masks=tuple(keys.values()), fusion=fuse)
+    if fuse.how != "budget":
+        return fuse_masks((read_mask(store, key) for key in unit.masks), fuse)
     folder = _base_model(record, model)
     provenance = read_mask(store, unit.masks[0]).provenance
     sides, retained = _sides(store, record, list(keys))

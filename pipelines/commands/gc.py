@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Commit, Entry, Store, UnknownFormatError
 from conceptprune.store.files import TEMPORARY_PREFIX
-from conceptprune.units.units import Need
+from conceptprune.units.unit import Need
 
 from ..records.earlier import edits_beside_rows, needs_beside_rows
 from ..records.evaluation import RUN_FILE as EVALUATION_FILE
@@ -36,6 +36,7 @@ from ..records.ledger import (
     need_of,
     open_ledger,
 )
+from ..scheduling.kinds import kinds_of
 
 RESULTS = ("commits", "objects")
 FOLDERS = (*RESULTS, "damaged", "claims")
@@ -249,8 +250,10 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
     except UnknownFormatError:
         ledger, unknown = Ledger(number=0, rows=[]), f"{LEDGER_FILE} cannot be read"
     rows = ledger.rows
-    needs = {(row["kind"], row["key"]) for row in rows}
-    needs |= {need_of(text) for row in rows for text in row["needs"]}
+    named = {(row["kind"], row["key"]) for row in rows}
+    named |= {need_of(text) for row in rows for text in row["needs"]}
+    # Under its former name, too, the record of a unit is the one that the run refers to.
+    needs = {(name, key) for kind, key in named for name in kinds_of(kind)}
     edits = {path for row in rows for path in row["applies"]}
     if ledger.number < COMPLETE and not forget:
         needs |= set(needs_beside_rows(store))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,10 @@ from conceptprune.prompts.pairs import PromptPair
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import LostUnitError, Store, parquet_to_table
 from conceptprune.units.plan import Plan, collection_settings, concepts_in, run_id
-from conceptprune.units.units import PreviewUnit, Unit, WindowUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import PreviewUnit, WindowUnit
 
+from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format
 from ..records.journal import new_job
 from ..records.ledger import RunRecord
@@ -89,7 +91,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
 
     for look in range(LOOKS_AT_PROMPTS):
         if todo:
-            run(todo, known, on_result, lambda _: None, lambda _: 0)
+            run(todo, known, on_result, lambda _: None)
         pairs: dict[str, tuple[PromptPair, ...]] = {}
         todo = []
         for unit in units:
@@ -124,7 +126,7 @@ def _plan(
         if unit.key in failed
         for concept in concepts_in(unit)
     }
-    plan = replace(prepared.plan({**pairs, **stand_ins}), prompts=prompts)
+    plan = prepared.plan({**pairs, **stand_ins}, prompts)
     texts = {pair.base.text for (pair,) in stand_ins.values()}
     results = dict(made)
     blocked = set(failed)
@@ -174,7 +176,7 @@ def erase(
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form, verify=verify)
         _print_result(result, store, prepared.denoiser_weights, console)
-        return 1 if result.outcome.failed else 0
+        return exits.of_job(result.outcome.failed)
 
 
 def _print_result(result: JobResult, store: str, denoiser_weights: int, console: Console) -> None:

@@ -1,5 +1,6 @@
 """What happens before any work: the manifest is checked, the model identified, the plan made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 from safetensors import safe_open
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import Manifest, Outputs, load_manifest
+from conceptprune.evaluation.job_manifest import ScoredOutputs, load_job_manifest
+from conceptprune.evaluation.previews import with_scores
+from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.manifest import Manifest
 from conceptprune.manifest.model import source_of
 from conceptprune.models.families import (
     check_sites,
@@ -36,14 +40,17 @@ class Prepared:
     model: ModelSettings
     denoiser_weights: int
     """Weights of the whole denoiser, pruned or not."""
+    scorers: tuple[tuple[ScorerSettings, Facts], ...] = ()
+    """What looks at the previews; readers of a run that is over do without."""
 
     def prompts_units(self) -> list[AnyPromptsUnit]:
         """The units that make the prompts."""
         return prompts_units(self.manifest, self.model.language_model)
 
-    def plan(self, pairs: Pairs) -> Plan:
-        """The plan of the run with these prompts."""
-        return build_plan(self.manifest, self.model, pairs)
+    def plan(self, pairs: Pairs, unmade: Sequence[AnyPromptsUnit] = ()) -> Plan:
+        """The plan of the run with these prompts; see `build_plan`."""
+        plan = build_plan(self.manifest, self.model, pairs, unmade)
+        return with_scores(plan, self.manifest, pairs, self.scorers)
 
 
 def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
@@ -52,12 +59,12 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     What is not asked for is taken out of the manifest: its sweep, or with `sweep` its outputs.
 
     Raises:
-        UserError: the manifest is wrong, or the model is not there.
+        UserError: the manifest is wrong, or the model or a scorer's weights are not there.
     """
-    manifest = load_manifest(manifest_path)
+    manifest = load_job_manifest(manifest_path)
     if sweep:
         check_sweep(manifest, manifest_path)
-    unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
+    unasked: dict[str, Any] = {"outputs": ScoredOutputs()} if sweep else {"sweep": None}
     manifest = manifest.model_copy(update=unasked)
     source = source_of(manifest.model).pinned()
     folder = source.folder()
@@ -82,6 +89,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         manifest=manifest,
         model=model,
         denoiser_weights=count_weights(folder / denoiser_of(folder)),
+        scorers=tuple((scorer, scorer.check()) for scorer in manifest.scorers),
     )
 
 

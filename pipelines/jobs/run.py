@@ -9,13 +9,13 @@ from rich.console import Console
 
 from conceptprune.manifest import Compute
 from conceptprune.store import Store
-from conceptprune.units.units import Unit
+from conceptprune.units.unit import Unit
+from conceptprune.units.unit_plan import UnitPlan
 
 from ..console.logs import say
 from ..records.journal import Journal
 from ..records.reuse import find_units
 from ..scheduling.cluster import connected
-from ..scheduling.graph import UnitPlan
 from ..scheduling.loop import Result, Tick, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.watchdog import Patience, Watchdog
@@ -24,9 +24,7 @@ from .progress import JobProgress
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
-Evaluations = Callable[[Unit], int]
-"""Denoiser evaluations of a unit."""
-RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick, Evaluations], None]
+RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +94,9 @@ def run_plan(
 
                 for result in known:
                     progress.advance(result)
-                every = {unit.key: unit for unit in plan.units()}
                 left = [unit for unit in units if unit.key not in before]
                 if left:
-                    run(left, every, on_result, journal.on_tick, plan.evaluations)
+                    run(left, plan.by_key, on_result, journal.on_tick)
     except BaseException:
         # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
         # has been done so far is on record.
@@ -126,7 +123,6 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
             known: Mapping[str, Unit],
             on_result: OnResult,
             on_tick: OnTick,
-            evaluations: Evaluations,
         ) -> None:
             joined.enter_context(connected(compute))
             metrics = JobMetrics()
@@ -139,7 +135,7 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                     kind=result.unit.kind,
                     status=result.status,
                     attempts=result.attempts,
-                    evaluations=evaluations(result.unit),
+                    evaluations=result.unit.evaluations,
                 )
                 metrics.now(units_left=len(left), actors=pool.alive)
                 on_result(result)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
 from conceptprune.prompts.table import pairs_from_table
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.units import prompts_digest
+from conceptprune.units.find import find_commit
 
 from .earlier import completed
 from .ledger import PROMPTS_KINDS, Ledger, RunRecord, need_of
@@ -39,7 +39,8 @@ class Collected:
             rows = completed(store, record.asked, rows)
         pairs: dict[str, tuple[PromptPair, ...]] = {}
         for row in rows:
-            commit = store.find(row["kind"], row["key"]) if row["kind"] in PROMPTS_KINDS else None
+            made = row["kind"] in PROMPTS_KINDS
+            commit = find_commit(store, row["kind"], row["key"]) if made else None
             if commit is not None:
                 pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
         return cls(

@@ -13,7 +13,7 @@ from typing import Any
 
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
-from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import (
     Commit,
@@ -22,7 +22,7 @@ from conceptprune.store import (
     UnknownFormatError,
     parquet_to_table,
 )
-from conceptprune.units.units import Need, prompts_digest
+from conceptprune.units.unit import Need
 
 from .asked import Asked
 from .evaluation import EvaluationRecord

@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptprune import __version__
+from conceptprune.attacks.units import AttackSummaryUnit
 from conceptprune.digest import canonical_json
-from conceptprune.store import Store
+from conceptprune.evaluation.units import EvaluationUnit
+from conceptprune.store import Commit, Store, UnknownFormatError
 
 from .fields import NUMBERS, field, is_later
 from .ledger import first_started, told_if_damaged
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 RUN_FILE = "evaluation.json"
 """Not a run.json: that is a run of `erase`, from which there is a report."""
 RUN_FORMAT = "conceptprune.evaluation-run/1"
+
+SUMMARY_KINDS = (EvaluationUnit.kind, AttackSummaryUnit.kind)
+"""Kinds of units that end in a summary (`conceptprune.evaluation.summary`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,7 @@ class EvaluationRecord:
     checkpoints: tuple[Mapping[str, Any], ...]
     """Label, kind, digest and erased concepts of each, and the path of the edit it applies."""
     summary: str
-    """Key of the commit of kind `conceptprune.evaluation.summary.KIND`."""
+    """Key of the unit that ends it: an `EvaluationUnit` or an `AttackSummaryUnit`."""
     started: float
     """When its last job began, in seconds since 1970."""
     first_started: float | None = None
@@ -125,3 +130,23 @@ def evaluation_records(store: Store) -> list[EvaluationRecord]:
     found = (EvaluationRecord.read(store, run) for run in store.runs())
     records = [record for record in found if record is not None]
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+
+
+def summary_commits(
+    store: Store, on_unknown: Callable[[UnknownFormatError], None] | None = None
+) -> list[Commit]:
+    """Commit records of a store's summaries, of evaluations and of attacks; in no order.
+
+    Raises:
+        UnknownFormatError: another version wrote one, and there is nobody to tell: `on_unknown`.
+    """
+    found = []
+    for kind in SUMMARY_KINDS:
+        for key in store.committed(kind):
+            try:
+                found.append(store.find(kind, key))
+            except UnknownFormatError as error:
+                if on_unknown is None:
+                    raise
+                on_unknown(error)
+    return [commit for commit in found if commit is not None]

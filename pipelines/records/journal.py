@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
+from conceptprune.units.unit_plan import UnitPlan
 
-from ..scheduling.graph import UnitPlan
 from .ledger import JOBS_FOLDER, Made, ledger_rows, told_if_damaged, write_ledger
 
 if TYPE_CHECKING:

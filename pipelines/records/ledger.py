@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,21 +22,11 @@ from conceptprune.store import (
     table_to_parquet,
     type_name,
 )
-from conceptprune.units.units import (
-    APPLIED,
-    CheckpointUnit,
-    Detailed,
-    FusedMaskUnit,
-    MaskUnit,
-    Need,
-    PreviewUnit,
-    StatisticsUnit,
-    SweepUnit,
-    Unit,
-    WindowUnit,
-)
+from conceptprune.units.find import find_commit
+from conceptprune.units.unit import APPLIED, Need
+from conceptprune.units.unit_plan import UnitPlan
 
-from ..scheduling.graph import INTERMEDIATE, Committed, UnitPlan
+from ..scheduling.graph import Committed
 from .asked import Asked
 from .fields import NUMBERS, field, is_later
 
@@ -131,42 +121,6 @@ NOTHING_MADE: Made = {
 }
 
 
-def detail_of(unit: Unit) -> str:
-    """What a unit is about, in a few words, beside its kind."""
-    match unit:
-        case WindowUnit(window=window):
-            return f"{len(unit.prompts)} prompts, calls {window.start}-{window.stop - 1}"
-        case MaskUnit():
-            return unit.concept
-        case SweepUnit(settings=settings):
-            return f"{unit.selector}, {len(settings)} settings"
-        case FusedMaskUnit():
-            return f"{len(unit.masks)} masks together"
-        case CheckpointUnit():
-            return unit.form
-        case PreviewUnit():
-            return f"{len(unit.prompts)} images {'after' if unit.mask else 'before'}"
-        case Detailed():
-            return unit.detail
-    return ""
-
-
-def mask_of(unit: Unit) -> str | None:
-    """Key of the mask that a unit makes or applies; None where there is none."""
-    match unit:
-        case MaskUnit() | FusedMaskUnit():
-            return unit.key
-        case CheckpointUnit() | PreviewUnit():
-            return unit.mask
-    return None
-
-
-def applied_by(unit: Unit) -> list[str]:
-    """Paths of the objects that a unit applies and no unit makes: the edits of evaluations."""
-    applies: Sequence[str] = getattr(unit, "applies", ())
-    return list(applies)
-
-
 def ledger_rows(
     plan: UnitPlan,
     *,
@@ -175,7 +129,6 @@ def ledger_rows(
     reused: Mapping[str, Made],
 ) -> list[dict[str, Any]]:
     """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
-    concepts = plan.concepts_of()
     rows = []
     for index, unit in enumerate(plan.units()):
         result = results.get(unit.key)
@@ -194,16 +147,16 @@ def ledger_rows(
                 "kind": unit.kind,
                 "key": unit.key,
                 "needs": [f"{kind}/{key}" for kind, key in unit.needs],
-                "intermediate": unit.kind in INTERMEDIATE,
-                "detail": detail_of(unit),
-                "concepts": list(concepts.get(unit.key, ())),
+                "intermediate": unit.intermediate,
+                "detail": unit.detail,
+                "concepts": list(plan.labels.get(unit.key, ())),
                 "status": status,
                 "attempts": result.attempts if result else 0,
                 "error": result.error if result else None,
-                "evaluations": plan.evaluations(unit),
-                "applies": applied_by(unit),
-                "mask": mask_of(unit),
-                "prompts": unit.prompts_digest if isinstance(unit, StatisticsUnit) else None,
+                "evaluations": unit.evaluations,
+                "applies": list(unit.applies),
+                "mask": unit.mask_key,
+                "prompts": getattr(unit, "prompts_digest", None),
                 **made,
             }
         )
@@ -259,7 +212,7 @@ def reused_units(
                 found.setdefault(row["key"], {name: row[name] for name in NOTHING_MADE})
     with ThreadPoolExecutor(READERS) as readers:
         unknown = [unit for key, unit in units.items() if key not in found]
-        commits = readers.map(lambda unit: store.find(unit.kind, unit.key), unknown)
+        commits = readers.map(lambda unit: find_commit(store, unit.kind, unit.key), unknown)
         found |= {commit.key: made_by(commit) for commit in commits if commit is not None}
     return found
 

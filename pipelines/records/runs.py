@@ -46,18 +46,21 @@ def run_records(store: Store) -> list[RunRecord]:
     Raises:
         UserError: there is none.
     """
-    records = []
-    for run in store.runs():
-        try:
-            records.append(RunRecord.read(store, run))
-        except KeyError:
-            continue
+    records = [record for run in store.runs() if (record := recorded(store, run))]
     if not records:
         raise UserError(
             f"{store.uri}: no run is recorded here; give the store that `conceptprune erase` "
-            "was given"
+            "was given (evaluations alone are shown by `conceptprune report --out FOLDER`)"
         )
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+
+
+def recorded(store: Store, run: str) -> RunRecord | None:
+    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
+    try:
+        return RunRecord.read(store, run)
+    except KeyError:
+        return None
 
 
 def find_run(store: Store, run: str | None) -> RunRecord:

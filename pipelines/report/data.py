@@ -10,17 +10,21 @@ from typing import Any
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.evaluation.summary import KIND as EVALUATION
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.units.find import find_commit
 
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
+from ..records.evaluation import SUMMARY_KINDS
 from ..records.ledger import Ledger, RunRecord, is_fused, is_own_mask, open_ledger, read_ledger
+from ..records.runs import find_run, recorded
 from ..records.unknown import unknown_to_this_version
-from .accuracy import Accuracy, judge_shots
+from ..scheduling.kinds import class_of
+from .accuracy import Accuracy, judge_shots, metrics_in
+from .recognised import Recognised, seen_in_preview_2
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shots import EMBEDDED, NEEDED, Gallery, Role, Shot, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
@@ -29,20 +33,6 @@ from .where import Contrast, heat_map
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
-SHOWN_KINDS = (
-    "prompts",
-    "generated-prompts",
-    "window",
-    "statistics",
-    "mask",
-    "fused-mask",
-    "sweep",
-    "sweep-table",
-    "checkpoint",
-    "preview",
-    "scores",
-)
-"""Kinds of units whose results the pages speak of; of others they only know what these took."""
 CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
 
@@ -55,7 +45,7 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
         StoreError: an object is missing or damaged.
     """
     store = Store(store_uri)
-    record = _record(store, run)
+    record = find_run(store, run)
     ledger = open_ledger(store, record.run)
     if not ledger.rows:
         raise UserError(
@@ -65,37 +55,17 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
     return _Reader(store, record, ledger, gallery).report()
 
 
-def _record(store: Store, run: str | None) -> RunRecord:
-    records = {name: record for name in store.runs() if (record := _recorded(store, name))}
-    if not records:
-        raise UserError(
-            f"{store.uri}: no run here; give the folder or URI that `conceptprune erase --store` "
-            "was given (evaluations alone are shown by a site: --out FOLDER)"
-        )
-    if run is not None and run not in records:
-        raise UserError(f"--run {run}: not in {store.uri}, which has {', '.join(records)}")
-    return records[run] if run else max(records.values(), key=lambda record: record.started)
-
-
-def _recorded(store: Store, run: str) -> RunRecord | None:
-    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
-    try:
-        return RunRecord.read(store, run)
-    except KeyError:
-        return None
-
-
 def only_evaluated(store: Store) -> bool:
     """Whether the store has finished evaluations or attacks, and no run of `erase`."""
-    erased = any(_recorded(store, name) for name in store.runs())
-    return not erased and any(store.committed(EVALUATION))
+    erased = any(recorded(store, name) for name in store.runs())
+    return not erased and any(store.committed(kind) for kind in SUMMARY_KINDS)
 
 
 def evaluation_rows(store: Store) -> list[Row]:
     """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
     rows: dict[str, Row] = {}
     for name in store.runs():
-        if not _recorded(store, name):
+        if not recorded(store, name):
             # What a later version's took is passed over where its ledger cannot be read.
             with suppress(UnknownFormatError):
                 rows |= {row["key"]: row for row in read_ledger(store, name)}
@@ -139,6 +109,10 @@ class _Reader:
                 f"{store.uri}: run {record.run} cannot be shown, as it names no concept that this "
                 f"version knows of; not known: {'; '.join(self.not_shown) or 'nothing'}"
             )
+        self.bases = {
+            pair.base.text for each in self.concepts for pair in self.pairs.get(each.name, ())
+        }
+        self.recognised = self.recognised_in(self.rows)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
 
@@ -149,6 +123,13 @@ class _Reader:
             self.not_shown["the prompts, and so what each image asks for"] = None
             return Collected(rows=ledger.rows, pairs={}, statistics={})
 
+    def recognised_in(self, rows: Sequence[Row]) -> Recognised:
+        try:
+            return Recognised(self.store, rows)
+        except UnknownFormatError:
+            self.not_shown["what was recognised in images"] = None
+            return Recognised(self.store, ())
+
     def report(self) -> ReportData:
         fused = next((row for row in self.rows if is_fused(row)), None)
         provenance: Mapping[str, Any] = {}
@@ -158,9 +139,10 @@ class _Reader:
             mask = self.mask(row) if row else None
             provenance = provenance or (mask.provenance if mask else {})
             concepts.append(self.concept(each, row, mask))
+        untouched = list(self.untouched.values())
         finished = [row["finished"] for row in self.rows if row["finished"]]
         asked = self.record.asked
-        kinds = dict.fromkeys(row["kind"] for row in self.rows if row["kind"] not in SHOWN_KINDS)
+        kinds = dict.fromkeys(row["kind"] for row in self.rows if class_of(row["kind"]) is None)
         if kinds:
             self.not_shown[f"what units of the kinds {', '.join(kinds)} made"] = None
         return ReportData(
@@ -175,7 +157,8 @@ class _Reader:
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            untouched=judge_shots(list(self.untouched.values()), kind=self.concepts[0].kind),
+            untouched=judge_shots(untouched, kind=self.concepts[0].kind),
+            scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
             provenance=provenance,
             not_shown=tuple(self.not_shown),
@@ -313,7 +296,7 @@ class _Reader:
 
     def find(self, kind: str, key: str) -> Commit | None:
         try:
-            return self.store.find(kind, key)
+            return find_commit(self.store, kind, key)
         except UnknownFormatError:
             self.not_shown["results with a record of another format"] = None
             return None
@@ -338,4 +321,7 @@ class _Reader:
             self.not_shown["images in a table of another format"] = None
             return []
         rows: list[dict[str, Any]] = table.to_pylist()
-        return rows
+        if "seen_look" in table.column_names:
+            return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
+        seen = self.recognised.of(key)
+        return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]

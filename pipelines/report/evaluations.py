@@ -10,8 +10,10 @@ from typing import Any
 from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.evaluation.scorers import declared
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
+from conceptprune.evaluation.summary import OBJECT, SCHEMA
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+
+from ..records.evaluation import summary_commits
 
 ATTACK = "attack/"
 """What an attack's name as a scorer begins with."""
@@ -226,15 +228,16 @@ def read_evaluations(store: Store) -> Evaluations:
         StoreError: a summary is damaged.
     """
     not_shown: dict[str, None] = {}
-    commits = []
-    for key in sorted(store.committed(KIND)):
-        try:
-            commits.append(store.find(KIND, key))
-        except UnknownFormatError:
-            not_shown["evaluations with a record of another format"] = None
-    whole = [commit for commit in commits if commit and OBJECT in commit.objects]
+
+    def passed_over(_: UnknownFormatError) -> None:
+        not_shown["evaluations with a record of another format"] = None
+
+    commits = summary_commits(store, passed_over)
+    whole = [commit for commit in commits if OBJECT in commit.objects]
     scores: dict[tuple[str, ...], Score] = {}
-    for commit in sorted(whole, key=lambda commit: commit.provenance.get("finished") or 0.0):
+    for commit in sorted(
+        whole, key=lambda each: (each.provenance.get("finished") or 0.0, each.key)
+    ):
         try:
             rows = _rows(store, commit)
         except UnknownFormatError as error:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from conceptprune.studio import LABEL
 
 from ..records.asked import Asked
+from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
 from .shots import Strip
 from .where import HeatMap
@@ -24,6 +25,11 @@ class KindCost:
     seconds: float
     evaluations: float
     size: float
+
+    @property
+    def title(self) -> str:
+        """What the kind is called."""
+        return title_of(self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +107,8 @@ class ReportData:
     fused_accuracy: Accuracy | None
     untouched: Accuracy | None
     """Before any pruning, over the images of all concepts, each once."""
+    scorers: tuple[str, ...]
+    """What looked at the images, by name."""
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""

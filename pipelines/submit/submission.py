@@ -16,8 +16,8 @@ from ray.job_submission import JobDetails
 
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
+from conceptprune.evaluation.job_manifest import JobManifest
 from conceptprune.evaluation.suite import Suite
-from conceptprune.manifest import Manifest
 from conceptprune.manifest.fields import NamedPath
 from conceptprune.manifest.loading import load_with_paths
 from conceptprune.store.credentials import holds_credentials
@@ -28,6 +28,9 @@ from .upload import PATTERNS, StaysBehind, Travelling, Upload
 Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
+
+CODE = ("conceptprune", "pipelines")
+"""The folders of a clone."""
 
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
@@ -67,7 +70,8 @@ class Submission:
         travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
         places = _travelling_with(file, named, upload)
         checkpoints = [_checkpoint(text, upload) for text in of]
-        words = ["python", "-m", f"pipelines.{command}", travelling.path, "--store", store]
+        program = f"{_package(working_dir)}.{command}"
+        words = ["python", "-m", program, travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
         if log_format is not None:
@@ -130,11 +134,17 @@ def refuse_credentials(option: str, url: str) -> None:
         )
 
 
+def _package(working_dir: Path) -> str:
+    """Whose code a job runs: the working directory's where it is a clone, else the nodes' own."""
+    is_clone = all((working_dir / name / "__init__.py").is_file() for name in CODE)
+    return "pipelines" if is_clone else "conceptprune_pipelines"
+
+
 def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
     """What a manifest or suite asks for, and the files and folders that it names."""
-    schema: type[Manifest | Suite] = Suite if command in ON_SUITES else Manifest
+    schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
     checked, named = load_with_paths(file, schema)
-    if command == "sweep" and isinstance(checked, Manifest):
+    if command == "sweep" and isinstance(checked, JobManifest):
         # Here and below, because these import torch.
         from ..jobs.preparation import check_sweep
 

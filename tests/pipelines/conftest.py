@@ -3,17 +3,18 @@
 import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Commit, Store
-from conceptprune.units.plan import Plan, collection_settings
-from conceptprune.units.units import AnyUnit
+from conceptprune.units.plan import Plan, collection_settings, concepts_in
+from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
 from pipelines.scheduling.loop import Result
 
@@ -76,7 +77,13 @@ def copied(tiny_store: TinyStore, copy: Path) -> Store:
 
 def whole_plan(prepared: Prepared) -> Plan:
     """The plan as a job has it: with the units that make its prompts."""
-    return replace(plan_here(prepared), prompts=tuple(prepared.prompts_units()))
+    units = prepared.prompts_units()
+    pairs = {
+        concept.name: prompt_pairs(concept, seed=unit.seed)
+        for unit in units
+        for concept in concepts_in(unit)
+    }
+    return prepared.plan(pairs, units)
 
 
 def worker_of(prepared: Prepared, store: Store) -> Worker:
@@ -112,7 +119,7 @@ def record_run(
         write_ledger(store, plan.run, rows)
 
 
-def done(unit: AnyUnit, commit: Commit) -> Result:
+def done(unit: Unit, commit: Commit) -> Result:
     return Result(unit=unit, status="done", attempts=1, commit=commit)
 
 

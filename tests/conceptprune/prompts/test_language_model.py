@@ -10,7 +10,7 @@ import torch
 
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Generator
-from conceptprune.prompts.fillers import GeneratorSettings, write_fillers
+from conceptprune.prompts.fillers import write_fillers
 from conceptprune.prompts.language_model import LanguageModel, language_model_identity
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS
 
@@ -20,9 +20,9 @@ def model(language_model_folder: Path) -> LanguageModel:
     return LanguageModel.load(language_model_folder, dtype=torch.float32, device="cpu")
 
 
-def settings(folder: Path, **fields: Any) -> GeneratorSettings:
+def settings(folder: Path, **fields: Any) -> Generator:
     content = {"model": {"folder": str(folder)}, **MANIFEST_SETTINGS, **fields}
-    return GeneratorSettings.of(Generator.model_validate(content), language_model_identity(folder))
+    return Generator.model_validate(content)
 
 
 def test_it_writes_fillers_that_no_other_concept_and_no_random_state_has_a_part_in(

@@ -15,9 +15,9 @@ from conceptprune.errors import ModelMismatchError
 from conceptprune.manifest import Compute
 from conceptprune.store import Store
 from conceptprune.units.commit import Done
-from conceptprune.units.units import Unit
+from conceptprune.units.unit import Unit
 from pipelines.jobs.erase import JobResult, run_job
-from pipelines.jobs.run import Evaluations, OnResult, OnTick, RunUnits
+from pipelines.jobs.run import OnResult, OnTick, RunUnits
 from pipelines.scheduling.loop import Result
 from pipelines.scheduling.workers import RunnerSpec
 from tests.pipelines.conftest import TinyStore, copied, worker_of
@@ -41,14 +41,13 @@ def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
             _: Mapping[str, Unit],
             on_result: OnResult,
             on_tick: OnTick,
-            evaluations: Evaluations,
         ) -> None:
             here = Path.cwd()
             os.chdir("/")
             try:
                 runner = spec.build()
                 for unit in units:
-                    done = runner.run(unit)
+                    done = runner.run_claimed(unit)
                     assert isinstance(done, Done)
                     status = "done" if done.computed else "reused"
                     on_result(Result(unit=unit, status=status, attempts=1, commit=done.commit))

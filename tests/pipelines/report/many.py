@@ -1,12 +1,19 @@
 """A run of many concepts, without a model: the library's records around images made up here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from conceptprune.digest import digest_json
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.scorers.base import Case, Reading
+from conceptprune.evaluation.scorers.studio_judge import StudioJudge
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.tables import scores_table
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
@@ -15,7 +22,8 @@ from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
-from conceptprune.units.units import AnyUnit, MaskUnit, PreviewUnit, PromptsUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit, PreviewUnit, PromptsUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
@@ -57,7 +65,7 @@ def store_of_many(folder: Path, count: int) -> tuple[Store, Plan]:
     rng = np.random.default_rng(0)
     made = {}
     for unit in plan.units():
-        if isinstance(unit, PromptsUnit | MaskUnit | PreviewUnit):
+        if isinstance(unit, PromptsUnit | MaskUnit | PreviewUnit | PreviewScoresUnit):
             commit = _commit(store, plan, unit, rng)
             store.commit(commit)
             made[unit.key] = made_by(commit)
@@ -78,7 +86,7 @@ def _record(prepared: Prepared, plan: Plan) -> RunRecord:
     )
 
 
-def _commit(store: Store, plan: Plan, unit: AnyUnit, rng: np.random.Generator) -> Commit:
+def _commit(store: Store, plan: Plan, unit: Unit, rng: np.random.Generator) -> Commit:
     facts: dict[str, object] = {"seconds": float(rng.uniform(1, 90)), "finished": 1_700_000_100.0}
     if isinstance(unit, MaskUnit):
         mask = _mask(plan, unit, rng)
@@ -88,6 +96,12 @@ def _commit(store: Store, plan: Plan, unit: AnyUnit, rng: np.random.Generator) -
         pairs = {each.name: prompt_pairs(each, seed=unit.seed) for each in unit.concepts}
         kinds = {each.name: each.kind for each in unit.concepts}
         role, data, suffix = "prompts", table_to_parquet(prompts_table(pairs, kinds)), "parquet"
+    elif isinstance(unit, PreviewScoresUnit):
+        forgotten = plan.of(PreviewUnit)[unit.preview].mask is not None
+        table = scores_table(unit.cases, _readings(unit.cases, rng, forgotten=forgotten))
+        settings = scorer_settings(unit.scorer, unit.facts)
+        facts |= {"preview": unit.preview, "title": unit.scorer.title, "settings": settings}
+        role, data, suffix = "scores", table_to_parquet(table), "parquet"
     else:
         assert isinstance(unit, PreviewUnit)
         role, data, suffix = "preview", table_to_parquet(_images(unit, rng)), "parquet"
@@ -119,11 +133,15 @@ def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
     ball = ((x**2 + y**2)[None] < radius**2)[..., None]
     colours = rng.integers(40, 255, (2, number, 1, 1, 3))
     images = np.where(ball, colours[0], colours[1]).astype(np.uint8)
-    # An artist's pictures are recognised before, and seldom after.
-    forgotten = unit.mask is not None
+    return preview_table(unit.prompts, images)
+
+
+def _readings(cases: Sequence[Case], rng: np.random.Generator, *, forgotten: bool) -> list[Reading]:
+    """An artist's pictures are recognised before, and seldom after."""
+    number = len(cases)
     looks = [
-        next((LOOKS.index(each.look) for each in ARTISTS if each.name in prompt.text), None)
-        for prompt in unit.prompts
+        next((LOOKS.index(each.look) for each in ARTISTS if each.name in case.text), None)
+        for case in cases
     ]
     photo = LOOKS.index("photo")
     artist = [
@@ -135,7 +153,8 @@ def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
             thing = rng.integers(0, len(THINGS), number)
             return Verdicts(thing=thing, artist=np.array(artist))
 
-    return preview_table(unit.prompts, images, Judge())  # type: ignore[arg-type]
+    blank = [np.zeros((1, 1, 3), np.uint8)] * number
+    return StudioJudge(Judge()).score(blank, cases, None)  # type: ignore[arg-type]
 
 
 def score(**changes: object) -> dict[str, object]:
@@ -163,7 +182,11 @@ def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: flo
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
+    ref = store.put(
+        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
+    )
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(Commit(kind=KIND, key=key, objects={OBJECT: ref}, provenance=provenance))
+    store.commit(
+        Commit(kind=EvaluationUnit.kind, key=key, objects={OBJECT: ref}, provenance=provenance)
+    )

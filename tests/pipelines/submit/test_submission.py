@@ -82,16 +82,32 @@ def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) ->
     }
     manifest, suite = (["manifests/m.yaml", "--store", STORE], ["suites/s.yaml", "--store", STORE])
     assert {name: words(one) for name, one in sent.items()} == {
-        "erase": ["python", "-m", "pipelines.erase", *manifest],
-        "sweep": ["python", "-m", "pipelines.sweep", *manifest],
-        "evaluate": ["python", "-m", "pipelines.evaluate", *suite, "--of", "base", "--of", MASK],
+        "erase": ["python", "-m", "conceptprune_pipelines.erase", *manifest],
+        "sweep": ["python", "-m", "conceptprune_pipelines.sweep", *manifest],
+        "evaluate": [
+            "python",
+            "-m",
+            "conceptprune_pipelines.evaluate",
+            *suite,
+            "--of",
+            "base",
+            "--of",
+            MASK,
+        ],
         "attack": [
-            *("python", "-m", "pipelines.attack", *suite, "--of", MASK),
+            *("python", "-m", "conceptprune_pipelines.attack", *suite, "--of", MASK),
             *("--attack", "refill-amplify", "--attack", "none"),
         ],
     }
     assert set(sent) == set(COMMANDS)
     assert len({one.run for one in sent.values()}) == len(COMMANDS)
+
+
+def test_a_clone_runs_its_own_code_and_any_other_folder_what_is_installed(work: Path) -> None:
+    put(work / "pipelines" / "__init__.py", "")
+    assert words(submission("base"))[2] == "conceptprune_pipelines.evaluate"
+    put(work / "conceptprune" / "__init__.py", "")
+    assert words(submission("base"))[2] == "pipelines.evaluate"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,7 +142,7 @@ def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
     names = ["mask:$(touch x)", "it's;ls=base", "mask:masks/*&| `id`.safetensors"]
     put(work / "masks" / "*&| `id`.safetensors", "a mask")
     entrypoint = submission(*names).entrypoint
-    echo = entrypoint.replace("python -m pipelines.evaluate", r"printf '%s\n'", 1)
+    echo = entrypoint.replace("python -m conceptprune_pipelines.evaluate", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
     assert shown.stdout.splitlines()[3:] == [word for name in names for word in ("--of", name)]
     assert not (work / "x").exists()

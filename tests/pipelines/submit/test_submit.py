@@ -114,7 +114,10 @@ def test_the_documented_entrypoint_is_submitted_under_the_runs_id(
 ) -> None:
     assert submitted(manifest) == 0
     (call,) = cluster.calls
-    assert call["entrypoint"] == f"python -m pipelines.erase manifests/m.yaml --store {STORE}"
+    assert (
+        call["entrypoint"]
+        == f"python -m conceptprune_pipelines.erase manifests/m.yaml --store {STORE}"
+    )
     assert call["submission_id"] == run_id(manifest)
     assert set(call) == {"entrypoint", "submission_id", "runtime_env"}
     assert set(call["runtime_env"]) == {"working_dir", "excludes"}
@@ -126,7 +129,7 @@ def test_a_hostile_name_reaches_the_job_as_one_word(tmp_path: Path, name: str) -
     store = f"{tmp_path}/st ore;$HOME"
     entrypoint = Submission.of(write(tmp_path / name), store, tmp_path).entrypoint
     assert shlex.split(entrypoint)[3:] == [name, "--store", store]
-    echo = entrypoint.replace("python -m pipelines.erase", r"printf '%s\n'", 1)
+    echo = entrypoint.replace("python -m conceptprune_pipelines.erase", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
     assert shown.stdout.splitlines() == [name, "--store", store]
 
