@@ -67,6 +67,11 @@ class Drawn:
         edit = None if self.edit is None else [self.edit.kind, self.edit.ref.digest]
         return {**self.model.key_parts, "pictures": self.pictures, "edit": edit}
 
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return () if self.edit is None else (self.edit.ref.path,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
@@ -48,8 +48,10 @@ class Claim:
     def from_bytes(cls, data: bytes) -> "Claim | None":
         """The inverse of `to_bytes`; None for what is no claim, which then binds nobody."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
+            content = json.loads(data)
+            # A later version may say more.
+            return cls(**{field.name: content[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, LookupError):
             return None
 
 

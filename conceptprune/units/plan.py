@@ -155,14 +155,13 @@ def build_plan(
     manifest: Manifest,
     model: ModelSettings,
     pairs: Mapping[str, tuple[PromptPair, ...]],
-    unmade: Sequence[AnyPromptsUnit] = (),
+    prompts: Sequence[AnyPromptsUnit] = (),
 ) -> Plan:
     """The plan of a run; `pairs` are the prompt pairs by concept name, retained ones too.
 
-    `unmade` are units of prompts that were given up: they are on the plan, and what is planned of
-    their concepts cannot be done.
+    `prompts` are the units that made these, or failed to: on the plan, they are put on record.
     """
-    return _ErasePlanner(manifest, model, pairs).plan(unmade)
+    return _ErasePlanner(manifest, model, pairs).plan(prompts)
 
 
 def window_units(
@@ -250,8 +249,8 @@ class _ErasePlanner(Planner):
         self.settings = collection_settings(manifest)
         self.pairs = pairs
 
-    def plan(self, unmade: Sequence[AnyPromptsUnit]) -> Plan:
-        for unit in unmade:
+    def plan(self, prompts: Sequence[AnyPromptsUnit]) -> Plan:
+        for unit in prompts:
             self.add(unit)
         concepts = tuple(self.concept(concept) for concept in self.manifest.concepts)
         fused = self.fused(concepts) if self.manifest.outputs.fuse else None
@@ -269,7 +268,7 @@ class _ErasePlanner(Planner):
         return Plan(
             run=run_id(self.manifest, self.model),
             by_key=by_key,
-            labels=labels_of(by_key, self.labelled(concepts, unmade)),
+            labels=labels_of(by_key, self.labelled(concepts, prompts)),
             model=self.model,
             settings=self.settings,
             concepts=concepts,
@@ -280,16 +279,21 @@ class _ErasePlanner(Planner):
         )
 
     def labelled(
-        self, concepts: Sequence[ConceptPlan], unmade: Sequence[AnyPromptsUnit]
+        self, concepts: Sequence[ConceptPlan], prompts: Sequence[AnyPromptsUnit]
     ) -> Iterator[tuple[str, list[str]]]:
         """Names of concepts and the keys of the units that are for them."""
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
             yield plan.concept.name, [unit.key for unit in units]
-        for unit in unmade:
-            for concept in concepts_in(unit):
-                yield concept.name, [unit.key]
+        erased = {plan.concept.name for plan in concepts}
+        for unit in prompts:
+            made = {concept.name for concept in concepts_in(unit)}
+            for plan in concepts:
+                # What is only retained is needed by all that are compared with it.
+                compared = bool(plan.mask.retained or plan.preview_after)
+                if plan.concept.name in made or (compared and made - erased):
+                    yield plan.concept.name, [unit.key]
 
     def side(self, prompts: Sequence[Prompt]) -> StatisticsUnit:
         side, windows = window_units(

@@ -68,17 +68,21 @@ def run_plan(
     job: str,
     *,
     parts: str = "concepts",
-    given_up: Sequence[Result] = (),
+    known: Sequence[Result] = (),
     verify: bool = False,
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
+    Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
+    are there are read in full.
     """
     found = find_units(plan, store, verify=verify)
-    units, reused = found.todo, found.reused
-    todo = {unit.key for unit in units}
+    before = {result.unit.key: result for result in known}
+    reused = {key: made for key, made in found.reused.items() if key not in before}
+    todo = before.keys() | {unit.key for unit in found.todo}
+    units = [unit for unit in plan.units() if unit.key in todo]
     journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.results.update(before)
     journal.begin()
     try:
         if units:
@@ -88,9 +92,9 @@ def run_plan(
                     journal.results[result.unit.key] = result
                     progress.advance(result)
 
-                for result in given_up:
-                    on_result(result)
-                left = [unit for unit in units if unit.key not in journal.results]
+                for result in known:
+                    progress.advance(result)
+                left = [unit for unit in units if unit.key not in before]
                 if left:
                     run(left, plan.by_key, on_result, journal.on_tick)
     except BaseException:
@@ -98,7 +102,8 @@ def run_plan(
         # has been done so far is on record.
         journal.end("stopped")
         raise
-    results = journal.results.values()
+    # What was made before the plan was known is no part of what the plan took.
+    results = [r for key, r in journal.results.items() if r.error or key not in before]
     rows = journal.end("failed" if any(result.error for result in results) else "done")
     computed = sum(result.status == "done" for result in results)
     return Outcome(

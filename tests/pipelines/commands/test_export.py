@@ -25,12 +25,19 @@ from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
-from tests.pipelines.conftest import CONCEPTS, HOSTILE_NAME, TinyStore, record_run
+from tests.pipelines.conftest import (
+    CONCEPTS,
+    HOSTILE_NAME,
+    TinyStore,
+    done,
+    record_run,
+    whole_plan,
+)
 from tests.support.sd15_shaped import build_pipeline
 
 ADA, CY, LAST = CONCEPTS
@@ -201,8 +208,15 @@ def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others
     monkeypatch.setattr("conceptprune.units.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
     manifest = tiny_store.prepared.manifest
     worker = Worker(Store(uri), tiny_store.prepared.model, collection_settings(manifest))
-    for unit in prompts_units(manifest)[:2]:
+    for unit in tiny_store.prepared.prompts_units()[:2]:
         worker.run(unit)
+    plan = whole_plan(tiny_store.prepared)
+    made = [
+        done(unit, commit)
+        for unit in plan.units()
+        if (commit := Store(uri).find(unit.kind, unit.key))
+    ]
+    record_run(Store(uri), tiny_store.prepared, plan, made)
     budget = {"form": "mask", "fuse": "budget", "fraction": 0.005, "store": uri}
     only_safetensors(run_export(ADA, CY, **budget))
     with pytest.raises(UserError, match=f'--fuse budget: the prompts of "{LAST}" in run'):

@@ -193,16 +193,18 @@ def test_a_number_that_is_none_stays_none(tmp_path: Path) -> None:
     assert (found.value, found.low, found.high) == (None, None, None)
 
 
-def test_a_summary_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_summary_of_another_version_is_passed_over_and_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    commit_summary(store, [score()])
     metadata = {**SCHEMA.metadata, b"conceptprune.format": b"evaluation/9"}
     table = pa.Table.from_pylist([score()], schema=SCHEMA.with_metadata(metadata))
     ref = store.put(
         table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
     )
     store.commit(Commit(kind=EvaluationUnit.kind, key="k", objects={OBJECT: ref}, provenance={}))
-    with pytest.raises(StoreError, match="evaluation/9"):
-        read_evaluations(store)
+    found = read_evaluations(store)
+    assert len(found.scores) == 1
+    assert found.not_shown == ("the evaluation k of the format evaluation/9",)
 
 
 def test_attacks_stand_side_by_side_and_settings_without_what_was_spent(store: Store) -> None:
