@@ -179,7 +179,10 @@ def submit(
         ),
     ] = "http://127.0.0.1:8265",
     working_dir: Annotated[
-        Path, typer.Option("--working-dir", help="What is uploaded; the file is in it.")
+        Path,
+        typer.Option(
+            "--working-dir", help="The file and what it names by relative paths are in it."
+        ),
     ] = Path(),
     log_format: LogFormatOption = None,
 ) -> None:

@@ -5,7 +5,7 @@
     runs/run=<id>/...                            what each run planned and what became of it
     claims/<kind>/<key>.json                     who is computing a unit just now; they expire
     damaged/...                                  what was found damaged, under its former path
-    probe/conditional-put                        see `Store.check`
+    probe/<name>                                 gone again after `Store.check`
 
 A local folder and an object store (`s3://...`) behave alike: `backend.py` names the few operations
 that both have, and `store.py` is written over these alone.

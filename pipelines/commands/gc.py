@@ -39,7 +39,7 @@ from ..records.ledger import (
 from ..scheduling.kinds import kinds_of
 
 RESULTS = ("commits", "objects")
-FOLDERS = (*RESULTS, "damaged", "claims")
+FOLDERS = (*RESULTS, "damaged", "claims", "probe")
 """In the order of removal: a record never outlives its objects."""
 
 OBJECT = re.compile(r"objects/[^/]+/model=[^/]+/[0-9a-f]{64}\.[^/]+")

@@ -61,7 +61,7 @@ def run_job(
     store = Store(store_uri, StoreMetrics())
     store.check()
     spec = _spec(prepared, store, job, form)
-    with unit_runner(spec, prepared.manifest.compute) as run:
+    with unit_runner(spec, prepared.manifest.compute, store) as run:
         pairs, made = _prompts(prepared, store, run)
         plan, known = _plan(prepared, pairs, made)
         RunRecord(

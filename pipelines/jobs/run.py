@@ -18,6 +18,7 @@ from ..records.reuse import find_units
 from ..scheduling.cluster import connected
 from ..scheduling.loop import Result, Tick, run_units
 from ..scheduling.metrics import JobMetrics
+from ..scheduling.others import OtherJobs
 from ..scheduling.watchdog import Patience, Watchdog
 from ..scheduling.workers import RunnerSpec, WorkerPool
 from .progress import JobProgress
@@ -114,7 +115,7 @@ def run_plan(
 
 
 @contextmanager
-def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
+def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     with ExitStack() as joined:
 
@@ -141,11 +142,13 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                 on_result(result)
 
             patience = Patience()
-            with Watchdog() as watchdog:
+            patience_with_others = Patience(waiting_for="another job")
+            with Watchdog() as watchdog, OtherJobs(store) as others:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()
                     patience.look(tick.lacking)
+                    patience_with_others.look(tick.held)
                     metrics.now(units_left=len(left), actors=tick.actors)
                     metrics.interrupted(tick.interruptions)
                     on_tick(tick)
@@ -158,6 +161,7 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                         max_attempts=compute.max_attempts,
                         on_result=counted,
                         on_tick=beat,
+                        on_held=others.held,
                     )
                 finally:
                     pool.close()

@@ -143,7 +143,7 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
         path = manifest(**sections, compute={"actors": actors})
         prepared = prepare(path)
         spec = _spec(prepared, Store(str(store)), "job", "plain")
-        with unit_runner(spec, prepared.manifest.compute) as run:
+        with unit_runner(spec, prepared.manifest.compute, Store(str(store))) as run:
             _prompts(prepared, Store(str(store)), run)
     one, two = stores.values()
     written = objects(two, "prompts") | objects(two, "answers")

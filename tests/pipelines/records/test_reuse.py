@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from conceptprune.errors import ModelMismatchError
-from conceptprune.manifest import Compute
 from conceptprune.store import Store
 from conceptprune.units.commit import Done
 from conceptprune.units.unit import Unit
@@ -42,7 +41,7 @@ def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
     """Runs the job; its units are run one after the other, by a worker in another folder."""
 
     @contextmanager
-    def in_this_process(spec: RunnerSpec, _: Compute) -> Iterator[RunUnits]:
+    def in_this_process(spec: RunnerSpec, *_: object) -> Iterator[RunUnits]:
         def run(
             units: Sequence[Unit],
             _: Mapping[str, Unit],
