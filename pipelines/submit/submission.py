@@ -31,7 +31,6 @@ Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
 
-"""The folders of a clone."""
 
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
