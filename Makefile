@@ -6,7 +6,10 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: help demo test test-fast lint bench chaos clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then write report.html
 	$(BIN)/conceptprune erase manifests/demo.yaml --store $(STORE)
@@ -15,9 +18,13 @@ demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then
 test: lint ## everything CI checks
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-dev
+test-fast: $(VENV)/installed-dev ## the library's tests that need no cluster, server or browser
+	$(BIN)/python -m pytest tests/conceptprune -m "not slow"
+
+lint: $(VENV)/installed-dev ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of CI

@@ -10,7 +10,7 @@ A `.pt` is a pickle. It is opened with `torch.load(weights_only=True)` alone, wh
 and plain containers and refuses whatever else a pickle can ask for, such as running code.
 """
 
-import pickle
+import pickle  # noqa: TID251 - for the name of its error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

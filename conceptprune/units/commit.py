@@ -10,8 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from conceptprune.store import Commit, ObjectRef, Store
 from conceptprune.store.claims import Claim, Claims
 from conceptprune.units.find import find_commit
@@ -94,6 +92,9 @@ def worker_name() -> str:
 
 def _how_made(seconds: float) -> dict[str, Any]:
     """Provenance of what this process has just made."""
+    # Here, because a driver that only hands units out does without it.
+    import torch
+
     return {
         "seconds": round(seconds, 3),
         "finished": round(time.time(), 3),

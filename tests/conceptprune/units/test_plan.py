@@ -176,6 +176,6 @@ def test_previews_of_the_untouched_model_are_shared() -> None:
 def test_handing_out_units_does_not_import_torch() -> None:
     code = (
         "import sys; import pipelines.commands.status, pipelines.records.journal; "
-        "import pipelines.scheduling.graph; sys.exit('torch' in sys.modules)"
+        "import pipelines.scheduling.loop; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

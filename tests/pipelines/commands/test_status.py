@@ -163,7 +163,7 @@ def test_a_store_without_runs_is_an_error(tiny_store: TinyStore, tmp_path: Path)
 def test_status_does_not_import_ray(tiny_store: TinyStore) -> None:
     code = (
         "import sys; import pipelines.cli; "
-        "from rich.console import Console; from pipelines.status import show_status; "
+        "from rich.console import Console; from pipelines.commands.status import show_status; "
         f"show_status({tiny_store.uri!r}, Console()); "
         "sys.exit('ray' in sys.modules)"
     )

@@ -1,0 +1,291 @@
+"""A unit's key holds all that decides its result, and nothing else: every field of a manifest says
+which kinds of units it makes anew, and the keys themselves are pinned."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from conceptprune import digest
+from conceptprune.manifest import Manifest, parse_manifest
+from conceptprune.manifest.model import source_of
+from conceptprune.models.source import ModelSettings
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.units.plan import build_plan, concepts_in, prompts_units
+
+Content = dict[str, Any]
+
+BASE: Content = {
+    "version": 1,
+    "model": {"folder": "tiny"},
+    "concepts": [
+        {"name": "Ada Bell", "kind": "style"},
+        {"name": "snow", "kind": "object"},
+        {"name": "gender", "kind": "bias", "direction": "male_to_female"},
+        {
+            "name": "a known image",
+            "kind": "memorised",
+            "captions": ["the known image", "it once more"],
+            "caption_base": "an image",
+        },
+    ],
+    "retain": [{"name": "Eve Fox", "kind": "style"}],
+    "collection": {"steps": 20, "tau": 6, "window": 3, "shard_prompts": 8, "dtype": "float32"},
+    "pruning": {"base": "plain+retained-mean"},
+    "sweep": {"sparsity": [0.01, 0.02]},
+    "outputs": {"deltas": True, "fuse": "union", "preview": {}},
+}
+
+PROMPTS = {"prompts"}
+COLLECTED = {"window", "statistics"}
+SELECTED = {"mask", "sweep", "sweep-table", "fused-mask"}
+MADE = {"checkpoint", "preview"}
+FROM_STATISTICS = {*COLLECTED, *SELECTED, *MADE}
+FROM_PROMPTS = {*PROMPTS, *FROM_STATISTICS}
+FROM_MASKS = {*SELECTED, *MADE}
+NONE: set[str] = set()
+
+STYLE = {"base": "a view of a {filler}", "target": "a {filler} as {concept} has it"}
+
+# field -> (what is changed, the kinds of units that become others)
+FIELDS: Mapping[str, tuple[Content, set[str]]] = {
+    "collection.steps": ({"steps": 21}, FROM_STATISTICS),
+    "collection.tau": ({"tau": 5}, FROM_STATISTICS),
+    "collection.guidance": ({"guidance": 3.0}, FROM_STATISTICS),
+    "collection.guidance_halves": ({"guidance_halves": "conditional"}, FROM_STATISTICS),
+    "collection.scheduler": ({"scheduler": "DDIMScheduler"}, FROM_STATISTICS),
+    "collection.resolution": ({"resolution": 64}, FROM_STATISTICS),
+    "collection.seed": ({"seed": 1}, FROM_PROMPTS),
+    "collection.batch_size": ({"batch_size": 4}, FROM_STATISTICS),
+    "collection.shard_prompts": ({"shard_prompts": 4}, FROM_STATISTICS),
+    # Where a trajectory is cut changes no sum.
+    "collection.window": ({"window": 2}, {"window"}),
+    "collection.dtype": ({"dtype": "float16"}, FROM_STATISTICS),
+    "collection.device": ({"device": "cpu"}, NONE),
+    "pruning.selector": ({"selector": "fia"}, FROM_MASKS),
+    "pruning.sparsity": ({"sparsity": 0.03}, FROM_MASKS),
+    "pruning.tau": ({"tau": 4}, FROM_MASKS),
+    "pruning.threshold": ({"threshold": 0.5}, FROM_MASKS),
+    "pruning.min_per_row": ({"min_per_row": 1}, FROM_MASKS),
+    "pruning.r1": ({"selector": "fia", "r1": 0.1}, FROM_MASKS),
+    "pruning.r2": ({"selector": "fia", "r2": 0.1}, FROM_MASKS),
+    "pruning.site": ({"site": "ffn_in"}, FROM_STATISTICS),
+    "pruning.base": ({"base": "plain+retained-max"}, FROM_MASKS),
+    "sweep.selector": ({"selector": ["fia"], "sparsity": None}, {"sweep", "sweep-table"}),
+    "sweep.sparsity": ({"sparsity": [0.01, 0.05]}, {"sweep", "sweep-table"}),
+    "sweep.tau": ({"tau": [2]}, {"sweep", "sweep-table"}),
+    "sweep.threshold": ({"threshold": [0.5]}, {"sweep", "sweep-table"}),
+    "sweep.r1": ({"selector": ["fia"], "sparsity": None, "r1": [0.2]}, {"sweep", "sweep-table"}),
+    "sweep.r2": ({"selector": ["fia"], "sparsity": None, "r2": [0.2]}, {"sweep", "sweep-table"}),
+    "outputs.deltas": ({"deltas": False}, {"checkpoint"}),
+    "outputs.pipelines": ({"pipelines": True}, {"checkpoint"}),
+    "outputs.fuse.how": ({"fuse": "retain-shared"}, {"fused-mask", *MADE}),
+    "outputs.fuse.alpha": (
+        {"fuse": {"how": "retain-shared", "alpha": 0.5}},
+        {"fused-mask", *MADE},
+    ),
+    "outputs.fuse.fraction": (
+        {"fuse": {"how": "budget", "fraction": 0.1}},
+        {"fused-mask", *MADE},
+    ),
+    "outputs.preview.seeds": ({"preview": {"seeds": [5]}}, {"preview"}),
+    "outputs.preview.steps": ({"preview": {"steps": 9}}, {"preview"}),
+    "outputs.preview.guidance": ({"preview": {"guidance": 2.0}}, {"preview"}),
+    "outputs.preview.judge": ({"preview": {"judge": "studio"}}, {"preview"}),
+    "outputs.preview.batch_size": ({"preview": {"batch_size": 3}}, {"preview"}),
+    "outputs.preview.prompts_per_concept": ({"preview": {"prompts_per_concept": 2}}, {"preview"}),
+    "outputs.preview.retained_prompts": ({"preview": {"retained_prompts": 2}}, {"preview"}),
+    "compute.actors": ({"actors": 7}, NONE),
+    "compute.cpus_per_actor": ({"cpus_per_actor": 2.0}, NONE),
+    "compute.gpus_per_actor": ({"gpus_per_actor": 1.0}, NONE),
+    "compute.threads_per_actor": ({"threads_per_actor": 2}, NONE),
+    "compute.max_attempts": ({"max_attempts": 9}, NONE),
+    "compute.offload": ({"offload": "none"}, NONE),
+    "compute.claim_seconds": ({"claim_seconds": 60.0}, NONE),
+    "fillers.style": ({"style": ["cat", "dog", "car"]}, FROM_PROMPTS),
+    "fillers.object": ({"object": ["road", "park"]}, FROM_PROMPTS),
+    "templates.style.base": ({"style": STYLE}, FROM_PROMPTS),
+    "templates.style.target": (
+        {"style": {**STYLE, "base": "a photo of a {filler}"}},
+        FROM_PROMPTS,
+    ),
+}
+"""Changes of one section, by the dotted name of the field that they are about."""
+
+CONCEPT: Mapping[str, tuple[int, Content, set[str]]] = {
+    "name": (0, {"name": "Ada Bells"}, FROM_PROMPTS),
+    "kind": (1, {"kind": "style"}, FROM_PROMPTS),
+    "prompts": (0, {"prompts": [{"base": "a cat", "target": "a cat by Bell"}]}, FROM_PROMPTS),
+    "template": (0, {"template": STYLE}, FROM_PROMPTS),
+    "fillers": (0, {"fillers": ["cat", "dog"]}, FROM_PROMPTS),
+    # What was collected of either side is the same, the other way round.
+    "direction": (2, {"direction": "female_to_male"}, FROM_PROMPTS - COLLECTED),
+    "captions": (3, {"captions": ["the known image"]}, FROM_PROMPTS),
+    "caption_base": (3, {"caption_base": "a painting"}, FROM_PROMPTS),
+}
+"""Changes of the concept with that index."""
+
+
+def plan_keys(content: Content, **model: Any) -> dict[str, set[str]]:
+    """Keys of all units of a manifest's plan, prompt units too, by kind."""
+    manifest = parse_manifest(yaml.safe_dump(content), source="m.yaml", folder=Path())
+    settings = ModelSettings(
+        source=source_of(manifest.model),
+        identity=model.get("identity", "f" * 64),
+        pipeline="StableDiffusionPipeline",
+        dtype=manifest.collection.dtype,
+        device=manifest.collection.device,
+        scheduler=manifest.collection.scheduler,
+        resolution=manifest.collection.resolution,
+    )
+    units = prompts_units(manifest)
+    pairs = {
+        concept.name: prompt_pairs(concept, seed=unit.seed)
+        for unit in units
+        for concept in concepts_in(unit)
+    }
+    plan = build_plan(manifest, settings, pairs)
+    found: dict[str, set[str]] = {}
+    for unit in (*units, *plan.units()):
+        name = type(unit).__name__.removesuffix("Unit")
+        kind = re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
+        found.setdefault(kind, set()).add(unit.key)
+    return found
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, set[str]]:
+    return plan_keys(BASE)
+
+
+def changed(base: dict[str, set[str]], other: dict[str, set[str]]) -> set[str]:
+    return {kind for kind in base.keys() | other.keys() if base.get(kind) != other.get(kind)}
+
+
+def merged(section: Any, change: Any) -> Any:
+    """A section with a change in it, section by section; None takes a field away."""
+    if not isinstance(change, dict) or not isinstance(section, dict):
+        return change
+    both = {**section, **{name: merged(section.get(name), new) for name, new in change.items()}}
+    return {name: value for name, value in both.items() if value is not None}
+
+
+def test_the_manifest_that_all_is_compared_with_has_every_kind(base: dict[str, set[str]]) -> None:
+    assert set(base) == {*FROM_PROMPTS}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_changes_the_keys_of_what_it_decides_and_no_others(
+    field: str, base: dict[str, set[str]]
+) -> None:
+    change, kinds = FIELDS[field]
+    section = field.split(".")[0]
+    content = {**BASE, section: merged(BASE.get(section, {}), change)}
+    assert changed(base, plan_keys(content)) == kinds
+
+
+@pytest.mark.parametrize("field", CONCEPT)
+def test_a_concepts_field_changes_its_prompts_and_all_that_is_made_of_them(
+    field: str, base: dict[str, set[str]]
+) -> None:
+    index, change, kinds = CONCEPT[field]
+    concepts = [dict(concept) for concept in BASE["concepts"]]
+    concepts[index] |= change
+    assert changed(base, plan_keys({**BASE, "concepts": concepts})) == kinds
+
+
+def test_a_retained_concept_is_in_the_masks_that_are_compared_with_it(
+    base: dict[str, set[str]],
+) -> None:
+    more = {**BASE, "retain": [*BASE["retain"], {"name": "Cy Dorn", "kind": "style"}]}
+    assert "mask" in changed(base, plan_keys(more))
+
+
+def test_another_model_makes_everything_but_prompts_anew(base: dict[str, set[str]]) -> None:
+    assert changed(base, plan_keys(BASE, identity="e" * 64)) == FROM_STATISTICS
+
+
+def test_where_the_model_lies_changes_no_key(
+    base: dict[str, set[str]],
+) -> None:
+    elsewhere = plan_keys({**BASE, "model": {"folder": "elsewhere/tiny"}})
+    assert changed(base, elsewhere) == NONE
+
+
+def test_whether_a_window_keeps_its_state_is_in_its_key() -> None:
+    # Calls 3-5 are the last of six, and not the last of nine.
+    ends = plan_keys(BASE)["window"]
+    goes_on = plan_keys({**BASE, "collection": {**BASE["collection"], "tau": 9}})["window"]
+    shards = len(ends) // 2
+    assert len(ends & goes_on) == shards
+
+
+def test_the_methods_version_is_in_every_key(
+    base: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "METHOD_VERSION", digest.METHOD_VERSION + 1)
+    newer = plan_keys(BASE)
+    assert {kind for kind in base if base[kind] & newer[kind]} == NONE
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of every field below a section, lists' and unions' sections by their own."""
+    for name, field in model.model_fields.items():
+        inner = [t for t in _classes(field.annotation) if issubclass(t, BaseModel)]
+        if inner and f"{prefix}{name}" not in ELSEWHERE:
+            for section in inner:
+                yield from fields(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)
+
+
+ELSEWHERE = {
+    "version": "there is only one",
+    "model": "by its files' digest: test_another_model_makes_everything_but_prompts_anew",
+    "concepts": "CONCEPT",
+    "retain": "test_a_retained_concept_is_in_the_masks_that_are_compared_with_it",
+    "prompts": "tests/conceptprune/prompts/test_fillers.py",
+    "fillers.nudity": "as fillers.style",
+    "templates.nudity": "as templates.style",
+    "templates.object": "as templates.style",
+    "templates.bias": "as templates.style",
+}
+"""Fields that have no row above, and where they are instead."""
+
+
+def test_every_field_of_a_manifest_has_its_row() -> None:
+    assert {*fields(Manifest)} == {*FIELDS, *ELSEWHERE}
+    concept = Manifest.model_fields["concepts"].annotation
+    (section,) = {t for t in _classes(concept) if issubclass(t, BaseModel)}
+    assert set(section.model_fields) == set(CONCEPT)
+
+
+GOLDEN = {
+    "prompts": "124673481f85c834ebb550d22f20bf983b8de112cb5bfa72983e8b18f96218fd",
+    "window": "0122f76ad3090b9745b1c82d9c289b3bbecc6c3784eda6a6f021966ebc7facb3",
+    "statistics": "1ff4bb3d0e8b84675bec95dfbfd13f9b7661f6013c18a34eda818d70b3aa1284",
+    "mask": "137cb35bccdd9ade85c48b0e96cfc4ec32644c5160fb401f4bff5121332d37fc",
+    "sweep": "13b202f477e7a31e41ae0807e14870dd2d8e8800066beb7217fd3fb4dab73068",
+    "sweep-table": "8d7e99ac0aa910479f8e10c33ab81a03d1e9f124763f7061b5fb8fdfda86ac66",
+    "fused-mask": "b2e05772bb39dedfe61104354ba8e6d68b4b2368109027c029b742859cc8d9cd",
+    "checkpoint": "9856c821360505a0792f0f94ebc1415a5f378e50faded6bc1a463bc9ef035f89",
+    "preview": "00f008e4a36e0c2e103568e3bbe160100ec74a59d2439b9391ac2abf853ddfd5",
+}
+
+
+def test_the_keys_of_a_small_manifest_are_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The versions of libraries are part of what a mask says, and so of its key.
+    monkeypatch.setattr("conceptprune.units.plan.versions", lambda: {"torch": "2.13.0"})
+    keys = {kind: sorted(found)[0] for kind, found in plan_keys(BASE).items()}
+    assert keys == GOLDEN
