@@ -175,9 +175,13 @@ class MaskUnit(Unit):
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
         """As many entries as the settings allow."""
+        return sizes.mask(self.most_entries(sizes))
+
+    def most_entries(self, sizes: "Sizes") -> int:
+        """The most entries that the settings allow."""
         tau = self.pruning.tau or self.num_calls
         most = self.pruning.most_entries
-        return sizes.mask(sum(most(rows, columns, tau) for rows, columns in sizes.shapes.values()))
+        return sum(most(rows, columns, tau) for rows, columns in sizes.shapes.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,10 +299,11 @@ class FusedMaskUnit(Unit):
         return self.key
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
-        """What its parts write, up to the site's weights or the budget."""
+        """The entries of all its masks, up to the site's weights or the budget."""
+        masks = (units[key] for key in self.masks)
+        entries = sum(mask.most_entries(sizes) for mask in masks if isinstance(mask, MaskUnit))
         share = self.fusion.settings.get("fraction", 1.0)
-        most = sizes.mask(int(share * sizes.num_weights))
-        return min(most, sum(units[key].bytes_written(sizes, units) for key in self.masks))
+        return sizes.mask(min(entries, int(share * sizes.num_weights)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
