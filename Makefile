@@ -6,7 +6,7 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint bench chaos clean
+.PHONY: help demo test test-fast lint bench chaos lower-bounds clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then
 	$(BIN)/conceptprune report $(STORE) --out $(STORE)/report.html
 
 test: lint ## everything CI checks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(VENV)/installed-dev ## the library's tests that need no cluster, server or browser
 	$(BIN)/python -m pytest tests/conceptprune -m "not slow"
@@ -35,12 +35,21 @@ chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; min
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluate]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch,dev,evaluate]'
 	touch $@
+
+# Not part of `make test`: it fetches packages. torch and what only the jobs need are as installed.
+lower-bounds: $(VENV)/installed-dev ## the library at the lowest versions that pyproject.toml allows
+	rm -rf $(VENV)/lower
+	$(BIN)/python tests/lower_bounds.py > $(VENV)/lower.txt
+	$(BIN)/python tests/lower_bounds.py --alone > $(VENV)/lower-alone.txt
+	$(BIN)/pip install --quiet --target $(VENV)/lower --requirement $(VENV)/lower.txt
+	$(BIN)/pip install --quiet --target $(VENV)/lower --no-deps --requirement $(VENV)/lower-alone.txt
+	PYTHONPATH=$(VENV)/lower $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -20,11 +20,11 @@ from conceptprune.manifest import Compute, Manifest
 from conceptprune.manifest.model import source_of
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.store import Commit, Store
+from conceptprune.store import Store
 from conceptprune.store.claims import Claims
-from conceptprune.units.commit import Done, Held, run_claimed, worker_name
+from conceptprune.units.commit import Made, UnitWorker, worker_name
 from conceptprune.units.plan import Plan, build_plan
-from conceptprune.units.units import AnyUnit, needs_denoiser
+from conceptprune.units.unit import Unit
 from pipelines.records.journal import Journal, new_job
 from pipelines.scheduling.loop import Result, Tick, run_units
 from pipelines.scheduling.workers import WorkerPool
@@ -48,37 +48,31 @@ class SleepingSpec:
     job: str
     seconds: float
 
-    def build(self) -> "SleepingRunner":
-        """A runner in this process."""
+    @property
+    def run_id(self) -> str:
+        """Of no run."""
+        return "benchmark"
+
+    def build(self) -> "SleepingWorker":
+        """A worker in this process."""
         store = Store(self.store)
         claims = Claims(store, job=self.job, worker=worker_name())
-        return SleepingRunner(store, claims, self.seconds)
+        return SleepingWorker(store, claims, self.seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class SleepingRunner:
-    """Claims, sleeps, writes a small object and commits."""
+class SleepingWorker(UnitWorker):
+    """Sleeps, and writes a small object."""
 
-    store: Store
-    claims: Claims
-    seconds: float
+    def __init__(self, store: Store, claims: Claims, seconds: float) -> None:
+        super().__init__(store, claims)
+        self.seconds = seconds
 
-    def run(self, work: AnyUnit) -> Done | Held:
-        """Do one unit."""
-        return run_claimed(work, self.claims, self._do)
-
-    def _do(self, work: AnyUnit) -> Commit:
+    def make(self, unit: Unit) -> Made:
+        """Sleep, whatever the unit is."""
         time.sleep(self.seconds)
         slept = time.time()
-        ref = self.store.put(work.key.encode(), kind=work.kind, model="0" * 64, suffix="bin")
-        commit = Commit(
-            kind=work.kind,
-            key=work.key,
-            objects={"slept": ref},
-            provenance={"seconds": self.seconds, "finished": slept, "worker": worker_name()},
-        )
-        self.store.commit(commit)
-        return commit
+        ref = self.store.put(unit.key.encode(), kind=unit.kind, model="0" * 64, suffix="bin")
+        return Made(objects={"slept": ref}, facts={"slept": slept})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +148,9 @@ class _Watch:
         if result.status != "done" or result.commit is None:
             raise RuntimeError(f"{result.unit.kind}: {result.status}: {result.error}")
         self.journal.results[result.unit.key] = result
-        if needs_denoiser(result.unit):
+        if result.unit.warm:
             self.last_window = time.time()
-            self.finished.append(result.commit.provenance["finished"])
+            self.finished.append(result.commit.provenance["slept"])
         while len(self.journal.results) >= SHARES[len(self.memory)] * self.units:
             self.memory.append(resident_mib())
             if len(self.memory) == len(SHARES):
@@ -181,7 +175,7 @@ def measure(uri: str, *, workers: int, units: int, seconds: float, raylets: int)
     load = os.getloadavg()[0]
     plan = plan_of(units)
     todo = list(plan.units())
-    known = {unit.key: unit for unit in todo}
+    known = plan.by_key
     job = new_job()
     journal = Journal(Store(uri), plan, job, todo=known.keys(), reused={})
     compute = Compute(actors=workers, cpus_per_actor=CPUS_OF_AN_ACTOR)
@@ -210,7 +204,7 @@ def measure(uri: str, *, workers: int, units: int, seconds: float, raylets: int)
     return Point(
         workers=workers,
         units=len(todo),
-        tasks=sum(not needs_denoiser(unit) for unit in todo),
+        tasks=sum(not unit.warm for unit in todo),
         actors_by_node=tuple(sorted(watch.nodes.values(), reverse=True)),
         starting=watch.last_actor - watch.begun,
         wall=wall,

@@ -8,10 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import Subject
-from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.masks.select_conceptprune import Energy, SelectionSettings, select_entries
-from conceptprune.models.prompt import Prompt
-from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune import CollectionSettings, Evidence, Prompt, collect, named_selector, select
 
 SEED = 0
 
@@ -26,26 +23,21 @@ class ErasedConcept:
 
 
 def erase_concepts(
-    subject: Subject,
-    concepts: Sequence[str],
-    collection: CollectionSettings,
-    selection: SelectionSettings,
+    subject: Subject, concepts: Sequence[str], collection: CollectionSettings, *, sparsity: float
 ) -> Iterator[ErasedConcept]:
     """Collect the base once, then each concept's target; masks come one by one."""
-    model = StableDiffusion.from_pipeline(subject.pipe)
-    linears = model.metered(collection.sites)
-    weights = {name: metered.linear.weight.detach() for name, metered in linears.items()}
-    base = energy(model, subject.base_prompts, collection)
+    selector = named_selector("conceptprune", sparsity=sparsity)
+    base = collect(subject.pipe, as_prompts(subject.base_prompts), collection)
     for concept in concepts:
-        target = energy(model, subject.target_prompts(concept), collection)
+        prompts = as_prompts(subject.target_prompts(concept))
+        target = collect(subject.pipe, prompts, collection)
         started = time.perf_counter()
-        entries = select_entries(weights, target, base, selection)
-        yield ErasedConcept(entries=entries, select_seconds=time.perf_counter() - started)
-
-
-def energy(model: StableDiffusion, texts: Sequence[str], settings: CollectionSettings) -> Energy:
-    """Collected sums of squares for `texts`, all drawn from the same noise."""
-    return collect(model, as_prompts(texts), settings).energy()
+        evidence = Evidence(target=target, base=base)
+        mask = select(subject.pipe, evidence, selector, concept=concept)
+        yield ErasedConcept(
+            entries={name: layer.entries for name, layer in mask.layers.items()},
+            select_seconds=time.perf_counter() - started,
+        )
 
 
 def as_prompts(texts: Sequence[str]) -> list[Prompt]:

@@ -5,7 +5,6 @@ from benchmarks.models import CONCEPTS, Subject
 from benchmarks.process import PeakMemory, in_own_lean_process
 from benchmarks.results import Measurement
 from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.masks.select_conceptprune import SelectionSettings
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.names import THINGS
 from tests.support.sd15_shaped import build_pipeline
@@ -97,7 +96,7 @@ def erasure_peak(channels: tuple[int, int, int, int], *, num_concepts: int, tau:
     subject = _subject(channels, BATCH_SIZE)
     collection = CollectionSettings(tau=tau, batch_size=BATCH_SIZE)
     memory = PeakMemory()
-    for _ in erase_concepts(subject, CONCEPTS[:num_concepts], collection, SelectionSettings()):
+    for _ in erase_concepts(subject, CONCEPTS[:num_concepts], collection, sparsity=0.01):
         pass
     return memory.mib()
 

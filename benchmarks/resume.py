@@ -16,7 +16,7 @@ from benchmarks.collector import plan_of
 from benchmarks.results import Measurement
 from conceptprune.store import Commit, ObjectRef, Store
 from conceptprune.units.plan import Plan
-from conceptprune.units.units import AnyUnit
+from conceptprune.units.unit import Unit
 from pipelines.records.ledger import ledger_rows, reused_units, write_ledger
 from pipelines.scheduling.graph import committed_in, units_to_do
 from pipelines.scheduling.loop import Result
@@ -108,7 +108,7 @@ def _fill(uri: str, write: Write, units: int) -> tuple[Plan, int]:
     return plan, len(commits)
 
 
-def _commit(unit: AnyUnit) -> Commit:
+def _commit(unit: Unit) -> Commit:
     ref = ObjectRef(
         path=f"objects/{unit.kind}/model={'0' * 12}/{unit.key}.bin", digest=unit.key, size=64
     )

@@ -1,11 +1,12 @@
 """Stand-ins with the real shapes of SD 1.5's ffn_out site: random weights and statistics."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from conceptprune.collection.statistics import LayerStatistics, Statistics
+from conceptprune.masks.selectors import Evidence
 
 SHAPES = {
     f"{block}.attentions.{index}.transformer_blocks.0.ff.net.2": (channels, 4 * channels)
@@ -23,14 +24,6 @@ SHAPES = {
 """Layer name -> (rows, columns): 16 layers, 49.6 million weights."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Statistics:
-    """Energies [calls, columns] of both sides, by layer."""
-
-    base: dict[str, NDArray[np.float64]]
-    target: dict[str, NDArray[np.float64]]
-
-
 def make_weights(seed: int = 0) -> dict[str, Tensor]:
     """Normal weights in float16, SD 1.5's own type."""
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +33,7 @@ def make_weights(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def make_statistics(*, num_calls: int, seed: int = 0) -> Statistics:
+def make_evidence(*, num_calls: int, seed: int = 0) -> Evidence:
     """Log-normal energies: neurons differ by orders of magnitude, calls and sides by little."""
     generator = np.random.default_rng(seed)
     base, target = {}, {}
@@ -50,7 +43,18 @@ def make_statistics(*, num_calls: int, seed: int = 0) -> Statistics:
         concept = generator.normal(0, 0.2, columns)
         base[name] = np.exp(neuron + calls)
         target[name] = np.exp(neuron + calls + concept)
-    return Statistics(base=base, target=target)
+    return Evidence(target=_statistics(target), base=_statistics(base))
+
+
+def _statistics(energy: dict[str, NDArray[np.float64]]) -> Statistics:
+    """As of one prompt."""
+    layers = {
+        name: LayerStatistics(sum_sq=sums, sum_norm=np.sqrt(sums), num_rows=1)
+        for name, sums in energy.items()
+    }
+    num_calls = len(next(iter(energy.values())))
+    timesteps = tuple(map(float, range(num_calls)))
+    return Statistics(first_call=0, timesteps=timesteps, num_prompts=1, layers=layers)
 
 
 class Site(nn.Module):

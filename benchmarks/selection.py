@@ -7,9 +7,8 @@ from pathlib import Path
 from benchmarks import sd15
 from benchmarks.process import PeakMemory, in_own_process
 from benchmarks.results import Measurement
-from conceptprune.masks.mask import LayerMask, PruningMask, load_mask
-from conceptprune.masks.select_conceptprune import SelectionSettings, select_entries
-from conceptprune.models.weights import weight_digest
+from conceptprune.masks.mask import load_mask
+from conceptprune.masks.selectors import named_selector, select_mask
 
 SPARSITY = 0.01
 
@@ -27,30 +26,22 @@ def run_minimal() -> list[Measurement]:
 def measure(*, num_calls: int) -> list[Measurement]:
     """Select, save, load and apply one mask."""
     weights = sd15.make_weights()
-    statistics = sd15.make_statistics(num_calls=num_calls)
+    evidence = sd15.make_evidence(num_calls=num_calls)
     num_weights = sum(weight.numel() for weight in weights.values())
 
     memory = PeakMemory()
     started = time.perf_counter()
-    entries = select_entries(
-        weights, statistics.target, statistics.base, SelectionSettings(sparsity=SPARSITY)
+    mask = select_mask(
+        weights,
+        evidence,
+        named_selector("conceptprune", sparsity=SPARSITY),
+        concept="synthetic",
+        component="unet",
+        provenance={},
     )
     select_seconds = time.perf_counter() - started
     peak = memory.mib()
 
-    mask = PruningMask(
-        concepts=("synthetic",),
-        component="unet",
-        layers={
-            name: LayerMask(
-                shape=sd15.SHAPES[name],
-                entries=entries[name],
-                weight_digest=weight_digest(weight),
-            )
-            for name, weight in weights.items()
-        },
-        provenance={},
-    )
     site = sd15.Site(weights)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mask.safetensors"

@@ -11,7 +11,6 @@ from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.published_procedure import Pair
 from benchmarks.results import Measurement
 from conceptprune.collection.collect import CollectionSettings
-from conceptprune.masks.select_conceptprune import SelectionSettings
 
 PAPER_PROMPTS = 20
 MAX_DIFFERING = 0.001
@@ -67,9 +66,8 @@ def compare(
     """Erase `num_concepts` with the library and `num_published` of them as published."""
     concepts = CONCEPTS[:num_concepts]
     collection = CollectionSettings(steps=steps, tau=tau, batch_size=batch_size)
-    selection = SelectionSettings(sparsity=sparsity)
     started = time.perf_counter()
-    erased = list(erase_concepts(subject, concepts, collection, selection))
+    erased = list(erase_concepts(subject, concepts, collection, sparsity=sparsity))
     seconds = (time.perf_counter() - started) / num_concepts
     select = sum(concept.select_seconds for concept in erased) / num_concepts
     ours = Cost(collect=seconds - select, select=select)

@@ -46,6 +46,14 @@ def _known_file_digest(path: Path, _inode: int, _size: int, _times: tuple[int, i
     return digest_file(path)
 
 
+def seed_from(what: str, *, bits: int) -> int:
+    """The first `bits` (at most 64) of the SHA-256 of a text: a seed that depends on it alone.
+
+    Python's own `hash` differs from one process to the next.
+    """
+    return int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big") >> (64 - bits)
+
+
 def unit_key(parts: Mapping[str, Any]) -> str:
     """Identity of a piece of work: the digest of everything that decides its result."""
     return digest_json({"method": METHOD_VERSION, **parts})

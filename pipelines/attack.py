@@ -3,6 +3,6 @@
 if __name__ == "__main__":
     import sys
 
-    from .cli import main
+    from .__main__ import main
 
     main(["attack", *sys.argv[1:]])

@@ -10,9 +10,7 @@ from rich.console import Console
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 
 from .baselines.cli import app as baseline
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
+from .console import exits
 
 app = typer.Typer(
     name="conceptprune",
@@ -40,11 +38,23 @@ RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the ne
 
 
 @app.command()
-def validate(manifest: ManifestPath) -> None:
+def validate(
+    manifest: ManifestPath,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model", help="Also check its model: configs, and that no tensor is missing."
+        ),
+    ] = False,
+) -> None:
     """Check a manifest completely; print nothing but its summary or every problem in it."""
-    from conceptprune.manifest import load_manifest
+    from conceptprune.evaluation.job_manifest import load_job_manifest
 
-    checked = load_manifest(manifest)
+    checked = load_job_manifest(manifest)
+    if model:
+        from .jobs.preparation import prepare
+
+        prepare(manifest)
     typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
 
 
@@ -257,10 +267,17 @@ def report(
     run: RunOption = None,
 ) -> None:
     """Write one self-contained page, or a site of pages: what was erased, and what it cost."""
+    from .console.logs import one_line
     from .report import write_report
 
-    write_report(store, out=out, run=run)
+    not_shown = write_report(store, out=out, run=run)
     typer.echo(f"wrote {out}")
+    if not_shown:
+        passed_over = one_line("; ".join(not_shown))
+        typer.echo(
+            f"note: not shown, as another version of conceptprune recorded it: {passed_over}",
+            err=True,
+        )
 
 
 @app.command()
@@ -287,10 +304,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(exits.BAD_INPUT)
     except (ClusterError, StoreError, NumericalError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        sys.exit(exits.FAILED)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+TOGETHER = {
+    "tests/end_to_end": "cluster",
+    "tests/pipelines/scheduling": "cluster",
+    "tests/test_packaging.py": "cluster",
+    "tests/conceptprune/store/s3": "server",
+    "tests/pipelines/report": "browser",
+}
+"""Folders whose tests share what there should be one of; of other tests, a file stays together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath).as_posix()
+        group = next((name for folder, name in TOGETHER.items() if path.startswith(folder)), path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `from_pretrained` folder of the tiny pipeline."""

@@ -17,7 +17,13 @@ from conceptprune.studio import model_path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "cluster/README.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "cluster/README.md",
+    "examples/README.md",
+)
 
 
 def blocks(language: str) -> list[str]:

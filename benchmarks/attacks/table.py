@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.erasure.table import percent, table
-from conceptprune.evaluation.summary import KIND, OBJECT
+from conceptprune.evaluation.summary import OBJECT
 from conceptprune.store import Store, parquet_to_table
+from pipelines.records.evaluation import summary_commits
 
 Line = dict[str, Any]
 
@@ -31,8 +32,8 @@ LABELS = {
 def lines_of(store: Store) -> list[Line]:
     """The rates over all artists of every finished attack job, checkpoints in suite order."""
     found: dict[tuple[str, str, str], Line] = {}
-    for key in sorted(store.committed(KIND)):
-        summary = parquet_to_table(store.load(store.get(KIND, key), OBJECT))
+    for commit in sorted(summary_commits(store), key=lambda commit: commit.key):
+        summary = parquet_to_table(store.load(commit, OBJECT))
         for row in summary.to_pylist():
             if not row["scorer"].startswith("attack/") or row["group"] != "erased":
                 continue

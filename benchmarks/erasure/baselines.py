@@ -31,9 +31,8 @@ from benchmarks.erasure.text_edits import (
 )
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.checkpoints.files import delta_file, encode_delta
-from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest import Fuse, Pruning
 from conceptprune.masks.mask import PruningMask
-from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
@@ -47,8 +46,8 @@ PICTURES = 24
 """Of the erased artists, and about as many of the others."""
 CHOOSING_ARTISTS = NAMES[2::4]
 CHOOSING_PICTURES = 12
-FIA = FiaSettings(tau=PLAIN.tau)
-FUSIONS: tuple[Fusion, ...] = (Union(), RetainShared(), Budget())
+FIA = Pruning(selector="fia", tau=PLAIN.tau)
+FUSIONS: tuple[Fuse, ...] = (Fuse(how="union"), Fuse(how="retain-shared"), Fuse(how="budget"))
 GOOD = ("erased thing", "others look", "others thing", "photos look", "photos thing")
 """Rates that an erasure should leave as they are."""
 
@@ -117,14 +116,14 @@ class Comparison:
         yield from self.edit_rows("best of the sweep", self.best_edits(), artists, retained)
 
     def mask_rows(
-        self, fusions: Sequence[Fusion], artists: Sequence[str], retained: Sequence[str]
+        self, fusions: Sequence[Fuse], artists: Sequence[str], retained: Sequence[str]
     ) -> Iterator[Row]:
         """Both selectors by some fusions."""
-        for selector, settings in (("conceptprune", PLAIN), ("fia", FIA)):
+        for selector, settings in (("conceptprune", asdict(PLAIN)), ("fia", FIA.selection)):
             for fusion in fusions:
                 yield Row(
                     method=selector,
-                    setting={"selection": asdict(settings), "fusion": asdict(fusion)},
+                    setting={"selection": settings, "fusion": fusion.key_parts},
                     make=partial(self.mask, selector, fusion, artists, retained),
                 )
 
@@ -150,10 +149,10 @@ class Comparison:
         return chosen(lines, UCE_CANDIDATES), chosen(lines, RECE_CANDIDATES)
 
     def mask(
-        self, selector: str, fusion: Fusion, artists: Sequence[str], retained: Sequence[str]
+        self, selector: str, fusion: Fuse, artists: Sequence[str], retained: Sequence[str]
     ) -> Made:
         """Our erasure: statistics, a mask of each artist, one of them all."""
-        needed = [None, *artists, *(retained if isinstance(fusion, Budget) else ())]
+        needed = [None, *artists, *(retained if fusion.how == "budget" else ())]
         collection = 0.0
         for side in needed:
             self.maker.side("both", side)
@@ -173,7 +172,7 @@ class Comparison:
 
     def control(self, how: str, artists: Sequence[str], retained: Sequence[str]) -> Made:
         """As many weights of each layer as ConceptPrune's union, chosen without looking."""
-        like = self.mask("conceptprune", Union(), artists, retained).change
+        like = self.mask("conceptprune", Fuse(how="union"), artists, retained).change
         if not isinstance(like, PruningMask):
             raise TypeError("a selector makes a mask")
         started = time.process_time()

@@ -12,7 +12,7 @@ import torch
 from benchmarks.erasure.__main__ import GUIDANCE, NAMES, REPORTING_SEEDS, STEPS, row
 from benchmarks.erasure.masks import MaskMaker, Setting
 from benchmarks.erasure.scores import Exam, Examiner, exam
-from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest import Fuse
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
@@ -21,11 +21,11 @@ PICTURES = 48
 """Of the erased artists, and about as many of the others, for each mask."""
 
 
-def fusions(fractions: Sequence[float]) -> Iterator[Fusion]:
-    yield Union()
-    yield RetainShared(alpha=0.8)
+def fusions(fractions: Sequence[float]) -> Iterator[Fuse]:
+    yield Fuse(how="union")
+    yield Fuse(how="retain-shared", alpha=0.8)
     for fraction in fractions:
-        yield Budget(fraction=fraction)
+        yield Fuse(how="budget", fraction=fraction)
 
 
 def questions(
@@ -65,14 +65,14 @@ def main() -> None:
     for number in sorted(arguments.artists, reverse=True):
         erased, retained = NAMES[:number], NAMES[number:]
         for fusion in fusions(arguments.fractions):
-            if number == 1 and not isinstance(fusion, Budget | Union):
+            if number == 1 and fusion.how == "retain-shared":
                 continue  # One concept shares nothing: the same mask as by union.
             mask = maker.fused(erased, setting, fusion, retained)
             line = row(
                 examiner.score(questions(erased), mask),
                 what="fusion",
                 artists=number,
-                fusion=asdict(fusion),
+                fusion=fusion.key_parts,
                 setting=asdict(setting),
                 density=round(mask.density, 5),
             )

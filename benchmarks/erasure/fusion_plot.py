@@ -76,7 +76,10 @@ def draw_plot(lines: list[Line], path: Path) -> None:
             fontsize="small",
         )
         labelled += right
-    for axis, name in ((axes.xaxis, "erased artists still seen"), (axes.yaxis, "other artists kept")):
+    for axis, name in (
+        (axes.xaxis, "erased artists still seen"),
+        (axes.yaxis, "other artists kept"),
+    ):
         axis.set_label_text(name)
         axis.set_major_formatter(PercentFormatter(1))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))

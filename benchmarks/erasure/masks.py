@@ -10,21 +10,20 @@ import numpy as np
 from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.collection.statistics import Statistics
+from conceptprune.manifest import BaseRule, Fuse, Pruning
 from conceptprune.masks.budget import Drive
-from conceptprune.masks.fusion import Budget, Drives, Fusion, fuse_masks
+from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.masks.select_conceptprune import (
-    BaseRule,
-    SelectionSettings,
-    base_energy,
-    select_entries,
+from conceptprune.masks.selectors import (
+    Evidence,
+    NamedSelector,
+    Selector,
+    named_selector,
+    select_mask,
 )
-from conceptprune.masks.select_fia import FiaSettings
-from conceptprune.masks.selectors import Evidence, select_mask
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.stable_diffusion import StableDiffusion
-from conceptprune.models.weights import weight_digest
 from conceptprune.studio.names import ARTISTS, THINGS
 
 Halves = Literal["both", "conditional"]
@@ -88,19 +87,22 @@ class MaskMaker:
 
     def mask(self, artist: str, setting: Setting) -> PruningMask:
         """The mask of one artist; every other artist counts as retained where the base asks."""
-        target = self.side(setting.halves, artist)
         retained = [
             self.side(setting.halves, other.name)
             for other in ARTISTS
             if setting.base != "plain" and other.name != artist
         ]
-        plain = self.side(setting.halves, None)
-        base = base_energy(plain, retained, setting.base, num_prompts=target.num_prompts)
-        selection = SelectionSettings(sparsity=setting.sparsity, tau=setting.tau)
-        return self._mask(artist, select_entries(self._weights, target.energy(), base, selection))
+        evidence = Evidence(
+            target=self.side(setting.halves, artist),
+            base=self.side(setting.halves, None),
+            retained=retained,
+            rule=setting.base,
+        )
+        selector = named_selector("conceptprune", sparsity=setting.sparsity, tau=setting.tau)
+        return self._select(artist, evidence, selector)
 
     def fused(
-        self, artists: Sequence[str], setting: Setting, fusion: Fusion, retained: Sequence[str]
+        self, artists: Sequence[str], setting: Setting, fusion: Fuse, retained: Sequence[str]
     ) -> PruningMask:
         """One mask for several artists; a budget spares the retained ones."""
         return self.fused_masks(
@@ -111,11 +113,11 @@ class MaskMaker:
         self,
         masks: Sequence[PruningMask],
         setting: Setting,
-        fusion: Fusion,
+        fusion: Fuse,
         retained: Sequence[str],
     ) -> PruningMask:
         """One mask of several artists' masks, in their order."""
-        if not isinstance(fusion, Budget):
+        if fusion.how != "budget":
             return fuse_masks(masks, fusion)
         drives = Drives(
             weights=self._weights,
@@ -124,10 +126,20 @@ class MaskMaker:
         )
         return fuse_masks(masks, fusion, drives)
 
-    def fia_mask(self, artist: str, settings: FiaSettings) -> PruningMask:
+    def fia_mask(self, artist: str, settings: Pruning) -> PruningMask:
         """The mask of one artist by Forget-It-All's selector, of both guidance halves."""
         evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
-        return self._mask(artist, select_mask("fia", self._weights, evidence, settings))
+        return self._select(artist, evidence, NamedSelector(settings=settings))
+
+    def _select(self, artist: str, evidence: Evidence, selector: Selector) -> PruningMask:
+        return select_mask(
+            self._weights,
+            evidence,
+            selector,
+            concept=artist,
+            component=StableDiffusion.component,
+            provenance={"model": "studio"},
+        )
 
     def _drive(self, artist: str, setting: Setting) -> Drive:
         target, base = self.side(setting.halves, artist), self.side(setting.halves, None)
@@ -148,12 +160,7 @@ class MaskMaker:
 
     def _mask(self, name: str, entries: dict[str, np.ndarray]) -> PruningMask:
         layers = {
-            layer: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                entries=entries[layer],
-                weight_digest=weight_digest(weight),
-            )
-            for layer, weight in self._weights.items()
+            layer: LayerMask.of(weight, entries[layer]) for layer, weight in self._weights.items()
         }
         return PruningMask(
             concepts=(name,),

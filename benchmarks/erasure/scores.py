@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import sqrt
 
 import numpy as np
 from torch import Tensor, nn
 
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
+from conceptprune.evaluation.bootstrap import wilson
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.draw import Images, draw
 from conceptprune.models.prompt import Prompt
@@ -62,10 +62,7 @@ class Rate:
         """Wilson's 95 % interval."""
         if not self.total:
             return (float("nan"), float("nan"))
-        z, n, p = 1.96, self.total, self.value
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return (max(0.0, middle - half), min(1.0, middle + half))
+        return wilson(self.hits, self.total)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conceptprune.digest import digest_json
+from conceptprune.digest import canonical_json, seed_from
 from conceptprune.models.base import Conditions, DiffusionModel
 from conceptprune.models.draw import Images
 from conceptprune.models.prompt import Prompt
@@ -116,7 +116,7 @@ def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int 
 
 def attempt_seed(seed: int, asked: Prompt) -> int:
     """A seed of an attempt's own, whatever else is attacked beside it."""
-    return int(digest_json([seed, asked.text, asked.seed])[:15], 16)
+    return seed_from(canonical_json([seed, asked.text, asked.seed]), bits=60)
 
 
 def pictures_of(scene: Scene) -> Tensor:

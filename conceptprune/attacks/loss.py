@@ -50,8 +50,7 @@ def latents_of(model: DiffusionModel, images: Tensor) -> Tensor:
     vae = model.pipe.vae
     pixels = images.to(model.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
     mean: Tensor = vae.encode(pixels).latent_dist.mean
-    scaled: Tensor = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-    return scaled.to(model.dtype)
+    return model.scaled(mean).to(model.dtype)
 
 
 @contextmanager

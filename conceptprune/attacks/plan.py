@@ -1,6 +1,6 @@
 """From a suite, its checkpoints and the attacks named to the units of an attack job."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -19,12 +19,7 @@ from conceptprune.errors import UserError
 from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
-from conceptprune.evaluation.plan import (
-    checkpoint_json,
-    drawing_evaluations,
-    images_unit,
-    shards_of,
-)
+from conceptprune.evaluation.plan import checkpoint_json, images_unit, shards_of
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Source, Suite, erased_domain
 from conceptprune.evaluation.summary import SCHEMA as SUMMARY
@@ -32,34 +27,21 @@ from conceptprune.evaluation.units import ImagesUnit
 from conceptprune.manifest.fields import concept_key
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
-from conceptprune.units.units import Unit
+from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
+
+ORDER = (ImagesUnit, AttackUnit, AttackSummaryUnit)
+"""Kinds of units in the order in which they are done where there is a choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttackPlan:
-    """Everything an attack job will do."""
+class AttackPlan(UnitPlan):
+    """Everything an attack job will do; labels are those of the checkpoints.
 
-    run: str
+    The base's images are the very units that an evaluation of the suite would have. What an attack
+    costs is known only afterwards.
+    """
+
     summary: AttackSummaryUnit
-    images: Mapping[str, ImagesUnit]
-    """The base's pictures, the very units that an evaluation of the suite would draw."""
-    attacks: Mapping[str, AttackUnit]
-    labels: Mapping[str, tuple[str, ...]]
-    """Unit key -> labels of the checkpoints it is for."""
-
-    def units(self) -> Iterator[Unit]:
-        """Every unit once, each after all that it needs."""
-        yield from self.images.values()
-        yield from self.attacks.values()
-        yield self.summary
-
-    def evaluations(self, unit: Unit) -> int:
-        """Denoiser evaluations of drawing; what an attack spends is known only afterwards."""
-        return drawing_evaluations(unit)
-
-    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
-        """Unit key -> labels of the checkpoints that need it."""
-        return self.labels
 
 
 def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
@@ -100,7 +82,7 @@ def build_plan(
     Raises:
         UserError: the suite has no prompts of any concept that a checkpoint erased.
     """
-    return _Planner(suite, base, names, judged).plan(checkpoints)
+    return _AttackPlanner(suite, base, names, judged).plan(checkpoints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +95,11 @@ class _Target:
     examples: tuple[PromptPair, ...]
 
 
-class _Planner:
-    """Gathers the units of one plan; equal units fall together by their keys."""
+class _AttackPlanner(Planner):
+    """Gathers the units of an attack job."""
 
     def __init__(self, suite: Suite, base: Drawn, names: Sequence[str], judged: Judgement) -> None:
+        super().__init__()
         self.suite = suite
         self.settings: Attacks = suite.attacks
         self.names = tuple(dict.fromkeys(names))
@@ -131,9 +114,6 @@ class _Planner:
             (shard, images_unit(shard, base, suite.drawing))
             for shard in shards_of(items, suite.drawing.shard_prompts)
         ]
-        self.images: dict[str, ImagesUnit] = {}
-        self.attacks: dict[str, AttackUnit] = {}
-        self.labels: dict[str, dict[str, None]] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> AttackPlan:
         attacked = tuple(self.checkpoint(each) for each in checkpoints)
@@ -147,19 +127,20 @@ class _Planner:
         }
         formats = [_format(SCHEMA), _format(SUMMARY)]
         key = unit_key({"kind": "attack-summary", "formats": formats, **content})
-        return AttackPlan(
-            run=key[:16],
-            summary=AttackSummaryUnit(
+        summary = self.add(
+            AttackSummaryUnit(
                 key=key,
                 suite=self.suite.name,
                 checkpoints=attacked,
                 settings=settings,
                 start=self.settings.start,
                 judgement=self.judged,
-            ),
-            images=self.images,
-            attacks=self.attacks,
-            labels={key: tuple(labels) for key, labels in self.labels.items()},
+            )
+        )
+        by_key = self.in_order(*ORDER)
+        labelled = ((each.checkpoint.label, each.keys) for each in attacked)
+        return AttackPlan(
+            run=key[:16], by_key=by_key, labels=labels_of(by_key, labelled), summary=summary
         )
 
     def of_source(self, source: Source, items: Sequence[Item]) -> Iterator[_Target]:
@@ -228,7 +209,7 @@ class _Planner:
     ) -> str:
         settings = attack.settings(self.settings)
         drawing = self.suite.drawing
-        pictures = tuple(self.pictures(target, victims, checkpoint)) if attack.pictures else ()
+        pictures = tuple(self.pictures(target, victims)) if attack.pictures else ()
         key = unit_key(
             {
                 "kind": "attack",
@@ -246,7 +227,7 @@ class _Planner:
                 "judged": self.judged.key_parts,
             }
         )
-        self.attacks[key] = AttackUnit(
+        unit = AttackUnit(
             key=key,
             drawn=checkpoint.drawn,
             attack=name,
@@ -260,19 +241,14 @@ class _Planner:
             batch_size=drawing.batch_size,
             judgement=self.judged,
         )
-        self.labels.setdefault(key, {})[checkpoint.label] = None
-        return key
+        return self.add(unit).key
 
-    def pictures(
-        self, target: _Target, victims: Sequence[Victim], checkpoint: Checkpoint
-    ) -> Iterator[str]:
+    def pictures(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
         """Keys of the base's images that have the victims' pictures."""
         wanted = {victim.pictured for victim in victims}
         for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):
-                self.images[unit.key] = unit
-                self.labels.setdefault(unit.key, {})[checkpoint.label] = None
-                yield unit.key
+                yield self.add(unit).key
 
 
 def _is_of(item: Item, source: Source) -> bool:

@@ -1,35 +1,41 @@
 """Units of an attack job: attempts against one checkpoint, and the summary of all."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.evaluation.attack_settings import AttackSettings
-from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
-from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.summarise import scorer_key, scorer_settings
-from conceptprune.evaluation.summary import KIND
+from conceptprune.evaluation.units import ImagesUnit
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
-from conceptprune.units.units import Need
+from conceptprune.units.unit import Need, Unit
+
+if TYPE_CHECKING:
+    # These import torch, which readers of records do without.
+    from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+    from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """When a picture shows the concept: a scorer's metric is at least so much."""
 
-    scorer: ScorerSettings
-    facts: Facts
+    scorer: "ScorerSettings"
+    facts: "Facts"
     metric: str
     at_least: float
 
     @property
     def key_parts(self) -> dict[str, Any]:
         """JSON of what decides a verdict."""
+        from conceptprune.evaluation.summarise import scorer_key
+
         return {**scorer_key(self.scorer, self.facts), **self._when}
 
     @property
     def shown(self) -> dict[str, Any]:
         """The same as a summary shows it."""
+        from conceptprune.evaluation.summarise import scorer_settings
+
         return {**scorer_settings(self.scorer, self.facts), **self._when}
 
     @property
@@ -47,16 +53,20 @@ class Victim:
     """What is attacked: `pictured`, or the plain text with its seed."""
     pictured: Prompt
     """The prompt that names the concept, whose picture by the base is the attacker's example."""
-    case: Case
+    case: "Case"
     """What the scorer is told of its pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttackUnit:
+class AttackUnit(Unit):
     """Attack one checkpoint by a few prompts of one concept."""
 
+    title = "Attacks"
+    warm = True
+    intermediate = True
+
     key: str
-    drawn: Drawn
+    drawn: "Drawn"
     attack: str
     settings: AttackSettings
     concept: str
@@ -68,31 +78,43 @@ class AttackUnit:
     guidance: float
     batch_size: int
     judgement: Judgement
-    kind: Literal["attack"] = "attack"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The base's pictures."""
-        return tuple(("images", key) for key in self.pictures)
+        return tuple((ImagesUnit.kind, key) for key in self.pictures)
 
     @property
     def detail(self) -> str:
-        """What it is, in the ledger."""
+        """The attack, how many prompts, and the concept."""
         return f"{self.attack}, {len(self.victims)} prompts of {self.concept}"
+
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return self.drawn.applies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackedCheckpoint:
     """The attempts against one checkpoint, by attack and concept."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     attempts: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """(attack, concept, keys of its `AttackUnit`)."""
+    """(attack, concept, keys of its `AttackUnit`s)."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all of its `AttackUnit`s."""
+        return tuple(key for _, _, keys in self.attempts for key in keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttackSummaryUnit:
+class AttackSummaryUnit(Unit):
     """Put all attempts into one table, and their rates into another."""
+
+    title = "Summaries of attacks"
+    former_kinds = ("evaluation",)
 
     key: str
     suite: str
@@ -100,10 +122,9 @@ class AttackSummaryUnit:
     settings: tuple[tuple[str, AttackSettings], ...]
     start: Literal["concept", "plain"]
     judgement: Judgement
-    kind: Literal["evaluation"] = KIND
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Every attempt."""
-        keys = (key for each in self.checkpoints for _, _, found in each.attempts for key in found)
-        return tuple(("attack", key) for key in dict.fromkeys(keys))
+        keys = dict.fromkeys(key for each in self.checkpoints for key in each.keys)
+        return tuple((AttackUnit.kind, key) for key in keys)

@@ -13,54 +13,37 @@ from conceptprune.digest import canonical_json
 from conceptprune.evaluation.checkpoint import applied
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
-from conceptprune.evaluation.units import AnyEvaluationUnit
 from conceptprune.evaluation.worker import Evaluator
 from conceptprune.models.draw import Images
 from conceptprune.models.images import Image
-from conceptprune.store import Commit
-from conceptprune.store.claims import Claims
-from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
-from conceptprune.units.units import APPLIED
+from conceptprune.units.commit import Made
+from conceptprune.units.unit import APPLIED, Unit
 
 ATTEMPTS = "attempts"
 """Name of the table of attempts among a commit's objects."""
 
-AnyAttackUnit = AnyEvaluationUnit | AttackUnit | AttackSummaryUnit
 
+class Attacker(Evaluator):
+    """Does the units of attack jobs, and those of evaluations."""
 
-class Attacker:
-    """Runs the units of attacks and of evaluations, with an evaluator's store and models."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-        self.store = evaluator.store
-
-    def run(self, unit: AnyAttackUnit) -> Commit:
-        """Do one unit and commit it; work that is committed already is not done again.
+    def make(self, unit: Unit) -> Made:
+        """Compute a unit of an attack job and write its objects.
 
         Raises:
-            UserError, StoreError: see the stages.
+            UserError, StoreError: see what each kind calls.
         """
-        return self.store.find(unit.kind, unit.key) or self._do(unit)
-
-    def run_claimed(self, unit: AnyAttackUnit, claims: Claims) -> Done | Held:
-        """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(unit, claims, self._do)
-
-    def _do(self, unit: AnyAttackUnit) -> Commit:
         match unit:
             case AttackUnit():
-                return commit_made(self.store, unit, lambda: self._attack(unit))
+                return self._attack(unit)
             case AttackSummaryUnit():
-                return commit_made(self.store, unit, lambda: self._summary(unit))
+                return self._attack_summary(unit)
             case _:
-                return self.evaluator.run(unit)
+                return super().make(unit)
 
     def _attack(self, unit: AttackUnit) -> Made:
-        evaluator = self.evaluator
-        model = evaluator.model(unit.drawn)
+        model = self.model(unit.drawn)
         pictures = self._pictures(unit) if unit.pictures else None
-        with applied(model, evaluator.edit(unit.drawn)):
+        with applied(model, self.edit(unit.drawn)):
             scene = Scene(
                 model=model,
                 concept=unit.concept,
@@ -86,7 +69,7 @@ class Attacker:
             )
             for attempt in attempts
         ]
-        objects = {ATTEMPTS: evaluator.put_table("attack", sorted_table(rows, SCHEMA))}
+        objects = {ATTEMPTS: self.put_table("attack", sorted_table(rows, SCHEMA))}
         if unit.drawn.edit is not None:
             objects[APPLIED] = unit.drawn.edit.ref
         return Made(objects=objects, facts={"successes": sum(each.success for each in attempts)})
@@ -95,14 +78,14 @@ class Attacker:
         """The base's picture of each victim."""
         found: dict[tuple[str, int], Image] = {}
         for key in unit.pictures:
-            found |= self.evaluator.images_of(key)
+            found |= self.images_of(key)
         return np.stack(
             [found[victim.pictured.text, victim.pictured.seed] for victim in unit.victims]
         )
 
     def _shows(self, unit: AttackUnit) -> Shows:
         judged = unit.judgement
-        scorer = self.evaluator.scorer(judged.scorer, judged.facts)
+        scorer = self.scorer(judged.scorer, judged.facts)
 
         def shows(images: Images, of: Sequence[int]) -> NDArray[np.bool_]:
             cases = [unit.victims[index].case for index in of]
@@ -114,18 +97,18 @@ class Attacker:
 
         return shows
 
-    def _summary(self, unit: AttackSummaryUnit) -> Made:
+    def _attack_summary(self, unit: AttackSummaryUnit) -> Made:
         rows = []
         for attacked in unit.checkpoints:
             label = attacked.checkpoint.label
             for _, _, keys in attacked.attempts:
                 for key in keys:
-                    commit = self.store.get("attack", key)
+                    commit = self.store.get(AttackUnit.kind, key)
                     rows += [
                         {**row, "suite": unit.suite, "checkpoint": label}
-                        for row in self.evaluator.rows(commit, ATTEMPTS)
+                        for row in self.rows(commit, ATTEMPTS)
                     ]
-        put = self.evaluator.put_table
+        put = self.put_table
         return Made(
             objects={
                 OBJECT: put("evaluation", summary_table(unit, rows)),

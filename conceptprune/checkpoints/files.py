@@ -1,5 +1,6 @@
 """Checkpoints without a mask's weights: the edited tensors alone, or a whole pipeline folder."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from conceptprune.digest import canonical_json
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.models.weights import checkpoint_files, read_weights
+from conceptprune.models.components import INDEX, read_index
+from conceptprune.models.families import components
+from conceptprune.models.weights import (
+    PICKLED,
+    checkpoint_files,
+    find_checkpoint,
+    known_as,
+    read_weights,
+)
 
 CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
 """What a pipeline folder has beside its weights."""
@@ -77,8 +86,12 @@ def pipeline_files(
 
     Tensors keep the dtype of the model's own files; files without edited tensors are unchanged.
     Variants (`*.fp16.*`) and single-file checkpoints are left out: they would bring back what was
-    pruned. So are pickled weights.
+    pruned. A variant that is all there is has the plain name in the copy. Pickled weights are left
+    out, and with them a component that has no others (a safety checker), which the copy's
+    model_index.json then does not name.
     """
+    absent = pickled_components(model_folder)
+    plain = _plain_names(model_folder)
     pruned = {
         path: mask.of_component(component)
         for component in mask.components
@@ -86,7 +99,11 @@ def pipeline_files(
     }
     for path in folder_files(model_folder):
         data = _edited(path, pruned[path], edit) if path in pruned else path.read_bytes()
-        yield path.relative_to(model_folder).as_posix(), data
+        name = path.relative_to(model_folder)
+        if absent and name == Path(INDEX):
+            index = read_index(model_folder) | {part: [None, None] for part in absent}
+            data = (json.dumps(index, indent=2) + "\n").encode()
+        yield name.with_name(plain.get(path, path.name)).as_posix(), data
 
 
 def folder_files(model_folder: Path) -> list[Path]:
@@ -97,16 +114,39 @@ def folder_files(model_folder: Path) -> list[Path]:
         for path in model_folder.glob(pattern)
         if path.is_file() and path.suffix in CONFIG_SUFFIXES
     ]
+    absent = pickled_components(model_folder)
+    files = [path for path in files if path.parent.name not in absent]
     for component in {path.parent for path in model_folder.glob("*/*.safetensors")}:
         files += checkpoint_files(component)
     return sorted(files)
+
+
+def pickled_components(model_folder: Path) -> list[str]:
+    """The components whose only weights are pickled, which a copy must do without."""
+    return [
+        name
+        for name in components(model_folder)
+        if not any((model_folder / name).glob("*.safetensors"))
+        and any(path.suffix in PICKLED for path in (model_folder / name).glob("*"))
+    ]
+
+
+def _plain_names(model_folder: Path) -> dict[Path, str]:
+    """What files of a component that has a variant only are called without it."""
+    found = {}
+    for component in {path.parent for path in model_folder.glob("*/*.safetensors")}:
+        checkpoint = find_checkpoint(component)
+        if checkpoint.variant is not None:
+            # Shards keep their names, by which the index knows them.
+            found[checkpoint.title] = checkpoint.title.name.replace(f".{checkpoint.variant}", "")
+    return found
 
 
 def _edited(path: Path, layers: Mapping[str, LayerMask], edit: Edit) -> bytes:
     with safe_open(path, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in sorted(stream.keys())}
     for name, layer in layers.items():
-        key = f"{name}.weight"
-        if key in tensors and len(layer.entries):
+        key = known_as(f"{name}.weight", tensors.keys())
+        if key is not None and len(layer.entries):
             tensors[key] = edit(name, layer, tensors[key])
     return safetensors.torch.save(tensors, {"format": "pt"})

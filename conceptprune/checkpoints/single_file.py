@@ -1,6 +1,7 @@
 """A pruned pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
 
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,11 +24,13 @@ from conceptprune.checkpoints.ldm_names import (
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.models.families import read_index
+from conceptprune.models.components import read_index
+from conceptprune.models.sampling_keys import sampling_tensors
 from conceptprune.models.weights import checkpoint_files
 
 FORMAT = "conceptprune.single-file/1"
-SINGLE_FILE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+XL = "StableDiffusionXLPipeline"
+SINGLE_FILE_PIPELINES = ("StableDiffusionPipeline", XL)
 """Pipelines whose models have such files: Stable Diffusion 1.x, 2.x and XL."""
 
 CLIP_V1 = "cond_stage_model.transformer."
@@ -58,10 +61,11 @@ def write_single_file(
     only those that are edited, joined or transposed are held in memory.
 
     Raises:
-        UserError: the model is of no family that has such files, or has a tensor without a name
-            there.
+        UserError: the model is of no family that has such files, has a tensor without a name
+            there, or is sampled in a way that such files cannot say.
     """
-    layouts = _layouts(model_folder)
+    index = read_index(model_folder)
+    layouts = _layouts(index, model_folder)
     header = {
         "format": FORMAT,
         "component": mask.component,
@@ -75,14 +79,19 @@ def write_single_file(
             found = _mapped(model_folder / component, files)
             _prune(found, mask.of_component(component), component, edit)
             tensors |= {tensor.name: _built(tensor, found) for tensor in layout(found)}
-        tensors |= dict(_made_anew(tensors, model_folder))
+        tensors |= dict(_positions(tensors)) | sampling_tensors(
+            model_folder, xl=index["_class_name"] == XL
+        )
+        # safetensors makes files for their owner alone: this one is to have its neighbours' mode.
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         # One metadata key only: safetensors writes several in no fixed order.
         safetensors.torch.save_file(tensors, path, {"conceptprune": canonical_json(header)})
+        path.chmod(mode)
 
 
-def _layouts(model_folder: Path) -> dict[str, Layout]:
+def _layouts(index: Mapping[str, Any], model_folder: Path) -> dict[str, Layout]:
     """How each component of the model is written, by name."""
-    index = read_index(model_folder)
     check_single_file(index["_class_name"])
     unet = _config(model_folder / "unet")
     vae = _config(model_folder / "vae")
@@ -90,7 +99,7 @@ def _layouts(model_folder: Path) -> dict[str, Layout]:
         "unet": lambda keys: unet_tensors(keys, unet),
         "vae": lambda keys: vae_tensors(keys, vae),
     }
-    if index["_class_name"] == "StableDiffusionXLPipeline":
+    if index["_class_name"] == XL:
         return layouts | {
             "text_encoder": lambda keys: clip_tensors(keys, CLIP_XL),
             "text_encoder_2": lambda keys: open_clip_tensors(keys, OPEN_CLIP_XL),
@@ -133,21 +142,12 @@ def _built(tensor: LdmTensor, tensors: Mapping[str, Tensor]) -> Tensor:
     return joined.T.contiguous() if tensor.change == "transposed" else joined
 
 
-def _made_anew(tensors: Mapping[str, Tensor], model_folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """What such files have beside weights."""
+def _positions(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The numbers of the text's places, which such files have beside weights."""
     for prefix in (CLIP_V1, CLIP_XL):
         positions = tensors.get(f"{prefix}text_model.embeddings.position_embedding.weight")
         if positions is not None:
             yield f"{prefix}text_model.{POSITION_IDS}", torch.arange(len(positions))[None]
-    if CLIP_XL + "text_model.final_layer_norm.weight" in tensors:
-        # Without a config beside the file, these empty tensors are how XL models say it.
-        scheduler = json.loads(
-            (model_folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
-        )
-        if scheduler.get("prediction_type") == "v_prediction":
-            yield "v_pred", torch.empty(0)
-        if scheduler.get("rescale_betas_zero_snr"):
-            yield "ztsnr", torch.empty(0)
 
 
 def _config(component_folder: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from conceptprune.collection.settings import CollectionSettings as CollectionSet
 from conceptprune.collection.settings import Window as Window
 from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.errors import NumericalError
-from conceptprune.models.base import DiffusionModel, Guided, Metered
+from conceptprune.models.base import DenoiserCall, DiffusionModel, Guided, Metered
+from conceptprune.models.borrowed import borrowed
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
 
@@ -37,16 +38,24 @@ class WindowResult:
 
 
 def collect(
-    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    settings: CollectionSettings,
+    *,
+    resolution: int | None = None,
 ) -> Statistics:
     """Statistics of `prompts` over the first `settings.tau` denoiser calls.
 
+    `pipe` is a diffusers pipeline, which stays as it is, or a model of ours; `resolution` the side
+    of a pipeline's images in pixels, its own by default.
+
     Raises:
-        UserError: the scheduler makes fewer than tau calls.
+        UserError: the scheduler makes fewer than tau calls, or the pipeline has no such site.
         NumericalError: an activation overflowed or is not a number.
     """
     window = Window(0, settings.tau)
-    return collect_window(model, prompts, settings, window, keep_states=False).statistics
+    with borrowed(pipe, resolution=resolution) as model:
+        return collect_window(model, prompts, settings, window, keep_states=False).statistics
 
 
 def collect_window(
@@ -101,27 +110,38 @@ def _collect_batch(
     at_once: int | None,
 ) -> Statistics:
     """What the denoiser's own linears see of a batch."""
-    skip = batch.halves - 1 if settings.halves == "conditional" else 0
     calls = range(window.start, window.stop)
     layers: dict[str, LayerStatistics] = {}
+
+    def counted(conditional: tuple[bool, ...]) -> tuple[bool, ...]:
+        """Of each half, whether it is summed."""
+        return tuple(own or settings.halves == "both" for own in conditional)
+
     if any(metered.sees == "latents" for metered in linears.values()):
-        meter = _Meter(linears, model.device, num_calls=len(calls), halves=batch.halves, skip=skip)
+        meter = _Meter(linears, model.device, num_calls=len(calls))
         timestep_of: dict[int, float] = {}
 
-        def on_call(call: int, timestep: float, halves: int) -> None:
-            meter.call = call - window.start
-            meter.halves = halves
-            meter.skip = halves - 1 if settings.halves == "conditional" else 0
-            timestep_of[call] = timestep
+        def on_call(call: DenoiserCall) -> None:
+            if not call.continues:
+                meter.begin(call.number - window.start, in_parts=call.in_parts)
+            meter.counted = counted(call.conditional)
+            timestep_of[call.number] = call.timestep
 
         with meter.attached():
-            model.run(batch, window.stop, on_call, at_once=at_once)
+            model.run(
+                batch,
+                window.stop,
+                on_call,
+                at_once=at_once,
+                tell_halves=settings.halves == "conditional",
+            )
         timesteps = [timestep_of[call] for call in calls]
         layers = meter.layers(window.start)
     else:
         timesteps = batch.trajectory.timesteps[window.start : window.stop].double().tolist()
         if linears:
-            meter = _Meter(linears, model.device, num_calls=1, halves=batch.halves, skip=skip)
+            meter = _Meter(linears, model.device, num_calls=1)
+            meter.counted = counted((False, True)[-batch.halves :])
             with torch.no_grad():
                 flat = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
                 meter.add(list(linears), model.prompt_states(flat))
@@ -142,9 +162,11 @@ def _text_layers(
     layers = []
     for start in starts:
         # The prompts' own texts: the empty one of the other half tells nothing of a concept.
-        meter = _Meter(linears, model.device, num_calls=1, halves=1, skip=0)
+        meter = _Meter(linears, model.device, num_calls=1)
+        meter.counted = (True,)
         with meter.attached(), torch.no_grad():
             for prompt in prompts[start : start + settings.batch_size]:
+                meter.begin(0, in_parts=False)
                 model.encode_prompt(prompt.text)
         seen = meter.layers(window.start)
         layers.append(_at_every_call(seen, window.stop - window.start))
@@ -169,18 +191,16 @@ class _Meter:
     """Sums of squared, row-normalised inputs of linears, kept on the device until asked for."""
 
     def __init__(
-        self,
-        linears: Mapping[str, Metered],
-        device: torch.device,
-        *,
-        num_calls: int,
-        halves: int,
-        skip: int,
+        self, linears: Mapping[str, Metered], device: torch.device, *, num_calls: int
     ) -> None:
         self.linears = linears
-        self.halves = halves
-        self.skip = skip
         self.call = 0
+        self.counted: tuple[bool, ...] = ()
+        """Of each guidance half in the call under way, whether it is summed; none before a call
+        is told of, as a pipeline may be tried first."""
+        self._in_parts = False
+        self._pending: dict[str, Tensor] = {}
+        """What the prompts of this step have so far, by layer [B, W] float64."""
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
         self.sums = {
             name: torch.zeros(
@@ -212,17 +232,36 @@ class _Meter:
 
     def add(self, names: Sequence[str], inputs: Tensor) -> None:
         """Add `inputs` [N, T, W] of the linears `names`, which all take the same."""
-        # Halves lie one after the other along the batch, the unconditional one first.
-        rows = inputs.unflatten(0, (self.halves, -1))[self.skip :]
+        counted = [half for half, summed in enumerate(self.counted) if summed]
+        if not counted:
+            return
+        # Halves lie one after the other along the batch; those that are summed, next to each other.
+        rows = inputs.unflatten(0, (len(self.counted), -1))[counted[0] : counted[-1] + 1]
         num_halves, num_prompts = rows.shape[:2]
         energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
         per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
-        sum_sq, sum_norm = per_prompt.sum(0), per_prompt.sqrt().sum(0)
         for name in names:
-            self.sums[name][0, self.call] += sum_sq
-            self.sums[name][1, self.call] += sum_norm
+            if self._in_parts:
+                # Other prompts than those before.
+                self._add_pending(name)
+            seen = self._pending.get(name)
+            self._pending[name] = per_prompt if seen is None else seen + per_prompt
             if self.call == 0:
                 self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
+
+    def begin(self, call: int, *, in_parts: bool) -> None:
+        """Begin a step of a batch of prompts, which may go through the denoiser in parts."""
+        for name in list(self._pending):
+            self._add_pending(name)
+        self.call = call
+        self._in_parts = in_parts
+
+    def _add_pending(self, name: str) -> None:
+        """Sum up what a layer saw of prompts all of whose halves have been seen."""
+        per_prompt = self._pending.pop(name, None)
+        if per_prompt is not None:
+            self.sums[name][0, self.call] += per_prompt.sum(0)
+            self.sums[name][1, self.call] += per_prompt.sqrt().sum(0)
 
     def layers(self, first_call: int) -> dict[str, LayerStatistics]:
         """The sums, moved to the host once.
@@ -230,6 +269,8 @@ class _Meter:
         Raises:
             NumericalError: a sum is infinite or not a number.
         """
+        for name in self.num_rows:
+            self._add_pending(name)
         host = {name: self.sums[name].cpu() for name in self.num_rows}
         bad = [
             (int(call), order, name)

@@ -103,6 +103,27 @@ class Statistics:
         """Per layer, `sum_sq` of the first `tau` calls: [tau, W] float64."""
         return {name: layer.sum_sq[:tau] for name, layer in self.layers.items()}
 
+    def at_call(self, call: int) -> "Statistics":
+        """Those of one denoiser call alone.
+
+        Raises:
+            ValueError: the call is not covered.
+        """
+        index = call - self.first_call
+        if not 0 <= index < self.num_calls:
+            raise ValueError(f"call {call} is not among these statistics' calls")
+        layers = {
+            name: replace(
+                layer,
+                sum_sq=layer.sum_sq[index : index + 1],
+                sum_norm=layer.sum_norm[index : index + 1],
+            )
+            for name, layer in self.layers.items()
+        }
+        return replace(
+            self, first_call=call, timesteps=self.timesteps[index : index + 1], layers=layers
+        )
+
     def to_arrow(self, provenance: Mapping[str, Any] | None = None) -> pa.Table:
         """A tidy table, rows sorted by (layer, call); `provenance` goes into its metadata."""
         columns: dict[str, list[Any]] = {field.name: [] for field in SCHEMA}

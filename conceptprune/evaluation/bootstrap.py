@@ -1,12 +1,13 @@
 """95 % intervals of means: percentiles of bootstrap resamples (Efron 1979)."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
 import numpy as np
+
+from conceptprune.digest import seed_from
 
 LEVEL = 0.95
 CHUNK = 1 << 22
@@ -47,7 +48,9 @@ def mean_interval(
     if array[0] == array[-1] and array[0] in (0.0, 1.0):
         low, high = wilson(int(array.sum()), len(array))
         return Interval(value=value, low=low, high=high, method="wilson")
-    generator = np.random.Generator(np.random.PCG64(_seed(seed, what)))
+    generator = np.random.Generator(
+        np.random.PCG64(seed_from(f"bootstrap {seed} of {what}", bits=64))
+    )
     size = max(1, CHUNK // len(array))
     means = [
         array[generator.integers(0, len(array), (min(size, resamples - first), len(array)))].mean(1)
@@ -59,7 +62,10 @@ def mean_interval(
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate (Wilson 1927)."""
+    """Wilson's 95 % score interval of a rate (Wilson 1927), right at 0 and 1 as well.
+
+    The normal quantile is rounded to 1.96, as stored summaries have it.
+    """
     z, rate = 1.96, hits / total
     middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
     half = z * sqrt(rate * (1 - rate) / total + z * z / (4 * total * total)) / (1 + z * z / total)
@@ -71,9 +77,3 @@ def interval_settings(interval: Interval, *, resamples: int, seed: int) -> dict[
     if interval.method == "wilson":
         return {"method": "wilson", "level": LEVEL}
     return {"method": "bootstrap", "level": LEVEL, "resamples": resamples, "seed": seed}
-
-
-def _seed(seed: int, what: str) -> int:
-    return int.from_bytes(
-        hashlib.sha256(f"bootstrap {seed} of {what}".encode()).digest()[:8], "big"
-    )

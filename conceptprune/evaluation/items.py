@@ -1,10 +1,10 @@
 """A suite's prompts as a flat list: each with its seed, its group, and what it should show."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conceptprune.digest import seed_from
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Case, Group, Labels
 from conceptprune.evaluation.suite import Drawing, Source, Suite
@@ -76,8 +76,7 @@ def with_defaults(
 
 def derived_seed(seed: int, text: str) -> int:
     """32 bits that depend on nothing but the two: noise of its own for every prompt."""
-    digest = hashlib.sha256(f"seed {seed} of {text}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    return seed_from(f"seed {seed} of {text}", bits=32)
 
 
 def _prompts(text: _Text, drawing: Drawing) -> Iterator[Prompt]:
@@ -115,12 +114,13 @@ def _of_concept(concept: Concept) -> list[_Text]:
     texts = [pair.target.text for pair in prompt_pairs(concept, seed=0)]
     seeds = [prompt.seed for prompt in concept.prompts] if concept.prompts else [None] * len(texts)
     return [
-        _Text(text=text, seed=seed, labels=_labels(concept, index))
+        _Text(text=text, seed=seed, labels=labels_of(concept, index))
         for index, (text, seed) in enumerate(zip(texts, seeds, strict=True))
     ]
 
 
-def _labels(concept: Concept, index: int) -> Labels:
+def labels_of(concept: Concept, index: int) -> Labels:
+    """What the image of a concept's prompt should show, the prompt being the `index`-th."""
     match concept.kind:
         case "object":
             return (("object", concept.name),)

@@ -1,6 +1,6 @@
 """From a suite and its checkpoints to the units of an evaluation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
 from conceptprune.evaluation.units import (
-    AnyEvaluationUnit,
     Entry,
     EvaluationUnit,
     ImagesUnit,
@@ -24,12 +23,15 @@ from conceptprune.evaluation.units import (
 )
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
-from conceptprune.units.units import Unit
+from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
+
+ORDER = (ImagesUnit, ScoresUnit, SetScoresUnit, EvaluationUnit)
+"""Kinds of units in the order in which they are done where there is a choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """Prompts that are drawn together, and what their images are to be scored for."""
+    """Prompts of one unit of images, and what these are to be scored for."""
 
     prompts: tuple[Prompt, ...]
     guidance: float
@@ -37,37 +39,10 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationPlan:
-    """Everything an evaluation will do."""
+class EvaluationPlan(UnitPlan):
+    """Everything an evaluation will do; labels are those of the checkpoints."""
 
-    run: str
     evaluation: EvaluationUnit
-    images: Mapping[str, ImagesUnit]
-    scores: Mapping[str, ScoresUnit | SetScoresUnit]
-    labels: Mapping[str, tuple[str, ...]]
-    """Unit key -> labels of the checkpoints it is for."""
-
-    def units(self) -> Iterator[AnyEvaluationUnit]:
-        """Every unit once, each after all that it needs."""
-        yield from self.images.values()
-        yield from self.scores.values()
-        yield self.evaluation
-
-    def evaluations(self, unit: Unit) -> int:
-        """Denoiser evaluations of a unit."""
-        return drawing_evaluations(unit)
-
-    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
-        """Unit key -> labels of the checkpoints that need it."""
-        return self.labels
-
-
-def drawing_evaluations(unit: Unit) -> int:
-    """Denoiser evaluations of a unit that draws: prompts x guidance halves x steps; 0 of others."""
-    if not isinstance(unit, ImagesUnit):
-        return 0
-    halves = family_named(unit.drawn.model.pipeline).halves(unit.guidance)
-    return len(unit.prompts) * halves * unit.steps
 
 
 def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
@@ -90,7 +65,7 @@ def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
 
 
 def images_unit(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesUnit:
-    """The unit that draws a shard with one checkpoint."""
+    """The unit that generates the images of a shard with one checkpoint."""
     key = unit_key(
         {
             "kind": "images",
@@ -108,6 +83,7 @@ def images_unit(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesUnit:
         prompts=shard.prompts,
         steps=drawing.steps,
         guidance=shard.guidance,
+        branches=family_named(drawn.model.pipeline).halves(shard.guidance),
         batch_size=drawing.batch_size,
     )
 
@@ -116,13 +92,14 @@ def build_plan(
     suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
 ) -> EvaluationPlan:
     """The plan of an evaluation; `facts` are the suite's scorers'."""
-    return _Planner(suite, base, tuple(facts)).plan(checkpoints)
+    return _EvaluationPlanner(suite, base, tuple(facts)).plan(checkpoints)
 
 
-class _Planner:
-    """Gathers the units of one plan; equal units fall together by their keys."""
+class _EvaluationPlanner(Planner):
+    """Gathers the units of an evaluation."""
 
     def __init__(self, suite: Suite, base: Drawn, facts: tuple[Facts, ...]) -> None:
+        super().__init__()
         self.suite = suite
         self.base = base
         self.scorers: list[tuple[ScorerSettings, Facts]] = list(
@@ -130,9 +107,6 @@ class _Planner:
         )
         self.items = suite_items(suite)
         self.shards = shards_of(self.items, suite.drawing.shard_prompts)
-        self.images: dict[str, ImagesUnit] = {}
-        self.scores: dict[str, ScoresUnit | SetScoresUnit] = {}
-        self.labels: dict[str, dict[str, None]] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
         entries = tuple(self.entry(checkpoint) for checkpoint in checkpoints)
@@ -163,47 +137,41 @@ class _Planner:
             "erased": erased,
             "unlearncanvas": unlearncanvas,
         }
-        evaluation = EvaluationUnit(
-            key=unit_key(parts),
-            suite=self.suite.name,
-            entries=entries,
-            items=self.items,
-            resamples=intervals.resamples,
-            seed=intervals.seed,
-            erased=erased,
-            unlearncanvas=unlearncanvas,
+        evaluation = self.add(
+            EvaluationUnit(
+                key=unit_key(parts),
+                suite=self.suite.name,
+                entries=entries,
+                items=self.items,
+                resamples=intervals.resamples,
+                seed=intervals.seed,
+                erased=erased,
+                unlearncanvas=unlearncanvas,
+            )
         )
+        by_key = self.in_order(*ORDER)
+        # The base model's images are also for whoever is compared with them.
+        labelled = ((entry.checkpoint.label, [key for _, key in entry.needs]) for entry in entries)
         return EvaluationPlan(
             run=evaluation.key[:16],
+            by_key=by_key,
+            labels=labels_of(by_key, labelled),
             evaluation=evaluation,
-            images=self.images,
-            scores=self.scores,
-            labels={key: tuple(labels) for key, labels in self.labels.items()},
         )
 
     def entry(self, checkpoint: Checkpoint) -> Entry:
         images = tuple(self.drawn(shard, checkpoint.drawn) for shard in self.shards)
-        entry = Entry(
+        return Entry(
             checkpoint=checkpoint,
             images=images,
             scored=tuple(self.scored(settings, facts, images) for settings, facts in self.scorers),
         )
-        compared = any(settings.compares for settings, _ in self.scorers)
-        # References are drawn for whoever is compared with them.
-        for key in (*images, *(self.references() if compared else ())):
-            self.labels.setdefault(key, {})[checkpoint.label] = None
-        for scored in entry.scored:
-            for key in (*scored.scores, *(key for _, key in scored.sets)):
-                self.labels.setdefault(key, {})[checkpoint.label] = None
-        return entry
 
     def drawn(self, shard: Shard, drawn: Drawn) -> str:
-        unit = images_unit(shard, drawn, self.suite.drawing)
-        self.images[unit.key] = unit
-        return unit.key
+        return self.add(images_unit(shard, drawn, self.suite.drawing)).key
 
     def references(self) -> tuple[str, ...]:
-        """The base model's images, which are drawn even where it is not evaluated itself."""
+        """The base model's images, generated even where it is not evaluated itself."""
         return tuple(self.drawn(shard, self.base) for shard in self.shards)
 
     def scored(self, settings: ScorerSettings, facts: Facts, images: tuple[str, ...]) -> ScoredBy:
@@ -236,7 +204,7 @@ class _Planner:
                 "cases": [asdict(case) for case in shard.cases],
             }
         )
-        self.scores[key] = ScoresUnit(
+        unit = ScoresUnit(
             key=key,
             images=images,
             references=reference,
@@ -244,7 +212,7 @@ class _Planner:
             facts=facts,
             cases=shard.cases,
         )
-        return key
+        return self.add(unit).key
 
     def set_scores(
         self,
@@ -273,7 +241,7 @@ class _Planner:
                     "prompts": _prompts_json(prompts),
                 }
             )
-            self.scores[key] = SetScoresUnit(
+            unit = SetScoresUnit(
                 key=key,
                 images=images,
                 references=references,
@@ -281,7 +249,7 @@ class _Planner:
                 facts=facts,
                 prompts=prompts,
             )
-            yield group, key
+            yield group, self.add(unit).key
 
 
 def _format(schema: Any) -> str:

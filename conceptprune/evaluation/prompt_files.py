@@ -72,6 +72,9 @@ def _rows(path: Path, text: str) -> Iterator[FilePrompt]:
         for row in reader:
             where = f"{path}:{reader.line_num}"
             prompt = _one_line(row[column] or "")
+            # As empty lines of a list: nothing to draw.
+            if not prompt:
+                continue
             if len(prompt) > MAX_PROMPT_CHARS:
                 raise refusal_here(f"prompts of at most {MAX_PROMPT_CHARS} characters: {where}")
             yield FilePrompt(

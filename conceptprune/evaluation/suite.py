@@ -8,10 +8,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Domain
-from conceptprune.evaluation.scorers.table import AnyScorer
+from conceptprune.evaluation.scorers.table import AnyScorer, refuse_same_titles
 from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
 from conceptprune.manifest.fields import (
-    FieldPath,
     Guidance,
     Int,
     Line,
@@ -23,13 +22,12 @@ from conceptprune.manifest.fields import (
     Some,
     beside,
     concept_key,
-    refusal,
     refusal_here,
     refuse_duplicates,
 )
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
-from conceptprune.manifest.schema import Compute, Scheduler
+from conceptprune.manifest.schema import Compute, Device, Dtype, Scheduler, default_dtype
 
 MAX_SEEDS = 10_000
 ONE_SOURCE = "exactly one of concept, prompts, file, csv"
@@ -179,8 +177,9 @@ class Drawing(Section):
     ] = "prompt"
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Dtype | None = None
+    """By default as `default_dtype` says."""
+    device: Device = "auto"
 
     @field_validator("seeds")
     @classmethod
@@ -220,19 +219,16 @@ class Suite(Section):
     attacks: Attacks = Attacks()
     compute: Compute = Compute()
 
+    @property
+    def dtype(self) -> Dtype:
+        """The model's floating-point type, the default where the suite names none."""
+        drawing = self.drawing
+        return drawing.dtype or default_dtype(drawing.device, self.compute.gpus_per_actor)
+
     @field_validator("scorers")
     @classmethod
     def _titles_once(cls, scorers: tuple[AnyScorer, ...]) -> tuple[AnyScorer, ...]:
-        seen: set[str] = set()
-        problems: list[tuple[FieldPath, str]] = []
-        for index, scorer in enumerate(scorers):
-            if scorer.title in seen:
-                problems.append(
-                    ((index,), f"a name of its own (another scorer is {scorer.title}): give name:")
-                )
-            seen.add(scorer.title)
-        if problems:
-            raise refusal(*problems)
+        refuse_same_titles(scorers)
         return scorers
 
     @field_validator("groupings")

@@ -1,11 +1,6 @@
 """The summary that an evaluation or an attack ends in: one row a number, with its interval."""
 
-from typing import Final
-
 import pyarrow as pa
-
-KIND: Final = "evaluation"
-"""Kind of the store's commit that a summary belongs to."""
 
 OBJECT = "summary"
 """Name of the summary among the commit's objects."""

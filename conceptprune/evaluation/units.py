@@ -1,28 +1,33 @@
 """Units of an evaluation: images, what scorers say of them, and the summary."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
-from conceptprune.evaluation.items import Item
-from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.summary import KIND
 from conceptprune.models.prompt import Prompt
-from conceptprune.units.units import Need
+from conceptprune.units.unit import Need, Unit
+
+if TYPE_CHECKING:
+    # These import torch, which readers of records do without.
+    from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+    from conceptprune.evaluation.items import Item
+    from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesUnit:
-    """Draw one shard of prompts with one checkpoint."""
+class ImagesUnit(Unit):
+    """Generate the images of one shard of prompts with one checkpoint."""
+
+    warm = True
+    intermediate = True
 
     key: str
-    drawn: Drawn
+    drawn: "Drawn"
     prompts: tuple[Prompt, ...]
     steps: int
     guidance: float
+    branches: int
+    """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     batch_size: int
-    kind: Literal["images"] = "images"
-    needs: tuple[Need, ...] = ()
 
     @property
     def detail(self) -> str:
@@ -30,19 +35,31 @@ class ImagesUnit:
         edit = self.drawn.edit
         return f"{len(self.prompts)} images with {edit.kind if edit else 'no'} edit"
 
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return self.drawn.applies
+
+    @property
+    def evaluations(self) -> int:
+        """Prompts x guidance branches x steps."""
+        return len(self.prompts) * self.branches * self.steps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoresUnit:
-    """Have one scorer look at one shard of images."""
+class ScoresUnit(Unit):
+    """Score one shard of images with one scorer."""
+
+    warm = True
+    intermediate = True
 
     key: str
     images: str
     references: str | None
     """Key of the base model's images of the same shard, for a scorer that compares."""
-    scorer: ScorerSettings
-    facts: Facts
-    cases: tuple[Case, ...]
-    kind: Literal["scores"] = "scores"
+    scorer: "ScorerSettings"
+    facts: "Facts"
+    cases: "tuple[Case, ...]"
 
     @property
     def detail(self) -> str:
@@ -52,23 +69,26 @@ class ScoresUnit:
     @property
     def needs(self) -> tuple[Need, ...]:
         """The images, and those they are compared with."""
-        others = () if self.references is None else (("images", self.references),)
-        return (("images", self.images), *others)
+        others = () if self.references is None else ((ImagesUnit.kind, self.references),)
+        return ((ImagesUnit.kind, self.images), *others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetScoresUnit:
-    """Have one scorer look at all images of one checkpoint and group."""
+class SetScoresUnit(Unit):
+    """Score all images of one checkpoint and group, as a set, with one scorer."""
+
+    title = "Scores of sets"
+    warm = True
+    intermediate = True
 
     key: str
     images: tuple[str, ...]
     references: tuple[str, ...]
     """Keys of the base model's images; empty where the scorer has references of its own."""
-    scorer: ScorerSettings
-    facts: Facts
+    scorer: "ScorerSettings"
+    facts: "Facts"
     prompts: tuple[Prompt, ...]
     """Which of the images belong to the group."""
-    kind: Literal["set-scores"] = "set-scores"
 
     @property
     def detail(self) -> str:
@@ -79,15 +99,15 @@ class SetScoresUnit:
     def needs(self) -> tuple[Need, ...]:
         """The images on both sides."""
         keys = dict.fromkeys((*self.images, *self.references))
-        return tuple(("images", key) for key in keys)
+        return tuple((ImagesUnit.kind, key) for key in keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBy:
     """One scorer in a summary, and where its numbers of one checkpoint are."""
 
-    scorer: ScorerSettings
-    facts: Facts
+    scorer: "ScorerSettings"
+    facts: "Facts"
     scores: tuple[str, ...] = ()
     """Keys of `ScoresUnit`, one a shard."""
     sets: tuple[tuple[str, str], ...] = ()
@@ -98,20 +118,30 @@ class ScoredBy:
 class Entry:
     """One checkpoint in a summary."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     images: tuple[str, ...]
     """Keys of its images, one a shard."""
     scored: tuple[ScoredBy, ...]
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Its images and numbers."""
+        images = [(ImagesUnit.kind, key) for key in self.images]
+        scores = [(ScoresUnit.kind, key) for one in self.scored for key in one.scores]
+        sets = [(SetScoresUnit.kind, key) for one in self.scored for _, key in one.sets]
+        return (*images, *scores, *sets)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationUnit:
+class EvaluationUnit(Unit):
     """Put the numbers of all checkpoints into one table, with their intervals."""
+
+    title = "Summaries"
 
     key: str
     suite: str
     entries: tuple[Entry, ...]
-    items: tuple[Item, ...]
+    items: "tuple[Item, ...]"
     resamples: int
     seed: int
     """Of the bootstrap."""
@@ -119,7 +149,6 @@ class EvaluationUnit:
     """The domain that all erased concepts belong to, if they belong to one."""
     unlearncanvas: bool
     """Whether the numbers are also grouped as UnlearnCanvas does."""
-    kind: Literal["evaluation"] = KIND
 
     @property
     def detail(self) -> str:
@@ -129,13 +158,4 @@ class EvaluationUnit:
     @property
     def needs(self) -> tuple[Need, ...]:
         """Every checkpoint's images and numbers."""
-        needs: dict[Need, None] = {}
-        for entry in self.entries:
-            needs |= dict.fromkeys(("images", key) for key in entry.images)
-            for scored in entry.scored:
-                needs |= dict.fromkeys(("scores", key) for key in scored.scores)
-                needs |= dict.fromkeys(("set-scores", key) for _, key in scored.sets)
-        return tuple(needs)
-
-
-AnyEvaluationUnit = ImagesUnit | ScoresUnit | SetScoresUnit | EvaluationUnit
+        return tuple(dict.fromkeys(need for entry in self.entries for need in entry.needs))

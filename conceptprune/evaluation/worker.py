@@ -1,14 +1,14 @@
 """What a worker does with each unit of an evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from conceptprune.digest import canonical_json
-from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit, pictures_identity
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.evaluation.scoring import Row, Scorers, read_rows
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import (
@@ -21,7 +21,6 @@ from conceptprune.evaluation.tables import (
     sorted_table,
 )
 from conceptprune.evaluation.units import (
-    AnyEvaluationUnit,
     EvaluationUnit,
     ImagesUnit,
     ScoredBy,
@@ -33,41 +32,28 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, family_named
 from conceptprune.models.images import Image, png, read_picture
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import Commit, ObjectRef, Store, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
-from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
-from conceptprune.units.units import APPLIED
-
-Row = dict[str, Any]
+from conceptprune.units.commit import Made, UnitWorker
+from conceptprune.units.unit import APPLIED, Unit
 
 
-class Evaluator:
-    """Runs the units of evaluations against one store; keeps models loaded between units."""
+class Evaluator(UnitWorker):
+    """Does the units of evaluations; keeps models loaded between units."""
 
-    def __init__(self, store: Store, base: Drawn) -> None:
-        self.store = store
+    def __init__(self, store: Store, base: Drawn, claims: Claims | None = None) -> None:
+        super().__init__(store, claims)
         self.base = base
         self._models: dict[str, DiffusionModel] = {}
-        self._scorers: dict[str, Any] = {}
         self._memory: dict[int, BatchMemory] = {}
 
-    def run(self, unit: AnyEvaluationUnit) -> Commit:
-        """Do one unit and commit it; work that is committed already is not done again.
+    def make(self, unit: Unit) -> Made:
+        """Compute a unit of an evaluation and write its objects.
 
         Raises:
-            UserError, StoreError: see the stages.
+            UserError, StoreError: see what each kind calls.
         """
-        return self.store.find(unit.kind, unit.key) or self._do(unit)
-
-    def run_claimed(self, unit: AnyEvaluationUnit, claims: Claims) -> Done | Held:
-        """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(unit, claims, self._do)
-
-    def _do(self, unit: AnyEvaluationUnit) -> Commit:
-        return commit_made(self.store, unit, lambda: self._make(unit))
-
-    def _make(self, unit: AnyEvaluationUnit) -> Made:
         match unit:
             case ImagesUnit():
                 return self._images(unit)
@@ -77,6 +63,8 @@ class Evaluator:
                 return self._set_scores(unit)
             case EvaluationUnit():
                 return self._evaluation(unit)
+            case _:
+                raise TypeError(f"an evaluation's worker does not make units of kind {unit.kind}")
 
     @property
     def device(self) -> str:
@@ -111,21 +99,14 @@ class Evaluator:
         data = self.store.read(drawn.edit.ref)
         return load_edit(drawn.edit.kind, data, drawn.model.source.folder())
 
-    def scorer(self, settings: ScorerSettings, facts: Facts) -> Any:
-        """A loaded scorer, which is the one that the plan was made with.
+    @cached_property
+    def scorers(self) -> Scorers:
+        """The scorers of this process."""
+        return Scorers(self.device)
 
-        Raises:
-            UserError: this machine has other weights, or other versions of its libraries.
-        """
-        name = canonical_json(settings.model_dump(mode="json"))
-        if name not in self._scorers:
-            if (found := settings.check()) != facts:
-                raise UserError(
-                    f"scorers: {settings.title} is {found} on this machine, and {facts} on the one "
-                    "that planned the evaluation: install and place the same on all"
-                )
-            self._scorers[name] = settings.load(self.device)
-        return self._scorers[name]
+    def scorer(self, settings: ScorerSettings, facts: Facts) -> Any:
+        """A loaded scorer; see `Scorers.loaded`."""
+        return self.scorers.loaded(settings, facts)
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.base.model.identity, suffix=suffix)
@@ -138,16 +119,16 @@ class Evaluator:
         model = self.model(unit.drawn)
         memory = self._memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
         with applied(model, self.edit(unit.drawn)):
-            images = memory.run(
-                lambda at_once: draw(
-                    model,
-                    unit.prompts,
-                    steps=unit.steps,
-                    guidance=unit.guidance,
-                    batch_size=unit.batch_size,
-                    at_once=at_once,
-                )
-            )
+            for attempt in memory.attempts():
+                with attempt as at_once:
+                    images = draw(
+                        model,
+                        unit.prompts,
+                        steps=unit.steps,
+                        guidance=unit.guidance,
+                        batch_size=unit.batch_size,
+                        at_once=at_once,
+                    )
         roles = [f"image.{index}" for index in range(len(images))]
         refs = [self._put("image", png(image), suffix="png") for image in images]
         table = images_table(unit.prompts, list(images), refs, roles, unit.guidance)
@@ -180,7 +161,7 @@ class Evaluator:
 
     def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
         """The images of some prompts out of one shard, in the order of the prompts."""
-        commit = self.store.get("images", key)
+        commit = self.store.get(ImagesUnit.kind, key)
         roles = {(row["prompt"], row["seed"]): row["role"] for row in self.rows(commit, "images")}
         found = {
             prompt: read_picture(self.store.load(commit, roles[prompt]))
@@ -190,30 +171,32 @@ class Evaluator:
 
     def _drawn_of(self, key: str, wanted: set[tuple[str, int]]) -> Iterator[Image]:
         """The images of one shard whose prompts are wanted, in the shard's order."""
-        commit = self.store.get("images", key)
+        commit = self.store.get(ImagesUnit.kind, key)
         for row in self.rows(commit, "images"):
             if (row["prompt"], row["seed"]) in wanted:
                 yield read_picture(self.store.load(commit, row["role"]))
 
     def images_of(self, key: str) -> dict[tuple[str, int], Image]:
         """The images of one shard, by prompt and seed."""
-        commit = self.store.get("images", key)
+        commit = self.store.get(ImagesUnit.kind, key)
         return {
             (row["prompt"], row["seed"]): read_picture(self.store.load(commit, row["role"]))
             for row in self.rows(commit, "images")
         }
 
+    def _images_rows(self, key: str) -> list[Row]:
+        return self.rows(self.store.get(ImagesUnit.kind, key), "images")
+
     def rows(self, commit: Commit, role: str) -> list[Row]:
         """The rows of one of a commit's Parquet tables."""
-        rows: list[Row] = parquet_to_table(self.store.load(commit, role)).to_pylist()
-        return rows
+        return read_rows(self.store, commit, role)
 
     def _evaluation(self, unit: EvaluationUnit) -> Made:
         images: list[Row] = []
         scores: list[Row] = []
         scored: list[list[Scored]] = []
         for entry in unit.entries:
-            shards = [self.rows(self.store.get("images", key), "images") for key in entry.images]
+            shards = [self._images_rows(key) for key in entry.images]
             drawn = {
                 (row["prompt"], row["seed"], row["guidance"]): row
                 for shard in shards
@@ -259,7 +242,7 @@ class Evaluator:
         values: dict[tuple[str, CaseKey], float] = {}
         rows: dict[CaseKey, list[Row]] = {}
         for key, guidance in zip(one.scores, guidances, strict=bool(one.scores)):
-            for row in self.rows(self.store.get("scores", key), "scores"):
+            for row in self.rows(self.store.get(ScoresUnit.kind, key), "scores"):
                 case = (row["prompt"], row["seed"], guidance, labels_from_json(row["labels"]))
                 if row["value"] is not None:
                     values[row["metric"], case] = row["value"]
@@ -268,7 +251,7 @@ class Evaluator:
         sets = {
             (group, row["metric"]): {name: row[name] for name in ("value", "low", "high", "n")}
             for group, key in one.sets
-            for row in self.rows(self.store.get("set-scores", key), "scores")
+            for row in self.rows(self.store.get(SetScoresUnit.kind, key), "scores")
         }
         found = Scored(scorer=one.scorer, facts=one.facts, values=values, sets=sets)
         return found, rows

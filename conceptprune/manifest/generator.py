@@ -1,7 +1,7 @@
 """The prompt generator: a local language model that writes a concept's fillers."""
 
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -14,7 +14,8 @@ from conceptprune.manifest.fields import (
     Seed,
     refusal_here,
 )
-from conceptprune.manifest.model import LanguageModelRef
+from conceptprune.manifest.model import LanguageModelRef, source_of
+from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSource
 
 QUESTION = (
     "Write a numbered list of {count} different {what}. One a line, at most three words each, in "
@@ -68,6 +69,25 @@ class Generator(Section):
         Float, Field(gt=0, le=1, description="a number above 0 and at most 1 (1 is all tokens)")
     ] = 0.95
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the language model's files come from."""
+        return source_of(self.model, LANGUAGE_MODEL_FILES)
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What of it decides answers, beside the language model's files wherever they lie."""
+        return {
+            "template": self.template,
+            "per_concept": self.per_concept,
+            "seed": self.seed,
+            "max_asks": self.max_asks,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "dtype": self.dtype,
+        }
 
 
 class Prompts(Section):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from conceptprune.errors import ManifestError
+from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest.fields import FieldPath, NamedPath, is_union_tag
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
@@ -59,6 +59,26 @@ def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
 
     """
     return parse_document(text, Manifest, source=source, folder=folder)
+
+
+def checked_section(section: type[S], **values: Any) -> S:
+    """A section from values that no file has, by the same rules.
+
+    Raises:
+        UserError: a value breaks one; a line that names the field and what is allowed.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        document = Document(data=values)
+        details = error.errors(include_url=False)[0]
+        problem = next(_problems_in(details, _Reading(document, section)))
+        _, value = _value_at(values, problem.path)
+        nearest = f" (nearest: {problem.nearest})" if problem.nearest else ""
+        raise UserError(
+            f"{_dotted(problem.path)}: found {_printable(repr(value))}, allowed is "
+            f"{problem.allowed}{nearest}"
+        ) from error
 
 
 def load_document(path: Path | str, schema: type[S]) -> S:

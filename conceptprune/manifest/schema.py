@@ -68,6 +68,7 @@ def _one_or_several(value: Any) -> str:
 
 
 GuidanceHalves = Literal["both", "conditional"]
+BaseRule = Literal["plain", "plain+retained-mean", "plain+retained-max"]
 SelectorName = Literal["conceptprune", "fia"]
 
 # The settings that only one selector has.
@@ -80,6 +81,16 @@ SELECTOR_OF: dict[str, SelectorName] = {
 }
 Fraction = Annotated[Float, Field(gt=0, le=1)]
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
+
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def default_dtype(device: Device, gpus_per_actor: float) -> Dtype:
+    """The type that is fast where actors run: a CPU takes float16 15 times as long as float32."""
+    on_gpu = device == "cuda" or (device == "auto" and gpus_per_actor > 0)
+    return "float16" if on_gpu else "float32"
 
 
 class Collection(Section):
@@ -104,8 +115,9 @@ class Collection(Section):
         Positive | None,
         Field(description="a whole number from 1 to collection.tau, or null for one window of tau"),
     ] = None
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Dtype | None = None
+    """By default as `default_dtype` says."""
+    device: Device = "auto"
 
     @field_validator("tau")
     @classmethod
@@ -123,7 +135,15 @@ class Collection(Section):
 
 
 class Pruning(Section):
-    """How the weights to zero are selected from the collected statistics."""
+    """How the weights to zero are selected from the collected statistics.
+
+    `sparsity` is k, the fraction of each row's columns that a single call may select. An entry is
+    pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row`
+    selects at least so many columns a row where k of a narrow layer rounds down to none. `r1` is
+    the fraction of a layer's weights that count as salient at a single call; an entry is pruned
+    when it is among the fraction `r2` both of its row and of its layer. Of the collected calls, the
+    first `tau` are looked at.
+    """
 
     selector: SelectorName = "conceptprune"
     sparsity: Annotated[
@@ -147,7 +167,7 @@ class Pruning(Section):
             "expression for the module names of linears in the denoiser"
         ),
     ] = "ffn_out"
-    base: Literal["plain", "plain+retained-mean", "plain+retained-max"] = "plain"
+    base: BaseRule = "plain"
 
     @field_validator(*SELECTOR_OF)
     @classmethod
@@ -161,6 +181,24 @@ class Pruning(Section):
                 f"{', '.join(mine)}"
             )
         return value
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The settings of its selector by name: what decides a selection from given statistics."""
+        names = [name for name, owner in SELECTOR_OF.items() if owner == self.selector]
+        return {name: getattr(self, name) for name in (*names, "tau")}
+
+    def columns_per_row(self, width: int) -> int:
+        """How many of a row's `width` columns a single call may select; 0 where k is too small."""
+        return min(max(int(self.sparsity * width), self.min_per_row), width)
+
+    def most_entries(self, num_rows: int, width: int, num_calls: int) -> int:
+        """The most entries a layer can lose, where so many calls are looked at."""
+        if self.selector == "fia":
+            return int(self.r2 * num_rows * width)
+        # All that no two calls select together.
+        calls_needed = int(self.threshold * num_calls) + 1
+        return num_rows * min(self.columns_per_row(width) * num_calls // calls_needed, width)
 
 
 class Sweep(Section):
@@ -198,6 +236,10 @@ class Sweep(Section):
         return tuple(made)
 
 
+SCORER_PLACES = frozenset({"model", "features", "reference", "torchscript", "originals", "weights"})
+"""Fields of scorers that say where files lie: what lies there decides results, and not where."""
+
+
 class Preview(Section):
     """Images before and after, for the report."""
 
@@ -207,7 +249,14 @@ class Preview(Section):
     ] = (0, 1)
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
+    scorers: Annotated[
+        tuple[Any, ...],
+        Field(description="a list of {scorer: ..., settings}, as in a suite"),
+    ] = ()
+    """What looks at the images. A layer above knows the scorers: `evaluation.job_manifest` checks
+    these sections and makes them settings."""
     judge: Literal["studio"] | None = None
+    """The first spelling of `scorers: [{scorer: studio-judge}]`."""
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     prompts_per_concept: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1
@@ -225,6 +274,11 @@ FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with
 
 class Fuse(Section):
     """How the masks of all concepts become one; a name alone means its defaults.
+
+    - `union` prunes what any concept's mask prunes.
+    - `retain-shared` keeps what many concepts share and is therefore no concept's own (FIA): an
+      entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a single mask.
+    - `budget` prunes at most `fraction` of the site's weights (`masks.budget` says which).
 
     Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
     """
@@ -244,6 +298,21 @@ class Fuse(Section):
         if value is not None and info.data.get("how", owner) != owner:
             raise refusal_here(f"nothing: it is a setting of {owner}")
         return value
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The setting that its kind of fusion has, by name, or its default; a union has none."""
+        match self.how:
+            case "retain-shared":
+                return {"alpha": 0.8 if self.alpha is None else self.alpha}
+            case "budget":
+                return {"fraction": 0.02 if self.fraction is None else self.fraction}
+        return {}
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """What decides the fused mask."""
+        return {"how": self.how, **self.settings}
 
 
 def _fuse_section(value: Any) -> Any:
@@ -321,6 +390,12 @@ class Manifest(Section):
     sweep: Annotated[Sweep | None, Field(description="a section with lists of settings")] = None
     outputs: Outputs = Outputs()
     compute: Compute = Compute()
+
+    @property
+    def dtype(self) -> Dtype:
+        """The model's floating-point type, the default where the manifest names none."""
+        collection = self.collection
+        return collection.dtype or default_dtype(collection.device, self.compute.gpus_per_actor)
 
     @field_validator("concepts", "retain")
     @classmethod

@@ -4,51 +4,22 @@ Masks are read one at a time. What is kept of each is its coded entries, a byte 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.errors import EmptyMaskError
+from conceptprune.manifest import Fuse
 from conceptprune.masks.budget import Drive, within_budget
 from conceptprune.masks.codec import decode_entries, encode_entries
 from conceptprune.masks.mask import PruningMask, check_same_weights, fused_mask
 
 Codes = Sequence[NDArray[np.uint8]]
 """One layer's entries by mask, as `mask_codec` codes them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Union:
-    """Prune what any concept's mask prunes."""
-
-    how: Literal["union"] = "union"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetainShared:
-    """As union, but keep what many concepts share and is therefore no concept's own (FIA).
-
-    Kept is an entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a
-    single mask: among one or two concepts there is little to share.
-    """
-
-    alpha: float = 0.8
-    how: Literal["retain-shared"] = "retain-shared"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """Prune at most `fraction` of the site's weights; `budget.within_budget` says which."""
-
-    fraction: float = 0.02
-    how: Literal["budget"] = "budget"
-
-
-Fusion = Union | RetainShared | Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +35,7 @@ class Drives:
 
 def fuse_masks(
     masks: Iterable[PruningMask],
-    fusion: Fusion,
+    fusion: Fuse,
     drives: Drives | None = None,
     *,
     provenance: Mapping[str, Any] | None = None,
@@ -89,24 +60,30 @@ def fuse_masks(
     if like is None:
         raise ValueError("no mask to fuse")
     sizes = {name: layer.shape[0] * layer.shape[1] for name, layer in like.layers.items()}
-    match fusion:
-        case Union():
+    match fusion.how:
+        case "union":
             entries = _counted(codes, sizes, fewer_than=len(parts) + 1)
-        case RetainShared(alpha=alpha):
-            entries = _counted(codes, sizes, fewer_than=max(2, ceil(alpha * len(parts))))
-        case Budget(fraction=fraction):
+        case "retain-shared":
+            shared = max(2, ceil(fusion.settings["alpha"] * len(parts)))
+            entries = _counted(codes, sizes, fewer_than=shared)
+        case "budget":
             if drives is None:
                 raise ValueError("a budget is spent by drives, and there are none")
             names = [", ".join(part["concepts"]) for part in parts]
             entries = within_budget(
-                codes, fraction, drives.weights, names, drives.concepts, drives.retained
+                codes,
+                fusion.settings["fraction"],
+                drives.weights,
+                names,
+                drives.concepts,
+                drives.retained,
             )
     if not any(len(flat) for flat in entries.values()):
         raise EmptyMaskError(
             f"outputs.fuse: {fusion.how} leaves nothing to prune: every entry is shared by "
             "concepts; raise alpha"
         )
-    return fused_mask(like, parts, entries, {**asdict(fusion), **(provenance or {})})
+    return fused_mask(like, parts, entries, {**fusion.key_parts, **(provenance or {})})
 
 
 def _counted(

@@ -3,7 +3,7 @@
 Shapes: a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,48 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.collection.statistics import Statistics
-from conceptprune.errors import EmptyMaskError, UserError
-from conceptprune.masks.settings import BaseRule as BaseRule
-from conceptprune.masks.settings import SelectionSettings as SelectionSettings
-
-Energy = Mapping[str, NDArray[np.float64]]
-"""Per layer [C, W] float64: sum of squared activations by denoiser call and neuron."""
-
-
-def select_entries(
-    weights: Mapping[str, Tensor],
-    target: Energy,
-    base: Energy,
-    settings: SelectionSettings,
-) -> dict[str, NDArray[np.int64]]:
-    """The entries to prune, per layer: sorted flat indices `row * W + column`, int64.
-
-    `weights` are the site's weights [R, W] by module name, any floating dtype.
-
-    Raises:
-        UserError: k keeps no column of some layer, or more calls are asked for than collected.
-        EmptyMaskError: no entry was selected in any layer.
-    """
-    return not_empty(
-        {
-            name: select_in_layer(name, weights[name], target[name], base[name], [settings])[0]
-            for name in sorted(weights)
-        }
-    )
-
-
-def not_empty(entries: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """The same entries, by layer.
-
-    Raises:
-        EmptyMaskError: there is none in any layer.
-    """
-    if not any(len(flat) for flat in entries.values()):
-        raise EmptyMaskError(
-            "no weight was selected: the target prompts excite no neuron more than the base "
-            "prompts do; check that base and target prompts differ"
-        )
-    return entries
+from conceptprune.errors import UserError
+from conceptprune.manifest import BaseRule, Pruning
 
 
 def select_in_layer(
@@ -60,14 +20,16 @@ def select_in_layer(
     weight: Tensor,
     target: NDArray[np.float64],
     base: NDArray[np.float64],
-    settings: Sequence[SelectionSettings],
+    settings: Sequence[Pruning],
 ) -> list[NDArray[np.int64]]:
-    """One layer's entries under each of several settings, sorted flat indices.
+    """One layer's entries under each of several settings: sorted flat indices `row * W + column`.
 
-    Settings that differ in tau and threshold alone share one pass over the calls.
+    `weight` is [R, W], in any floating dtype; `target` and `base` are energies [C, W], sums of
+    squared activations by denoiser call and neuron. Settings that differ in tau and threshold alone
+    share one pass over the calls.
 
     Raises:
-        UserError: as `select_entries`.
+        UserError: k keeps no column of the layer, or more calls are asked for than collected.
     """
     shared: dict[int, list[tuple[int, int, float]]] = {}
     for index, setting in enumerate(settings):
@@ -134,23 +96,6 @@ def top_columns(score: Tensor, per_row: int) -> Tensor:
 
 
 def base_energy(
-    plain: Statistics, retained: Sequence[Statistics], rule: BaseRule, *, num_prompts: int
-) -> Energy:
-    """What the target must exceed: the base prompts' energy alone, or with retained concepts'.
-
-    With retained concepts, energies are taken per prompt, combined by mean or maximum over
-    (base, each retained concept), and scaled to the target's `num_prompts`.
-
-    Raises:
-        UserError: the rule needs retained concepts and there are none.
-    """
-    return {
-        name: base_energy_in(name, plain, retained, rule, num_prompts=num_prompts)
-        for name in plain.layers
-    }
-
-
-def base_energy_in(
     layer: str,
     plain: Statistics,
     retained: Sequence[Statistics],
@@ -158,7 +103,14 @@ def base_energy_in(
     *,
     num_prompts: int,
 ) -> NDArray[np.float64]:
-    """`base_energy` of one layer: [C, W] float64."""
+    """What the target's energy must exceed in a layer: [C, W] float64.
+
+    That is the base prompts' energy alone or, by another `rule`, combined with that of retained
+    concepts: per prompt, by mean or maximum over all sides, scaled to the target's `num_prompts`.
+
+    Raises:
+        UserError: the rule needs retained concepts and there are none.
+    """
     if rule == "plain":
         return plain.layers[layer].sum_sq
     sides = [plain, *retained]

@@ -20,6 +20,14 @@ from torch import Tensor, nn
 
 from conceptprune import progress
 from conceptprune.errors import UserError
+from conceptprune.models.components import (
+    ABSENT,
+    INDEX,
+    load_component,
+    module_classes,
+    read_index,
+    read_json,
+)
 from conceptprune.models.offload import Residency, is_text_encoder
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -32,8 +40,24 @@ KEPT_ENCODINGS = 256
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 """Components of a pipeline that neither collection nor a drawing uses."""
 
-OnCall = Callable[[int, float, int], None]
-"""Told of each denoiser call beforehand: its number, its timestep and its guidance halves."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserCall:
+    """What is known of a call of the denoiser before it is made."""
+
+    number: int
+    """Of the scheduler's step, from 0; a pipeline may call its denoiser several times in one."""
+    timestep: float
+    conditional: tuple[bool, ...]
+    """Of each guidance half in the call, B samples each, in their order: is it the prompts' own?"""
+    continues: bool = False
+    """It is another half of the same prompts in the same step as the call before."""
+    in_parts: bool = False
+    """Its prompts go through the denoiser a few at a time."""
+
+
+OnCall = Callable[[DenoiserCall], None]
+"""Told of each denoiser call beforehand."""
 
 Conditions = Mapping[str, Tensor]
 """What the denoiser is told of one prompt, by the name its call gives it: each [1, ...]."""
@@ -77,6 +101,8 @@ class DiffusionModel(ABC):
     """A trajectory can be cut into windows of calls."""
     not_needed: ClassVar[tuple[str, ...]] = NOT_NEEDED
     """Components that are not loaded."""
+    needed_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """Text encoders without which the pipeline cannot encode a prompt."""
     encodes_by_itself: ClassVar[bool] = False
     """The pipeline encodes prompts while it denoises: its text encoders are never freed."""
 
@@ -89,9 +115,8 @@ class DiffusionModel(ABC):
         self.scheduler = pipe.scheduler
         self.denoiser: nn.Module = getattr(pipe, self.component).eval()
         self.config: Mapping[str, Any] = getattr(pipe, self.component).config
-        self.latent_side = (
-            resolution // pipe.vae_scale_factor if resolution else self.default_side(self.config)
-        )
+        side = resolution and resolution // pipe.vae_scale_factor
+        self.latent_size = (side, side) if side else self.default_size(self.config)
         self._encoded: dict[str, Conditions] = {}
         self._residency: Residency | None = None
         for module in pipe.components.values():
@@ -126,23 +151,27 @@ class DiffusionModel(ABC):
 
         folder = Path(folder)
         cls.check_scheduler(scheduler)
-        index = diffusers.DiffusionPipeline.load_config(folder, local_files_only=True)
-        unused = {name: None for name in cls.not_needed if name in index}
+        index = read_index(folder)
+        cls.check_configs(folder, index)
+        modules: dict[str, nn.Module | None] = {
+            name: load_component(kind, folder / name, dtype)
+            for name, kind in module_classes(folder, index, cls.not_needed).items()
+        }
+        # Left out, they would be missed: a pipeline may do without a component, if told so.
+        modules |= {name: None for name in cls.not_needed if name in index}
+        modules |= {name: None for name, entry in index.items() if entry == ABSENT}
         try:
             pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                **unused,
+                folder, torch_dtype=dtype, local_files_only=True, **modules
             )
-        except (OSError, ValueError, ImportError) as error:
+            if scheduler is not None:
+                new = getattr(diffusers, scheduler).from_pretrained(folder / "scheduler")
+                pipe.register_modules(scheduler=new)
+        except (OSError, ValueError, ImportError, AttributeError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"cannot load a {index['_class_name']} from {folder}: {error}"
+                f"model: cannot load a {index['_class_name']} from {folder}: {reason}"
             ) from error
-        if scheduler is not None:
-            new = getattr(diffusers, scheduler).from_pretrained(folder / "scheduler")
-            pipe.register_modules(scheduler=new)
         model = cls(pipe, resolution=resolution)
         # Here, and not in `from_pipeline`: a hook is not left on a caller's own modules.
         model.denoiser.register_forward_hook(_note_progress)
@@ -158,6 +187,43 @@ class DiffusionModel(ABC):
         )
         model._residency.place()
         return model
+
+    @classmethod
+    def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
+        """Refuse a model that this family's pipeline cannot draw with, as its configs tell.
+
+        Raises:
+            UserError: names the file, the field, and what to use instead.
+        """
+        present = [name for name, entry in index.items() if entry not in (ABSENT, None)]
+        denoiser = cls.denoiser_among(present)
+        for name in (denoiser, "vae", *cls.needed_encoders):
+            if name not in present:
+                raise UserError(
+                    f"model: {folder / INDEX}: {name} is missing, without which a "
+                    f"{index['_class_name']} cannot draw"
+                )
+        config = read_json(folder / denoiser / "config.json")
+        vae = folder / "vae" / "config.json"
+        latents = read_json(vae).get("latent_channels")
+        if "in_channels" in config and isinstance(latents, int):
+            taken = cls.latent_channels(config)
+            if taken != latents:
+                raise UserError(
+                    f"model: {folder / denoiser / 'config.json'}: in_channels is "
+                    f"{config['in_channels']}, so that the denoiser takes {taken} channels, and "
+                    f"the latents of {vae} have {latents}: an inpainting, editing or "
+                    "conditioned model; erase from the text-to-image model that it was made of"
+                )
+        cls.check_denoiser(config, folder / denoiser / "config.json")
+
+    @classmethod  # noqa: B027
+    def check_denoiser(cls, config: Mapping[str, Any], path: Path) -> None:
+        """Refuse what only this family has to look for in its denoiser's config, read from `path`.
+
+        Raises:
+            UserError: names the file, the field, and what to use instead.
+        """
 
     @classmethod
     def check_scheduler(cls, name: str | None) -> None:
@@ -179,14 +245,25 @@ class DiffusionModel(ABC):
         return 2 if guidance > 1 else 1
 
     @classmethod
-    def default_side(cls, config: Mapping[str, Any]) -> int:
-        """Side of the latents that a denoiser with this `config` was made for."""
-        side: int = config["sample_size"]
-        return side
+    def default_size(cls, config: Mapping[str, Any]) -> tuple[int, int]:
+        """(height, width) of the latents that a denoiser with this `config` was made for.
+
+        Raises:
+            UserError: it does not say.
+        """
+        match config.get("sample_size"):
+            case int(side):
+                return side, side
+            case [int(height), int(width)]:
+                return height, width
+        raise UserError(
+            f"model: sample_size of the denoiser's config.json is {config.get('sample_size')}, "
+            "which says no height and width: set collection.resolution"
+        )
 
     @classmethod
     def latent_channels(cls, config: Mapping[str, Any]) -> int:
-        """Channels of the latents [B, C, side, side]."""
+        """Channels of the latents [B, C, height, width]."""
         channels: int = config["in_channels"]
         return channels
 
@@ -212,9 +289,13 @@ class DiffusionModel(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser computes; its weights may be elsewhere meanwhile."""
-        return (
-            self._residency.device if self._residency else next(self.denoiser.parameters()).device
-        )
+        if self._residency:
+            return self._residency.device
+        if hasattr(self.denoiser, "_hf_hook"):
+            # Offloaded by its owner: accelerate's hooks bring it to the device for each call.
+            device: torch.device = self.pipe._execution_device
+            return device
+        return next(self.denoiser.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -311,10 +392,10 @@ class DiffusionModel(ABC):
         self._encoded.clear()
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """Unit-variance latents [B, C, side, side], one generator each, as diffusers draws them."""
+        """Unit-variance latents [B, C, height, width], one generator each, as diffusers draws."""
         from diffusers.utils.torch_utils import randn_tensor
 
-        shape = (self.latent_channels(self.config), self.latent_side, self.latent_side)
+        shape = (self.latent_channels(self.config), *self.latent_size)
         latents: Tensor = randn_tensor(
             (len(generators), *shape), generator=generators, device=self.device, dtype=self.dtype
         )
@@ -364,11 +445,28 @@ class DiffusionModel(ABC):
                 f"{trajectory.num_calls} with steps: {trajectory.steps}"
             )
 
-    def run(self, batch: Guided, stop: int, on_call: OnCall, *, at_once: int | None = None) -> None:
-        """Make the calls from where the batch is up to `stop`, each after `on_call` of it."""
+    def run(
+        self,
+        batch: Guided,
+        stop: int,
+        on_call: OnCall,
+        *,
+        at_once: int | None = None,
+        tell_halves: bool = True,
+    ) -> None:
+        """Make the calls from where the batch is up to `stop`, each after `on_call` of it.
+
+        Without `tell_halves`, nobody asks which halves are the prompts' own.
+        """
         trajectory = batch.trajectory
         while trajectory.call < stop:
-            on_call(trajectory.call, float(trajectory.timestep), batch.halves)
+            call = DenoiserCall(
+                number=trajectory.call,
+                timestep=float(trajectory.timestep),
+                conditional=(False, True)[-batch.halves :],
+                in_parts=at_once is not None,
+            )
+            on_call(call)
             self.advance(batch, at_once=at_once)
 
     def draw(
@@ -381,8 +479,14 @@ class DiffusionModel(ABC):
         """Images [n, height, width, 3] uint8 of a batch that has just begun."""
         for _ in range(batch.trajectory.num_calls):
             self.advance(batch, at_once=at_once)
-        parts = batch.trajectory.latents.split(at_once or len(batch.trajectory.latents))
-        return torch.cat([self.decode(part) for part in parts])
+        latents, generators = batch.trajectory.latents, batch.trajectory.generators
+        size = at_once or len(latents)
+        return torch.cat(
+            [
+                self.decode(latents[first : first + size], generators[first : first + size])
+                for first in range(0, len(latents), size)
+            ]
+        )
 
     @torch.no_grad()
     def advance(self, batch: Guided, *, at_once: int | None = None) -> None:
@@ -417,13 +521,27 @@ class DiffusionModel(ABC):
         trajectory.advance(prediction)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images [n, height, width, 3] uint8 of final latents [n, C, h, w]."""
+    def decode(
+        self, latents: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """Images [n, height, width, 3] uint8 of final latents [n, C, h, w].
+
+        `generators`, one an image, are for the few autoencoders that draw noise of their own.
+        """
         vae = self.pipe.vae
-        scaled = latents / vae.config.scaling_factor
-        if vae.config.shift_factor is not None:
-            scaled = scaled + vae.config.shift_factor
-        pictures = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+        noise = None if generators is None else list(generators)
+        own = self.unscaled(latents).to(vae.dtype)
+        pictures = vae.decode(own, return_dict=False, generator=noise)[0]
         unit = (pictures.float() / 2 + 0.5).clamp(0, 1)
         images: Tensor = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
         return images
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The autoencoder's own latents [n, C, h, w] of the denoiser's, as the pipeline does it."""
+        own: Tensor = latents / self.pipe.vae.config.scaling_factor
+        return own
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """The denoiser's latents of the autoencoder's own: the inverse of `unscaled`."""
+        own: Tensor = latents * self.pipe.vae.config.scaling_factor
+        return own

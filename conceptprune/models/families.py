@@ -1,14 +1,13 @@
 """Which family a model folder belongs to, and the digest that identifies a model."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from conceptprune.digest import digest_json, known_file_digest
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.models.base import NOT_NEEDED, DiffusionModel
+from conceptprune.models.components import check_component, module_classes, read_index
 from conceptprune.models.flux import Flux
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.pixart import PixArt
@@ -28,27 +27,9 @@ FAMILIES: Mapping[str, type[DiffusionModel]] = {
 }
 """By the diffusers pipeline class that a folder's model_index.json names."""
 
-INDEX = "model_index.json"
 NOT_IDENTITY = {"vae", *NOT_NEEDED}
 """Components that change nothing of what the denoiser computes."""
 CONFIGS = {".json", ".txt", ".model"}
-
-
-def read_index(folder: Path | str) -> dict[str, Any]:
-    """The folder's model_index.json.
-
-    Raises:
-        UserError: there is none, or it is not one.
-    """
-    path = Path(folder) / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        index["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"model: {folder} is not a diffusers pipeline: cannot read its {INDEX} ({error!r})"
-        ) from error
-    return dict(index)
 
 
 def components(folder: Path | str) -> list[str]:
@@ -100,6 +81,22 @@ def family_of(folder: Path | str) -> type[DiffusionModel]:
         UserError: the folder is no pipeline.
     """
     return family_named(read_index(folder)["_class_name"])
+
+
+def check_model(folder: Path | str) -> None:
+    """Make sure that a model folder is of a kind that can be run, and has every tensor for it.
+
+    Configs and the headers of safetensors files are read, and no weights.
+
+    Raises:
+        UserError: names the file, the field or tensor, and the likely reason.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    family = family_named(index["_class_name"])
+    family.check_configs(folder, index)
+    for name, kind in module_classes(folder, index, family.not_needed).items():
+        check_component(kind, folder / name)
 
 
 def identity(folder: Path | str) -> str:

@@ -1,6 +1,7 @@
 """FLUX.1 dev and schnell: packed latents, guidance embedded or none, fused single-stream blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,14 @@ TRAIN_TIMESTEPS = 1000
 
 
 class Flux(DiffusionModel):
-    """FLUX.1 dev and schnell: never a second half; dev is told the guidance, schnell has none."""
+    """FLUX.1 dev and schnell: never a second half; dev is told the guidance, schnell has none.
+
+    The CLIP encoder may be missing: its pooled state is zeros then.
+    """
 
     component = "transformer"
     flow_matching = True
+    needed_encoders = ("text_encoder_2",)
     sites = sites(
         Site(
             name="ffn_out",
@@ -49,9 +54,9 @@ class Flux(DiffusionModel):
         return 1
 
     @classmethod
-    def default_side(cls, config: Mapping[str, Any]) -> int:
+    def default_size(cls, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `DiffusionModel`."""
-        return LATENT_SIDE
+        return LATENT_SIDE, LATENT_SIDE
 
     @classmethod
     def latent_channels(cls, config: Mapping[str, Any]) -> int:
@@ -62,10 +67,17 @@ class Flux(DiffusionModel):
     def encode_prompt(self, text: str) -> Conditions:
         """The T5 encoder's states, and the CLIP encoder's pooled state."""
         more = {} if self.config["guidance_embeds"] else {"max_sequence_length": SCHNELL_TOKENS}
-        states, pooled, _ = self.pipe.encode_prompt(text, device=self.device, **more)
+        if self.pipe.text_encoder is None:
+            # diffusers draws without this encoder where its pooled state is given.
+            states = self.pipe._get_t5_prompt_embeds(
+                text, device=self.device, dtype=self.dtype, **more
+            )
+            pooled = torch.zeros(1, self.config["pooled_projection_dim"])
+        else:
+            states, pooled, _ = self.pipe.encode_prompt(text, device=self.device, **more)
         return {
             "encoder_hidden_states": states.to(self.dtype),
-            "pooled_projections": pooled.to(self.dtype),
+            "pooled_projections": pooled.to(self.device, self.dtype),
         }
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
@@ -80,7 +92,7 @@ class Flux(DiffusionModel):
 
         config = self.scheduler.config
         mu = calculate_shift(
-            (self.latent_side // 2) ** 2,
+            prod(side // 2 for side in self.latent_size),
             config.get("base_image_seq_len", 256),
             config.get("max_image_seq_len", 4096),
             config.get("base_shift", 0.5),
@@ -92,7 +104,7 @@ class Flux(DiffusionModel):
         self, sample: Tensor, timestep: Tensor, conditions: Conditions, guidance: float
     ) -> Tensor:
         """See `DiffusionModel`."""
-        half = self.latent_side // 2
+        height, width = (side // 2 for side in self.latent_size)
         tokens = conditions["encoder_hidden_states"].shape[1]
         embedded = None
         if self.config["guidance_embeds"]:
@@ -103,15 +115,26 @@ class Flux(DiffusionModel):
             guidance=embedded,
             txt_ids=torch.zeros(tokens, 3, device=sample.device, dtype=sample.dtype),
             img_ids=self.pipe._prepare_latent_image_ids(
-                len(sample), half, half, sample.device, sample.dtype
+                len(sample), height, width, sample.device, sample.dtype
             ),
             **conditions,
             return_dict=False,
         )[0]
         return prediction
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(
+        self, latents: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
         """See `DiffusionModel`; `latents` are packed."""
         scale = self.pipe.vae_scale_factor
-        side = self.latent_side * scale
-        return super().decode(self.pipe._unpack_latents(latents, side, side, scale))
+        size = (side * scale for side in self.latent_size)
+        return super().decode(self.pipe._unpack_latents(latents, *size, scale), generators)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel`; the autoencoder's latents have a mean of their own."""
+        own: Tensor = super().unscaled(latents) + self.pipe.vae.config.shift_factor
+        return own
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel`."""
+        return super().scaled(latents - self.pipe.vae.config.shift_factor)

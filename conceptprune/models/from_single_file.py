@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,27 @@ from torch import Tensor, nn
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
-from conceptprune.models.families import INDEX, components, read_index
+from conceptprune.models.components import INDEX, read_index
+from conceptprune.models.families import components
 from conceptprune.models.node_cache import PARTIAL, cache_folder, made_once
+from conceptprune.models.sampling_keys import SAMPLING_TENSORS, check_sampling
 from conceptprune.models.weights import CHECKPOINT_NAMES
 from conceptprune.versions import versions
 
 CONFIG_SUFFIXES = {".json", ".txt", ".model"}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+UNET = ("model.diffusion_model.",)
+VAE = ("first_stage_model.", "vae.")
+PREFIXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": {"unet": UNET, "vae": VAE, "text_encoder": ("cond_stage_model.",)},
+    "StableDiffusionXLPipeline": {
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": ("conditioner.embedders.0.",),
+        "text_encoder_2": ("conditioner.embedders.1.",),
+    },
+}
+"""How the names of each component's tensors begin, by pipeline."""
 INDEX_OF_SHARDS = ".safetensors.index.json"
 
 
@@ -76,13 +90,22 @@ def _convert(file: Path, config: Path, out: Path) -> None:
         raise UserError(
             f"model.config: {config} is of a {name}, which diffusers does not load from a file"
         )
+    try:
+        _check_parts(file, config, name)
+        check_sampling(file, config)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"model.file: {file} is not a safetensors file: {error}") from error
     for path in _config_files(config):
         (out / path).parent.mkdir(exist_ok=True)
         shutil.copyfile(config / path, out / path)
     try:
         # With the copy, which has configs only: no weights but the file's are ever used.
         pipe = pipeline.from_single_file(
-            str(file), config=str(out), local_files_only=True, dtype=_dtype(file)
+            # The name of old and new versions: some ignore `dtype` without a word.
+            str(file),
+            config=str(out),
+            local_files_only=True,
+            torch_dtype=_dtype(file),
         )
         for component, stem, tensors in _weights(pipe, components(out)):
             save_file(tensors, out / component / f"{stem}.safetensors", {"format": "pt"})
@@ -103,6 +126,22 @@ def _convert(file: Path, config: Path, out: Path) -> None:
         ) from error
 
 
+def _check_parts(file: Path, config: Path, pipeline: str) -> None:
+    """Refuse a file that lacks a whole component that its configs call for.
+
+    Raises:
+        UserError: names the component, and how its tensors' names would begin.
+    """
+    with safe_open(file, framework="pt") as stream:
+        names = set(stream.keys())
+    for part, prefixes in PREFIXES.get(pipeline, {}).items():
+        if part in components(config) and not any(name.startswith(prefixes) for name in names):
+            raise UserError(
+                f"model.file: {file} has no {part}: no tensor's name begins with {prefixes[0]}; "
+                "use a file with the whole model in it, or a folder"
+            )
+
+
 def _weights(pipe: Any, names: list[str]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     """(component, stem of its checkpoint, its tensors) of each component with weights."""
     from diffusers import ModelMixin
@@ -121,8 +160,9 @@ def _weights(pipe: Any, names: list[str]) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _dtype(file: Path) -> torch.dtype:
-    """The one floating-point type of a file's tensors; float32, which holds all, of several."""
+    """The one floating-point type of a file's weights; float32, which holds all, of several."""
     with safe_open(file, framework="pt") as stream:
-        names = {stream.get_slice(key).get_dtype() for key in stream.keys()}  # noqa: SIM118
+        weights = set(stream.keys()) - SAMPLING_TENSORS
+        names = {stream.get_slice(key).get_dtype() for key in weights}
     found = names & DTYPES.keys()
     return DTYPES[found.pop()] if len(found) == 1 else torch.float32

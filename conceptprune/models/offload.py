@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conceptprune.models.components import load_component
 from conceptprune.models.settings import Offload
 
 
@@ -31,7 +32,7 @@ class Residency:
     dtype: torch.dtype
     device: torch.device
     offload: Offload
-    _freed: dict[str, type] = field(default_factory=dict)
+    _freed: dict[str, type[nn.Module]] = field(default_factory=dict)
     """Classes of the text encoders that are not there now, by name."""
     _keepers: int = 0
 
@@ -58,9 +59,7 @@ class Residency:
         if self.offload == "model":
             self._denoiser.to("cpu")
         for name, kind in self._freed.items():
-            encoder = kind.from_pretrained(  # type: ignore[attr-defined]
-                self.folder / name, dtype=self.dtype, use_safetensors=True, local_files_only=True
-            )
+            encoder = load_component(kind, self.folder / name, self.dtype)
             setattr(self.pipe, name, encoder.to(self.device).eval())
         self._freed.clear()
 

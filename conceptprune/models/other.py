@@ -1,30 +1,46 @@
 """Any other text-to-image pipeline of diffusers: run by itself, and watched from the outside.
 
 What no family knows cannot be taken apart into encoding, calls and a scheduler. So the pipeline is
-run as it is, its denoiser's calls are counted, and it is stopped when enough of them are seen. That
-is all collection needs; a trajectory cannot be cut into windows, though.
+run as it is, its steps are counted, and it is stopped when enough of them are seen. That is all
+collection needs; a trajectory cannot be cut into windows, though.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptprune.errors import UserError
-from conceptprune.models.base import Conditions, DiffusionModel, Guided, OnCall
+from conceptprune.models.base import Conditions, DenoiserCall, DiffusionModel, Guided, OnCall
+from conceptprune.models.components import ABSENT, INDEX
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.trajectory import Trajectory, TrajectoryState
+from conceptprune.models.trajectory import Trajectory, TrajectoryState, seed_hidden_noise
+from conceptprune.models.watching import Enough, GuidanceHalves, SeenCall, watched
 
 DENOISERS = ("transformer", "unet")
 USUAL_SIDE = 128
 USUAL_CHANNELS = 4
-SAMPLE_NAMES = ("hidden_states", "sample", "x")
-
-
-class _EnoughError(Exception):
-    """Leaves a pipeline's loop before a call that nobody asked for."""
+NO_PROMPT = " "
+"""The negative prompt of a pipeline that has no second half without one: as its own examples do."""
+NEEDS_IMAGES = (
+    "ControlNet",
+    "Edit",
+    "Img2Img",
+    "Image2Image",
+    "ImageVariation",
+    "Inpaint",
+    "Pix2Pix",
+    "Upscale",
+    "Depth2Img",
+    "Fill",
+)
+"""In the names of pipelines that draw from more than a text."""
+PROBES = ("a red circle", "two dogs on a beach")
+"""Two prompts that say different things, to see what in a pipeline follows its prompts."""
 
 
 class WholeRun(Trajectory):
@@ -46,7 +62,9 @@ class OtherPipeline(DiffusionModel):
     component = ""
     sites = {}  # noqa: RUF012
     resumable = False
-    not_needed = ()
+    # It would black out pictures; the families do without it, too.
+    not_needed = ("safety_checker",)
+    needed_encoders = ()
     encodes_by_itself = True
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
@@ -58,6 +76,22 @@ class OtherPipeline(DiffusionModel):
         self.component = self.denoiser_among(pipe.components)
         super().__init__(pipe, resolution=resolution)
         self.resolution = resolution
+        self._halves_of: dict[float, GuidanceHalves] = {}
+
+    @classmethod
+    def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
+        """See `DiffusionModel`: the pipeline must draw from a text alone."""
+        name = index["_class_name"]
+        if any(part in name for part in NEEDS_IMAGES):
+            raise UserError(
+                f"model: {folder / INDEX}: _class_name is {name}, a pipeline that draws from "
+                "more than a text (an image to edit, inpaint or follow); erase from the "
+                "text-to-image model"
+            )
+        present = [part for part, entry in index.items() if entry != ABSENT]
+        # Transformers take their latents in patches, each pipeline in its own.
+        if cls.denoiser_among(present) == "unet" and (folder / "vae" / "config.json").is_file():
+            super().check_configs(folder, index)
 
     @classmethod
     def denoiser_among(cls, components: Any) -> str:
@@ -71,10 +105,10 @@ class OtherPipeline(DiffusionModel):
         )
 
     @classmethod
-    def default_side(cls, config: Mapping[str, Any]) -> int:
+    def default_size(cls, config: Mapping[str, Any]) -> tuple[int, int]:
         """As in most configs; only used to tell sizes beforehand."""
         side = config.get("sample_size")
-        return side if isinstance(side, int) else USUAL_SIDE
+        return (side, side) if isinstance(side, int) else (USUAL_SIDE, USUAL_SIDE)
 
     @classmethod
     def latent_channels(cls, config: Mapping[str, Any]) -> int:
@@ -105,46 +139,69 @@ class OtherPipeline(DiffusionModel):
         """Told by the run itself."""
 
     @torch.no_grad()
-    def run(self, batch: Guided, stop: int, on_call: OnCall, *, at_once: int | None = None) -> None:
-        """Run the pipeline until its denoiser has been called `stop` times.
+    def run(
+        self,
+        batch: Guided,
+        stop: int,
+        on_call: OnCall,
+        *,
+        at_once: int | None = None,
+        tell_halves: bool = True,
+    ) -> None:
+        """Run the pipeline until it has made `stop` steps, each of one denoiser call or several.
 
         Raises:
-            UserError: the pipeline makes fewer calls.
+            UserError: the pipeline makes fewer steps, or it cannot be told which of its guidance
+                halves are the prompts' own.
         """
         run = batch.trajectory
         assert isinstance(run, WholeRun)
+        halves = self._guidance_halves(run.steps, batch.guidance) if tell_halves else None
         size = at_once or len(run.prompts)
         for first in range(0, len(run.prompts), size):
             prompts = run.prompts[first : first + size]
-            calls = 0
 
-            def before(
-                _module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                num_prompts: int = len(prompts),
-            ) -> None:
-                nonlocal calls
-                if calls == stop:
-                    raise _EnoughError
-                sample = args[0] if args else next(kwargs[n] for n in SAMPLE_NAMES if n in kwargs)
-                timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-                first_of = float(torch.as_tensor(timestep).flatten()[0])
-                on_call(calls, first_of, len(sample) // num_prompts)
-                calls += 1
+            def tell(call: SeenCall, num_prompts: int = len(prompts)) -> None:
+                count = len(call.samples) // num_prompts
+                on_call(
+                    DenoiserCall(
+                        number=call.step,
+                        timestep=call.timestep,
+                        conditional=halves.of(call, num_prompts) if halves else (True,) * count,
+                        continues=call.in_step > 0,
+                    )
+                )
 
-            handle = self.denoiser.register_forward_pre_hook(before, with_kwargs=True)
-            try:
-                self._call(prompts, run.steps, batch.guidance, output_type="latent")
-            except _EnoughError:
-                pass
-            finally:
-                handle.remove()
-            if calls < stop:
+            made = self._run_steps(prompts, run.steps, batch.guidance, stop, tell)
+            if made < stop:
                 raise UserError(
                     f"collection.tau: {stop} calls were asked for, but the pipeline makes only "
-                    f"{calls} with steps: {run.steps}"
+                    f"{made} with steps: {run.steps}"
                 )
+
+    def _guidance_halves(self, steps: int, guidance: float) -> GuidanceHalves:
+        """Tells the halves of a call apart; two steps are run for it, once a guidance scale."""
+        if guidance not in self._halves_of:
+            seen: list[list[SeenCall]] = []
+            for text in PROBES:
+                seen.append([])
+                self._run_steps([Prompt(text=text, seed=0)], steps, guidance, 1, seen[-1].append)
+            self._halves_of[guidance] = GuidanceHalves(*seen)
+        return self._halves_of[guidance]
+
+    def _run_steps(
+        self,
+        prompts: Sequence[Prompt],
+        steps: int,
+        guidance: float,
+        stop: int,
+        on_call: Callable[[SeenCall], None],
+    ) -> int:
+        """Run the pipeline for the first `stop` of its steps; how many it made."""
+        with watched(self.denoiser, self.pipe.scheduler, stop, on_call) as made:
+            with suppress(Enough):
+                self._call(prompts, steps, guidance, output_type="latent")
+            return made.seen
 
     @torch.no_grad()
     def draw(
@@ -162,13 +219,23 @@ class OtherPipeline(DiffusionModel):
     def _call(
         self, prompts: Sequence[Prompt], steps: int, guidance: float, *, output_type: str
     ) -> Any:
-        size = {"height": self.resolution, "width": self.resolution} if self.resolution else {}
-        wanted = {"guidance_scale": guidance, **size}
         accepted = inspect.signature(self.pipe.__call__).parameters
+        wanted: dict[str, Any] = {"guidance_scale": guidance}
+        # Where guidance by a second half is on by default, but for the text of that half.
+        true_scale = accepted.get("true_cfg_scale")
+        if true_scale is not None and (true_scale.default or 0) > 1:
+            wanted = {
+                "true_cfg_scale": guidance,
+                "negative_prompt": [NO_PROMPT] * len(prompts),
+            }
+        if self.resolution:
+            wanted |= {"height": self.resolution, "width": self.resolution}
+        generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
+        seed_hidden_noise(self.pipe.scheduler, generators)
         return self.pipe(
             [prompt.text for prompt in prompts],
             num_inference_steps=steps,
-            generator=[torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts],
+            generator=generators,
             output_type=output_type,
             **{name: value for name, value in wanted.items() if name in accepted},
         ).images

@@ -34,10 +34,10 @@ class PixArt(DiffusionModel):
         """See `DiffusionModel`; a predicted variance is dropped, as diffusers does."""
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:
-            side = self.latent_side * self.pipe.vae_scale_factor
+            height, width = (side * self.pipe.vae_scale_factor for side in self.latent_size)
             sizes = {
-                "resolution": torch.tensor([[side, side]]).to(sample).expand(len(sample), -1),
-                "aspect_ratio": torch.ones(len(sample), 1).to(sample),
+                "resolution": torch.tensor([[height, width]]).to(sample).expand(len(sample), -1),
+                "aspect_ratio": torch.full((len(sample), 1), height / width).to(sample),
             }
         prediction: Tensor = self.denoiser(
             sample,

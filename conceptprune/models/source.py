@@ -1,5 +1,6 @@
 """Where a model comes from: shipped, a folder, a file, an object store, or a hub revision."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -75,15 +76,21 @@ class ModelSource:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
 
-        try:
+        def fetched_from_hub(files: Sequence[str], but: Sequence[str]) -> Path:
             return Path(
                 snapshot_download(
                     self.label,
                     revision=self.revision,
-                    allow_patterns=list(self.files),
-                    ignore_patterns=list(HUB_NOT),
+                    allow_patterns=list(files),
+                    ignore_patterns=list(but),
                 )
             )
+
+        try:
+            folder = fetched_from_hub(self.files, HUB_NOT)
+            if variants := _variants_of(without_weights(folder)):
+                fetched_from_hub(variants, ())
+            return folder
         # The hub's own errors, and those of the library behind it.
         except Exception as error:
             # Where it has no copy to go by, the library wraps the hub's answer.
@@ -95,6 +102,24 @@ class ModelSource:
             raise kind(
                 f"model: cannot fetch {self.label} at {self.revision} from the hub: {error}"
             ) from error
+
+
+def without_weights(folder: Path) -> list[str]:
+    """The components of a pipeline's folder that have a config and no safetensors file."""
+    return sorted(
+        path.parent.name
+        for path in folder.glob("*/config.json")
+        if not any(path.parent.glob("*.safetensors"))
+    )
+
+
+def _variants_of(components: Sequence[str]) -> list[str]:
+    """Patterns of the files that those components may have as a variant only."""
+    return [
+        f"{name}/{file}"
+        for name in components
+        for file in ("*.safetensors", "*.safetensors.index.*.json")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

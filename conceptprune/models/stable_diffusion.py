@@ -1,6 +1,8 @@
 """Stable Diffusion 1.x and 2.x: a UNet and one CLIP text encoder; noise or v-prediction."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,18 +14,40 @@ class StableDiffusion(DiffusionModel):
     """Stable Diffusion 1.x and 2.x; what the denoiser predicts is the scheduler's business."""
 
     component = "unet"
+    added_conditions: ClassVar[str | None] = None
+    """What the UNet is told beside the prompt and the time, as its config calls it."""
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
         """See `DiffusionModel`.
 
         Raises:
-            UserError: a UNet with its guidance distilled into it (a latent consistency model).
+            UserError: a UNet that needs more than this pipeline gives it (see `check_denoiser`).
         """
         super().__init__(pipe, resolution=resolution)
-        if self.config.get("time_cond_proj_dim") is not None:
+        self.check_denoiser(self.config, Path(self.component, "config.json"))
+
+    @classmethod
+    def check_denoiser(cls, config: Mapping[str, Any], path: Path) -> None:
+        """See `DiffusionModel`."""
+        if config.get("time_cond_proj_dim") is not None:
             raise UserError(
-                "model: a UNet that embeds its guidance (time_cond_proj_dim) is not supported; use "
-                "the model it was distilled from"
+                f"model: {path}: time_cond_proj_dim is {config['time_cond_proj_dim']}, a UNet that "
+                "embeds its guidance (a latent consistency model), which is not supported; erase "
+                "from the model it was distilled from"
+            )
+        for field in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
+            if config.get(field) is not None:
+                raise UserError(
+                    f"model: {path}: {field} is {config[field]}: the UNet needs a condition that a "
+                    "text-to-image pipeline does not give it (an upscaler's or an image's); erase "
+                    "from the text-to-image model"
+                )
+        added = config.get("addition_embed_type")
+        if added != cls.added_conditions:
+            raise UserError(
+                f"model: {path}: addition_embed_type is {added}, and must be "
+                f"{cls.added_conditions} for the pipeline that model_index.json names: the UNet is "
+                "of another kind of model"
             )
 
     def encode_prompt(self, text: str) -> Conditions:

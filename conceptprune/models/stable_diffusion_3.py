@@ -1,5 +1,6 @@
 """Stable Diffusion 3 and 3.5: a transformer of two streams, three text encoders, flow matching."""
 
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ class StableDiffusion3(DiffusionModel):
 
     component = "transformer"
     flow_matching = True
+    needed_encoders = ("text_encoder", "text_encoder_2")
     # Image and text have feed-forwards of their own; the last block has none for the text.
     sites = sites(
         Site(name="ffn_out", pattern=r"(.*\.)?ff(_context)?\.net\.2"),
@@ -43,7 +45,7 @@ class StableDiffusion3(DiffusionModel):
         if not config.get("use_dynamic_shifting"):
             return {}
         mu = calculate_shift(
-            (self.latent_side // self.config["patch_size"]) ** 2,
+            prod(side // self.config["patch_size"] for side in self.latent_size),
             config.get("base_image_seq_len", 256),
             config.get("max_image_seq_len", 4096),
             config.get("base_shift", 0.5),
@@ -62,3 +64,12 @@ class StableDiffusion3(DiffusionModel):
             return_dict=False,
         )[0]
         return prediction
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel`; the autoencoder's latents have a mean of their own."""
+        own: Tensor = super().unscaled(latents) + self.pipe.vae.config.shift_factor
+        return own
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel`."""
+        return super().scaled(latents - self.pipe.vae.config.shift_factor)

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from conceptprune.digest import canonical_json
+
+NOT_STATE = ("_internal_dict", "noise_sampler")
+"""What of a scheduler is no state: its config, and the Brownian trees of SDE solvers, which it
+makes again from the seeds that it was given."""
 
 
 class Scheduler(Protocol):
@@ -52,6 +56,21 @@ class TrajectoryState:
         )
 
 
+def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:
+    """Seed the noise of a scheduler whose `step` takes no generator, a sample by its own seed.
+
+    A seed that the scheduler's config has holds, for every sample.
+    """
+    if not hasattr(scheduler, "noise_sampler_seed"):
+        return
+    configured = scheduler.config.get("noise_sampler_seed")
+    scheduler.noise_sampler_seed = [
+        generator.initial_seed() if configured is None else configured for generator in generators
+    ]
+    # Made at the first step, from the seeds.
+    scheduler.noise_sampler = None
+
+
 class Trajectory:
     """B prompts' latents on their way through the first calls of a scheduler.
 
@@ -73,6 +92,7 @@ class Trajectory:
         `schedule` is what the scheduler's `set_timesteps` is told beside the number of steps.
         """
         scheduler.set_timesteps(steps, device=latents.device, **(schedule or {}))
+        seed_hidden_noise(scheduler, generators)
         self.scheduler = scheduler
         self.steps = steps
         self.generators = generators
@@ -81,9 +101,10 @@ class Trajectory:
         self.call = 0
         self._fresh = dict(vars(scheduler))
         accepted = inspect.signature(scheduler.step).parameters
-        self._step_kwargs: dict[str, Any] = (
-            {"generator": generators} if "generator" in accepted else {}
-        )
+        # No noise beside the scheduler's own, as diffusers' pipelines say unless they are told: by
+        # themselves some schedulers take more.
+        told = {"generator": generators, "eta": 0.0}
+        self._step_kwargs = {name: told[name] for name in told if name in accepted}
 
     @property
     def num_calls(self) -> int:
@@ -135,7 +156,7 @@ class Trajectory:
                     for i, item in enumerate(value)
                     if item is not None
                 }
-            elif name == "_internal_dict" or value is self._fresh.get(name):
+            elif name in NOT_STATE or value is self._fresh.get(name):
                 continue
             elif isinstance(value, Tensor):
                 tensors[f"scheduler.{name}"] = value

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +15,15 @@ from conceptprune.models.sites import join_layer, split_layer
 
 CHECKPOINT_NAMES = ("diffusion_pytorch_model", "model")
 """Stems of the files that diffusers and transformers load when no variant is asked for."""
+PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"}
+"""Suffixes of checkpoints that are not read: opening one of them can run code."""
+
+
+TEXT_MODEL = "text_model."
+"""Before the names in CLIP's text encoders, by some versions of transformers and not by others."""
+
+_PRECISIONS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16)
+"""Coarsest first."""
 
 
 def weight_digest(weight: Tensor) -> str:
@@ -25,6 +35,30 @@ def weight_digest(weight: Tensor) -> str:
     digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
     digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def rounded_digests(weight: Tensor) -> tuple[str, str]:
+    """`weight_digest` of a weight loaded in bfloat16, and of one that was float16 before that."""
+    half = weight.detach().to("cpu", torch.float16)
+    return weight_digest(weight.detach().to("cpu", torch.bfloat16)), weight_digest(half.bfloat16())
+
+
+def precision_of(weight: Tensor) -> torch.dtype:
+    """The coarsest floating-point type that holds all of a weight's values as they are."""
+    values = weight.detach().cpu().float().nan_to_num()
+    for dtype in _PRECISIONS:
+        if torch.equal(values.to(dtype).float().nan_to_num(), values):
+            return dtype
+    return torch.float32
+
+
+def known_as(name: str, names: Collection[str]) -> str | None:
+    """What `name` is called among `names`: the same, or with or without `text_model.` before it.
+
+    None where it is not among them.
+    """
+    bare = name.removeprefix(TEXT_MODEL)
+    return next((form for form in (name, bare, TEXT_MODEL + bare) if form in names), None)
 
 
 def component_of(pipe: object, component: str) -> nn.Module:
@@ -41,25 +75,88 @@ def component_of(pipe: object, component: str) -> nn.Module:
     return module
 
 
-def checkpoint_files(component_folder: Path) -> list[Path]:
-    """The safetensors files that `from_pretrained` loads, single or sharded; no variants.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The safetensors files of a component that are loaded."""
+
+    files: tuple[Path, ...]
+    index: Path | None
+    """What says which tensor is in which file, where there are several."""
+    variant: str | None
+    """The variant to ask `from_pretrained` for ("fp16"); None for files of the plain names."""
+
+    @property
+    def title(self) -> Path:
+        """What messages call it: the file, or the index of several."""
+        return self.index or self.files[0]
+
+
+def find_checkpoint(component_folder: Path) -> Checkpoint:
+    """The checkpoint of a component: single or sharded; a variant only where nothing else is there.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, there are several variants, or the index is not one or names a
+            file that is not there.
     """
     for stem in CHECKPOINT_NAMES:
         index = component_folder / f"{stem}.safetensors.index.json"
         if index.is_file():
-            content = json.loads(index.read_text(encoding="utf-8"))
-            return sorted({component_folder / name for name in content["weight_map"].values()})
+            return _sharded(index, None)
         single = component_folder / f"{stem}.safetensors"
         if single.is_file():
-            return [single]
-    raise UserError(
-        f"{component_folder}: no safetensors checkpoint here "
-        f"(looked for {' and '.join(f'{stem}.safetensors' for stem in CHECKPOINT_NAMES)}); "
-        "pickled checkpoints are not read: convert the model first"
+            return Checkpoint(files=(single,), index=None, variant=None)
+    variants = {}
+    for stem in CHECKPOINT_NAMES:
+        for path in sorted(component_folder.glob(f"{stem}.safetensors.index.*.json")):
+            variants[path.name.split(".")[-2]] = path
+        for path in sorted(component_folder.glob(f"{stem}.*.safetensors")):
+            variant = path.name.removeprefix(f"{stem}.").removesuffix(".safetensors")
+            # With a hyphen it is one of several shards, which an index lists.
+            if "." not in variant and "-" not in variant:
+                variants[variant] = path
+    if len(variants) > 1:
+        raise UserError(
+            f"{component_folder}: several variants and no plain checkpoint "
+            f"({', '.join(path.name for path in variants.values())}); rename the files of the one "
+            f"to use to the name without .{min(variants)}"
+        )
+    for variant, path in variants.items():
+        if path.suffix == ".json":
+            return _sharded(path, variant)
+        return Checkpoint(files=(path,), index=None, variant=variant)
+    names = " and ".join(f"{stem}.safetensors" for stem in CHECKPOINT_NAMES)
+    pickled = sorted(path.name for path in component_folder.glob("*") if path.suffix in PICKLED)
+    reason = (
+        f"; pickled checkpoints ({pickled[0]}) are not read: convert the model first"
+        if pickled
+        else "; was the model copied whole?"
     )
+    raise UserError(
+        f"{component_folder}: no safetensors checkpoint here (looked for {names}){reason}"
+    )
+
+
+def _sharded(index: Path, variant: str | None) -> Checkpoint:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = tuple(index.parent / Path(name).name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: not the index of a checkpoint ({error!r})") from error
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{index} names {file.name}, which is not there: copy all the shards")
+    if not files:
+        raise UserError(f"{index} names no file")
+    return Checkpoint(files=files, index=index, variant=variant)
+
+
+def checkpoint_files(component_folder: Path) -> list[Path]:
+    """The safetensors files that are loaded; see `find_checkpoint`.
+
+    Raises:
+        UserError: as `find_checkpoint`.
+    """
+    return list(find_checkpoint(component_folder).files)
 
 
 def read_layers(
@@ -101,6 +198,8 @@ def read_weights(
 def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
     """The tensors of those parameter names, or all there are, as the files have them.
 
+    A text encoder's names are found with and without `text_model.` before them (see `known_as`).
+
     Raises:
         UserError: a tensor is in none of the folder's safetensors files.
     """
@@ -109,8 +208,10 @@ def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> 
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:
             keys = set(stream.keys())
-            for key in keys if wanted is None else keys & wanted:
-                found[key] = stream.get_tensor(key)
+            here = {name: known_as(name, keys) for name in (keys if wanted is None else wanted)}
+            for name, key in here.items():
+                if key is not None:
+                    found[name] = stream.get_tensor(key)
     missing = sorted((wanted or set()) - found.keys())
     if missing:
         raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")

@@ -4,22 +4,18 @@ Nothing a language model says is taken on trust: each line of each answer is eit
 rejected for a reason, and both are kept. The model itself is in `language_model`.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from conceptprune.digest import canonical_json
+from conceptprune.digest import canonical_json, seed_from
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Generator, Kind, concept_key
 from conceptprune.manifest.fields import PromptText
-from conceptprune.manifest.model import source_of
-from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSource
 
 WHAT: Mapping[Kind, str] = {
     "style": "everyday things, animals and places that can be painted",
@@ -44,46 +40,16 @@ class TooFewFillersError(UserError):
     """The language model gave too few usable fillers for a concept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorSettings:
-    """What decides a language model's answers; see `manifest.Generator`."""
+def question_about(concept: Concept, generator: Generator) -> str:
+    """What the language model is asked about a concept."""
+    return generator.template.format(
+        count=generator.per_concept, what=WHAT[concept.kind], concept=concept.name
+    )
 
-    source: ModelSource
-    identity: str
-    """Digest of the language model's files."""
-    template: str
-    per_concept: int
-    seed: int
-    max_asks: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    dtype: str
 
-    @classmethod
-    def of(cls, generator: Generator, identity: str) -> "GeneratorSettings":
-        """The settings of a manifest, and the digest of its language model."""
-        fields = generator.model_dump(exclude={"model"})
-        source = source_of(generator.model, LANGUAGE_MODEL_FILES)
-        return cls(source=source, identity=identity, **fields)
-
-    @property
-    def key_parts(self) -> dict[str, Any]:
-        """What of it decides results; where the files come from does not."""
-        parts = asdict(self)
-        del parts["source"]
-        return parts
-
-    def question(self, concept: Concept) -> str:
-        """What the language model is asked about a concept."""
-        return self.template.format(
-            count=self.per_concept, what=WHAT[concept.kind], concept=concept.name
-        )
-
-    def ask_seed(self, concept: Concept, ask: int) -> int:
-        """63 bits for one ask, which depend on this seed, the concept and the ask alone."""
-        asked = canonical_json([self.seed, concept.kind, concept.name, ask])
-        return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8], "big") >> 1
+def ask_seed(concept: Concept, generator: Generator, ask: int) -> int:
+    """63 bits for one ask, which depend on the generator's seed, the concept and the ask alone."""
+    return seed_from(canonical_json([generator.seed, concept.kind, concept.name, ask]), bits=63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,24 +92,24 @@ def asks_generator(concept: Concept) -> bool:
     return concept.kind in WHAT and concept.prompts is None and concept.fillers is None
 
 
-def write_fillers(concept: Concept, settings: GeneratorSettings, ask: Ask) -> Written:
+def write_fillers(concept: Concept, generator: Generator, ask: Ask) -> Written:
     """Ask until there are `per_concept` fillers, and at most `max_asks` times.
 
     Raises:
         TooFewFillersError: the answers do not hold enough of them.
     """
-    question = settings.question(concept)
+    question = question_about(concept, generator)
     fillers: dict[str, str] = {}
     lines: list[AnswerLine] = []
-    for number in range(settings.max_asks):
-        seed = settings.ask_seed(concept, number)
+    for number in range(generator.max_asks):
+        seed = ask_seed(concept, generator, number)
         answer = ask(question, seed)
         texts = answer.text.split("\n")
         for index, text in enumerate(texts):
             cut_off = not answer.complete and index == len(texts) - 1
             filler, rejected = None, "cut off" if cut_off else None
             if text.strip() and not cut_off:
-                filler, rejected = _judge(text, concept, fillers, settings.per_concept)
+                filler, rejected = _judge(text, concept, fillers, generator.per_concept)
             if filler is not None:
                 fillers[concept_key(filler)] = filler
             lines.append(
@@ -151,9 +117,9 @@ def write_fillers(concept: Concept, settings: GeneratorSettings, ask: Ask) -> Wr
                     ask=number, seed=seed, line=index, text=text, filler=filler, rejected=rejected
                 )
             )
-        if len(fillers) == settings.per_concept:
+        if len(fillers) == generator.per_concept:
             return Written(question=question, fillers=tuple(fillers.values()), lines=tuple(lines))
-    raise TooFewFillersError(_too_few(concept, settings, len(fillers), lines))
+    raise TooFewFillersError(_too_few(concept, generator, len(fillers), lines))
 
 
 def _judge(
@@ -189,15 +155,13 @@ def _has_words(text: str, name: str) -> bool:
     return re.search(pattern, concept_key(text)) is not None
 
 
-def _too_few(
-    concept: Concept, settings: GeneratorSettings, found: int, lines: list[AnswerLine]
-) -> str:
+def _too_few(concept: Concept, generator: Generator, found: int, lines: list[AnswerLine]) -> str:
     reasons = Counter(line.rejected for line in lines if line.rejected)
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     examples = [line.text for line in lines if line.rejected][:SHOWN_REJECTED]
     return (
-        f'prompts.generator: concept "{concept.name}": {settings.source.label} gave only {found} '
-        f"of {settings.per_concept} fillers in {settings.max_asks} answers; rejected lines: "
+        f'prompts.generator: concept "{concept.name}": {generator.source.label} gave only {found} '
+        f"of {generator.per_concept} fillers in {generator.max_asks} answers; rejected lines: "
         f"{why or 'none'}{f', such as {examples}' if examples else ''}. Raise max_asks or "
         "max_new_tokens, ask differently (template), or write the concept's fillers out"
     )
@@ -216,15 +180,21 @@ ANSWERS_SCHEMA = pa.schema(
 """One row a line of an answer: the lines of an ask, joined by newlines, are what was said."""
 
 
-def answers_table(concept: Concept, settings: GeneratorSettings, written: Written) -> pa.Table:
-    """Everything the language model said of a concept, and what of it was used."""
+def answers_table(
+    concept: Concept, generator: Generator, language_model: str, written: Written
+) -> pa.Table:
+    """Everything the language model said of a concept, and what of it was used.
+
+    `language_model` is the digest of its files.
+    """
     provenance = {
         "concept": concept.name,
         "kind": concept.kind,
-        "model": settings.source.label,
-        "revision": settings.source.revision,
+        "model": generator.source.label,
+        "revision": generator.source.revision,
         "question": written.question,
-        **settings.key_parts,
+        "identity": language_model,
+        **generator.key_parts,
     }
     metadata = {
         "conceptprune.format": "answers/1",
@@ -235,6 +205,6 @@ def answers_table(concept: Concept, settings: GeneratorSettings, written: Writte
     return pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA.with_metadata(metadata))
 
 
-def placeholders(settings: GeneratorSettings) -> Iterator[str]:
+def placeholders(generator: Generator) -> Iterator[str]:
     """As many stand-ins for fillers, to tell a plan's size before they are written."""
-    return (f"filler {index + 1}" for index in range(settings.per_concept))
+    return (f"filler {index + 1}" for index in range(generator.per_concept))

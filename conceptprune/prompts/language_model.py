@@ -11,8 +11,10 @@ import torch
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
+from conceptprune.manifest import Generator
+from conceptprune.models.components import check_component, load_component
 from conceptprune.models.weights import checkpoint_files
-from conceptprune.prompts.fillers import Answer, GeneratorSettings
+from conceptprune.prompts.fillers import Answer
 
 CONFIGS = {".json", ".txt", ".model", ".jinja"}
 
@@ -26,6 +28,17 @@ def language_model_identity(folder: Path) -> str:
     configs = (path for path in folder.glob("*") if path.suffix in CONFIGS)
     files = sorted({*configs, *checkpoint_files(folder)})
     return digest_json({path.name: digest_file(path) for path in files})
+
+
+def check_language_model(folder: Path) -> None:
+    """Make sure that a folder has a causal language model with all of its tensors.
+
+    Raises:
+        UserError: it has not; names the file and what is wrong with it.
+    """
+    import transformers
+
+    check_component(transformers.AutoModelForCausalLM, folder)
 
 
 class LanguageModel:
@@ -47,17 +60,17 @@ class LanguageModel:
         common = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, **common
+            model = load_component(
+                transformers.AutoModelForCausalLM, folder, dtype, trust_remote_code=False
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (UserError, OSError, ValueError, ImportError, KeyError) as error:
             raise UserError(
                 f"prompts.generator.model: cannot load a language model from {folder}: {error}"
             ) from error
         return cls(model.to(device), tokenizer)
 
     @torch.inference_mode()
-    def answer(self, question: str, seed: int, settings: GeneratorSettings) -> Answer:
+    def answer(self, question: str, seed: int, generator: Generator) -> Answer:
         """Sample one answer; the same question and seed give the same one.
 
         One at a time, so that no batch moves a bit of it. The question goes through the
@@ -69,10 +82,10 @@ class LanguageModel:
         inputs = self._inputs(question)
         length = inputs["input_ids"].shape[1]
         most = getattr(self.model.config, "max_position_embeddings", None)
-        if most is not None and length + settings.max_new_tokens > most:
+        if most is not None and length + generator.max_new_tokens > most:
             raise UserError(
                 f"prompts.generator.max_new_tokens: with the question's {length} tokens at most "
-                f"{most - length}, as {settings.source.label} takes {most}"
+                f"{most - length}, as {generator.source.label} takes {most}"
             )
         device = self.model.device
         devices = [device] if device.type == "cuda" else []
@@ -81,14 +94,14 @@ class LanguageModel:
             output = self.model.generate(
                 **{name: tensor.to(device) for name, tensor in inputs.items()},
                 do_sample=True,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_new_tokens=settings.max_new_tokens,
+                temperature=generator.temperature,
+                top_p=generator.top_p,
+                max_new_tokens=generator.max_new_tokens,
                 pad_token_id=self._padding(),
             )
         tokens = output[0, length:]
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        complete = len(tokens) < settings.max_new_tokens or int(tokens[-1]) in self._ends()
+        complete = len(tokens) < generator.max_new_tokens or int(tokens[-1]) in self._ends()
         return Answer(text=text, complete=complete)
 
     def _inputs(self, question: str) -> dict[str, torch.Tensor]:

@@ -4,10 +4,10 @@ Templates, words and scenes are those of the ConceptPrune paper (arXiv 2405.1923
 reference repository, ruchikachavhan/concept-prune. `a` stays `a` before a vowel, as published.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from conceptprune.digest import seed_from, unit_key
 from conceptprune.manifest import Concept, Direction, FillerPair, Kind, concept_key
 from conceptprune.models.prompt import Prompt
 
@@ -208,7 +208,11 @@ def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
     return tuple(pairs)
 
 
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """What masks and statistics say of the prompts that they come from."""
+    return unit_key({"prompts": [[prompt.text, prompt.seed] for prompt in prompts]})
+
+
 def _derived_seed(seed: int, index: int) -> int:
     """Return 63 bits that depend on nothing but the two numbers (Python's hash may vary)."""
-    digest = hashlib.sha256(f"prompt pair {index} of seed {seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return seed_from(f"prompt pair {index} of seed {seed}", bits=63)

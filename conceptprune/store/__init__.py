@@ -12,8 +12,13 @@ that both have, and `store.py` is written over these alone.
 """
 
 from conceptprune.store.backend import Entry
-from conceptprune.store.parquet import parquet_to_table, table_to_parquet
-from conceptprune.store.records import Commit, LostUnitError, ObjectRef
+from conceptprune.store.parquet import (
+    format_number,
+    parquet_to_table,
+    table_to_parquet,
+    type_name,
+)
+from conceptprune.store.records import Commit, LostUnitError, ObjectRef, UnknownFormatError
 from conceptprune.store.store import Store
 
 __all__ = [
@@ -22,6 +27,9 @@ __all__ = [
     "LostUnitError",
     "ObjectRef",
     "Store",
+    "UnknownFormatError",
+    "format_number",
     "parquet_to_table",
     "table_to_parquet",
+    "type_name",
 ]

@@ -60,12 +60,11 @@ class Claim:
         try:
             content = json.loads(data)
             # What a later version may add is none of our business.
-            known = {field.name for field in fields(cls)}
-            claim = cls(**{name: value for name, value in content.items() if name in known})
+            claim = cls(**{field.name: content[field.name] for field in fields(cls)})
             # Numbers are compared and added up later on.
             _ = claim.since + claim.expires + claim.seconds
             return claim
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, LookupError):
             return None
 
 

@@ -240,7 +240,7 @@ class Store:
         Work whose record is damaged is not done.
 
         Raises:
-            StoreError: the record is of another format.
+            UnknownFormatError: the record is of another format.
         """
         return self._record(kind, key)[0]
 

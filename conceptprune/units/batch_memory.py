@@ -2,12 +2,10 @@
 
 import gc
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
+from types import TracebackType
 
 import torch
-
-T = TypeVar("T")
 
 CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 """How torch's CPU allocator says it, in a RuntimeError of no class of its own."""
@@ -24,24 +22,48 @@ class BatchMemory:
     def __init__(self, batch_size: int) -> None:
         self.at_once = batch_size
 
-    def run(self, work: Callable[[int], T]) -> T:
-        """`work(at_once)`, from its start again with half as many where memory runs out.
+    def attempts(self) -> Iterator["Attempt"]:
+        """Attempts at one batch, each from its start and with half as many prompts at once.
 
-        Raises:
-            RuntimeError, MemoryError: memory does not suffice for a single prompt.
+            for attempt in memory.attempts():
+                with attempt as at_once:
+                    result = model.compute(batch, at_once=at_once)
+
+        They end with the first that fits. Where memory does not suffice for a single prompt, the
+        error (a RuntimeError or MemoryError) is raised; any other error is raised at once.
         """
-        while True:
-            try:
-                return work(self.at_once)
-            except (RuntimeError, MemoryError) as error:
-                if self.at_once == 1 or not is_out_of_memory(error):
-                    raise
-            # After the except block, whose traceback would keep the batch's activations alive.
-            self.at_once = (self.at_once + 1) // 2
-            logger.warning("out of memory: going on with %d prompts at once", self.at_once)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        fits = False
+        while not fits:
+            attempt = Attempt(self.at_once)
+            yield attempt
+            fits = attempt.fits
+            if not fits:
+                # Not within the attempt: its traceback keeps the batch's activations alive.
+                self.at_once = (self.at_once + 1) // 2
+                logger.warning("out of memory: going on with %d prompts at once", self.at_once)
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+
+class Attempt:
+    """One attempt, with so many prompts at once; `fits` is known afterwards."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.fits = True
+
+    def __enter__(self) -> int:
+        return self.at_once
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self.fits = error is None
+        return error is not None and self.at_once > 1 and is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,20 +5,21 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-from conceptprune.collection.settings import CollectionSettings
+from conceptprune.collection.settings import CollectionSettings, Window
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
-from conceptprune.masks.fusion import Budget, Fusion, RetainShared, Union
+from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
-from conceptprune.masks.selectors import selection_settings
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
-from conceptprune.prompts.fillers import GeneratorSettings, asks_generator
-from conceptprune.prompts.pairs import PromptPair
+from conceptprune.prompts.fillers import asks_generator
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
+from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
+from conceptprune.units.unit import Need
+from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 from conceptprune.units.units import (
     AnyPromptsUnit,
-    AnyUnit,
     CheckpointUnit,
     FusedMaskUnit,
     GeneratedPromptsUnit,
@@ -28,9 +29,7 @@ from conceptprune.units.units import (
     StatisticsUnit,
     SweepTableUnit,
     SweepUnit,
-    Unit,
     WindowUnit,
-    window_units,
 )
 from conceptprune.versions import versions
 
@@ -53,78 +52,31 @@ class ConceptPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Everything a run will do, by key; units that several concepts share stand here once."""
+class Plan(UnitPlan):
+    """Everything a run of `erase` will do; what is made of all masks together has no label."""
 
-    run: str
     model: ModelSettings
     settings: CollectionSettings
     concepts: tuple[ConceptPlan, ...]
-    windows: Mapping[str, WindowUnit]
-    sides: Mapping[str, StatisticsUnit]
     fused: FusedMaskUnit | None
     fused_checkpoints: tuple[CheckpointUnit, ...]
     fused_preview: PreviewUnit | None
     sweep_table: SweepTableUnit | None = None
-    unmade: tuple[AnyPromptsUnit, ...] = ()
-    """Units of prompts that were given up: what is planned of their concepts cannot be done."""
 
-    def units(self) -> Iterator[AnyUnit]:
-        """Every unit once, each after all that it needs."""
-        yield from self.unmade
-        yield from self.windows.values()
-        yield from self.sides.values()
-        yield from (concept.mask for concept in self.concepts)
-        yield from chain.from_iterable(concept.sweeps for concept in self.concepts)
-        if self.sweep_table:
-            yield self.sweep_table
-        if self.fused:
-            yield self.fused
-        yield from chain.from_iterable(concept.checkpoints for concept in self.concepts)
-        yield from self.fused_checkpoints
-        yield from self.previews().values()
 
-    def previews(self) -> dict[str, PreviewUnit]:
-        """Image units by key: those of the untouched model first."""
-        before = chain.from_iterable(concept.previews_before for concept in self.concepts)
-        after = (concept.preview_after for concept in self.concepts if concept.preview_after)
-        fused = (self.fused_preview,) if self.fused_preview else ()
-        return {unit.key: unit for unit in chain(before, after, fused)}
-
-    def evaluations(self, unit: Unit) -> int:
-        """Denoiser evaluations of a unit: prompts x guidance halves x calls."""
-        if isinstance(unit, WindowUnit):
-            halves = family_named(self.model.pipeline).halves(self.settings.guidance)
-            return len(unit.prompts) * halves * (unit.window.stop - unit.window.start)
-        if isinstance(unit, PreviewUnit):
-            halves = family_named(self.model.pipeline).halves(unit.guidance)
-            return len(unit.prompts) * halves * unit.steps
-        return 0
-
-    def concepts_of(self) -> dict[str, tuple[str, ...]]:
-        """Unit key -> names of the concepts that need it, in the manifest's order.
-
-        What is made of all masks together is no concept's own, and is not among the keys.
-        """
-        by_key: dict[str, dict[str, None]] = {
-            unit.key: dict.fromkeys(concept.name for concept in concepts_in(unit))
-            for unit in self.unmade
-        }
-        needs = {unit.key: unit.needs for unit in self.units()}
-        for plan in self.concepts:
-            pending = [plan.mask.key, *(unit.key for unit in plan.checkpoints)]
-            pending += [unit.key for unit in plan.sweeps]
-            pending += [unit.key for unit in plan.previews_before]
-            if plan.preview_after:
-                pending.append(plan.preview_after.key)
-            seen: set[str] = set()
-            while pending:
-                key = pending.pop()
-                if key not in seen:
-                    seen.add(key)
-                    by_key.setdefault(key, {})[plan.concept.name] = None
-                    pending += [need for _, need in needs[key]]
-        return {key: tuple(names) for key, names in by_key.items()}
+ORDER = (
+    PromptsUnit,
+    GeneratedPromptsUnit,
+    WindowUnit,
+    StatisticsUnit,
+    MaskUnit,
+    SweepUnit,
+    SweepTableUnit,
+    FusedMaskUnit,
+    CheckpointUnit,
+    PreviewUnit,
+)
+"""Kinds of units in the order in which they are done where there is a choice."""
 
 
 def concepts_in(unit: AnyPromptsUnit) -> tuple[Concept, ...]:
@@ -145,14 +97,15 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
     if generator is not None:
         if language_model is None:
             raise ValueError("the language model of prompts.generator has not been identified")
-        settings = GeneratorSettings.of(generator, language_model)
         generated = tuple(concept for concept in concepts if asks_generator(concept))
         concepts = tuple(concept for concept in concepts if not asks_generator(concept))
         # A concept that is erased and retained is asked for once.
         by_key = {
             unit.key: unit
             for unit in (
-                GeneratedPromptsUnit(concept=concept, seed=seed, generator=settings)
+                GeneratedPromptsUnit(
+                    concept=concept, seed=seed, generator=generator, language_model=language_model
+                )
                 for concept in generated
             )
         }
@@ -171,6 +124,11 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
     if manifest.sweep is None:
         without["sweep"] = True
     asked_of: dict[str, Any] = {}
+    preview = manifest.outputs.preview
+    if preview:
+        # Without them, the id is that of the versions before there were such scorers.
+        places = {"__all__": set(SCORER_PLACES)}
+        without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
     if manifest.prompts.generator is None:
         without["prompts"] = True
     else:
@@ -193,73 +151,161 @@ def collection_settings(manifest: Manifest) -> CollectionSettings:
     )
 
 
-def fusion_of(asked: Fuse) -> Fusion:
-    """The fusion a manifest asks for."""
-    match asked.how:
-        case "union":
-            return Union()
-        case "retain-shared":
-            return RetainShared() if asked.alpha is None else RetainShared(alpha=asked.alpha)
-        case "budget":
-            return Budget() if asked.fraction is None else Budget(fraction=asked.fraction)
-
-
 def build_plan(
     manifest: Manifest,
     model: ModelSettings,
     pairs: Mapping[str, tuple[PromptPair, ...]],
+    prompts: Sequence[AnyPromptsUnit] = (),
 ) -> Plan:
-    """The plan of a run; `pairs` are the prompt pairs by concept name, retained ones too."""
-    settings = collection_settings(manifest)
-    planner = _Planner(manifest, model, settings, pairs)
-    concepts = tuple(planner.concept(concept) for concept in manifest.concepts)
-    fused = planner.fused(concepts) if manifest.outputs.fuse else None
-    return Plan(
-        run=run_id(manifest, model),
-        model=model,
-        settings=settings,
-        concepts=concepts,
-        windows=planner.windows,
-        sides=planner.sides,
-        fused=fused,
-        fused_checkpoints=planner.checkpoints(fused.key) if fused else (),
-        fused_preview=planner.fused_preview(fused, concepts) if fused else None,
-        sweep_table=_sweep_table(concepts) if manifest.sweep else None,
+    """The plan of a run; `pairs` are the prompt pairs by concept name, retained ones too.
+
+    `prompts` are the units that made these, or failed to: on the plan, they are put on record.
+    """
+    return _ErasePlanner(manifest, model, pairs).plan(prompts)
+
+
+def window_units(
+    model: ModelSettings,
+    prompts: tuple[Prompt, ...],
+    settings: CollectionSettings,
+    *,
+    shard_prompts: int,
+    window: int | None,
+) -> tuple[StatisticsUnit, tuple[WindowUnit, ...]]:
+    """The units of one side: its shards' windows, and the reduction over them."""
+    common = {
+        **model.key_parts,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "halves": settings.halves,
+        "batch_size": settings.batch_size,
+        "site": settings.site,
+    }
+    length = window or settings.tau
+    branches = family_named(model.pipeline).halves(settings.guidance)
+    grid: list[tuple[str, ...]] = []
+    units: list[WindowUnit] = []
+    for first in range(0, len(prompts), shard_prompts):
+        shard = prompts[first : first + shard_prompts]
+        shard_json = [[prompt.text, prompt.seed] for prompt in shard]
+        keys: list[str] = []
+        for start in range(0, settings.tau, length):
+            stop = min(start + length, settings.tau)
+            last = stop == settings.tau
+            # The windows before it are not named: they cannot change a bit of this one. Whether
+            # it keeps its state is, because a unit's objects follow from its key.
+            key = unit_key(
+                {
+                    "kind": "window",
+                    **common,
+                    "prompts": shard_json,
+                    "window": [start, stop],
+                    "keeps_state": not last,
+                }
+            )
+            units.append(
+                WindowUnit(
+                    key=key,
+                    prompts=shard,
+                    window=Window(start, stop),
+                    branches=branches,
+                    previous=keys[-1] if keys else None,
+                    last=last,
+                )
+            )
+            keys.append(key)
+        grid.append(tuple(keys))
+    every_prompt = [[prompt.text, prompt.seed] for prompt in prompts]
+    side = StatisticsUnit(
+        key=unit_key(
+            {
+                "kind": "statistics",
+                **common,
+                "prompts": every_prompt,
+                "tau": settings.tau,
+                "shard_prompts": shard_prompts,
+            }
+        ),
+        grid=tuple(grid),
+        num_prompts=len(prompts),
+        num_calls=settings.tau,
+        prompts_digest=prompts_digest(prompts),
     )
+    return side, tuple(units)
 
 
-def _sweep_table(concepts: Sequence[ConceptPlan]) -> SweepTableUnit:
-    return SweepTableUnit(sweeps=tuple(unit.key for plan in concepts for unit in plan.sweeps))
-
-
-class _Planner:
-    """Gathers the units of one plan; equal units fall together by their keys."""
+class _ErasePlanner(Planner):
+    """Gathers the units of a run of `erase`."""
 
     def __init__(
         self,
         manifest: Manifest,
         model: ModelSettings,
-        settings: CollectionSettings,
         pairs: Mapping[str, tuple[PromptPair, ...]],
     ) -> None:
+        super().__init__()
         self.manifest = manifest
         self.model = model
-        self.settings = settings
+        self.settings = collection_settings(manifest)
         self.pairs = pairs
-        self.windows: dict[str, WindowUnit] = {}
-        self.sides: dict[str, StatisticsUnit] = {}
+
+    def plan(self, prompts: Sequence[AnyPromptsUnit]) -> Plan:
+        for unit in prompts:
+            self.add(unit)
+        concepts = tuple(self.concept(concept) for concept in self.manifest.concepts)
+        fused = self.fused(concepts) if self.manifest.outputs.fuse else None
+        fused_checkpoints = self.checkpoints(fused) if fused else ()
+        fused_preview = self.fused_preview(fused, concepts) if fused else None
+        sweep_table = self.sweep_table(concepts) if self.manifest.sweep else None
+        # Images of the untouched model first: those with a mask are compared with them.
+        for each in concepts:
+            for preview in each.previews_before:
+                self.add(preview)
+        for after in (*(each.preview_after for each in concepts), fused_preview):
+            if after:
+                self.add(after)
+        by_key = self.in_order(*ORDER)
+        return Plan(
+            run=run_id(self.manifest, self.model),
+            by_key=by_key,
+            labels=labels_of(by_key, self.labelled(concepts, prompts)),
+            model=self.model,
+            settings=self.settings,
+            concepts=concepts,
+            fused=fused,
+            fused_checkpoints=fused_checkpoints,
+            fused_preview=fused_preview,
+            sweep_table=sweep_table,
+        )
+
+    def labelled(
+        self, concepts: Sequence[ConceptPlan], prompts: Sequence[AnyPromptsUnit]
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Names of concepts and the keys of the units that are for them."""
+        for plan in concepts:
+            units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
+            units += [plan.preview_after] if plan.preview_after else []
+            yield plan.concept.name, [unit.key for unit in units]
+        erased = {plan.concept.name for plan in concepts}
+        for unit in prompts:
+            made = {concept.name for concept in concepts_in(unit)}
+            for plan in concepts:
+                # What is only retained is needed by all that are compared with it.
+                compared = bool(plan.mask.retained or plan.preview_after)
+                if plan.concept.name in made or (compared and made - erased):
+                    yield plan.concept.name, [unit.key]
 
     def side(self, prompts: Sequence[Prompt]) -> StatisticsUnit:
-        side, units = window_units(
+        side, windows = window_units(
             self.model,
             tuple(prompts),
             self.settings,
             shard_prompts=self.manifest.collection.shard_prompts,
             window=self.manifest.collection.window,
         )
-        self.windows |= {unit.key: unit for unit in units}
-        self.sides[side.key] = side
-        return side
+        for window in windows:
+            self.add(window)
+        return self.add(side)
 
     def concept(self, concept: Concept) -> ConceptPlan:
         pairs = self.pairs[concept.name]
@@ -277,7 +323,7 @@ class _Planner:
             target=target,
             base=base,
             mask=mask,
-            checkpoints=self.checkpoints(mask.key),
+            checkpoints=self.checkpoints(mask),
             previews_before=before,
             preview_after=after,
             sweeps=self.sweeps(mask),
@@ -292,13 +338,12 @@ class _Planner:
             shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
             passes.setdefault(shared, []).append(pruning)
         return tuple(
-            SweepUnit(
-                mask=mask,
-                selector=group[0].selector,
-                settings=tuple(selection_settings(pruning) for pruning in group),
-            )
-            for group in passes.values()
+            self.add(SweepUnit(mask=mask, settings=tuple(group))) for group in passes.values()
         )
+
+    def sweep_table(self, concepts: Sequence[ConceptPlan]) -> SweepTableUnit:
+        sweeps = tuple(unit.key for plan in concepts for unit in plan.sweeps)
+        return self.add(SweepTableUnit(sweeps=sweeps))
 
     def retained(self, concept: Concept) -> list[Concept]:
         """The concepts to retain while `concept` is erased (which may be in the list itself)."""
@@ -312,7 +357,6 @@ class _Planner:
                 self.side([pair.target for pair in self.pairs[other.name]])
                 for other in self.retained(concept)
             )
-        selection = selection_settings(pruning)
         provenance = {
             "model": self.model.source.label,
             "revision": self.model.source.revision,
@@ -323,7 +367,7 @@ class _Planner:
             "collection": asdict(self.settings),
             "seed": self.manifest.collection.seed,
             "selector": pruning.selector,
-            "selection": asdict(selection),
+            "selection": pruning.selection,
             "base": pruning.base,
             "prompts_digest": {"target": target.prompts_digest, "base": base.prompts_digest},
             "versions": versions(),
@@ -344,49 +388,52 @@ class _Planner:
                 "table": NEURONS_FORMAT,
             }
         )
-        return MaskUnit(
-            key=key,
-            concept=concept.name,
-            target=target.key,
-            base=base.key,
-            retained=tuple(side.key for side in retained),
-            rule=pruning.base,
-            selector=pruning.selector,
-            selection=selection,
-            site=pruning.site,
-            provenance=provenance,
+        return self.add(
+            MaskUnit(
+                key=key,
+                concept=concept.name,
+                target=target.key,
+                base=base.key,
+                retained=tuple(side.key for side in retained),
+                pruning=pruning,
+                num_calls=self.settings.tau,
+                provenance=provenance,
+            )
         )
 
     def fused(self, concepts: Sequence[ConceptPlan]) -> FusedMaskUnit:
         asked = self.manifest.outputs.fuse or Fuse()
         masks = tuple(plan.mask.key for plan in concepts)
-        fusion = fusion_of(asked)
-        if not isinstance(fusion, Budget):
-            return FusedMaskUnit(masks=masks, fusion=fusion)
+        if asked.how != "budget":
+            return self.add(FusedMaskUnit(masks=masks, fusion=asked))
         erased = {plan.concept.name for plan in concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
-        return FusedMaskUnit(
-            masks=masks,
-            fusion=fusion,
-            sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
-            retained=tuple(
-                (
-                    self.side([pair.target for pair in self.pairs[other.name]]).key,
-                    self.side([pair.base for pair in self.pairs[other.name]]).key,
-                )
-                for other in spared
-            ),
-            tau=self.manifest.pruning.tau,
+        return self.add(
+            FusedMaskUnit(
+                masks=masks,
+                fusion=asked,
+                sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
+                retained=tuple(
+                    (
+                        self.side([pair.target for pair in self.pairs[other.name]]).key,
+                        self.side([pair.base for pair in self.pairs[other.name]]).key,
+                    )
+                    for other in spared
+                ),
+                tau=self.manifest.pruning.tau,
+            )
         )
 
-    def checkpoints(self, mask: str) -> tuple[CheckpointUnit, ...]:
+    def checkpoints(self, mask: MaskUnit | FusedMaskUnit) -> tuple[CheckpointUnit, ...]:
         outputs = self.manifest.outputs
         forms = [("delta", outputs.deltas), ("pipeline", outputs.pipelines)]
         return tuple(
-            CheckpointUnit(
-                key=unit_key({"kind": "checkpoint", "form": form, "mask": mask}),
-                mask=mask,
-                form=form,  # type: ignore[arg-type]
+            self.add(
+                CheckpointUnit(
+                    key=unit_key({"kind": "checkpoint", "form": form, "mask": mask.key}),
+                    mask=(mask.kind, mask.key),
+                    form=form,  # type: ignore[arg-type]
+                )
             )
             for form, wanted in forms
             if wanted
@@ -406,23 +453,23 @@ class _Planner:
             groups.append(_drawn(chosen, preview))
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
-        return before, self.preview(mask.key, every_prompt, preview, before)
+        return before, self.preview((mask.kind, mask.key), every_prompt, preview, before)
 
     def fused_preview(
         self, fused: FusedMaskUnit, concepts: Sequence[ConceptPlan]
     ) -> PreviewUnit | None:
-        """With the fused mask: all that was drawn for the single concepts."""
+        """With the fused mask: all that is generated for the single concepts."""
         preview = self.manifest.outputs.preview
         if preview is None:
             return None
         before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
         drawn = (unit.prompts for unit in before.values())
         prompts = tuple(dict.fromkeys(chain.from_iterable(drawn)))
-        return self.preview(fused.key, prompts, preview, tuple(before.values()))
+        return self.preview((fused.kind, fused.key), prompts, preview, tuple(before.values()))
 
     def preview(
         self,
-        mask: str | None,
+        mask: Need | None,
         prompts: tuple[Prompt, ...],
         preview: Preview,
         before: tuple[PreviewUnit, ...] = (),
@@ -431,14 +478,14 @@ class _Planner:
             "steps": preview.steps,
             "guidance": preview.guidance,
             "batch_size": preview.batch_size,
-            "judge": preview.judge,
         }
         texts = [[prompt.text, prompt.seed] for prompt in prompts]
         key = unit_key(
             {
                 "kind": "preview",
+                "format": PREVIEW_FORMAT,
                 **self.model.key_parts,
-                "mask": mask,
+                "mask": mask and mask[1],
                 "prompts": texts,
                 **settings,
             }
@@ -449,8 +496,8 @@ class _Planner:
             prompts=prompts,
             steps=preview.steps,
             guidance=preview.guidance,
+            branches=family_named(self.model.pipeline).halves(preview.guidance),
             batch_size=preview.batch_size,
-            judge=preview.judge,
             before=tuple(unit.key for unit in before),
         )
 

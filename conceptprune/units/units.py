@@ -1,151 +1,149 @@
-"""Units of work: what there is to compute, its identity, and what it needs first.
-
-A unit's key is the digest of everything that decides its result and of nothing else, so the plan of
-a job is known before it runs, equal work is shared, and a rerun subtracts what the store has.
-"""
+"""The kinds of units of an erase job: what each computes, its key, and what it needs first."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from conceptprune.collection.settings import CollectionSettings, Window
+from conceptprune.collection.settings import Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept, SelectorName
-from conceptprune.masks.settings import BaseRule
+from conceptprune.manifest import Concept, Fuse, Generator, Pruning, SelectorName
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.source import ModelSettings
-from conceptprune.prompts.fillers import GeneratorSettings
+from conceptprune.prompts.fillers import question_about
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
-    from conceptprune.masks.fusion import Fusion
-    from conceptprune.masks.selectors import Settings
-
-Need = tuple[str, str]
-"""(kind, key) of a unit that must be committed first."""
-
-APPLIED = "edit"
-"""What a commit calls an object that its unit applied and did not make: kept as long as it is."""
-
-WARM_KINDS = (
-    "generated-prompts",
-    "window",
-    "preview",
-    "images",
-    "scores",
-    "set-scores",
-    "attack",
-)
-"""Kinds of units that run a network: the denoiser, a scorer's, or the language model's."""
-
-
-class Unit(Protocol):
-    """What a scheduler, a store and a ledger know of any unit of work."""
-
-    @property
-    def kind(self) -> str:
-        """What sort of work it is."""
-
-    @property
-    def key(self) -> str:
-        """Digest of everything that decides its result."""
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """Units that must be committed first."""
-
-
-@runtime_checkable
-class Detailed(Protocol):
-    """A unit that says itself, in a few words, what it is about."""
-
-    @property
-    def detail(self) -> str:
-        """What it is about, beside its kind."""
+    from conceptprune.units.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptsUnit:
+class PromptsUnit(Unit):
     """Make the prompt pairs of a few concepts."""
 
     concepts: tuple[Concept, ...]
     seed: int
-    needs: tuple[Need, ...] = ()
-    kind: Literal["prompts"] = "prompts"
 
     @property
     def key(self) -> str:
         """Identity: the concepts as validated, and the collection seed."""
         concepts = [concept.model_dump(mode="json") for concept in self.concepts]
-        return unit_key({"kind": self.kind, "concepts": concepts, "seed": self.seed})
+        return unit_key({"kind": "prompts", "concepts": concepts, "seed": self.seed})
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A table of the texts."""
+        pairs = [pair for each in self.concepts for pair in prompt_pairs(each, seed=self.seed)]
+        texts = sum(len((pair.base.text + pair.target.text).encode()) for pair in pairs)
+        return sizes.table(len(pairs)) + texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedPromptsUnit:
+class GeneratedPromptsUnit(Unit):
     """Have a language model write one concept's fillers, and make its prompt pairs of them."""
+
+    warm = True
 
     concept: Concept
     seed: int
-    generator: GeneratorSettings
-    needs: tuple[Need, ...] = ()
-    kind: Literal["generated-prompts"] = "generated-prompts"
+    generator: Generator
+    language_model: str
+    """Digest of the language model's files."""
 
     @property
     def key(self) -> str:
         """Identity: the concept as validated, the collection seed, and all the answers hang on."""
         return unit_key(
             {
-                "kind": self.kind,
+                "kind": "generated-prompts",
                 "concept": self.concept.model_dump(mode="json"),
                 "seed": self.seed,
-                "question": self.generator.question(self.concept),
+                "question": question_about(self.concept, self.generator),
+                "generator.identity": self.language_model,
                 **{f"generator.{name}": v for name, v in self.generator.key_parts.items()},
             }
         )
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A table of the texts and one of the answers, with the question."""
+        question = len(question_about(self.concept, self.generator).encode())
+        return 2 * sizes.table(self.generator.per_concept) + question
 
 
 AnyPromptsUnit = PromptsUnit | GeneratedPromptsUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowUnit:
+class WindowUnit(Unit):
     """Collect one shard of one side over one window of denoiser calls."""
+
+    title = "Collection"
+    warm = True
+    intermediate = True
 
     key: str
     prompts: tuple[Prompt, ...]
     window: Window
+    branches: int
+    """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     previous: str | None
     """Key of the window before this one, whose states it goes on from."""
     last: bool
     """No window follows, so no state is kept."""
-    kind: Literal["window"] = "window"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The previous window of the same shard."""
-        return () if self.previous is None else (("window", self.previous),)
+        return () if self.previous is None else ((WindowUnit.kind, self.previous),)
+
+    @property
+    def detail(self) -> str:
+        """How many prompts, and which calls."""
+        return f"{len(self.prompts)} prompts, calls {self.window.start}-{self.window.stop - 1}"
+
+    @property
+    def evaluations(self) -> int:
+        """Prompts x guidance branches x calls of the window."""
+        return len(self.prompts) * self.branches * self._num_calls
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """Statistics, and unless it is the last window the state of each prompt."""
+        states = 0 if self.last else sizes.states(len(self.prompts))
+        return sizes.statistics(self._num_calls) + states
+
+    @property
+    def _num_calls(self) -> int:
+        return self.window.stop - self.window.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatisticsUnit:
+class StatisticsUnit(Unit):
     """Reduce one side's windows and shards, in canonical order."""
+
+    intermediate = True
 
     key: str
     grid: tuple[tuple[str, ...], ...]
     """Window keys of each shard: shards in prompt order, windows in call order."""
     num_prompts: int
+    num_calls: int
+    """Denoiser calls, over all windows."""
     prompts_digest: str
-    kind: Literal["statistics"] = "statistics"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Every window of every shard."""
-        return tuple(("window", key) for shard in self.grid for key in shard)
+        return tuple((WindowUnit.kind, key) for shard in self.grid for key in shard)
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """Statistics of all calls."""
+        return sizes.statistics(self.num_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskUnit:
-    """Select the weights that draw one concept."""
+class MaskUnit(Unit):
+    """Select the weights that generate one concept."""
+
+    title = "Masks"
 
     key: str
     concept: str
@@ -153,37 +151,62 @@ class MaskUnit:
     base: str
     retained: tuple[str, ...]
     """Keys of the sides to compare; `retained` are other concepts' target sides."""
-    rule: BaseRule
-    selector: SelectorName
-    selection: "Settings"
-    site: str | tuple[str, ...]
+    pruning: Pruning
+    num_calls: int
+    """Denoiser calls that there are statistics of; `pruning` may look at fewer."""
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
-    kind: Literal["mask"] = "mask"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The sides it compares."""
-        return tuple(("statistics", key) for key in (self.target, self.base, *self.retained))
+        keys = (self.target, self.base, *self.retained)
+        return tuple((StatisticsUnit.kind, key) for key in keys)
+
+    @property
+    def detail(self) -> str:
+        """The concept's name."""
+        return self.concept
+
+    @property
+    def mask_key(self) -> str:
+        """Its own key."""
+        return self.key
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """As many entries as the settings allow."""
+        return sizes.mask(self.most_entries(sizes))
+
+    def most_entries(self, sizes: "Sizes") -> int:
+        """The most entries that the settings allow."""
+        tau = self.pruning.tau or self.num_calls
+        most = self.pruning.most_entries
+        return sum(most(rows, columns, tau) for rows, columns in sizes.shapes.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepUnit:
+class SweepUnit(Unit):
     """Select one concept's weights under several settings, and say how many and which."""
+
+    title = "Sweeps"
 
     mask: MaskUnit
     """The concept's mask with the manifest's own settings, to compare with."""
-    selector: SelectorName
-    settings: "tuple[Settings, ...]"
-    kind: Literal["sweep"] = "sweep"
+    settings: tuple[Pruning, ...]
+    """At least one, all of one selector."""
+
+    @property
+    def selector(self) -> SelectorName:
+        """The selector of all of the settings."""
+        return self.settings[0].selector
 
     @property
     def key(self) -> str:
         """Identity: what is compared with, and the settings."""
-        settings = [asdict(setting) for setting in self.settings]
+        settings = [setting.selection for setting in self.settings]
         return unit_key(
             {
-                "kind": self.kind,
+                "kind": "sweep",
                 "mask": self.mask.key,
                 "selector": self.selector,
                 "settings": settings,
@@ -193,176 +216,172 @@ class SweepUnit:
     @property
     def needs(self) -> tuple[Need, ...]:
         """The mask and what it needs itself."""
-        return (("mask", self.mask.key), *self.mask.needs)
+        return ((MaskUnit.kind, self.mask.key), *self.mask.needs)
+
+    @property
+    def detail(self) -> str:
+        """The selector, and how many settings."""
+        return f"{self.selector}, {len(self.settings)} settings"
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A row for each setting and layer."""
+        return sizes.sweep(len(self.settings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepTableUnit:
+class SweepTableUnit(Unit):
     """Put the rows of all concepts and settings into one table."""
 
     sweeps: tuple[str, ...]
-    kind: Literal["sweep-table"] = "sweep-table"
 
     @property
     def key(self) -> str:
         """Identity: the parts, in order."""
-        return unit_key({"kind": self.kind, "sweeps": list(self.sweeps)})
+        return unit_key({"kind": "sweep-table", "sweeps": list(self.sweeps)})
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """Every part."""
-        return tuple(("sweep", key) for key in self.sweeps)
+        return tuple((SweepUnit.kind, key) for key in self.sweeps)
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """All parts together."""
+        return sum(units[key].bytes_written(sizes, units) for key in self.sweeps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusedMaskUnit:
+class FusedMaskUnit(Unit):
     """Make one mask of several."""
 
+    title = "Fused masks"
+    former_kinds = ("mask",)
+
     masks: tuple[str, ...]
-    fusion: "Fusion"
+    fusion: Fuse
     sides: tuple[tuple[str, str], ...] = ()
     """For a budget: each mask's (target, base) statistics."""
     retained: tuple[tuple[str, str], ...] = ()
     """For a budget: (target, base) statistics of the concepts to spare."""
     tau: int | None = None
     """For a budget: the calls to look at."""
-    kind: Literal["mask"] = "mask"
 
     @property
     def key(self) -> str:
         """Identity: the masks and, for a budget, what it is spent by."""
-        fields = asdict(self)
-        return unit_key({**fields, "kind": "fuse"})
+        return unit_key(
+            {
+                "kind": "fuse",
+                "masks": self.masks,
+                "fusion": self.fusion.key_parts,
+                "sides": self.sides,
+                "retained": self.retained,
+                "tau": self.tau,
+            }
+        )
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The masks, and for a budget the statistics."""
         sides = dict.fromkeys(key for pair in (*self.sides, *self.retained) for key in pair)
         return (
-            *(("mask", key) for key in self.masks),
-            *(("statistics", key) for key in sides),
+            *((MaskUnit.kind, key) for key in self.masks),
+            *((StatisticsUnit.kind, key) for key in sides),
         )
+
+    @property
+    def detail(self) -> str:
+        """How many masks."""
+        return f"{len(self.masks)} masks together"
+
+    @property
+    def mask_key(self) -> str:
+        """Its own key."""
+        return self.key
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """The entries of all its masks, up to the site's weights or the budget."""
+        masks = (units[key] for key in self.masks)
+        entries = sum(mask.most_entries(sizes) for mask in masks if isinstance(mask, MaskUnit))
+        share = self.fusion.settings.get("fraction", 1.0)
+        return sizes.mask(min(entries, int(share * sizes.num_weights)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointUnit:
-    """Emit the model without one mask's weights."""
+class CheckpointUnit(Unit):
+    """Write the model without one mask's weights."""
+
+    title = "Checkpoints"
 
     key: str
-    mask: str
+    mask: Need
+    """The concept's mask, or the fused one."""
     form: Literal["delta", "pipeline"]
-    kind: Literal["checkpoint"] = "checkpoint"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The mask."""
-        return (("mask", self.mask),)
+        return (self.mask,)
+
+    @property
+    def detail(self) -> str:
+        """The form."""
+        return self.form
+
+    @property
+    def mask_key(self) -> str:
+        """The mask that it applies."""
+        return self.mask[1]
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A delta, or the files of a pipeline folder that hold pruned weights."""
+        return sizes.delta() if self.form == "delta" else sizes.edited_bytes
+
+    def bytes_shared(self, sizes: "Sizes") -> int:
+        """The other files of a pipeline folder."""
+        return sizes.same_bytes if self.form == "pipeline" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewUnit:
-    """Draw prompts with the model as it is or with one mask applied, and judge the images."""
+class PreviewUnit(Unit):
+    """Generate images with the model as it is or with one mask applied."""
+
+    title = "Images"
+    warm = True
 
     key: str
-    mask: str | None
+    mask: Need | None
+    """The concept's mask, the fused one, or none."""
     prompts: tuple[Prompt, ...]
     steps: int
     guidance: float
+    branches: int
+    """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     batch_size: int
-    judge: Literal["studio"] | None
     before: tuple[str, ...] = ()
     """Keys of the same images without the mask, which some image must differ from. They follow
     from the rest, and are no part of the key."""
-    kind: Literal["preview"] = "preview"
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """The mask, if one is applied, and the images without it."""
-        mask = () if self.mask is None else (("mask", self.mask),)
-        return (*mask, *(("preview", key) for key in self.before))
+        mask = () if self.mask is None else (self.mask,)
+        return (*mask, *((PreviewUnit.kind, key) for key in self.before))
 
+    @property
+    def detail(self) -> str:
+        """How many images, before or after."""
+        return f"{len(self.prompts)} images {'after' if self.mask else 'before'}"
 
-AnyUnit = (
-    PromptsUnit
-    | GeneratedPromptsUnit
-    | WindowUnit
-    | StatisticsUnit
-    | MaskUnit
-    | SweepUnit
-    | SweepTableUnit
-    | FusedMaskUnit
-    | CheckpointUnit
-    | PreviewUnit
-)
+    @property
+    def mask_key(self) -> str | None:
+        """The mask that it applies."""
+        return self.mask and self.mask[1]
 
+    @property
+    def evaluations(self) -> int:
+        """Prompts x guidance branches x steps."""
+        return len(self.prompts) * self.branches * self.steps
 
-def needs_denoiser(unit: Unit) -> bool:
-    """Whether a unit belongs on a worker that keeps a network loaded: the denoiser, as a rule."""
-    return unit.kind in WARM_KINDS
-
-
-def window_units(
-    model: ModelSettings,
-    prompts: tuple[Prompt, ...],
-    settings: CollectionSettings,
-    *,
-    shard_prompts: int,
-    window: int | None,
-) -> tuple[StatisticsUnit, tuple[WindowUnit, ...]]:
-    """The units of one side: its shards' windows, and the reduction over them."""
-    common = {
-        **model.key_parts,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "halves": settings.halves,
-        "batch_size": settings.batch_size,
-        "site": settings.site,
-    }
-    length = window or settings.tau
-    grid: list[tuple[str, ...]] = []
-    units: list[WindowUnit] = []
-    for first in range(0, len(prompts), shard_prompts):
-        shard = prompts[first : first + shard_prompts]
-        shard_json = [[prompt.text, prompt.seed] for prompt in shard]
-        keys: list[str] = []
-        for start in range(0, settings.tau, length):
-            stop = min(start + length, settings.tau)
-            last = stop == settings.tau
-            # The windows before it are not named: they cannot change a bit of this one. Whether
-            # it keeps its state is, because a unit's objects follow from its key.
-            key = unit_key(
-                {
-                    "kind": "window",
-                    **common,
-                    "prompts": shard_json,
-                    "window": [start, stop],
-                    "keeps_state": not last,
-                }
-            )
-            units.append(
-                WindowUnit(
-                    key=key,
-                    prompts=shard,
-                    window=Window(start, stop),
-                    previous=keys[-1] if keys else None,
-                    last=last,
-                )
-            )
-            keys.append(key)
-        grid.append(tuple(keys))
-    every_prompt = [[prompt.text, prompt.seed] for prompt in prompts]
-    side = StatisticsUnit(
-        key=unit_key(
-            {
-                "kind": "statistics",
-                **common,
-                "prompts": every_prompt,
-                "tau": settings.tau,
-                "shard_prompts": shard_prompts,
-            }
-        ),
-        grid=tuple(grid),
-        num_prompts=len(prompts),
-        prompts_digest=unit_key({"prompts": every_prompt}),
-    )
-    return side, tuple(units)
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A table of the images."""
+        return sizes.table(len(self.prompts), sizes.image_bytes)

@@ -1,42 +1,46 @@
-"""What a worker does with each kind of unit: read what it needs, compute, write, commit."""
+"""What an erase job's worker does with each kind of unit: read what it needs, compute, write."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
-from conceptprune.collection.collect import CollectionSettings, WindowResult, collect_window
+from conceptprune.collection.collect import CollectionSettings, collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
-from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.neuron_table import neurons_table
-from conceptprune.masks.selectors import Evidence, select_mask, stronger_neurons
+from conceptprune.masks.selectors import (
+    Evidence,
+    NamedSelector,
+    on_site,
+    select_mask,
+    stronger_neurons,
+)
 from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
-from conceptprune.models.weights import read_layers, weight_digest
-from conceptprune.prompts.fillers import GeneratorSettings, answers_table, write_fillers
+from conceptprune.models.weights import read_layers
+from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
-from conceptprune.units.commit import Done, Held, Made, commit_made, run_claimed
+from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import preview_table
+from conceptprune.units.unit import Unit
 from conceptprune.units.units import (
-    AnyUnit,
     CheckpointUnit,
     FusedMaskUnit,
     GeneratedPromptsUnit,
@@ -49,15 +53,18 @@ from conceptprune.units.units import (
     WindowUnit,
 )
 
-if TYPE_CHECKING:
-    from conceptprune.studio.judge import Judge
 
+class Worker(UnitWorker):
+    """Does the units of erase jobs; loads the model when first needed, and once."""
 
-class Worker:
-    """Runs units against one store; loads the model when first needed, and once."""
-
-    def __init__(self, store: Store, model: ModelSettings, settings: CollectionSettings) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: Store,
+        model: ModelSettings,
+        settings: CollectionSettings,
+        claims: Claims | None = None,
+    ) -> None:
+        super().__init__(store, claims)
         self.model = model
         self.settings = settings
         self._memory = BatchMemory(settings.batch_size)
@@ -87,16 +94,10 @@ class Worker:
             offload=self.model.offload,
         )
 
-    @cached_property
-    def judge(self) -> "Judge":
-        """The studio's judge."""
-        from conceptprune.studio.judge import Judge
-
-        return Judge.load()
-
-    def language_model(self, settings: GeneratorSettings) -> LanguageModel:
+    def language_model(self, unit: GeneratedPromptsUnit) -> LanguageModel:
         """The language model that writes fillers, loaded once."""
-        key = (settings.identity, settings.dtype)
+        settings = unit.generator
+        key = (unit.language_model, settings.dtype)
         if key not in self._language_models:
             self._language_models[key] = LanguageModel.load(
                 settings.source.folder(),
@@ -118,22 +119,12 @@ class Worker:
         dtype: torch.dtype = getattr(torch, self.model.dtype)
         return dtype
 
-    def run(self, unit: AnyUnit) -> Commit:
-        """Do one unit and commit it; work that is committed already is not done again.
+    def make(self, unit: Unit) -> Made:
+        """Compute a unit of an erase job and write its objects.
 
         Raises:
-            UserError, NumericalError, StoreError: see the stages.
+            UserError, NumericalError, StoreError: see what each kind calls.
         """
-        return self.store.find(unit.kind, unit.key) or self._do(unit)
-
-    def run_claimed(self, unit: AnyUnit, claims: Claims) -> Done | Held:
-        """Do one unit unless another job is at it; see `run`."""
-        return run_claimed(unit, claims, self._do)
-
-    def _do(self, unit: AnyUnit) -> Commit:
-        return commit_made(self.store, unit, lambda: self._make(unit))
-
-    def _make(self, unit: AnyUnit) -> Made:
         match unit:
             case PromptsUnit():
                 return self._prompts(unit)
@@ -142,7 +133,7 @@ class Worker:
             case WindowUnit():
                 return self._window(unit)
             case StatisticsUnit():
-                return self._side(unit)
+                return self._reduced(unit)
             case MaskUnit():
                 return self._mask(unit)
             case SweepUnit():
@@ -155,6 +146,8 @@ class Worker:
                 return self._checkpoint(unit)
             case PreviewUnit():
                 return self._preview(unit)
+            case _:
+                raise TypeError(f"an erase job's worker does not make units of kind {unit.kind}")
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.model.identity, suffix=suffix)
@@ -167,13 +160,13 @@ class Worker:
 
     def _generated_prompts(self, unit: GeneratedPromptsUnit) -> Made:
         settings = unit.generator
-        model = self.language_model(settings)
+        model = self.language_model(unit)
         written = write_fillers(
             unit.concept, settings, lambda question, seed: model.answer(question, seed, settings)
         )
         concept = unit.concept.model_copy(update={"fillers": written.fillers})
         pairs = {concept.name: prompt_pairs(concept, seed=unit.seed)}
-        answers = answers_table(unit.concept, settings, written)
+        answers = answers_table(unit.concept, settings, unit.language_model, written)
         return Made(
             objects={
                 "prompts": self._put_table(
@@ -184,7 +177,7 @@ class Worker:
             facts={
                 "language_model": settings.source.label,
                 "language_model_revision": settings.source.revision,
-                "language_model_digest": settings.identity,
+                "language_model_digest": unit.language_model,
                 "question": written.question,
                 "asks": 1 + max(line.ask for line in written.lines),
                 "rejected": sum(line.rejected is not None for line in written.lines),
@@ -194,25 +187,24 @@ class Worker:
     def _window(self, unit: WindowUnit) -> Made:
         states = None
         if unit.previous is not None:
-            commit = self.store.get("window", unit.previous)
+            commit = self.store.get(WindowUnit.kind, unit.previous)
             count = sum(role.startswith("state.") for role in commit.objects)
             states = [
                 TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
                 for index in range(count)
             ]
 
-        def collect(at_once: int) -> WindowResult:
-            return collect_window(
-                self.denoiser,
-                unit.prompts,
-                self.settings,
-                unit.window,
-                states,
-                keep_states=not unit.last,
-                at_once=at_once,
-            )
-
-        result = self._memory.run(collect)
+        for attempt in self._memory.attempts():
+            with attempt as at_once:
+                result = collect_window(
+                    self.denoiser,
+                    unit.prompts,
+                    self.settings,
+                    unit.window,
+                    states,
+                    keep_states=not unit.last,
+                    at_once=at_once,
+                )
         table = result.statistics.to_arrow()
         objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
         for index, state in enumerate(result.states):
@@ -220,9 +212,9 @@ class Worker:
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
         return Made(objects=objects, facts={"at_once": self._memory.at_once})
 
-    def _side(self, unit: StatisticsUnit) -> Made:
+    def _reduced(self, unit: StatisticsUnit) -> Made:
         shards = [
-            join_calls([self._statistics("window", key, "partial") for key in windows])
+            join_calls([self._statistics(WindowUnit.kind, key, "partial") for key in windows])
             for windows in unit.grid
         ]
         table = merge_shards(shards).to_arrow(
@@ -236,36 +228,20 @@ class Worker:
 
     def _mask(self, unit: MaskUnit) -> Made:
         evidence = self._evidence(unit)
-        target = evidence.target
-        folder = self.folder
-        component = denoiser_of(folder)
-        weights = read_layers(folder, target.layers, component, self.dtype)
-        site_weights = on_site(weights, target)
-        first_columns = {
-            name: weight.shape[1] - site_weights[name].shape[1] for name, weight in weights.items()
-        }
-        entries = select_mask(unit.selector, site_weights, evidence, unit.selection)
-        layers = {
-            name: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                first_column=first_columns[name],
-                entries=widened(entries[name], weight.shape[1], first_columns[name]),
-                weight_digest=weight_digest(weight),
-            )
-            for name, weight in weights.items()
-        }
-        mask = PruningMask(
-            concepts=(unit.concept,),
+        component = denoiser_of(self.folder)
+        layers = evidence.target.layers
+        mask = select_mask(
+            # As the files have them: the mask is for this model in whatever type it is loaded.
+            read_layers(self.folder, layers, component),
+            evidence,
+            NamedSelector(settings=unit.pruning),
+            dtype=self.dtype,
+            concept=unit.concept,
             component=component,
-            layers=layers,
-            provenance={
-                **unit.provenance,
-                "site": unit.site,
-                "timesteps": target.timesteps[: unit.selection.tau],
-            },
+            provenance={**unit.provenance, "site": unit.pruning.site},
         )
-        tau = unit.selection.tau
-        stronger = {name: stronger_neurons(unit.selector, name, evidence)[:tau] for name in layers}
+        selector, tau = unit.pruning.selector, unit.pruning.tau
+        stronger = {name: stronger_neurons(selector, name, evidence)[:tau] for name in layers}
         table = neurons_table(mask, unit.key, stronger)
         made = self._made_mask(mask)
         neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
@@ -273,10 +249,12 @@ class Worker:
 
     def _evidence(self, unit: MaskUnit) -> Evidence:
         return Evidence(
-            target=self._statistics("statistics", unit.target, "statistics"),
-            base=self._statistics("statistics", unit.base, "statistics"),
-            retained=[self._statistics("statistics", key, "statistics") for key in unit.retained],
-            rule=unit.rule,
+            target=self._statistics(StatisticsUnit.kind, unit.target, "statistics"),
+            base=self._statistics(StatisticsUnit.kind, unit.base, "statistics"),
+            retained=[
+                self._statistics(StatisticsUnit.kind, key, "statistics") for key in unit.retained
+            ],
+            rule=unit.pruning.base,
         )
 
     def _sweep(self, unit: SweepUnit) -> Made:
@@ -286,12 +264,12 @@ class Worker:
         weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
         site_weights = on_site(weights, evidence.target)
         reference = read_mask(self.store, unit.mask.key).on_site()
-        table = sweep_rows(unit.selector, site_weights, evidence, unit.settings, reference)
+        table = sweep_rows(site_weights, evidence, unit.settings, reference)
         return Made(objects={"sweep": self._put_table("sweep", table)})
 
     def _sweep_table(self, unit: SweepTableUnit) -> Made:
         parts = [
-            parquet_to_table(self.store.load(self.store.get("sweep", key), "sweep"))
+            parquet_to_table(self.store.load(self.store.get(SweepUnit.kind, key), "sweep"))
             for key in unit.sweeps
         ]
         return Made(
@@ -311,7 +289,7 @@ class Worker:
         )
 
     def _checkpoint(self, unit: CheckpointUnit) -> Made:
-        mask = read_mask(self.store, unit.mask)
+        mask = read_mask(self.store, unit.mask_key)
         folder = self.folder
         if unit.form == "delta":
             return Made(
@@ -329,21 +307,20 @@ class Worker:
         return Made(objects=files)
 
     def _preview(self, unit: PreviewUnit) -> Made:
-        mask = None if unit.mask is None else read_mask(self.store, unit.mask)
+        mask = None if unit.mask_key is None else read_mask(self.store, unit.mask_key)
         memory = self._preview_memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
         with self._masked(mask):
-            images = memory.run(
-                lambda at_once: draw(
-                    self.denoiser,
-                    unit.prompts,
-                    steps=unit.steps,
-                    guidance=unit.guidance,
-                    batch_size=unit.batch_size,
-                    at_once=at_once,
-                )
-            )
-        judge = self.judge if unit.judge else None
-        table = preview_table(unit.prompts, images, judge)
+            for attempt in memory.attempts():
+                with attempt as at_once:
+                    images = draw(
+                        self.denoiser,
+                        unit.prompts,
+                        steps=unit.steps,
+                        guidance=unit.guidance,
+                        batch_size=unit.batch_size,
+                        at_once=at_once,
+                    )
+        table = preview_table(unit.prompts, images)
         if unit.before:
             self._check_effect(unit, table)
         data = table_to_parquet(table)
@@ -373,7 +350,9 @@ class Worker:
         """Raise a `NoEffectError` where every image is that of the model without the mask."""
         before: set[tuple[str, int, bytes]] = set()
         for key in unit.before:
-            table = parquet_to_table(self.store.load(self.store.get("preview", key), "preview"))
+            table = parquet_to_table(
+                self.store.load(self.store.get(PreviewUnit.kind, key), "preview")
+            )
             before |= set(_images(table))
         if before.issuperset(_images(after)):
             raise NoEffectError(
@@ -388,12 +367,15 @@ def _images(table: pa.Table) -> Iterator[tuple[str, int, bytes]]:
 
 
 def read_mask(store: Store, key: str) -> PruningMask:
-    """The committed mask of that key.
+    """The committed mask of that key, a concept's or a fused one.
 
     Raises:
         StoreError: it is not committed, or is damaged.
     """
-    return PruningMask.from_bytes(store.load(store.get("mask", key), "mask"))
+    commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
+    if commit is None:
+        commit = store.get(MaskUnit.kind, key)
+    return PruningMask.from_bytes(store.load(commit, "mask"))
 
 
 def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
@@ -403,14 +385,6 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
         StoreError: they are not committed, or are damaged.
     """
     return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
-
-
-def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
-    """Of each weight [R, W] the last columns, of which there are statistics."""
-    return {
-        name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
-        for name, weight in weights.items()
-    }
 
 
 def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
@@ -428,13 +402,15 @@ def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -
     widths = {name: weight.shape[1] for name, weight in weights.items()}
     cached: dict[str, Statistics] = {}
 
+    def side(key: str) -> Statistics:
+        return read_statistics(store, StatisticsUnit.kind, key, "statistics").padded(widths)
+
     def drive(sides: tuple[str, str]) -> Drive:
         target, base = sides
         # Bases are few and shared; targets are one concept's own.
         if base not in cached:
-            cached[base] = read_statistics(store, "statistics", base, "statistics").padded(widths)
-        own = read_statistics(store, "statistics", target, "statistics").padded(widths)
-        return Drive.of(weights, own, cached[base], unit.tau)
+            cached[base] = side(base)
+        return Drive.of(weights, side(target), cached[base], unit.tau)
 
     drives = Drives(
         weights=weights,

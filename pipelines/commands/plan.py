@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -15,22 +15,20 @@ from rich.table import Table
 from conceptprune.models.families import components, family_named
 from conceptprune.store import Store
 from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import AnyUnit, GeneratedPromptsUnit, PromptsUnit, StatisticsUnit
+from conceptprune.units.sizes import Sizes
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import (
+    GeneratedPromptsUnit,
+    PromptsUnit,
+    StatisticsUnit,
+    WindowUnit,
+)
 
 from ..console.logs import say
 from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
 from ..scheduling.graph import Committed, committed_in, units_to_do
-from .sizes import Sizes
+from .sizes import sizes_of
 
-KINDS = (
-    "prompts",
-    "generated-prompts",
-    "window",
-    "statistics",
-    "mask",
-    "checkpoint",
-    "preview",
-)
 SHOWN_CONCEPTS = 8
 TIMED_CALLS = 3
 
@@ -44,9 +42,9 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     prepared = prepare(manifest)
     opened = None if store is None else Store(store)
     plan = plan_here(prepared, opened)
-    units: list[AnyUnit] = [*prepared.prompts_units(), *plan.units()]
+    units: list[Unit] = [*prepared.prompts_units(), *plan.units()]
     todo = None if opened is None else _left(units, plan, committed_in(opened))
-    sizes = Sizes.of(prepared)
+    sizes = sizes_of(prepared)
     _print_heading(prepared, plan, console)
     _print_cluster(prepared, plan, sizes, console)
     unwritten = [
@@ -61,7 +59,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
             f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
         )
     console.print(_sides_table(plan), "")
-    console.print(_units_table(plan, units, todo, sizes), "")
+    console.print(units_table(units, todo, sizes), "")
     if todo is not None:
         count = f"{len(todo):,} of {len(units):,} units are left" if todo else "nothing to compute"
         say(console, f"store {store}: {count}")
@@ -70,7 +68,7 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
         _print_estimate(prepared, plan, left, console)
 
 
-def _left(units: Iterable[AnyUnit], plan: Plan, committed: Committed) -> set[str]:
+def _left(units: Iterable[Unit], plan: Plan, committed: Committed) -> set[str]:
     """Keys of the units a job would run against a store, as the job itself decides it."""
     prompts = (unit for unit in units if isinstance(unit, PromptsUnit | GeneratedPromptsUnit))
     left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
@@ -84,7 +82,7 @@ def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
     if len(names) > SHOWN_CONCEPTS:
         shown += f" and {len(names) - SHOWN_CONCEPTS} more"
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    prompts = {prompt for window in plan.windows.values() for prompt in window.prompts}
+    prompts = {prompt for window in plan.of(WindowUnit).values() for prompt in window.prompts}
     say(console, f"run       {plan.run}")
     say(console, f"model     {prepared.model.source.label}")
     say(console, f"concepts  {len(names)} ({by_kind}): {shown}")
@@ -98,7 +96,8 @@ def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Consol
     parts = [folder / name for name in components(folder)]
     numbers = sum(count_weights(part) for part in parts if any(part.glob("*.safetensors")))
     weights = numbers * sizes.item_bytes
-    statistics = max(sizes.of_unit(window, plan) for window in plan.windows.values())
+    windows = plan.of(WindowUnit).values()
+    statistics = max(window.bytes_written(sizes, plan.by_key) for window in windows)
     say(
         console,
         f"cluster   {compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
@@ -117,13 +116,14 @@ def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Consol
 def _sides_table(plan: Plan) -> Table:
     """What is collected, in the order of who asks first: a shared side stands here once."""
     table = _table("sides", "distinct", "for concepts", "prompts", "evaluations")
+    sides, of_window = plan.of(StatisticsUnit), plan.of(WindowUnit)
     seen: set[str] = set()
     for role, sides_of in _ROLES.items():
         asked = [key for concept in plan.concepts for key in sides_of(concept)]
         askers = sum(bool(sides_of(concept)) for concept in plan.concepts)
         if not asked:
             continue
-        fresh = [plan.sides[key] for key in dict.fromkeys(asked) if key not in seen]
+        fresh = [sides[key] for key in dict.fromkeys(asked) if key not in seen]
         windows = {key for side in fresh for key in _windows(side)} - seen
         seen |= {side.key for side in fresh} | windows
         also = len(set(asked)) - len(fresh)
@@ -132,7 +132,7 @@ def _sides_table(plan: Plan) -> Table:
             f"{len(set(asked)):,}",
             f"{askers:,}",
             f"{sum(side.num_prompts for side in fresh):,}",
-            f"{sum(plan.evaluations(plan.windows[key]) for key in windows):,}",
+            f"{sum(of_window[key].evaluations for key in windows):,}",
         )
     return table
 
@@ -148,33 +148,35 @@ def _windows(side: StatisticsUnit) -> Iterator[str]:
     return (key for shard in side.grid for key in shard)
 
 
-def _units_table(plan: Plan, units: list[AnyUnit], todo: set[str] | None, sizes: Sizes) -> Table:
+def units_table(units: Sequence[Unit], todo: set[str] | None, sizes: Sizes) -> Table:
+    """How many units of each kind there are and are left (`todo` has the keys), and their cost."""
+    known = {unit.key: unit for unit in units}
     columns = ["units", "all", "evaluations", "bytes, about"]
     if todo is not None:
         columns += ["left", "evaluations", "bytes, about"]
     table = _table(*columns)
-    for kind in (*KINDS, None):
+    for kind in (*dict.fromkeys(unit.kind for unit in units), None):
         group = [unit for unit in units if kind in (None, unit.kind)]
         if not group:
             continue
-        cells = _cost(group, plan, sizes)
+        cells = _cost(group, known, sizes)
         if todo is not None:
-            cells += _cost([unit for unit in group if unit.key in todo], plan, sizes)
+            cells += _cost([unit for unit in group if unit.key in todo], known, sizes)
         if kind is None:
             table.add_section()
         table.add_row(kind or "total", *cells)
     return table
 
 
-def _cost(units: list[AnyUnit], plan: Plan, sizes: Sizes) -> list[str]:
-    evaluations = sum(plan.evaluations(unit) for unit in units)
-    return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, plan))]
+def _cost(units: list[Unit], known: Mapping[str, Unit], sizes: Sizes) -> list[str]:
+    evaluations = sum(unit.evaluations for unit in units)
+    return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, known))]
 
 
-def _print_estimate(prepared: Prepared, plan: Plan, units: list[AnyUnit], console: Console) -> None:
+def _print_estimate(prepared: Prepared, plan: Plan, units: list[Unit], console: Console) -> None:
     rate = evaluations_per_second(prepared, plan)
     actors = prepared.manifest.compute.actors
-    evaluations = sum(plan.evaluations(unit) for unit in units)
+    evaluations = sum(unit.evaluations for unit in units)
     seconds = evaluations / rate / actors
     say(
         console,
@@ -189,7 +191,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = plan.settings
-    prompts = next(iter(plan.windows.values())).prompts[: settings.batch_size]
+    prompts = next(iter(plan.of(WindowUnit).values())).prompts[: settings.batch_size]
     threads = torch.get_num_threads()
     torch.set_num_threads(prepared.manifest.compute.threads_per_actor)
     try:

@@ -13,6 +13,7 @@ from conceptprune.models.families import family_named
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.store import Store
 
+from ..console import exits
 from ..console.logs import identified, job_console, log_format
 from ..scheduling.metrics import StoreMetrics
 from .evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
@@ -46,7 +47,7 @@ def attack(
         outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
         labels = [checkpoint.label for checkpoint in checkpoints]
         tell_summary(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
-    return 1 if outcome.failed else 0
+    return exits.of_job(outcome.failed)
 
 
 def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:

@@ -21,21 +21,24 @@ from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summary import OBJECT
-from conceptprune.evaluation.worker import Evaluator
 from conceptprune.manifest.model import source_of
 from conceptprune.masks.mask import PruningMask
-from conceptprune.models.families import family_named, identity, read_index
+from conceptprune.models.components import read_index
+from conceptprune.models.families import check_model, family_named, identity
+from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.source import ModelSettings
 from conceptprune.store import ObjectRef, Store, parquet_to_table
-from conceptprune.units.units import Unit
+from conceptprune.units.find import find_commit
+from conceptprune.units.unit import Unit
+from conceptprune.units.unit_plan import UnitPlan
 from conceptprune.units.worker import read_mask
 
+from ..console import exits
 from ..console.evaluation import show_summary
 from ..console.logs import LogFormat, identified, job_console, log_format, say
 from ..records.evaluation import EvaluationRecord
 from ..records.journal import new_job
 from ..records.runs import mask_keys, run_records
-from ..scheduling.graph import UnitPlan
 from ..scheduling.metrics import StoreMetrics
 from ..scheduling.workers import UnitRunner, WorkerProcess
 from .run import Outcome, run_plan, tell_outcome, unit_runner
@@ -71,9 +74,15 @@ class EvaluatorSpec:
     process: WorkerProcess
     base: Drawn
 
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.process.run
+
     def build(self) -> UnitRunner:
-        """An evaluator in this process, that claims what it does."""
-        return self.process.runner(lambda store: Attacker(Evaluator(store, self.base)))
+        """A worker in this process."""
+        claims = self.process.begin()
+        return Attacker(claims.store, self.base, claims)
 
 
 def evaluate(
@@ -97,7 +106,7 @@ def evaluate(
         tell_summary(
             console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started
         )
-    return 1 if outcome.failed else 0
+    return exits.of_job(outcome.failed)
 
 
 def tell_summary(
@@ -110,7 +119,7 @@ def tell_summary(
     started: float,
 ) -> None:
     """Print the summary that a job ended in, and what became of its units."""
-    commit = store.find(summary.kind, summary.key)
+    commit = find_commit(store, summary.kind, summary.key)
     if commit is not None and not outcome.failed:
         show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
         for name, ref in commit.objects.items():
@@ -152,13 +161,16 @@ def base_model(suite: Suite) -> Drawn:
     drawing = suite.drawing
     source = source_of(suite.model)
     folder = source.folder()
+    if not source.builtin:
+        check_model(folder)
+        check_repeatable(folder, drawing.scheduler, drawing.steps)
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(drawing.scheduler)
     model = ModelSettings(
         source=source,
         identity=identity(folder),
         pipeline=pipeline,
-        dtype=drawing.dtype,
+        dtype=suite.dtype,
         device=drawing.device,
         scheduler=drawing.scheduler,
         resolution=drawing.resolution,

@@ -1,5 +1,6 @@
 """What happens before any work: the manifest is checked, the model identified, the plan made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,19 +9,25 @@ from typing import Any
 from safetensors import safe_open
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import Manifest, Outputs, load_manifest
+from conceptprune.evaluation.job_manifest import ScoredOutputs, load_job_manifest
+from conceptprune.evaluation.previews import with_scores
+from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.manifest import Manifest
 from conceptprune.manifest.model import source_of
+from conceptprune.models.components import read_index, read_json
 from conceptprune.models.families import (
+    check_model,
     check_sites,
     denoiser_of,
     family_named,
     identity,
-    read_index,
 )
+from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSettings
 from conceptprune.models.weights import checkpoint_files
-from conceptprune.prompts.fillers import placeholders
-from conceptprune.prompts.language_model import language_model_identity
+from conceptprune.prompts.fillers import asks_generator, placeholders
+from conceptprune.prompts.language_model import check_language_model, language_model_identity
+from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
@@ -36,14 +43,17 @@ class Prepared:
     model: ModelSettings
     denoiser_weights: int
     """Weights of the whole denoiser, pruned or not."""
+    scorers: tuple[tuple[ScorerSettings, Facts], ...] = ()
+    """What looks at the previews; readers of a run that is over do without."""
 
     def prompts_units(self) -> list[AnyPromptsUnit]:
         """The units that make the prompts."""
         return prompts_units(self.manifest, self.model.language_model)
 
-    def plan(self, pairs: Pairs) -> Plan:
-        """The plan of the run with these prompts."""
-        return build_plan(self.manifest, self.model, pairs)
+    def plan(self, pairs: Pairs, unmade: Sequence[AnyPromptsUnit] = ()) -> Plan:
+        """The plan of the run with these prompts; see `build_plan`."""
+        plan = build_plan(self.manifest, self.model, pairs, unmade)
+        return with_scores(plan, self.manifest, pairs, self.scorers)
 
 
 def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
@@ -52,26 +62,42 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     What is not asked for is taken out of the manifest: its sweep, or with `sweep` its outputs.
 
     Raises:
-        UserError: the manifest is wrong, or the model is not there.
+        UserError: the manifest is wrong, or the model or a scorer's weights are not there.
     """
-    manifest = load_manifest(manifest_path)
+    manifest = load_job_manifest(manifest_path)
     if sweep:
         check_sweep(manifest, manifest_path)
-    unasked: dict[str, Any] = {"outputs": Outputs()} if sweep else {"sweep": None}
-    manifest = manifest.model_copy(update=unasked)
+    unasked: dict[str, Any] = {"outputs": ScoredOutputs()} if sweep else {"sweep": None}
+    # Written out, so that records say what was computed with and equal runs have one name.
+    collection = manifest.collection.model_copy(update={"dtype": manifest.dtype})
+    manifest = manifest.model_copy(update={**unasked, "collection": collection})
     source = source_of(manifest.model).pinned()
     folder = source.folder()
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)
     family.check_scheduler(manifest.collection.scheduler)
+    # What the package ships is whole.
+    if not source.builtin:
+        check_model(folder)
+        check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
+        if manifest.collection.resolution is None:
+            family.default_size(read_json(folder / denoiser_of(folder) / "config.json"))
     check_sites(pipeline, collection_settings(manifest).sites)
     if manifest.collection.window is not None and not family.resumable:
         raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
+    check_lengths(
+        folder,
+        {
+            concept.name: prompt_pairs(concept, seed=manifest.collection.seed)
+            for concept in (*manifest.concepts, *manifest.retain)
+            if manifest.prompts.generator is None or not asks_generator(concept)
+        },
+    )
     model = ModelSettings(
         source=source,
         identity=identity(folder),
         pipeline=pipeline,
-        dtype=manifest.collection.dtype,
+        dtype=manifest.dtype,
         device=manifest.collection.device,
         offload=manifest.compute.offload,
         scheduler=manifest.collection.scheduler,
@@ -82,6 +108,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         manifest=manifest,
         model=model,
         denoiser_weights=count_weights(folder / denoiser_of(folder)),
+        scorers=tuple((scorer, scorer.check()) for scorer in manifest.scorers),
     )
 
 
@@ -135,6 +162,7 @@ def _language_model(manifest: Manifest) -> str | None:
         return None
     folder = source_of(generator.model, LANGUAGE_MODEL_FILES).folder()
     try:
+        check_language_model(folder)
         return language_model_identity(folder)
     except UserError as error:
         raise UserError(f"prompts.generator.model: {error}") from error

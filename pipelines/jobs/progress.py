@@ -7,9 +7,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from conceptprune.units.units import Unit
+from conceptprune.units.unit import Unit
+from conceptprune.units.unit_plan import UnitPlan
 
-from ..scheduling.graph import UnitPlan
 from ..scheduling.loop import Result
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -22,12 +22,11 @@ class JobProgress:
         self, console: Console, plan: UnitPlan, units: Sequence[Unit], parts: str = "concepts"
     ) -> None:
         self._console = console
-        self._plan = plan
         self._parts = parts
         self._total_units = len(units)
-        self._evaluations = {unit.key: plan.evaluations(unit) for unit in units}
+        self._evaluations = {unit.key: unit.evaluations for unit in units}
         self._total_evaluations = sum(self._evaluations.values())
-        self._names = plan.concepts_of()
+        self._names = plan.labels
         self._waiting = _units_by_concept(self._names, units)
         self._total_concepts = len({name for names in self._names.values() for name in names})
         self._units = 0
@@ -67,7 +66,7 @@ class JobProgress:
         key = result.unit.key
         if key not in self._evaluations:
             # Committed before, found lost, and computed again.
-            self._evaluations[key] = self._plan.evaluations(result.unit)
+            self._evaluations[key] = result.unit.evaluations
             self._total_evaluations += self._evaluations[key]
             self._total_units += 1
         self._units += 1

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from conceptprune.manifest import Compute
 from conceptprune.store import Store
-from conceptprune.units.units import Unit
+from conceptprune.units.unit import Unit
+from conceptprune.units.unit_plan import UnitPlan
 
 from ..console.logs import say
 from ..records.journal import Journal
 from ..records.reuse import find_units
 from ..scheduling.cluster import connected
-from ..scheduling.graph import UnitPlan
 from ..scheduling.loop import Result, Tick, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.others import OtherJobs
@@ -25,9 +25,7 @@ from .progress import JobProgress
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
-Evaluations = Callable[[Unit], int]
-"""Denoiser evaluations of a unit."""
-RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick, Evaluations], None]
+RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +69,21 @@ def run_plan(
     job: str,
     *,
     parts: str = "concepts",
-    given_up: Sequence[Result] = (),
+    known: Sequence[Result] = (),
     verify: bool = False,
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
+    Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
+    are there are read in full.
     """
     found = find_units(plan, store, verify=verify)
-    units, reused = found.todo, found.reused
-    todo = {unit.key for unit in units}
+    before = {result.unit.key: result for result in known}
+    reused = {key: made for key, made in found.reused.items() if key not in before}
+    todo = before.keys() | {unit.key for unit in found.todo}
+    units = [unit for unit in plan.units() if unit.key in todo]
     journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.results.update(before)
     journal.begin()
     try:
         if units:
@@ -91,18 +93,18 @@ def run_plan(
                     journal.results[result.unit.key] = result
                     progress.advance(result)
 
-                for result in given_up:
-                    on_result(result)
-                known = {unit.key: unit for unit in plan.units()}
-                left = [unit for unit in units if unit.key not in journal.results]
+                for result in known:
+                    progress.advance(result)
+                left = [unit for unit in units if unit.key not in before]
                 if left:
-                    run(left, known, on_result, journal.on_tick, plan.evaluations)
+                    run(left, plan.by_key, on_result, journal.on_tick)
     except BaseException:
         # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
         # has been done so far is on record.
         journal.end("stopped")
         raise
-    results = journal.results.values()
+    # What was made before the plan was known is no part of what the plan took.
+    results = [r for key, r in journal.results.items() if r.error or key not in before]
     rows = journal.end("failed" if any(result.error for result in results) else "done")
     computed = sum(result.status == "done" for result in results)
     return Outcome(
@@ -122,7 +124,6 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
             known: Mapping[str, Unit],
             on_result: OnResult,
             on_tick: OnTick,
-            evaluations: Evaluations,
         ) -> None:
             joined.enter_context(connected(compute))
             metrics = JobMetrics()
@@ -135,7 +136,7 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
                     kind=result.unit.kind,
                     status=result.status,
                     attempts=result.attempts,
-                    evaluations=evaluations(result.unit),
+                    evaluations=result.unit.evaluations,
                 )
                 metrics.now(units_left=len(left), actors=pool.alive)
                 on_result(result)

@@ -11,6 +11,7 @@ from conceptprune.masks.sweep import KEY
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import run_id
 
+from ..console import exits
 from ..console.logs import identified, job_console, log_format, say
 from .erase import JobResult, run_job
 from .preparation import prepare
@@ -31,7 +32,7 @@ def sweep(manifest: Path, store: str, console: Console, asked_format: str | None
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form)
         _print_result(result, store, console)
-        return 1 if result.outcome.failed else 0
+        return exits.of_job(result.outcome.failed)
 
 
 def _print_result(result: JobResult, store: str, console: Console) -> None:

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from conceptprune.store import Store
-from conceptprune.units.units import Unit
+from conceptprune.units.find import find_commit
+from conceptprune.units.unit import Unit
+from conceptprune.units.unit_plan import UnitPlan
 
-from ..scheduling.graph import INTERMEDIATE, UnitPlan, committed_in, units_to_do
+from ..scheduling.graph import committed_in, units_to_do
 from .ledger import READERS, Made, reused_units
 
 
@@ -33,9 +35,7 @@ def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
     units = units_to_do(plan, committed)
     reused = reused_units(plan, store, {unit.key for unit in units}, committed)
     results = [
-        unit
-        for unit in plan.units()
-        if unit.kind not in INTERMEDIATE and committed(unit.kind, unit.key)
+        unit for unit in plan.units() if not unit.intermediate and committed(unit.kind, unit.key)
     ]
     suspects = results if verify else _cut_short(results, store, reused)
     with ThreadPoolExecutor(READERS) as readers:
@@ -64,5 +64,5 @@ def _cut_short(results: Sequence[Unit], store: Store, reused: Mapping[str, Made]
 
 
 def _is_lost(store: Store, unit: Unit) -> bool:
-    commit = store.find(unit.kind, unit.key)
+    commit = find_commit(store, unit.kind, unit.key)
     return commit is None or store.set_aside(commit)

@@ -1,16 +1,14 @@
-"""What the judge recognised before and after, as rates with 95 % Wilson intervals."""
+"""What scorers recognised before and after, as rates with 95 % Wilson intervals."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from conceptprune.studio.names import PHOTO
+from conceptprune.evaluation.bootstrap import wilson
+from conceptprune.evaluation.scorers.base import Domain
 
+from .recognised import ScorerMetric
 from .shots import Drawn, Role, Shot
-
-Z_95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +26,18 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's score interval at 95 %; unlike the simple one, right at 0 and 1 as well."""
-        shrink = 1 + Z_95**2 / self.n
-        centre = (self.share + Z_95**2 / (2 * self.n)) / shrink
-        spread = self.share * (1 - self.share) / self.n + Z_95**2 / (4 * self.n**2)
-        half = Z_95 * sqrt(spread) / shrink
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.hits, self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One thing to ask of the judge's verdicts."""
+    """One thing to ask of what was seen."""
 
     label: str
     prompts: str
     """Which prompts, in words."""
-    about: Literal["thing", "artist", "photo"]
+    domain: Domain | None
+    """The domain of the accuracy it is about; None for a metric that is none."""
     roles: tuple[Role, ...]
     want: Literal["low", "high"] = "high"
 
@@ -59,43 +54,45 @@ class Measure:
 ARTIST_OWN = Question(
     label="Erased artist recognised",
     prompts="own prompts",
-    about="artist",
+    domain="style",
     roles=("own",),
     want="low",
 )
 ARTIST_OTHERS = Question(
     label="Other artists recognised",
     prompts="retained prompts",
-    about="artist",
+    domain="style",
     roles=("retained",),
 )
 ERASED_THING = Question(
     label="Erased thing recognised",
     prompts="own prompts",
-    about="thing",
+    domain="object",
     roles=("own",),
     want="low",
 )
-THING_OWN = Question(label="Thing recognised", prompts="own prompts", about="thing", roles=("own",))
+THING_OWN = Question(
+    label="Thing recognised", prompts="own prompts", domain="object", roles=("own",)
+)
 THING_RETAINED = Question(
-    label="Thing recognised", prompts="retained prompts", about="thing", roles=("retained",)
+    label="Thing recognised", prompts="retained prompts", domain="object", roles=("retained",)
 )
 THING_PHOTO = Question(
-    label="Thing recognised", prompts="photo prompts", about="thing", roles=("photo",)
+    label="Thing recognised", prompts="photo prompts", domain="object", roles=("photo",)
 )
 PHOTO_STYLE = Question(
-    label="Photos still photos", prompts="photo prompts", about="photo", roles=("photo",)
+    label="Photos still photos", prompts="photo prompts", domain="style", roles=("photo",)
 )
 THINGS = Question(
     label="Things recognised",
     prompts="all prompts",
-    about="thing",
+    domain="object",
     roles=("own", "retained", "photo"),
 )
 OTHER_THINGS = Question(
     label="Other things recognised",
     prompts="retained and photo prompts",
-    about="thing",
+    domain="object",
     roles=("retained", "photo"),
 )
 
@@ -126,7 +123,10 @@ OF_OBJECTS = Questions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """All that the judge says about one erased concept."""
+    """All that the scorers say about one erased concept.
+
+    Of several scorers of one domain, the first stands for all where one number must.
+    """
 
     erased: Measure
     retained: Measure
@@ -139,48 +139,86 @@ class Accuracy:
 
 
 def judge_shots(shots: Sequence[Shot], *, kind: str) -> Accuracy | None:
-    """The answers for a concept of that kind; None where no image was judged."""
+    """The answers for a concept of that kind; None where no scorer saw an image."""
     questions = OF_OBJECTS if kind == "object" else OF_ARTISTS
-    detail = tuple(
-        measure
-        for measure in (_measure(question, shots) for question in questions.detail)
-        if measure.before or measure.after
-    )
+    by_domain: dict[Domain | None, list[ScorerMetric]] = {}
+    for metric in metrics_in(shots):
+        if metric.how.is_share:
+            by_domain.setdefault(metric.how.domain, []).append(metric)
+
+    def first(question: Question) -> Measure:
+        metrics = by_domain.get(question.domain, [])
+        return _measure(question, metrics[0] if metrics else None, shots)
+
+    detail = [first(question) for question in questions.detail]
+    detail += [
+        _measure(replace(question, label=f"{question.label}, by {metric.scorer}"), metric, shots)
+        for question in questions.detail
+        for metric in by_domain.get(question.domain, [])[1:]
+    ]
+    others = [
+        _measure(question, metric, shots)
+        for metric in by_domain.get(None, [])
+        for question in _about(metric)
+    ]
+    detail = [measure for measure in (*detail, *others) if measure.before or measure.after]
     if not detail:
         return None
+    erased = first(questions.erased)
+    if not (erased.before or erased.after):
+        # A concept that is neither a style nor a thing, such as nudity.
+        erased = next((measure for measure in others if "own" in measure.question.roles), erased)
     return Accuracy(
-        erased=_measure(questions.erased, shots),
-        retained=_measure(questions.retained, shots),
-        others=_measure(ARTIST_OTHERS, shots),
-        things=_measure(questions.things, shots),
-        photos=_measure(PHOTO_STYLE, shots),
-        detail=detail,
+        erased=erased,
+        retained=first(questions.retained),
+        others=first(ARTIST_OTHERS),
+        things=first(questions.things),
+        photos=first(PHOTO_STYLE),
+        detail=tuple(detail),
     )
 
 
-def _measure(question: Question, shots: Sequence[Shot]) -> Measure:
+def metrics_in(shots: Iterable[Shot]) -> tuple[ScorerMetric, ...]:
+    """The metrics that scorers have for any of the images, in the order of the scorers."""
+    images = (image for shot in shots for image in (shot.before, shot.after) if image)
+    return tuple(dict.fromkeys(each.by for image in images for each in image.seen))
+
+
+def _about(metric: ScorerMetric) -> list[Question]:
+    """What to ask of a share that is no accuracy, of each sort of prompt."""
+    asked: list[tuple[str, Role, str]] = [
+        ("own prompts", "own", metric.how.erased),
+        ("retained prompts", "retained", metric.how.kept),
+        ("photo prompts", "photo", metric.how.kept),
+    ]
+    return [
+        Question(
+            label=f"{metric.metric}, by {metric.scorer}",
+            prompts=prompts,
+            domain=None,
+            roles=(role,),
+            want="low" if better == "lower" else "high",
+        )
+        for prompts, role, better in asked
+        if better
+    ]
+
+
+def _measure(question: Question, metric: ScorerMetric | None, shots: Sequence[Shot]) -> Measure:
     asked = [shot for shot in shots if shot.role in question.roles]
     return Measure(
         question=question,
-        before=_rate(question, (shot.before for shot in asked)),
-        after=_rate(question, (shot.after for shot in asked)),
+        before=_rate(metric, (shot.before for shot in asked)),
+        after=_rate(metric, (shot.after for shot in asked)),
     )
 
 
-def _rate(question: Question, images: Iterable[Drawn | None]) -> Rate | None:
-    verdicts = [_hit(question, image) for image in images if image]
-    known = [verdict for verdict in verdicts if verdict is not None]
+def _rate(metric: ScorerMetric | None, images: Iterable[Drawn | None]) -> Rate | None:
+    known = [
+        each.value > 0
+        for image in images
+        if image
+        for each in image.seen
+        if each.by == metric and each.value is not None
+    ]
     return Rate(hits=sum(known), n=len(known)) if known else None
-
-
-def _hit(question: Question, image: Drawn) -> bool | None:
-    """Whether the judge saw what was asked for; None where the question does not arise."""
-    match question.about:
-        case "thing":
-            return image.seen_thing == image.asked_thing if image.asked_thing else None
-        case "artist":
-            # A prompt of no artist the judge knows reads as a photo: it says nothing of artists.
-            known = image.asked_look and image.asked_look != PHOTO
-            return image.seen_look == image.asked_look if known else None
-        case "photo":
-            return image.seen_look == PHOTO if image.asked_look == PHOTO else None

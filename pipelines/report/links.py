@@ -1,20 +1,17 @@
 """Where the site's pages are: names made of digests, never of a concept's text alone."""
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conceptprune.digest import digest_json
 
+from ..console.names import slug
 from .evaluations import Checkpoint
 from .values import ReportData
 
 OVERVIEW = "index.html"
 EVALUATION = "evaluation.html"
 FUSED = "checkpoints/fused.html"
-
-MOST_LETTERS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +37,15 @@ class Links:
         """The page about something that was evaluated: a concept's, if it is that one's mask."""
         if page := self.by_mask.get(checkpoint.digest):
             return page
-        return f"checkpoints/{slug(checkpoint.label, checkpoint.identity)}.html"
+        return f"checkpoints/{page_name(checkpoint.label, checkpoint.identity)}.html"
 
 
 def concept_page(name: str) -> str:
     """The page of a concept, the same in every run."""
-    return f"concepts/{slug(name, digest_json(name))}.html"
+    return f"concepts/{page_name(name, digest_json(name))}.html"
 
 
-def slug(text: str, digest: str) -> str:
+def page_name(text: str, digest: str) -> str:
     """A file name: the digest's beginning, after what of the text is harmless everywhere."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain)[:MOST_LETTERS].strip("-")
+    words = slug(text)
     return f"{words}-{digest[:10]}" if words else digest[:10]

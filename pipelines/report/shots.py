@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from .recognised import Seen
+
 Role = Literal["own", "photo", "retained"]
 """Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
 concept, which is to stay."""
+
+NEEDED = ("prompt", "seed", "png")
+"""Columns without which a table of images cannot be shown."""
 
 CRISP_PIXELS = 128
 """Images up to this size are enlarged pixel by pixel."""
@@ -18,18 +23,15 @@ CRISP_PIXELS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """An image, and what the judge saw in it; None throughout where there was no judge."""
+    """An image, and what scorers saw in it."""
 
     png: bytes
-    asked_thing: str | None
-    asked_look: str | None
-    seen_thing: str | None
-    seen_look: str | None
+    seen: tuple[Seen, ...] = ()
 
     @property
     def verdict(self) -> str | None:
-        """What the judge saw, in words."""
-        return None if self.seen_look is None else f"{self.seen_thing}, {self.seen_look}"
+        """What was seen, in words; None where nobody looked."""
+        return ", ".join(dict.fromkeys(each.seen for each in self.seen if each.seen)) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,10 @@ def pair_shots(
     targets: Container[str],
     bases: Container[str],
 ) -> list[Shot]:
-    """Join rows of preview tables by prompt and seed, and say why each prompt was drawn."""
+    """Join images by prompt and seed, and say why each prompt was drawn.
+
+    The rows are those of preview tables, each with what was `seen` in the image.
+    """
     drawn_before = {(row["prompt"], row["seed"]): _drawn(row) for row in before}
     drawn_after = {(row["prompt"], row["seed"]): _drawn(row) for row in after}
     return [
@@ -66,13 +71,7 @@ def pair_shots(
 
 
 def _drawn(row: Mapping[str, Any]) -> Drawn:
-    return Drawn(
-        png=row["png"],
-        asked_thing=row["asked_thing"],
-        asked_look=row["asked_look"],
-        seen_thing=row["seen_thing"],
-        seen_look=row["seen_look"],
-    )
+    return Drawn(png=row["png"], seen=tuple(row["seen"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from conceptprune.manifest import Manifest
 from conceptprune.studio import LABEL
 
+from ..records.asked import Asked
+from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
 from .shots import Strip
 from .where import HeatMap
@@ -24,6 +25,11 @@ class KindCost:
     seconds: float
     evaluations: float
     size: float
+
+    @property
+    def title(self) -> str:
+        """What the kind is called."""
+        return title_of(self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +63,7 @@ class MaskFacts:
 
     entries: int
     share_of_site: float
-    share_of_model: float
+    share_of_model: float | None
     digest: str
     path: str
     size: int
@@ -88,9 +94,10 @@ class ReportData:
     model: str
     started: datetime
     finished: datetime | None
-    manifest: Manifest
-    calls: int
-    """Denoiser calls the masks were selected from."""
+    asked: Asked
+    """The manifest, as plain values."""
+    calls: int | None
+    """Denoiser calls the masks were selected from; None where that is not known."""
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Units that failed and belong to no one concept."""
@@ -100,9 +107,13 @@ class ReportData:
     fused_accuracy: Accuracy | None
     untouched: Accuracy | None
     """Before any pruning, over the images of all concepts, each once."""
+    scorers: tuple[str, ...]
+    """What looked at the images, by name."""
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""
+    not_shown: tuple[str, ...] = ()
+    """What another version recorded that this one does not know."""
 
     @property
     def is_demo(self) -> bool:

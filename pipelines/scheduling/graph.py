@@ -1,54 +1,42 @@
 """Which units of a plan are left to do, and in what order they become ready."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from conceptprune.store import Store
-from conceptprune.units.units import Need, Unit, needs_denoiser
+from conceptprune.units.unit import Need, Unit
+from conceptprune.units.unit_plan import UnitPlan
+
+from .kinds import kinds_of
 
 Committed = Callable[[str, str], bool]
 """Whether the store has (kind, key)."""
 
-INTERMEDIATE = ("window", "statistics", "images", "scores", "set-scores", "attack")
-"""Kinds of units that are done only for those that need them."""
-
-
-class UnitPlan(Protocol):
-    """What a job knows of the plan it carries out."""
-
-    @property
-    def run(self) -> str:
-        """The run's id."""
-
-    def units(self) -> Iterable[Unit]:
-        """Every unit once, each after all that it needs."""
-
-    def evaluations(self, unit: Unit, /) -> int:
-        """Denoiser evaluations of a unit."""
-
-    def concepts_of(self) -> Mapping[str, tuple[str, ...]]:
-        """Unit key -> what it is for: names of concepts, or labels of checkpoints."""
-
 
 def committed_in(store: Store) -> Committed:
-    """A snapshot of what the store has, listed kind by kind when first asked."""
+    """A snapshot of what the store has, also under former names of a kind.
+
+    A kind is listed when it is first asked for.
+    """
     keys: dict[str, frozenset[str]] = {}
 
     def committed(kind: str, key: str) -> bool:
-        if kind not in keys:
-            keys[kind] = store.committed(kind)
-        return key in keys[kind]
+        for name in kinds_of(kind):
+            if name not in keys:
+                keys[name] = store.committed(name)
+            if key in keys[name]:
+                return True
+        return False
 
     return committed
 
 
 def units_to_do(plan: UnitPlan, committed: Committed) -> list[Unit]:
     """The plan's units that must run: unfinished results, and what these need, and no more."""
-    units = {unit.key: unit for unit in plan.units()}
+    units = plan.by_key
     wanted: set[str] = set()
-    pending = [key for key, unit in units.items() if unit.kind not in INTERMEDIATE]
+    pending = [key for key, unit in units.items() if not unit.intermediate]
     while pending:
         unit = units[pending.pop()]
         if unit.key not in wanted and not committed(unit.kind, unit.key):
@@ -62,8 +50,8 @@ class Graph:
     """Units still to do; hands out those whose needs are met, first planned first."""
 
     ready: deque[Unit] = field(default_factory=deque)
-    open_denoiser_units: int = 0
-    """Units without a result yet that run the denoiser."""
+    open_warm_units: int = 0
+    """Units without a result yet that are for warm actors."""
     _open: dict[str, Unit] = field(default_factory=dict)
     """Units without a result yet, by key: ready, waiting or handed out."""
     _missing: dict[str, set[Need]] = field(default_factory=dict)
@@ -128,8 +116,8 @@ class Graph:
     def _add(self, unit: Unit) -> None:
         if unit.key not in self._open:
             self._open[unit.key] = unit
-            self.open_denoiser_units += needs_denoiser(unit)
+            self.open_warm_units += unit.warm
 
     def _close(self, unit: Unit) -> None:
         if self._open.pop(unit.key, None) is not None:
-            self.open_denoiser_units -= needs_denoiser(unit)
+            self.open_warm_units -= unit.warm

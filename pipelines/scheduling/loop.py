@@ -19,7 +19,7 @@ from conceptprune.errors import NondeterminismError, NumericalError, UserError
 from conceptprune.store import Commit, LostUnitError
 from conceptprune.store.claims import Claim
 from conceptprune.units.commit import Held
-from conceptprune.units.units import Unit, needs_denoiser
+from conceptprune.units.unit import Unit
 
 from .graph import Graph
 from .workers import Submission, WorkerPool
@@ -177,10 +177,10 @@ class _Loop:
                 unit = queue.popleft()
                 self.attempts[unit.key] += 1
                 self.pool.submit(unit)
-        self.pool.release_idle(self.graph.open_denoiser_units)
+        self.pool.release_idle(self.graph.open_warm_units)
 
     def _queue(self, unit: Unit) -> deque[Unit]:
-        return self.queues[needs_denoiser(unit)]
+        return self.queues[unit.warm]
 
     def _take(self, submission: Submission) -> None:
         unit = submission.unit

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from ..console import exits
+
 SECONDS_OF_SILENCE = 120.0
 """Twice what Ray itself waits for a head that is gone; for one that hangs, it waits for ever."""
 LOOKS = 24
@@ -82,4 +84,4 @@ class Watchdog:
                     "run the job again to go on",
                     self.seconds,
                 )
-                os._exit(1)
+                os._exit(exits.FAILED)

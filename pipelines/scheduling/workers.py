@@ -1,8 +1,7 @@
-"""The Ray side of a worker: warm actors for denoiser work, tasks for the rest."""
+"""The Ray side of a worker: warm actors for units that run a network, tasks for the rest."""
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ from conceptprune.models.source import ModelSettings
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, worker_name
-from conceptprune.units.units import Unit, needs_denoiser
+from conceptprune.units.unit import Unit
 
 from ..console.logs import LogFormat, configure, identified, logger
 from .cluster import draining_nodes, is_up, lack, ran_on
@@ -23,14 +22,18 @@ from .metrics import StoreMetrics
 
 
 class UnitRunner(Protocol):
-    """What runs units in a worker process."""
+    """What does units in a worker process: as a rule a `UnitWorker` of the library."""
 
-    def run(self, unit: Any) -> Done | Held:
+    def run_claimed(self, unit: Any, /) -> Done | Held:
         """Do one unit, or say who is doing it."""
 
 
 class RunnerSpec(Protocol):
     """What a worker process makes its runner from; small, and free of credentials."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, for the log."""
 
     def build(self) -> UnitRunner:
         """A runner in this process."""
@@ -66,77 +69,50 @@ class WorkerProcess:
             log_format=form,
         )
 
-    def runner(self, worker: "Callable[[Store], ClaimedWork]") -> UnitRunner:
-        """Set this process up; what runs units in it, by a worker on the store, under claims."""
+    def begin(self) -> Claims:
+        """Set this process up; claims on its store for whatever it does."""
         # A worker loads models more than once, and nobody watches its bars.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         import torch
 
         configure(self.log_format)
         torch.set_num_threads(self.threads)
-        store = Store(self.store, StoreMetrics())
-        claims = Claims(
-            store,
+        return Claims(
+            Store(self.store, StoreMetrics()),
             job=self.job,
             worker=worker_name(),
             seconds=self.claim_seconds,
             conditional=self.conditional,
         )
-        return ClaimingRunner(worker(store), claims, self.run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """The runner of an erase job."""
+    """What a worker process of an erase job is made from."""
 
     process: WorkerProcess
     model: ModelSettings
     settings: CollectionSettings
 
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.process.run
+
     def build(self) -> UnitRunner:
-        """A worker in this process, that claims what it does."""
+        """A worker in this process."""
+        # Imported here: the driver, which only plans and hands out, needs none of it.
+        from conceptprune.evaluation.preview_worker import ScoringWorker
 
-        def worker(store: Store) -> "ClaimedWork":
-            # Imported here: the driver, which only plans and hands out, needs none of it.
-            from conceptprune.units.worker import Worker
-
-            return Worker(store, self.model, self.settings)
-
-        return self.process.runner(worker)
-
-
-class ClaimedWork(Protocol):
-    """What does units under a claim: the workers of the library."""
-
-    def run_claimed(self, unit: Any, claims: Claims, /) -> Done | Held:
-        """Do one unit unless another job is at it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimingRunner:
-    """Runs units under claims, and says so in the log."""
-
-    worker: ClaimedWork
-    claims: Claims
-    run_id: str
-
-    def run(self, unit: Unit) -> Done | Held:
-        """Do one unit, or say who is doing it."""
-        with identified(run=self.run_id, kind=unit.kind, key=unit.key):
-            try:
-                found = self.worker.run_claimed(unit, self.claims)
-            except Exception as error:
-                # Only what kind of error: its text may quote prompts, and the driver has it.
-                logger.warning("failed: %s", type(error).__name__)
-                raise
-            logger.info("done" if isinstance(found, Done) else "another job is at it")
-            return found
+        claims = self.process.begin()
+        return ScoringWorker(claims.store, self.model, self.settings, claims)
 
 
 class DenoiserActor:
     """A warm worker: loads the model once and keeps it on its device."""
 
     def __init__(self, spec: RunnerSpec) -> None:
+        self._run_id = spec.run_id
         self._runner = spec.build()
 
     def node(self) -> str:
@@ -145,13 +121,21 @@ class DenoiserActor:
         return node
 
     def run(self, unit: Unit) -> Done | Held:
-        """Do one unit."""
-        return self._runner.run(unit)
+        """Do one unit, or say who is doing it; the log tells of it."""
+        with identified(run=self._run_id, kind=unit.kind, key=unit.key):
+            try:
+                found = self._runner.run_claimed(unit)
+            except Exception as error:
+                # Only what kind of error: its text may quote prompts, and the driver has it.
+                logger.warning("failed: %s", type(error).__name__)
+                raise
+            logger.info("done" if isinstance(found, Done) else "another job is at it")
+            return found
 
 
 def run_alone(spec: RunnerSpec, unit: Unit) -> Done | Held:
-    """Do one unit that needs no denoiser."""
-    return spec.build().run(unit)
+    """Do one unit that runs no network, and needs no process that stays."""
+    return DenoiserActor(spec).run(unit)
 
 
 @dataclass(slots=True, eq=False)
@@ -262,13 +246,11 @@ class WorkerPool:
 
     def has_room(self, unit: Unit) -> bool:
         """Whether `unit` can be submitted now."""
-        return (
-            self._has_actor_room() if needs_denoiser(unit) else self._tasks < 2 * max(1, self._cpus)
-        )
+        return self._has_actor_room() if unit.warm else self._tasks < 2 * max(1, self._cpus)
 
     def submit(self, unit: Unit) -> None:
         """Start a unit on the least busy actor, on a new one, or as a task."""
-        if not needs_denoiser(unit):
+        if not unit.warm:
             self._tasks += 1
             ref = self._task.remote(self._spec_ref, unit)
             self._running[ref] = Submission(ref, unit, None)
@@ -325,13 +307,13 @@ class WorkerPool:
             del self._running[waiting.ref]
         return [waiting.unit for waiting in left]
 
-    def release_idle(self, open_denoiser_units: int) -> None:
+    def release_idle(self, open_warm_units: int) -> None:
         """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
         idle = [slot for slot in self.slots if not slot.in_flight]
         if not idle:
             return
         given = sum(len(slot.in_flight) for slot in self.slots)
-        left = open_denoiser_units - given
+        left = open_warm_units - given
         for index, slot in enumerate(idle):
             if slot.draining or index >= left:
                 self.slots.remove(slot)

@@ -17,8 +17,8 @@ from ray.job_submission import JobDetails
 
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
+from conceptprune.evaluation.job_manifest import JobManifest
 from conceptprune.evaluation.suite import Suite
-from conceptprune.manifest import Manifest
 from conceptprune.manifest.fields import NamedPath
 from conceptprune.manifest.loading import load_with_paths
 from conceptprune.store.credentials import holds_credentials
@@ -30,6 +30,7 @@ from .upload import StaysBehind, Travelling, Upload, check_size
 Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
+
 
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
@@ -142,9 +143,9 @@ def refuse_credentials(option: str, url: str) -> None:
 
 def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
     """What a manifest or suite asks for, and the files and folders that it names."""
-    schema: type[Manifest | Suite] = Suite if command in ON_SUITES else Manifest
+    schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
     checked, named = load_with_paths(file, schema)
-    if command == "sweep" and isinstance(checked, Manifest):
+    if command == "sweep" and isinstance(checked, JobManifest):
         # Here and below, because these import torch.
         from ..jobs.preparation import check_sweep
 

@@ -18,16 +18,12 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from conceptprune.errors import UserError
 
+from ..console import exits
 from .submission import Submission, refuse_credentials
 from .upload import stage
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray looks for the Jobs API, in its order."""
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_DETACHED = 130
-"""What a shell makes of Ctrl-C: the job goes on, its verdict is not known."""
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_BEFORE_GIVING_UP = 30
@@ -55,16 +51,16 @@ def submit(submission: Submission, *, address: str) -> int:
         job = _start(client, submission, address)
     except OSError as error:
         print(f"error: nothing was submitted to {address}: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return exits.FAILED
     try:
         print(f"submitted {job}", flush=True)
         details = _wait(client, job)
     except KeyboardInterrupt:
         print(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", file=sys.stderr)
-        return EXIT_DETACHED
+        return exits.DETACHED
     if details is None:
         print(f"error: {job} is out of sight. {_how_to_go_on(job, address)}", file=sys.stderr)
-        return EXIT_FAILED
+        return exits.FAILED
     return _verdict(job, details)
 
 
@@ -158,9 +154,9 @@ def _verdict(job: str, details: JobDetails) -> int:
         print(f"error: {job} was stopped", file=sys.stderr)
     elif code is None:
         print(f"error: {job} did not run: {details.message}", file=sys.stderr)
-    elif code not in (EXIT_FAILED, EXIT_BAD_INPUT):
+    elif code not in (exits.FAILED, exits.BAD_INPUT):
         print(f"error: {job} ended with exit code {code}", file=sys.stderr)
-    return EXIT_BAD_INPUT if code == EXIT_BAD_INPUT else EXIT_FAILED
+    return exits.BAD_INPUT if code == exits.BAD_INPUT else exits.FAILED
 
 
 def _how_to_go_on(job: str, address: str) -> str:

@@ -23,8 +23,9 @@ from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, build_plan
-from conceptprune.units.units import AnyUnit, MaskUnit, StatisticsUnit
-from pipelines.commands.sizes import Sizes
+from conceptprune.units.sizes import Sizes
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit, StatisticsUnit, WindowUnit
 
 PAGE = (Path(__file__).parents[2] / "cluster" / "CAPACITY.md").read_text(encoding="utf-8")
 
@@ -116,7 +117,7 @@ def plan(preview: bool = False) -> Plan:
 
 
 def evaluations(preview: bool = False) -> int:
-    return sum(plan(preview).evaluations(unit) for unit in plan(preview).units())
+    return sum(unit.evaluations for unit in plan(preview).units())
 
 
 def sizes(of: Network, side: int) -> Sizes:
@@ -130,10 +131,10 @@ def sizes(of: Network, side: int) -> Sizes:
     )
 
 
-def read_bytes(of: Sizes, units: list[AnyUnit]) -> int:
+def read_bytes(of: Sizes, units: list[Unit]) -> int:
     """What units read back: sides their windows, masks their sides, deltas their mask."""
     by_key = {unit.key: unit for unit in units}
-    return sum(of.of_unit(by_key[key], plan()) for unit in units for _, key in unit.needs)
+    return sum(by_key[key].bytes_written(of, by_key) for unit in units for _, key in unit.needs)
 
 
 def rows() -> dict[str, list[str]]:
@@ -145,7 +146,7 @@ def rows() -> dict[str, list[str]]:
         units = list(plan().units())
         side = next(unit for unit in units if isinstance(unit, StatisticsUnit))
         mask = next(unit for unit in units if isinstance(unit, MaskUnit))
-        window = next(iter(plan().windows.values()))
+        window = next(iter(plan().of(WindowUnit).values()))
         kinds = {kind: [u for u in units if u.kind == kind] for kind in ("checkpoint", "mask")}
         others = [unit for unit in units if unit.kind in ("window", "statistics")]
         columns.append(
@@ -156,12 +157,12 @@ def rows() -> dict[str, list[str]]:
                 "evaluations": f"{evaluations():,}",
                 "PFLOP": f"{evaluations() * net.flops / 1e15:,.0f}",
                 "H100-hours of work": f"{net.hours(evaluations()):.2f}",
-                "seconds a window unit": f"{3600 * net.hours(plan().evaluations(window)):.1f}",
-                "statistics of a side": decimal(counted.of_unit(side, plan())),
-                "a mask, at most": decimal(counted.of_unit(mask, plan())),
-                "written: windows and sides": decimal(counted.total(others, plan())),
-                "written: masks, at most": decimal(counted.total(kinds["mask"], plan())),
-                "written: deltas": decimal(counted.total(kinds["checkpoint"], plan())),
+                "seconds a window unit": f"{3600 * net.hours(window.evaluations):.1f}",
+                "statistics of a side": decimal(side.bytes_written(counted, plan().by_key)),
+                "a mask, at most": decimal(mask.bytes_written(counted, plan().by_key)),
+                "written: windows and sides": decimal(counted.total(others, plan().by_key)),
+                "written: masks, at most": decimal(counted.total(kinds["mask"], plan().by_key)),
+                "written: deltas": decimal(counted.total(kinds["checkpoint"], plan().by_key)),
                 "read back, at most": decimal(read_bytes(counted, units)),
                 "with 1 actor: hours": f"{wall(net, 1):.2f}",
                 "with 8 actors: hours": f"{wall(net, 8):.2f}",
@@ -191,7 +192,7 @@ def test_the_table_is_what_the_formula_gives() -> None:
 def test_the_units_of_the_page_are_those_of_the_plan() -> None:
     units = list(plan().units())
     assert f"{len(units):,} units" in PAGE
-    windows = len(plan().windows)
+    windows = len(plan().of(WindowUnit))
     assert f"{windows:,} windows" in PAGE
     assert evaluations() == (ARTISTS + 1) * 20 * 2 * 10
 
@@ -209,8 +210,8 @@ def test_the_assumptions_of_the_page_are_those_of_the_formula() -> None:
 
 
 def test_the_thresholds_of_the_page_follow_from_the_table() -> None:
-    window = next(iter(plan().windows.values()))
-    seconds = [3600 * network(name).hours(plan().evaluations(window)) for name in CONFIGS]
+    window = next(iter(plan().of(WindowUnit).values()))
+    seconds = [3600 * network(name).hours(window.evaluations) for name in CONFIGS]
     busy = [second / (4 * 0.002) for second in seconds]
     assert f"that is {busy[0]:.0f} for SD 1.5 and {busy[1]:.0f} for SDXL" in PAGE
     assert 100 / seconds[0] * 4 * 4 == pytest.approx(1500, rel=0.05)

@@ -35,6 +35,7 @@ def test_what_it_builds_on_is_pinned() -> None:
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
     (install,) = [words for words in arguments("RUN") if words[0] == "pip"]
     assert install[install.index("--constraint") + 1] == "constraints.txt"
+    assert install[-1] == ".[batch]"
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert f"ray=={ray.__version__}\n" in constraints
 

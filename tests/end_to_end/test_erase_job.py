@@ -194,7 +194,9 @@ def test_a_concept_whose_prompts_fail_fails_alone(
         ("statistics", "blocked"),
         ("mask", "blocked"),
     }
-    assert by_concept["Ada Bell"] == {(kind, "done") for kind in ("window", "statistics", "mask")}
+    assert by_concept["Ada Bell"] == {
+        (kind, "done") for kind in ("prompts", "window", "statistics", "mask")
+    }
     # What is made of all masks is not made of fewer.
     assert [row["status"] for row in rows if not row["concepts"]] == ["blocked"]
     assert len(masks(tmp_path / "store")) == 1
@@ -220,7 +222,8 @@ def test_adding_a_concept_computes_that_concept_only(manifest: Any, tmp_path: Pa
     assert erase(manifest("Ada Bell", "Cy Dorn"), store) == 0
     (run,) = set(Store(str(store)).runs()) - first
     rows = read_ledger(Store(str(store)), run)
-    computed = [row for row in rows if row["status"] == "done"]
+    prompts, *computed = [row for row in rows if row["status"] == "done"]
+    assert (prompts["kind"], prompts["concepts"]) == ("prompts", ["Ada Bell", "Cy Dorn"])
     assert {tuple(row["concepts"]) for row in computed} == {("Cy Dorn",)}
     # Its target side (two shards), their reduction, and its mask.
     assert sorted(row["kind"] for row in computed) == ["mask", "statistics", "window", "window"]

@@ -15,9 +15,10 @@ from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.errors import NoEffectError, UserError
 from conceptprune.store import Store
 from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.units import WindowUnit
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.cli import main
-from pipelines.commands.sizes import Sizes
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.support.tiny_models import TINY_MODELS, TinyModel
 
@@ -54,8 +55,8 @@ def test_a_concept_is_erased(tiny: TinyModel, tmp_path: Path) -> None:
         worker.run(unit)
     mask = read_mask(worker.store, plan.concepts[0].mask.key)
     assert 0 < mask.density < 0.11
-    assert plan.evaluations(next(iter(plan.windows.values()))) == 2 * 2 * tiny.halves
-    assert Sizes.of(prepared).total(plan.units(), plan) > 0
+    assert next(iter(plan.of(WindowUnit).values())).evaluations == 2 * 2 * tiny.halves
+    assert sizes_of(prepared).total(plan.units(), plan.by_key) > 0
 
     # The folder, the delta and the mask give the same weights, and only pruned ones differ.
     folder = tmp_path / "model"

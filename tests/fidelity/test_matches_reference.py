@@ -8,19 +8,17 @@ import itertools
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from numpy.typing import NDArray
 from torch import Tensor
 
-from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.masks.select_conceptprune import SelectionSettings, select_entries
-from conceptprune.models.prompt import Prompt
-from conceptprune.models.stable_diffusion import StableDiffusion
+import conceptprune
+from conceptprune import CollectionSettings, Concept, Evidence, Prompt, PruningMask, named_selector
+from conceptprune.masks.mask import LayerMask
 from conceptprune.models.weights import weight_digest
 from tests.fidelity import reference
 from tests.fidelity.reference import ReferenceMask, RowNorms
@@ -92,37 +90,36 @@ def _reference_masks(
     )
 
 
-Energies = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]
-"""(base, target), as the library collects them."""
 Masks = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def energies(pipe: StableDiffusionPipeline) -> Callable[[int, int], Energies]:
+def evidence(pipe: StableDiffusionPipeline) -> Callable[[int, int], Evidence]:
     """Collect once for each (tau, batch size)."""
-    return cache(partial(_collect, StableDiffusion.from_pipeline(pipe)))
+    return cache(partial(_collect, pipe))
 
 
-def _collect(model: StableDiffusion, tau: int, batch_size: int) -> Energies:
+def _collect(pipe: Any, tau: int, batch_size: int) -> Evidence:
     settings = CollectionSettings(tau=tau, batch_size=batch_size)
     base, target = (
-        collect(model, [Prompt(text=text, seed=seed) for text, seed in prompts], settings).energy()
-        for prompts in (BASE, TARGET)
+        conceptprune.collect(pipe, [Prompt(text=text, seed=seed) for text, seed in side], settings)
+        for side in (BASE, TARGET)
     )
-    return base, target
+    return Evidence(target=target, base=base)
 
 
 def _library_masks(
-    pipe: StableDiffusionPipeline, energies: Energies, *, sparsity: float, threshold: float = 0
+    pipe: StableDiffusionPipeline, evidence: Evidence, *, sparsity: float, threshold: float = 0.0
 ) -> Masks:
-    base, target = energies
-    weights = reference.weights(pipe)
-    entries = select_entries(
-        weights, target, base, SelectionSettings(sparsity=sparsity, threshold=threshold)
-    )
-    masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
-    for name, flat in entries.items():
-        masks[name].view(-1)[flat] = True
+    selector = named_selector("conceptprune", sparsity=sparsity, threshold=threshold)
+    return _as_tensors(conceptprune.select(pipe, evidence, selector, concept="Ada Bell"))
+
+
+def _as_tensors(mask: PruningMask) -> Masks:
+    masks = {}
+    for name, layer in mask.layers.items():
+        masks[name] = torch.zeros(layer.shape, dtype=torch.bool)
+        masks[name].view(-1)[layer.entries] = True
     return masks
 
 
@@ -157,20 +154,34 @@ def test_the_pipeline_is_shaped_and_scheduled_like_sd15(pipe: StableDiffusionPip
 def test_masks_equal_the_reference(
     pipe: StableDiffusionPipeline,
     norms: Norms,
-    energies: Callable[[int, int], Energies],
+    evidence: Callable[[int, int], Evidence],
     sparsity: float,
     tau: int,
     batch_size: int,
 ) -> None:
-    masks = _library_masks(pipe, energies(tau, batch_size), sparsity=sparsity)
+    masks = _library_masks(pipe, evidence(tau, batch_size), sparsity=sparsity)
 
     _assert_same(masks, _reference_masks(pipe, norms, sparsity=sparsity, tau=tau))
 
 
-def test_masks_with_a_threshold_equal_the_reference(
-    pipe: StableDiffusionPipeline, norms: Norms, energies: Callable[[int, int], Energies]
+def test_a_mask_in_one_call_equals_the_reference(
+    pipe: StableDiffusionPipeline, norms: Norms
 ) -> None:
-    masks = _library_masks(pipe, energies(TAU, 4), sparsity=0.05, threshold=0.5)
+    pairs = [
+        {"base": base, "target": target, "seed": seed}
+        for (base, seed), (target, _) in zip(BASE, TARGET, strict=True)
+    ]
+    concept = Concept.model_validate({"name": "Ada Bell", "kind": "style", "prompts": pairs})
+
+    mask = conceptprune.find_mask(pipe, concept, sparsity=0.05, tau=TAU)
+
+    _assert_same(_as_tensors(mask), _reference_masks(pipe, norms, sparsity=0.05, tau=TAU))
+
+
+def test_masks_with_a_threshold_equal_the_reference(
+    pipe: StableDiffusionPipeline, norms: Norms, evidence: Callable[[int, int], Evidence]
+) -> None:
+    masks = _library_masks(pipe, evidence(TAU, 4), sparsity=0.05, threshold=0.5)
 
     _assert_same(masks, _reference_masks(pipe, norms, sparsity=0.05, tau=TAU, threshold=0.5))
 
@@ -180,7 +191,8 @@ def test_a_saved_and_loaded_model_gives_the_same_masks(
 ) -> None:
     pipe.save_pretrained(tmp_path)
 
-    masks = _library_masks(pipe, _collect(StableDiffusion.load(tmp_path), TAU, 4), sparsity=0.05)
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path)
+    masks = _library_masks(loaded, _collect(loaded, TAU, 4), sparsity=0.05)
 
     _assert_same(masks, _reference_masks(pipe, norms, sparsity=0.05, tau=TAU))
 
@@ -200,11 +212,12 @@ def test_the_comparison_notices_a_part_left_out(
 
 
 def test_apply_then_remove_restores_every_byte(
-    pipe: StableDiffusionPipeline, energies: Callable[[int, int], Energies]
+    pipe: StableDiffusionPipeline, evidence: Callable[[int, int], Evidence]
 ) -> None:
     before = _bytes(pipe)
-    masks = _library_masks(pipe, energies(TAU, 4), sparsity=0.05)
-    mask = _pruning_mask(pipe, masks)
+    selector = named_selector("conceptprune", sparsity=0.05)
+    mask = conceptprune.select(pipe, evidence(TAU, 4), selector, concept="Ada Bell")
+    masks = _as_tensors(mask)
 
     mask.apply(pipe)
     for name, linear in reference.layers(pipe).items():
@@ -217,28 +230,25 @@ def test_apply_then_remove_restores_every_byte(
 
 
 def test_an_empty_mask_changes_no_byte_of_any_output(pipe: StableDiffusionPipeline) -> None:
-    nothing = {
-        name: torch.zeros(weight.shape, dtype=torch.bool)
-        for name, weight in reference.weights(pipe).items()
-    }
+    nothing = _empty_mask(pipe)
     weights_before, images_before = _bytes(pipe), _images(pipe)
 
-    _pruning_mask(pipe, nothing).apply(pipe)
+    nothing.apply(pipe)
     weights_after, images_after = _bytes(pipe), _images(pipe)
-    _pruning_mask(pipe, nothing).remove(pipe)
+    nothing.remove(pipe)
 
     assert weights_after == weights_before
     assert images_after == images_before
 
 
-def _pruning_mask(pipe: StableDiffusionPipeline, masks: Masks) -> PruningMask:
+def _empty_mask(pipe: StableDiffusionPipeline) -> PruningMask:
     return PruningMask(
         concepts=("Ada Bell",),
         component="unet",
         layers={
             name: LayerMask(
                 shape=(weight.shape[0], weight.shape[1]),
-                entries=masks[name].flatten().nonzero().squeeze(1).numpy(),
+                entries=np.empty(0, np.int64),
                 weight_digest=weight_digest(weight),
             )
             for name, weight in reference.weights(pipe).items()

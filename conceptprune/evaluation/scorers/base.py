@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from conceptprune.manifest.fields import Section
+from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.models.images import Image
 
 Group = Literal["erased", "retained", "general"]
@@ -74,7 +75,7 @@ class Facts:
     """SHA-256 of the weights it uses."""
 
 
-PLACES = frozenset({"model", "features", "reference", "torchscript", "originals"})
+PLACES = SCORER_PLACES
 """Settings that say where files lie: `Facts.weights` is the digest of what lies there."""
 
 

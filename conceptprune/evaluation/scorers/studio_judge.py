@@ -7,10 +7,11 @@ import numpy as np
 
 from conceptprune.digest import digest_file
 from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
+from conceptprune.evaluation.scorers.judge import ACCURACIES, accuracy
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.models.images import Image
 from conceptprune.studio.asked import asked
-from conceptprune.studio.names import LOOKS, THINGS
+from conceptprune.studio.names import LOOKS, PHOTO, THINGS
 
 if TYPE_CHECKING:
     from conceptprune.studio.judge import Judge
@@ -24,10 +25,7 @@ class StudioJudgeSettings(ScorerSettings):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
-        return {
-            "style accuracy": Metric(kept="higher", domain="style", is_share=True),
-            "object accuracy": Metric(kept="higher", domain="object", is_share=True),
-        }
+        return ACCURACIES
 
     def check(self) -> Facts:
         """The judge ships with the package."""
@@ -51,27 +49,19 @@ class StudioJudge:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings an image, of what its prompt asks the studio for."""
+        """Two readings per image, of what its prompt asks the studio for.
+
+        Of a style that is none of the studio's nothing can be said.
+        """
         verdicts = self._judge.verdicts(np.stack(images))
         readings = []
         for case, (thing, artist) in enumerate(zip(verdicts.thing, verdicts.artist, strict=True)):
             wanted = asked(cases[case].text)
             look, object_seen = LOOKS[artist], THINGS[thing]
-            readings.append(
-                Reading(
-                    case=case,
-                    metric="style accuracy",
-                    value=float(look == wanted.look),
-                    seen=look,
-                )
-            )
+            is_unknown = wanted.look == PHOTO and cases[case].label("style") is not None
+            is_right = None if is_unknown else look == wanted.look
+            readings.append(accuracy(case, "style", look, is_right=is_right))
             if wanted.thing is not None:
-                readings.append(
-                    Reading(
-                        case=case,
-                        metric="object accuracy",
-                        value=float(object_seen == wanted.thing),
-                        seen=object_seen,
-                    )
-                )
+                is_right = object_seen == wanted.thing
+                readings.append(accuracy(case, "object", object_seen, is_right=is_right))
         return readings

@@ -1,6 +1,6 @@
 """Which scorers there are: a row here, and a file beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
@@ -14,9 +14,11 @@ from conceptprune.evaluation.scorers.clip import (
 )
 from conceptprune.evaluation.scorers.copies import CopiesSettings
 from conceptprune.evaluation.scorers.distribution import DistributionSettings
+from conceptprune.evaluation.scorers.judge import JudgeSettings
 from conceptprune.evaluation.scorers.nudity import NudeNetSettings
 from conceptprune.evaluation.scorers.perceptual import LpipsSettings, PerceptualSettings
 from conceptprune.evaluation.scorers.studio_judge import StudioJudgeSettings
+from conceptprune.manifest.fields import FieldPath, refusal
 
 SCORERS: Mapping[str, type[ScorerSettings]] = {
     "classifier": ClassifierSettings,
@@ -25,6 +27,7 @@ SCORERS: Mapping[str, type[ScorerSettings]] = {
     "copies": CopiesSettings,
     "fid": DistributionSettings,
     "gender-ratio": GenderRatioSettings,
+    "judge": JudgeSettings,
     "kid": DistributionSettings,
     "lpips": LpipsSettings,
     "nudenet": NudeNetSettings,
@@ -50,6 +53,20 @@ def declared(settings: Mapping[str, Any], metric: str) -> Metric | None:
     return None
 
 
+def refuse_same_titles(scorers: Sequence[ScorerSettings]) -> None:
+    """Refuse two scorers whose numbers would stand under one name."""
+    seen: set[str] = set()
+    problems: list[tuple[FieldPath, str]] = []
+    for index, scorer in enumerate(scorers):
+        if scorer.title in seen:
+            problems.append(
+                ((index,), f"a name of its own (another scorer is {scorer.title}): give name:")
+            )
+        seen.add(scorer.title)
+    if problems:
+        raise refusal(*problems)
+
+
 def _tag(value: Any) -> str | None:
     name = value.get("scorer") if isinstance(value, dict) else getattr(value, "scorer", None)
     known = SCORERS.get(name) if isinstance(name, str) else None
@@ -63,6 +80,7 @@ AnyScorer = Annotated[
     | Annotated[CopiesSettings, Tag("<CopiesSettings>")]
     | Annotated[DistributionSettings, Tag("<DistributionSettings>")]
     | Annotated[GenderRatioSettings, Tag("<GenderRatioSettings>")]
+    | Annotated[JudgeSettings, Tag("<JudgeSettings>")]
     | Annotated[LpipsSettings, Tag("<LpipsSettings>")]
     | Annotated[NudeNetSettings, Tag("<NudeNetSettings>")]
     | Annotated[PerceptualSettings, Tag("<PerceptualSettings>")]

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest.model import FolderModel, HubModel
+from conceptprune.models.components import check_told
 from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
@@ -105,9 +106,16 @@ def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) 
     """
     folder = network_folder(network)
     try:
-        model = auto_class.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model, told = auto_class.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"scorers: cannot load {folder}: {error}") from error
+    pooler = {name for name in told["missing_keys"] if name.startswith("pooler.")}
+    if pooler:
+        # Networks trained without one: what it was initialised with says nothing of an image.
+        model.pooler = None
+    check_told({**told, "missing_keys": set(told["missing_keys"]) - pooler}, folder)
     return model.float().to(device).eval()
 
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from conceptprune.attacks.plan import AttackPlan, build_plan, judgement
+from conceptprune.attacks.units import AttackUnit
 from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.units import ImagesUnit
-from conceptprune.evaluation.worker import Evaluator
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.weights import weight_digest
@@ -80,7 +80,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, mask_file: Path) -> tuple[Att
     store = Store(str(folder / "store"))
     plan = plan_of(write_suite(folder), mask_file, store)
     prepared = prepare(write_suite(folder), ["base"], store.uri)
-    attacker = Attacker(Evaluator(store, prepared.base))
+    attacker = Attacker(store, prepared.base)
     for unit in plan.units():
         attacker.run(unit)
     return plan, store
@@ -94,9 +94,9 @@ def test_a_checkpoint_is_attacked_by_what_it_erased_and_the_base_by_all(
     assert {concept for _, concept, _ in base.attempts} == {"soren abeck", "vorla brint"}
     assert {concept for _, concept, _ in pruned.attempts} == {"soren abeck"}
     # White-box attacks see the base's pictures, and only of what is attacked.
-    for unit in plan.attacks.values():
+    for unit in plan.of(AttackUnit).values():
         assert bool(unit.pictures) == (unit.attack in ("unlearn-diff", "concept-inversion"))
-        assert all(plan.images[key].drawn.edit is None for key in unit.pictures)
+        assert all(plan.of(ImagesUnit)[key].drawn.edit is None for key in unit.pictures)
         assert len(unit.victims) == 1
 
 
@@ -139,9 +139,8 @@ def test_a_second_plan_finds_its_units_done_and_a_new_budget_only_its_own(
 
 def test_an_evaluation_of_the_suite_shares_the_pictures(done: tuple[AttackPlan, Store]) -> None:
     plan, store = done
-    assert plan.images
-    for unit in plan.images.values():
-        assert isinstance(unit, ImagesUnit)
+    assert plan.of(ImagesUnit)
+    for unit in plan.of(ImagesUnit).values():
         assert store.find("images", unit.key) is not None
 
 

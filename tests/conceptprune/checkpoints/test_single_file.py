@@ -23,7 +23,7 @@ from conceptprune.checkpoints.ldm_names import UNET, VAE, unet_tensors, vae_tens
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.models.families import read_index
+from conceptprune.models.components import read_index
 from conceptprune.models.sites import join_layer
 from conceptprune.models.weights import CHECKPOINT_NAMES, component_of, weight_digest
 from conceptprune.studio import model_path

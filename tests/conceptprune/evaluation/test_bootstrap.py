@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from conceptprune.evaluation.bootstrap import mean_interval
+from conceptprune.evaluation.bootstrap import mean_interval, wilson
 
 VALUES = st.lists(st.floats(-10, 10, allow_nan=False), min_size=1, max_size=40)
 
@@ -50,3 +51,9 @@ def test_intervals_cover_the_true_mean_about_as_often_as_they_say() -> None:
         interval = mean_interval(list(values), resamples=400, seed=index)
         covered += interval.low <= 1.0 <= interval.high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 48), (3, 48), (24, 48), (48, 48), (1, 1), (5, 7)])
+def test_wilson_s_interval_is_scipy_s_but_for_the_rounded_quantile(hits: int, total: int) -> None:
+    exact = binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    assert wilson(hits, total) == pytest.approx((exact.low, exact.high), abs=2e-5)

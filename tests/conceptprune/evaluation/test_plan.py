@@ -11,7 +11,7 @@ import yaml
 
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.evaluation.plan import EvaluationPlan
-from conceptprune.evaluation.units import ScoresUnit
+from conceptprune.evaluation.units import ImagesUnit, ScoresUnit
 from conceptprune.evaluation.worker import Evaluator
 from conceptprune.store import Store
 from pipelines.jobs.evaluate import prepare
@@ -45,16 +45,16 @@ def plan(
 
 def test_another_label_changes_the_summary_only(tmp_path: Path) -> None:
     one, other = plan(tmp_path), plan(tmp_path, of=["untouched=base"])
-    assert one.images.keys() == other.images.keys()
-    assert one.scores.keys() == other.scores.keys()
+    assert one.of(ImagesUnit).keys() == other.of(ImagesUnit).keys()
+    assert one.of(ScoresUnit).keys() == other.of(ScoresUnit).keys()
     assert one.evaluation.key != other.evaluation.key
     assert one.run != other.run
 
 
 def test_prompts_that_are_added_leave_the_shards_before_them_as_they_are(tmp_path: Path) -> None:
     one, more = plan(tmp_path), plan(tmp_path, prompts=[*PROMPTS, "a photo of a boat"])
-    assert one.images.keys() < more.images.keys()
-    assert one.scores.keys() < more.scores.keys()
+    assert one.of(ImagesUnit).keys() < more.of(ImagesUnit).keys()
+    assert one.of(ScoresUnit).keys() < more.of(ScoresUnit).keys()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_every_setting_of_drawing_changes_every_image(
 ) -> None:
     settings = {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32", **drawing}
     other = plan(tmp_path, drawing=settings)
-    assert plan(tmp_path).images.keys().isdisjoint(other.images.keys())
+    assert plan(tmp_path).of(ImagesUnit).keys().isdisjoint(other.of(ImagesUnit).keys())
 
 
 def test_scores_follow_the_weights_and_not_where_they_lie_or_what_the_scorer_is_called(
@@ -81,7 +81,7 @@ def test_scores_follow_the_weights_and_not_where_they_lie_or_what_the_scorer_is_
             "model": {"folder": str(network)},
             "name": folder,
         }
-        keys.append(plan(tmp_path, scorers=[scorer]).scores.keys())
+        keys.append(plan(tmp_path, scorers=[scorer]).of(ScoresUnit).keys())
     assert keys[0] == keys[1]
     assert keys[0].isdisjoint(keys[2])
 
@@ -91,10 +91,10 @@ def test_what_is_compared_with_the_base_needs_its_images_even_where_it_is_not_ev
 ) -> None:
     scorer = {"scorer": "perceptual", "features": {"folder": str(save_vision(tmp_path / "net"))}}
     found = plan(tmp_path, scorers=[scorer], of=[f"folder:{tiny_folder}"])
-    assert len(found.images) == 4
-    needed = {key for unit in found.scores.values() for _, key in unit.needs}
-    assert needed == found.images.keys()
-    assert set(found.concepts_of().values()) == {("tiny",)}
+    assert len(found.of(ImagesUnit)) == 4
+    needed = {key for unit in found.of(ScoresUnit).values() for _, key in unit.needs}
+    assert needed == found.of(ImagesUnit).keys()
+    assert set(found.labels.values()) == {("tiny",)}
 
 
 def test_one_image_is_no_set(tmp_path: Path) -> None:
@@ -108,16 +108,15 @@ def test_a_machine_with_other_weights_than_the_plan_refuses_to_score(tmp_path: P
     scorer = {"scorer": "clip-similarity", "model": {"folder": str(network)}}
     found = plan(tmp_path, scorers=[scorer])
     (network / "preprocessor_config.json").write_text("{}")
-    unit = next(iter(found.scores.values()))
-    assert isinstance(unit, ScoresUnit)
-    drawn = next(iter(found.images.values())).drawn
+    unit = next(iter(found.of(ScoresUnit).values()))
+    drawn = next(iter(found.of(ImagesUnit).values())).drawn
     evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
     with pytest.raises(UserError, match="place the same on all"):
         evaluator.scorer(unit.scorer, unit.facts)
 
 
 def test_a_machine_with_another_model_than_the_plan_refuses_to_draw(tmp_path: Path) -> None:
-    drawn = next(iter(plan(tmp_path).images.values())).drawn
+    drawn = next(iter(plan(tmp_path).of(ImagesUnit).values())).drawn
     evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
     with pytest.raises(ModelMismatchError, match="this job was planned with 000000000000"):
         evaluator.model(replace(drawn, pictures="0" * 64))

@@ -1,4 +1,4 @@
-"""Fusion: what of several masks is pruned, worked out by hand or by a slow plain reading."""
+"""Fuse: what of several masks is pruned, worked out by hand or by a slow plain reading."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.errors import EmptyMaskError, ModelMismatchError, UserError
+from conceptprune.manifest import Fuse
 from conceptprune.masks.budget import Drive
-from conceptprune.masks.fusion import Budget, Drives, Fusion, RetainShared, Union, fuse_masks
+from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask, union_masks
 
 SHAPES = {"a": (3, 4), "b": (2, 6)}
@@ -57,24 +58,28 @@ def test_retain_shared_prunes_what_fewer_than_a_share_of_the_concepts_select(
     counts = [sum(entry in entries for entries in sets) for entry in range(SIZE)]
     expected = [e for e, n in enumerate(counts) if n and (n == 1 or n < alpha * len(sets))]
     if expected:
-        assert pruned(fuse_masks(masks, RetainShared(alpha=alpha)))["a"] == expected
+        assert pruned(fuse_masks(masks, Fuse(how="retain-shared", alpha=alpha)))["a"] == expected
     else:
         with pytest.raises(EmptyMaskError, match="alpha"):
-            fuse_masks(masks, RetainShared(alpha=alpha))
-    assert pruned(fuse_masks(masks, Union())) == pruned(union_masks(masks))
+            fuse_masks(masks, Fuse(how="retain-shared", alpha=alpha))
+    assert pruned(fuse_masks(masks, Fuse(how="union"))) == pruned(union_masks(masks))
 
 
 def test_a_fused_mask_says_what_it_is_made_of() -> None:
     masks = [mask("x", {"a": [1]}), mask("y", {"a": [2]})]
-    fused = fuse_masks(masks, RetainShared(alpha=0.7))
+    fused = fuse_masks(masks, Fuse(how="retain-shared", alpha=0.7))
     assert fused.concepts == ("x", "y")
     assert fused.provenance["fusion"] == {"how": "retain-shared", "alpha": 0.7}
     assert [part["digest"] for part in fused.provenance["masks"]] == [m.digest for m in masks]
-    assert fuse_masks(masks, Union()).digest == union_masks(masks).digest
+    assert fuse_masks(masks, Fuse(how="union")).digest == union_masks(masks).digest
 
 
-@pytest.mark.parametrize("fusion", [Union(), RetainShared(), Budget()], ids=lambda f: f.how)
-def test_masks_of_different_weights_are_refused(fusion: Fusion) -> None:
+@pytest.mark.parametrize(
+    "fusion",
+    [Fuse(how="union"), Fuse(how="retain-shared"), Fuse(how="budget")],
+    ids=lambda f: f.how,
+)
+def test_masks_of_different_weights_are_refused(fusion: Fuse) -> None:
     with pytest.raises(ModelMismatchError, match="x and y"):
         fuse_masks([mask("x", {"a": [1]}), mask("y", {"a": [1]}, digest="1")], fusion)
 
@@ -84,7 +89,9 @@ def test_a_budget_is_spent_on_the_largest_summed_saliency_after_each_ones_fair_s
     loud = drive({"a": [9, 8, 7, 6], "b": [5, 5, 5, 5, 5, 5]})
     quiet = drive({"a": [0, 0, 0, 0], "b": [1, 2, 3, 4, 1, 1]})
     masks = [mask("loud", EVERY), mask("quiet", {"b": [1, 2, 3]})]
-    fused = fuse_masks(masks, Budget(fraction=8 / 24), Drives(weights=ONES, concepts=[loud, quiet]))
+    fused = fuse_masks(
+        masks, Fuse(how="budget", fraction=8 / 24), Drives(weights=ONES, concepts=[loud, quiet])
+    )
     # loud's own: a[0], a[4]; quiet's: b[2], b[3]; then a[8] (9), b[3] is taken, a[1], a[5], a[9].
     assert pruned(fused) == {"a": [0, 1, 4, 5, 8, 9], "b": [2, 3]}
 
@@ -92,7 +99,9 @@ def test_a_budget_is_spent_on_the_largest_summed_saliency_after_each_ones_fair_s
 def test_saliencies_add_up_over_the_concepts_that_select_an_entry() -> None:
     one = drive({"a": [4, 3, 3, 3], "b": [0] * 6})
     masks = [mask("x", {"a": range(8)}), mask("y", {"a": [1, 4, 5]})]
-    fused = fuse_masks(masks, Budget(fraction=4 / 24), Drives(weights=ONES, concepts=[one, one]))
+    fused = fuse_masks(
+        masks, Fuse(how="budget", fraction=4 / 24), Drives(weights=ONES, concepts=[one, one])
+    )
     # Each one's own: a[0] and a[4]; then a[1] and a[5], which both select (3 + 3).
     assert pruned(fused)["a"] == [0, 1, 4, 5]
 
@@ -101,7 +110,7 @@ def test_what_matters_more_to_a_retained_concept_is_spared() -> None:
     erased = drive({"a": [9, 8, 7, 6], "b": [1] * 6})
     kept = drive({"a": [10, 8, 0, 0], "b": [0] * 6})
     drives = Drives(weights=ONES, concepts=[erased], retained=[kept])
-    fused = fuse_masks([mask("x", EVERY)], Budget(fraction=4 / 24), drives)
+    fused = fuse_masks([mask("x", EVERY)], Fuse(how="budget", fraction=4 / 24), drives)
     # Column 0 is spared; column 1 matters as much to both and is not.
     assert pruned(fused) == {"a": [1, 2, 5, 9], "b": []}
 
@@ -110,7 +119,10 @@ def test_a_budget_that_covers_the_union_prunes_all_of_it_that_has_saliency() -> 
     some = drive({"a": [1, 0, 1, 1], "b": [1] * 6})
     masks = [mask("x", {"a": [0, 1, 2]}), mask("y", {"b": [5]})]
     drives = Drives(weights=ONES, concepts=[some, some])
-    assert pruned(fuse_masks(masks, Budget(fraction=1.0), drives)) == {"a": [0, 2], "b": [5]}
+    assert pruned(fuse_masks(masks, Fuse(how="budget", fraction=1.0), drives)) == {
+        "a": [0, 2],
+        "b": [5],
+    }
 
 
 def test_a_concept_that_would_lose_nothing_is_an_error_that_names_it() -> None:
@@ -119,9 +131,9 @@ def test_a_concept_that_would_lose_nothing_is_an_error_that_names_it() -> None:
     drives = Drives(weights=ONES, concepts=[some, none])
     masks = [mask("loud", EVERY), mask("mute", EVERY)]
     with pytest.raises(EmptyMaskError, match='"mute"'):
-        fuse_masks(masks, Budget(fraction=0.5), drives)
+        fuse_masks(masks, Fuse(how="budget", fraction=0.5), drives)
     with pytest.raises(UserError, match="2 weights, too few for 2 concepts"):
-        fuse_masks(masks, Budget(fraction=0.1), drives)
+        fuse_masks(masks, Fuse(how="budget", fraction=0.1), drives)
 
 
 @given(
@@ -149,7 +161,9 @@ def test_a_budget_is_never_exceeded_and_takes_only_what_masks_have(
         )
         for _ in sets
     ]
-    fused = fuse_masks(masks, Budget(fraction=fraction), Drives(weights=ONES, concepts=drives))
+    fused = fuse_masks(
+        masks, Fuse(how="budget", fraction=fraction), Drives(weights=ONES, concepts=drives)
+    )
     together = union_masks(masks)
     budget = int(fraction * 2 * SIZE)
     assert fused.num_entries == min(budget, together.num_entries)

@@ -6,9 +6,17 @@ import torch
 
 from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.errors import EmptyMaskError, UserError
-from conceptprune.masks.select_conceptprune import SelectionSettings, base_energy, select_entries
+from conceptprune.masks.select_conceptprune import base_energy
+from conceptprune.masks.selectors import Evidence, named_selector, select_entries
 
 WEIGHT = torch.tensor([[4.0, -3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+
+
+def side(energy: list[list[float]], prompts: int = 1) -> Statistics:
+    sums = np.array(energy, dtype=np.float64)
+    layer = LayerStatistics(sum_sq=sums, sum_norm=sums, num_rows=1)
+    timesteps = tuple(map(float, range(len(energy))))
+    return Statistics(first_call=0, timesteps=timesteps, num_prompts=prompts, layers={"ff": layer})
 
 
 def select(
@@ -17,13 +25,9 @@ def select(
     weight: torch.Tensor = WEIGHT,
     **settings: object,
 ) -> list[int]:
-    chosen = select_entries(
-        {"ff": weight},
-        {"ff": np.array(target)},
-        {"ff": np.array(base)},
-        SelectionSettings(**settings),
-    )
-    return chosen["ff"].tolist()
+    evidence = Evidence(target=side(target), base=side(base))
+    selector = named_selector("conceptprune", **settings)
+    return select_entries({"ff": weight}, evidence, selector)["ff"].tolist()
 
 
 def test_the_largest_scores_of_each_row_are_chosen_where_the_target_is_stronger() -> None:
@@ -77,22 +81,16 @@ def test_more_calls_than_were_collected_are_refused() -> None:
         select([[1, 2, 3, 4]], [[0] * 4], sparsity=0.5, tau=2)
 
 
-def side(energy: list[float], prompts: int) -> Statistics:
-    sums = np.array([energy])
-    layer = LayerStatistics(sum_sq=sums, sum_norm=sums, num_rows=1)
-    return Statistics(first_call=0, timesteps=(1.0,), num_prompts=prompts, layers={"ff": layer})
-
-
 def test_a_plain_base_is_the_base_prompts_own_energy() -> None:
-    plain = side([1, 2, 3], 4)
-    assert base_energy(plain, [], "plain", num_prompts=4)["ff"].tolist() == [[1, 2, 3]]
+    plain = side([[1, 2, 3]], 4)
+    assert base_energy("ff", plain, [], "plain", num_prompts=4).tolist() == [[1, 2, 3]]
 
 
 def test_retained_concepts_count_per_prompt_at_the_targets_scale() -> None:
-    plain, retained = side([2, 4, 0], 2), side([3, 0, 3], 1)
-    mean = base_energy(plain, [retained], "plain+retained-mean", num_prompts=10)
-    largest = base_energy(plain, [retained], "plain+retained-max", num_prompts=10)
-    assert mean["ff"].tolist() == [[20, 10, 15]]
-    assert largest["ff"].tolist() == [[30, 20, 30]]
+    plain, retained = side([[2, 4, 0]], 2), side([[3, 0, 3]], 1)
+    mean = base_energy("ff", plain, [retained], "plain+retained-mean", num_prompts=10)
+    largest = base_energy("ff", plain, [retained], "plain+retained-max", num_prompts=10)
+    assert mean.tolist() == [[20, 10, 15]]
+    assert largest.tolist() == [[30, 20, 30]]
     with pytest.raises(UserError, match="retain"):
-        base_energy(plain, [], "plain+retained-max", num_prompts=10)
+        base_energy("ff", plain, [], "plain+retained-max", num_prompts=10)

@@ -16,7 +16,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.store import Store
 from conceptprune.units.plan import collection_settings, prompts_units
 from conceptprune.units.worker import Worker, read_mask
-from pipelines.commands.sizes import Sizes
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import DIM, NOISE, STEPS, TINY_MODELS, TinyModel, stable_diffusion_2
@@ -88,7 +88,7 @@ def test_a_concept_is_erased_from_a_pipeline_of_no_known_family(tmp_path: Path) 
     mask = read_mask(worker.store, plan.concepts[0].mask.key)
     assert mask.component == "unet"
     assert 0 < mask.density < 0.11
-    assert Sizes.of(prepared).shapes == {name: part.shape for name, part in mask.layers.items()}
+    assert sizes_of(prepared).shapes == {name: part.shape for name, part in mask.layers.items()}
 
 
 def test_an_unknown_pipeline_without_an_expression_is_told_the_way(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,32 @@ def test_only_what_the_hub_refuses_is_bad_input(
     monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
     with pytest.raises(kind, match="cannot fetch a/b at 0a from the hub"):
         ModelSource(label="a/b", revision="0a").folder()
+
+
+def test_what_a_hub_model_has_as_a_variant_only_is_fetched_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = {
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    }
+
+    def fetch(_: str, *, allow_patterns: list[str], ignore_patterns: list[str], **__: Any) -> str:
+        for file in there:
+            wanted = any(fnmatch(file, pattern) for pattern in allow_patterns)
+            if wanted and not any(fnmatch(file, pattern) for pattern in ignore_patterns):
+                (tmp_path / file).parent.mkdir(exist_ok=True)
+                (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    folder = ModelSource(label="a/b", revision="0a").folder()
+    fetched = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.*")}
+    assert fetched == there - {"vae/diffusion_pytorch_model.fp16.safetensors"}
 
 
 def test_a_hub_that_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.store import Store
 from conceptprune.units.plan import collection_settings, prompts_units
 from conceptprune.units.worker import Worker, read_mask
-from pipelines.commands.sizes import Sizes
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
@@ -95,7 +95,7 @@ def test_several_sites_and_components_go_into_one_mask(name: str, tmp_path: Path
     deltas = worker.store.get("checkpoint", plan.concepts[0].checkpoints[0].key).objects
     others = (f"delta.{component}" for component in mask.components[1:])
     assert set(deltas) == {"delta", *others}
-    assert Sizes.of(prepared).shapes == {
+    assert sizes_of(prepared).shapes == {
         layer: (part.shape[0], part.shape[1] - part.first_column)
         for layer, part in mask.layers.items()
     }

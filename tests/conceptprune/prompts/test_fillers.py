@@ -16,9 +16,9 @@ from conceptprune.manifest import Concept, Generator, concept_key, parse_manifes
 from conceptprune.prompts.fillers import (
     Answer,
     Ask,
-    GeneratorSettings,
     TooFewFillersError,
     answers_table,
+    ask_seed,
     write_fillers,
 )
 from conceptprune.store import parquet_to_table, table_to_parquet
@@ -28,9 +28,8 @@ from tests.conceptprune.units.test_plan import make_plan
 STYLE = Concept(name="Van Gogh", kind="style")
 
 
-def settings(**fields: Any) -> GeneratorSettings:
-    generator = Generator.model_validate({"model": {"folder": "lists"}, **fields})
-    return GeneratorSettings.of(generator, "d" * 64)
+def settings(**fields: Any) -> Generator:
+    return Generator.model_validate({"model": {"folder": "lists"}, **fields})
 
 
 def saying(*texts: str, complete: bool = True) -> Ask:
@@ -133,7 +132,7 @@ def test_whatever_is_said_fillers_are_clean_and_nothing_said_is_lost(
 def test_every_ask_of_every_concept_has_a_seed_of_its_own() -> None:
     concepts = [STYLE, Concept(name="Monet", kind="style"), Concept(name="Monet", kind="object")]
     seeds = {
-        settings(seed=seed).ask_seed(concept, ask)
+        ask_seed(concept, settings(seed=seed), ask)
         for seed in (0, 1)
         for concept in concepts
         for ask in range(3)
@@ -144,7 +143,7 @@ def test_every_ask_of_every_concept_has_a_seed_of_its_own() -> None:
 
 def test_what_was_said_is_kept_with_where_it_came_from() -> None:
     written = write_fillers(STYLE, settings(per_concept=1), saying("Well:\n- cat"))
-    table = parquet_to_table(table_to_parquet(answers_table(STYLE, settings(), written)))
+    table = parquet_to_table(table_to_parquet(answers_table(STYLE, settings(), "d" * 64, written)))
     assert table.select(["text", "filler", "rejected"]).to_pylist() == [
         {"text": "Well:", "filler": None, "rejected": "not an entry of a list"},
         {"text": "- cat", "filler": "cat", "rejected": None},

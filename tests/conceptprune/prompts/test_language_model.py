@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Generator
-from conceptprune.prompts.fillers import GeneratorSettings, write_fillers
-from conceptprune.prompts.language_model import LanguageModel, language_model_identity
+from conceptprune.prompts.fillers import write_fillers
+from conceptprune.prompts.language_model import (
+    LanguageModel,
+    check_language_model,
+    language_model_identity,
+)
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS
 
 
@@ -20,9 +25,9 @@ def model(language_model_folder: Path) -> LanguageModel:
     return LanguageModel.load(language_model_folder, dtype=torch.float32, device="cpu")
 
 
-def settings(folder: Path, **fields: Any) -> GeneratorSettings:
+def settings(folder: Path, **fields: Any) -> Generator:
     content = {"model": {"folder": str(folder)}, **MANIFEST_SETTINGS, **fields}
-    return GeneratorSettings.of(Generator.model_validate(content), language_model_identity(folder))
+    return Generator.model_validate(content)
 
 
 def test_it_writes_fillers_that_no_other_concept_and_no_random_state_has_a_part_in(
@@ -110,4 +115,19 @@ def test_pickled_weights_are_refused(language_model_folder: Path, tmp_path: Path
     with pytest.raises(UserError, match="no safetensors checkpoint"):
         language_model_identity(copy)
     with pytest.raises(UserError, match="cannot load a language model"):
+        LanguageModel.load(copy, dtype=torch.float32, device="cpu")
+
+
+def test_a_model_that_lacks_a_tensor_is_refused_and_never_asked(
+    language_model_folder: Path, tmp_path: Path
+) -> None:
+    check_language_model(language_model_folder)
+    copy = shutil.copytree(language_model_folder, tmp_path / "copy")
+    tensors = load_file(copy / "model.safetensors")
+    (lost,) = (name for name in tensors if "layers.0.mlp.down_proj" in name)
+    del tensors[lost]
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=lost):
+        check_language_model(copy)
+    with pytest.raises(UserError, match=lost):
         LanguageModel.load(copy, dtype=torch.float32, device="cpu")

@@ -35,9 +35,13 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     whole = collect(model, PROMPTS, SETTINGS)
     need_memory(tiny_pipe, prompts_that_fit=1)
     memory = BatchMemory(SETTINGS.batch_size)
-    halved = memory.run(
-        lambda at_once: collect_window(model, PROMPTS, SETTINGS, Window(0, 2), at_once=at_once)
-    ).statistics
+    tried = []
+    for attempt in memory.attempts():
+        with attempt as at_once:
+            tried.append(at_once)
+            result = collect_window(model, PROMPTS, SETTINGS, Window(0, 2), at_once=at_once)
+    halved = result.statistics
+    assert tried == [4, 2, 1]
     assert memory.at_once == 1
     for name, layer in whole.layers.items():
         assert halved.layers[name].num_rows == layer.num_rows
@@ -49,19 +53,25 @@ def test_a_single_prompt_that_does_not_fit_is_an_error(
 ) -> None:
     need_memory(tiny_pipe, prompts_that_fit=0)
     model = StableDiffusion.from_pipeline(tiny_pipe)
+
+    def collect_what_fits() -> None:
+        for attempt in BatchMemory(4).attempts():
+            with attempt as at_once:
+                collect_window(model, PROMPTS, SETTINGS, Window(0, 2), at_once=at_once)
+
     with pytest.raises(RuntimeError, match="allocate memory"):
-        BatchMemory(4).run(
-            lambda at_once: collect_window(model, PROMPTS, SETTINGS, Window(0, 2), at_once=at_once)
-        )
+        collect_what_fits()
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    calls = []
+    tried = []
 
-    def fail(at_once: int) -> None:
-        calls.append(at_once)
-        raise RuntimeError("shapes do not match")
+    def fail() -> None:
+        for attempt in BatchMemory(4).attempts():
+            with attempt as at_once:
+                tried.append(at_once)
+                raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        BatchMemory(4).run(fail)
-    assert calls == [4]
+        fail()
+    assert tried == [4]

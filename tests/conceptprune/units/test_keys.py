@@ -95,7 +95,10 @@ FIELDS: Mapping[str, tuple[Content, set[str]]] = {
     "outputs.preview.seeds": ({"preview": {"seeds": [5]}}, {"preview"}),
     "outputs.preview.steps": ({"preview": {"steps": 9}}, {"preview"}),
     "outputs.preview.guidance": ({"preview": {"guidance": 2.0}}, {"preview"}),
-    "outputs.preview.judge": ({"preview": {"judge": "studio"}}, {"preview"}),
+    # What looks at images leaves them as they are; its own units are in
+    # tests/conceptprune/evaluation/test_job_manifest.py.
+    "outputs.preview.scorers": ({"preview": {"scorers": [{"scorer": "studio-judge"}]}}, NONE),
+    "outputs.preview.judge": ({"preview": {"judge": "studio"}}, NONE),
     "outputs.preview.batch_size": ({"preview": {"batch_size": 3}}, {"preview"}),
     "outputs.preview.prompts_per_concept": ({"preview": {"prompts_per_concept": 2}}, {"preview"}),
     "outputs.preview.retained_prompts": ({"preview": {"retained_prompts": 2}}, {"preview"}),
@@ -137,7 +140,7 @@ def plan_keys(content: Content, **model: Any) -> dict[str, set[str]]:
         source=source_of(manifest.model),
         identity=model.get("identity", "f" * 64),
         pipeline="StableDiffusionPipeline",
-        dtype=manifest.collection.dtype,
+        dtype=manifest.dtype,
         device=manifest.collection.device,
         scheduler=manifest.collection.scheduler,
         resolution=manifest.collection.resolution,
@@ -280,7 +283,7 @@ GOLDEN = {
     "sweep-table": "8d7e99ac0aa910479f8e10c33ab81a03d1e9f124763f7061b5fb8fdfda86ac66",
     "fused-mask": "b2e05772bb39dedfe61104354ba8e6d68b4b2368109027c029b742859cc8d9cd",
     "checkpoint": "9856c821360505a0792f0f94ebc1415a5f378e50faded6bc1a463bc9ef035f89",
-    "preview": "00f008e4a36e0c2e103568e3bbe160100ec74a59d2439b9391ac2abf853ddfd5",
+    "preview": "0025f68547b354cd475ac0cb277ad03b017a3fad891982fbca4bd98596d048c5",
 }
 
 

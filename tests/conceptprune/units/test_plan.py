@@ -13,6 +13,7 @@ from conceptprune.manifest.model import source_of
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, build_plan, prompts_units
+from conceptprune.units.units import PreviewUnit, StatisticsUnit, WindowUnit
 from pipelines.scheduling.graph import units_to_do
 
 ARTISTS = ("Ada Bell", "Cy Dorn")
@@ -33,7 +34,7 @@ def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
         source=source_of(manifest.model),
         identity="f" * 64,
         pipeline="StableDiffusionPipeline",
-        dtype=collection.dtype,
+        dtype=manifest.dtype,
         device=collection.device,
         scheduler=collection.scheduler,
     )
@@ -54,8 +55,8 @@ def test_concepts_with_equal_base_prompts_share_their_base() -> None:
     bases = {concept.base.key for concept in plan.concepts}
     assert len(bases) == 1
     # 20 prompts in shards of 8 make 3 units a side; 2 targets and 1 base make 3 sides.
-    assert (len(plan.windows), len(plan.sides)) == (9, 3)
-    evaluations = sum(plan.evaluations(unit) for unit in plan.units())
+    assert (len(plan.of(WindowUnit)), len(plan.of(StatisticsUnit))) == (9, 3)
+    evaluations = sum(unit.evaluations for unit in plan.units())
     assert evaluations == 3 * 20 * 2 * 6
 
 
@@ -64,7 +65,7 @@ def test_every_unit_comes_after_what_it_needs_and_is_a_concepts_own_or_all_toget
         collection={"window": 4},
         outputs={"deltas": True, "pipelines": True, "fuse": "union", "preview": {}},
     )
-    concepts = plan.concepts_of()
+    concepts = plan.labels
     together = {unit.key for unit in (plan.fused, *plan.fused_checkpoints, plan.fused_preview)}
     seen: set[tuple[str, str]] = set()
     for unit in plan.units():
@@ -105,7 +106,7 @@ def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
     done = {(unit.kind, unit.key) for unit in make_plan(outputs=outputs).units()}
     plan = make_plan(outputs=outputs, pruning=pruning)
     left = units_to_do(plan, lambda kind, key: (kind, key) in done)
-    assert {unit.kind for unit in left} == {"mask", "checkpoint", "preview"}
+    assert {unit.kind for unit in left} == {"mask", "fused-mask", "checkpoint", "preview"}
     # Two concepts' masks and the fused one, a delta of each, images after each.
     assert len(left) == 3 + 3 + 3
 
@@ -116,8 +117,10 @@ def test_a_budget_needs_the_statistics_of_what_it_erases_and_of_what_it_spares()
     assert plan.fused
     # Gil Hart alone is spared: Ada Bell is erased too.
     assert (len(plan.fused.sides), len(plan.fused.retained)) == (2, 1)
-    assert {key for kind, key in plan.fused.needs if kind == "statistics"} == set(plan.sides)
-    assert len(plan.sides) == 4
+    assert {key for kind, key in plan.fused.needs if kind == "statistics"} == set(
+        plan.of(StatisticsUnit)
+    )
+    assert len(plan.of(StatisticsUnit)) == 4
     other = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.2}}, retain=retain)
     assert other.fused
     assert other.fused.key != plan.fused.key
@@ -157,13 +160,13 @@ def test_a_retained_concept_is_collected_and_compared_but_not_erased() -> None:
     assert (len(ada.mask.retained), len(cy.mask.retained)) == (1, 2)
     assert ada.target.key in cy.mask.retained
     assert ada.target.key not in ada.mask.retained
-    assert len(plan.sides) == 4
+    assert len(plan.of(StatisticsUnit)) == 4
 
 
 def test_previews_of_the_untouched_model_are_shared() -> None:
     plan = make_plan(outputs={"preview": {"seeds": [5], "prompts_per_concept": 3}})
-    before = [unit for unit in plan.previews().values() if unit.mask is None]
-    after = [unit for unit in plan.previews().values() if unit.mask]
+    before = [unit for unit in plan.of(PreviewUnit).values() if unit.mask is None]
+    after = [unit for unit in plan.of(PreviewUnit).values() if unit.mask]
     # Two concepts' own prompts and the base prompts they share; then one unit a concept.
     assert (len(before), len(after)) == (3, 2)
     assert {prompt.seed for unit in before for prompt in unit.prompts} == {5}
@@ -172,7 +175,7 @@ def test_previews_of_the_untouched_model_are_shared() -> None:
 
 def test_handing_out_units_does_not_import_torch() -> None:
     code = (
-        "import sys; import pipelines.records.journal, pipelines.scheduling.loop; "
-        "sys.exit('torch' in sys.modules)"
+        "import sys; import pipelines.commands.status, pipelines.records.journal; "
+        "import pipelines.scheduling.loop; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

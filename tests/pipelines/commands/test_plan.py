@@ -9,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from conceptprune.units.plan import prompts_units
-from conceptprune.units.units import AnyUnit, MaskUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import FusedMaskUnit, MaskUnit, PreviewUnit
 from pipelines.commands import plan as plan_view
-from pipelines.commands.plan import Sizes, evaluations_per_second, show_plan
+from pipelines.commands.plan import evaluations_per_second, show_plan
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.pipelines.conftest import CONCEPTS, TinyStore, write_manifest
 
@@ -30,8 +31,8 @@ def cells(text: str, row: str) -> list[str]:
     return re.split(r"\s{2,}", line.strip())[1:]
 
 
-def every_unit(tiny: TinyStore) -> list[AnyUnit]:
-    return [*prompts_units(tiny.prepared.manifest), *tiny.plan.units()]
+def every_unit(tiny: TinyStore) -> list[Unit]:
+    return list(tiny.plan.units())
 
 
 def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(
@@ -44,7 +45,7 @@ def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(
     assert cells(text, "target") == ["3", "3", "9", "54"]
     assert cells(text, "base") == ["1", "3", "3", "18"]
     assert cells(text, "window")[:2] == ["16", "72"]
-    previews = tiny_store.plan.previews().values()
+    previews = tiny_store.plan.of(PreviewUnit).values()
     images = sum(len(unit.prompts) for unit in previews)
     assert cells(text, "preview")[:2] == [f"{len(previews)}", f"{2 * 2 * images}"]
     assert cells(text, "total")[0] == f"{len(every_unit(tiny_store))}"
@@ -101,7 +102,9 @@ def test_nothing_is_written(tiny_store: TinyStore, tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
-@pytest.mark.parametrize("kind", plan_view.KINDS)
+@pytest.mark.parametrize(
+    "kind", ["prompts", "window", "statistics", "mask", "fused-mask", "checkpoint", "preview"]
+)
 def test_bytes_are_estimated_well_and_not_too_low(tiny_store: TinyStore, kind: str) -> None:
     units = [unit for unit in every_unit(tiny_store) if unit.kind == kind]
     refs = {
@@ -110,7 +113,7 @@ def test_bytes_are_estimated_well_and_not_too_low(tiny_store: TinyStore, kind: s
         for ref in tiny_store.commits[unit.key].objects.values()
     }
     written = sum(refs.values())
-    estimate = Sizes.of(tiny_store.prepared).total(units, tiny_store.plan)
+    estimate = sizes_of(tiny_store.prepared).total(units, tiny_store.plan.by_key)
     # Compression saves a little; masks are far below k * tau where calls agree.
     assert 0.9 * written <= estimate <= 4 * written
     if kind in ("statistics", "checkpoint"):
@@ -126,7 +129,7 @@ def test_mask_bytes_follow_the_selection(
         path = write_manifest(tmp_path / "m.yaml", tiny_store.model, pruning=settings)
         prepared = prepare(path)
         plan = plan_here(prepared)
-        return Sizes.of(prepared).of_unit(plan.concepts[0].mask, plan)
+        return plan.concepts[0].mask.bytes_written(sizes_of(prepared), plan.by_key)
 
     plain = mask_bytes()
     changed = mask_bytes(**pruning)
@@ -134,11 +137,11 @@ def test_mask_bytes_follow_the_selection(
 
 
 def test_a_mask_never_costs_more_than_all_of_its_site(tiny_store: TinyStore) -> None:
-    sizes = Sizes.of(tiny_store.prepared)
+    sizes = sizes_of(tiny_store.prepared)
     weights = sum(rows * columns for rows, columns in sizes.shapes.values())
     assert len(sizes.shapes) == 16
-    masks = [unit for unit in tiny_store.plan.units() if isinstance(unit, MaskUnit)]
-    assert all(sizes.of_unit(mask, tiny_store.plan) < 1.05 * weights for mask in masks)
+    masks = [unit for unit in tiny_store.plan.units() if isinstance(unit, MaskUnit | FusedMaskUnit)]
+    assert all(mask.bytes_written(sizes, tiny_store.plan.by_key) < 1.05 * weights for mask in masks)
 
 
 def test_calibration_times_the_model_and_estimates_the_job(

@@ -15,7 +15,8 @@ from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.plan import prompts_units
-from conceptprune.units.units import AnyUnit, MaskUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit
 from pipelines.commands.status import show_status
 from pipelines.records.journal import JobRecord
 from pipelines.scheduling.loop import Result
@@ -34,7 +35,7 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     store = Store(str(tmp_path / "store"))
     plan = tiny_store.plan
     first, second, _ = plan.concepts
-    names = plan.concepts_of()
+    names = plan.labels
     results = []
     for unit in plan.units():
         if unit.key == first.mask.key:
@@ -51,10 +52,10 @@ def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     return store
 
 
-def open_units(tiny_store: TinyStore) -> list[AnyUnit]:
+def open_units(tiny_store: TinyStore) -> list[Unit]:
     """Units that `failed_store` has no result of."""
     first = tiny_store.plan.concepts[0].mask
-    names = tiny_store.plan.concepts_of()
+    names = tiny_store.plan.labels
     return [
         unit
         for unit in tiny_store.plan.units()
@@ -120,7 +121,7 @@ def test_a_concept_is_done_when_nothing_of_it_is_open(
     results = [
         done(unit, tiny_store.commits[unit.key])
         for unit in plan.units()
-        if plan.concepts_of().get(unit.key, ()) != (CONCEPTS[1],)
+        if plan.labels.get(unit.key, ()) != (CONCEPTS[1],)
     ]
     for result in results:
         store.commit(tiny_store.commits[result.unit.key])

@@ -10,7 +10,7 @@ from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import Plan, prompts_units
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.cli import main
-from pipelines.commands.sizes import Sizes
+from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.jobs.sweep import sweep
 from pipelines.scheduling.graph import committed_in, units_to_do
@@ -51,7 +51,7 @@ class Swept:
             commit = worker.run(unit)
             if unit.kind.startswith("sweep"):
                 written = sum(ref.size for ref in commit.objects.values())
-                assert written < 4 * Sizes.of(prepared).of_unit(unit, plan)
+                assert written < 4 * unit.bytes_written(sizes_of(prepared), plan.by_key)
         return plan, sorted(unit.kind for unit in left)
 
     def rows(self, plan: Plan) -> list[dict[str, Any]]:

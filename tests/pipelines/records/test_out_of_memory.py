@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from conceptprune.store import Store
+from conceptprune.units.units import WindowUnit
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.records.ledger import ledger_rows, read_ledger, reused_units, write_ledger
 from pipelines.scheduling.graph import committed_in
@@ -17,7 +18,7 @@ def test_a_halved_batch_is_told_by_commit_and_ledger(tiny_folder: Path, tmp_path
     store = Store(str(tmp_path / "store"))
     worker = worker_of(prepared, store)
     need_memory(worker.denoiser.pipe, prompts_that_fit=1)
-    unit = next(window for window in plan.windows.values() if len(window.prompts) == 2)
+    unit = next(window for window in plan.of(WindowUnit).values() if len(window.prompts) == 2)
     commit = worker.run(unit)
     assert store.get(unit.kind, unit.key).at_once == commit.at_once == 1
 

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from conceptprune.evaluation.preview_worker import ScoringWorker
+from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
+from conceptprune.evaluation.scorers.studio_judge import StudioJudge
+from conceptprune.evaluation.scoring import Scorers
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
-from conceptprune.units.plan import Plan, collection_settings, prompts_units
-from conceptprune.units.units import AnyUnit
-from conceptprune.units.worker import Worker
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from conceptprune.units.plan import Plan, collection_settings
+from conceptprune.units.unit import Unit
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
 from pipelines.scheduling.graph import Graph
 from pipelines.scheduling.loop import Result
+from tests.pipelines.conftest import whole_plan
 from tests.support.browser import Browser, chromium
 
 HOSTILE = "<script>document.title='owned'</script>"
@@ -70,18 +74,23 @@ class PixelJudge:
         return Verdicts(thing=sums % 3, artist=sums % 2)
 
 
-class JudgingWorker(Worker):
-    judge: Any = PixelJudge()
+class PixelScorers(Scorers):
+    """The studio's scorer around that judge."""
+
+    def loaded(self, settings: ScorerSettings, facts: Facts) -> Any:
+        return StudioJudge(PixelJudge())  # type: ignore[arg-type]
+
+
+class JudgingWorker(ScoringWorker):
+    scorers = PixelScorers("cpu")
 
 
 def run_here(
-    prepared: Prepared, store: Store, *, started: float, failing: Callable[[AnyUnit], bool]
+    prepared: Prepared, store: Store, *, started: float, failing: Callable[[Unit], bool]
 ) -> Run:
     """What the job does, one unit after the other in this process; chosen units fail."""
     worker = JudgingWorker(store, prepared.model, collection_settings(prepared.manifest))
-    for unit in prompts_units(prepared.manifest):
-        worker.run(unit)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     RunRecord(
         run=plan.run,
         manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),

@@ -1,22 +1,33 @@
 """A run of many concepts, without a model: the library's records around images made up here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from conceptprune.digest import digest_json
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.scorers.base import Case, Reading
+from conceptprune.evaluation.scorers.studio_judge import StudioJudge
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
+from conceptprune.evaluation.tables import scores_table
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.prompts.table import prompts_table
 from conceptprune.store import Commit, Store, table_to_parquet
 from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
-from conceptprune.units.units import AnyUnit, MaskUnit, PreviewUnit
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit, PreviewUnit, PromptsUnit
 from conceptprune.versions import versions
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
+from tests.pipelines.conftest import whole_plan
 
 MANIFEST = """
 version: 1
@@ -48,13 +59,13 @@ def store_of_many(folder: Path, count: int) -> tuple[Store, Plan]:
     )
     manifest.write_text(MANIFEST.format(concepts=concepts), encoding="utf-8")
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     store = Store(str(folder / "store"))
     _record(prepared, plan).write(store)
     rng = np.random.default_rng(0)
     made = {}
     for unit in plan.units():
-        if isinstance(unit, MaskUnit | PreviewUnit):
+        if isinstance(unit, PromptsUnit | MaskUnit | PreviewUnit | PreviewScoresUnit):
             commit = _commit(store, plan, unit, rng)
             store.commit(commit)
             made[unit.key] = made_by(commit)
@@ -75,12 +86,22 @@ def _record(prepared: Prepared, plan: Plan) -> RunRecord:
     )
 
 
-def _commit(store: Store, plan: Plan, unit: AnyUnit, rng: np.random.Generator) -> Commit:
+def _commit(store: Store, plan: Plan, unit: Unit, rng: np.random.Generator) -> Commit:
     facts: dict[str, object] = {"seconds": float(rng.uniform(1, 90)), "finished": 1_700_000_100.0}
     if isinstance(unit, MaskUnit):
         mask = _mask(plan, unit, rng)
         facts |= {"entries": mask.num_entries, "site_weights": mask.num_weights}
         role, data, suffix = "mask", mask.to_bytes(), "safetensors"
+    elif isinstance(unit, PromptsUnit):
+        pairs = {each.name: prompt_pairs(each, seed=unit.seed) for each in unit.concepts}
+        kinds = {each.name: each.kind for each in unit.concepts}
+        role, data, suffix = "prompts", table_to_parquet(prompts_table(pairs, kinds)), "parquet"
+    elif isinstance(unit, PreviewScoresUnit):
+        forgotten = plan.of(PreviewUnit)[unit.preview].mask is not None
+        table = scores_table(unit.cases, _readings(unit.cases, rng, forgotten=forgotten))
+        settings = scorer_settings(unit.scorer, unit.facts)
+        facts |= {"preview": unit.preview, "title": unit.scorer.title, "settings": settings}
+        role, data, suffix = "scores", table_to_parquet(table), "parquet"
     else:
         assert isinstance(unit, PreviewUnit)
         role, data, suffix = "preview", table_to_parquet(_images(unit, rng)), "parquet"
@@ -112,11 +133,15 @@ def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
     ball = ((x**2 + y**2)[None] < radius**2)[..., None]
     colours = rng.integers(40, 255, (2, number, 1, 1, 3))
     images = np.where(ball, colours[0], colours[1]).astype(np.uint8)
-    # An artist's pictures are recognised before, and seldom after.
-    forgotten = unit.mask is not None
+    return preview_table(unit.prompts, images)
+
+
+def _readings(cases: Sequence[Case], rng: np.random.Generator, *, forgotten: bool) -> list[Reading]:
+    """An artist's pictures are recognised before, and seldom after."""
+    number = len(cases)
     looks = [
-        next((LOOKS.index(each.look) for each in ARTISTS if each.name in prompt.text), None)
-        for prompt in unit.prompts
+        next((LOOKS.index(each.look) for each in ARTISTS if each.name in case.text), None)
+        for case in cases
     ]
     photo = LOOKS.index("photo")
     artist = [
@@ -128,7 +153,8 @@ def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
             thing = rng.integers(0, len(THINGS), number)
             return Verdicts(thing=thing, artist=np.array(artist))
 
-    return preview_table(unit.prompts, images, Judge())  # type: ignore[arg-type]
+    blank = [np.zeros((1, 1, 3), np.uint8)] * number
+    return StudioJudge(Judge()).score(blank, cases, None)  # type: ignore[arg-type]
 
 
 def score(**changes: object) -> dict[str, object]:
@@ -152,11 +178,17 @@ def score(**changes: object) -> dict[str, object]:
     return row | changes
 
 
-def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: float = 0.0) -> None:
+def commit_summary(
+    store: Store,
+    rows: list[dict[str, object]],
+    *,
+    finished: float = 0.0,
+    kind: str = EvaluationUnit.kind,
+) -> None:
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
+    ref = store.put(table_to_parquet(table), kind="evaluation", model="any", suffix="parquet")
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(Commit(kind=KIND, key=key, objects={OBJECT: ref}, provenance=provenance))
+    store.commit(Commit(kind=kind, key=key, objects={OBJECT: ref}, provenance=provenance))

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,17 @@ from PIL import Image
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
+from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.scorers.base import Domain, Metric
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
+from conceptprune.studio.names import ARTISTS
 from conceptprune.units.worker import read_mask
 from pipelines.records.ledger import RunRecord, read_ledger, write_ledger
 from pipelines.report import write_report
 from pipelines.report.accuracy import Rate, judge_shots
 from pipelines.report.data import read_report
+from pipelines.report.recognised import ScorerMetric, Seen, seen_in_preview_2
 from pipelines.report.render import render
 from pipelines.report.shots import Drawn, Shot, make_strip
 from pipelines.report.values import ConceptReport, ReportData
@@ -48,11 +51,19 @@ def concept_report(run: Run, name: str) -> ConceptReport:
 
 
 def preview_rows(run: Run, keys: list[str]) -> list[dict[str, Any]]:
-    rows = []
+    """The images of previews, with what the scorer's tables say was seen in each."""
+    rows = {}
     for key in keys:
         ref = run.store.get("preview", key).objects["preview"]
-        rows += parquet_to_table(run.store.read(ref)).to_pylist()
-    return rows
+        images = parquet_to_table(run.store.read(ref)).to_pylist()
+        rows |= {(row["prompt"], row["seed"]): row for row in images}
+    for unit in run.plan.of(PreviewScoresUnit).values():
+        if unit.preview in keys:
+            ref = run.store.get(unit.kind, unit.key).objects["scores"]
+            for row in parquet_to_table(run.store.read(ref)).to_pylist():
+                column = "seen_look" if row["metric"] == "style accuracy" else "seen_thing"
+                rows[row["prompt"], row["seed"]][column] = row["seen"]
+    return list(rows.values())
 
 
 @pytest.mark.parametrize(
@@ -127,14 +138,6 @@ def test_the_judge_is_not_asked_about_an_artist_it_does_not_know(runs: dict[str,
     assert accuracy.others.after
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 48), (3, 48), (24, 48), (48, 48), (1, 1)])
-def test_wilson_interval_solves_its_defining_equation(hits: int, n: int) -> None:
-    """Its ends are the p for which the observed rate is 1.96 standard errors of p away."""
-    for p in Rate(hits=hits, n=n).interval:
-        error = math.sqrt(p * (1 - p) / n)
-        assert abs(hits / n - p) == pytest.approx(1.959964 * error, abs=1e-9)
-
-
 def test_heat_map_counts_the_pruned_weights_that_a_call_speaks_for(runs: dict[str, Run]) -> None:
     run = runs["judged"]
     plan = run.plan.concepts[0]
@@ -172,7 +175,7 @@ def test_cost_and_masks_are_those_of_the_run(runs: dict[str, Run]) -> None:
     run = runs["judged"]
     report = read_report(run.store.uri, run.plan.run)
     done = [unit for unit in run.plan.units() if run.store.find(unit.kind, unit.key)]
-    assert report.cost.evaluations == sum(map(run.plan.evaluations, done))
+    assert report.cost.evaluations == sum(unit.evaluations for unit in done)
     mask: PruningMask = read_mask(run.store, run.plan.concepts[0].mask.key)
     facts = report.concepts[0].mask
     assert facts
@@ -228,13 +231,10 @@ def test_a_failed_fusion_is_no_concept_s_failure(runs: dict[str, Run], tmp_path:
 # Images and questions
 
 
-def shot(prompt: str, seed: int = 0, *, side: int = 64, **judged: str) -> Shot:
+def shot(prompt: str, seed: int = 0, *, side: int = 64, seen: tuple[Seen, ...] = ()) -> Shot:
     sink = io.BytesIO()
     Image.new("RGB", (side, side), "teal").save(sink, format="png")
-    verdict: dict[str, Any] = dict.fromkeys(
-        ("asked_thing", "asked_look", "seen_thing", "seen_look")
-    )
-    drawn = Drawn(png=sink.getvalue(), **verdict | judged)
+    drawn = Drawn(png=sink.getvalue(), seen=seen)
     return Shot(prompt=prompt, seed=seed, role="own", before=drawn, after=drawn)
 
 
@@ -270,18 +270,57 @@ def test_a_strip_shows_different_prompts_before_more_seeds() -> None:
 
 
 def test_of_an_erased_object_its_thing_is_wanted_low() -> None:
-    drawn = shot(
-        "a cat in a garden",
-        asked_thing="cat",
-        asked_look="photo",
-        seen_thing="dog",
-        seen_look="photo",
-    )
-    accuracy = judge_shots([drawn], kind="object")
+    seen = seen_by("judge", "object", 0.0, "dog"), seen_by("judge", "style", 1.0, "photo")
+    accuracy = judge_shots([shot("a cat in a garden", seen=seen)], kind="object")
     assert accuracy
     assert accuracy.erased.question.want == "low"
     assert accuracy.erased.after == Rate(hits=0, n=1)
     assert accuracy.things.after is None, "what is to go is not counted as what is to stay"
+
+
+def seen_by(scorer: str, domain: Domain | None, value: float | None, seen: str) -> Seen:
+    how = Metric(erased="lower", kept="higher", domain=domain, is_share=True)
+    metric = f"{domain} accuracy" if domain else "nude"
+    return Seen(by=ScorerMetric(scorer=scorer, metric=metric, how=how), value=value, seen=seen)
+
+
+def test_of_two_scorers_the_first_stands_for_the_concept_and_both_are_told() -> None:
+    images = [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
+    shots = [
+        shot("a cat", seed, seen=(seen_by("a", "style", a, "x"), seen_by("b", "style", b, "y")))
+        for seed, (a, b) in enumerate(images)
+    ]
+    accuracy = judge_shots(shots, kind="style")
+    assert accuracy
+    assert accuracy.erased.after == Rate(hits=2, n=3)
+    told = {measure.question.label: measure.after for measure in accuracy.detail}
+    assert told == {
+        "Erased artist recognised": Rate(hits=2, n=3),
+        "Erased artist recognised, by b": Rate(hits=1, n=3),
+    }
+
+
+def test_a_concept_that_is_neither_style_nor_thing_is_told_by_its_scorer_s_own_share() -> None:
+    accuracy = judge_shots([shot("a walk", seen=(seen_by("n", None, 1.0, ""),))], kind="nudity")
+    assert accuracy
+    assert (accuracy.erased.question.label, accuracy.erased.question.want) == ("nude, by n", "low")
+    assert accuracy.erased.after == Rate(hits=1, n=1)
+
+
+def test_a_store_of_the_first_versions_has_what_the_judge_saw_in_its_previews() -> None:
+    row = {"asked_thing": "cat", "asked_look": "photo", "seen_thing": "cat", "seen_look": "photo"}
+    thing, style = seen_in_preview_2({**row, "prompt": "a photo of a cat"}, {"a photo of a cat"})
+    assert (thing.value, thing.seen, style.value, style.seen) == (1.0, "cat", 1.0, "photo")
+    # An artist whom the judge does not know reads as a photo, which says nothing of the artist.
+    _, style = seen_in_preview_2({**row, "prompt": "a cat by nobody"}, {"a photo of a cat"})
+    assert style.value is None
+    unjudged = dict.fromkeys(row) | {"prompt": "a cat"}
+    assert seen_in_preview_2(unjudged, ()) == ()
+
+
+def test_what_a_scorer_cannot_say_is_not_counted() -> None:
+    accuracy = judge_shots([shot("x", seen=(seen_by("a", "style", None, "ink"),))], kind="style")
+    assert accuracy is None
 
 
 # Which run, and what is refused
@@ -295,7 +334,7 @@ def test_the_newest_run_is_taken_unless_one_is_named(runs: dict[str, Run]) -> No
 
 def test_no_store_no_run_no_ledger_are_said_plainly(runs: dict[str, Run], tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    with pytest.raises(UserError, match="no run here"):
+    with pytest.raises(UserError, match="no run is recorded here"):
         write_report(str(tmp_path / "nothing"), out=out, run=None)
     with pytest.raises(UserError, match=f"no-such-run.*{runs['plain'].plan.run}"):
         write_report(runs["plain"].store.uri, out=out, run="no-such-run")
@@ -401,7 +440,7 @@ def test_what_was_not_asked_for_is_absent_with_the_way_to_ask(
     assert browser.value("document.querySelectorAll('.accuracy').length") == 0
     text = browser.value("document.body.textContent")
     assert "preview: {}" in text
-    assert "judge: studio" in text
+    assert "scorer: studio-judge" in text
 
 
 def test_page_shows_the_rates_with_their_intervals(
@@ -453,7 +492,8 @@ def test_the_fused_mask_is_judged_on_all_concepts_prompts(runs: dict[str, Run]) 
     assert accuracy.erased.after
     erased = [plan.concept.name for plan in run.plan.concepts]
     own = [row for row in rows if any(name in row["prompt"] for name in erased)]
-    known = [row for row in own if row["asked_look"] != "photo"]
-    hits = sum(row["seen_look"] == row["asked_look"] for row in known)
+    looks = {artist.name: artist.look for artist in ARTISTS}
+    known = [(row, look) for row in own for name, look in looks.items() if name in row["prompt"]]
+    hits = sum(row["seen_look"] == look for row, look in known)
     assert known
     assert (accuracy.erased.after.hits, accuracy.erased.after.n) == (hits, len(known))

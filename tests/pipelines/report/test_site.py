@@ -12,15 +12,17 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pytest
 
+from conceptprune.attacks.units import AttackSummaryUnit
 from conceptprune.errors import StoreError, UserError
-from conceptprune.evaluation.summary import KIND, OBJECT, SCHEMA
+from conceptprune.evaluation.summary import OBJECT, SCHEMA
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import Commit, Store, table_to_parquet
 from pipelines.cli import main
 from pipelines.records.ledger import read_ledger, write_ledger
 from pipelines.report import plots, write_report
 from pipelines.report.data import read_report
 from pipelines.report.evaluations import Score, panels, read_evaluations
-from pipelines.report.links import Links, concept_page, slug
+from pipelines.report.links import Links, concept_page, page_name
 from pipelines.report.site import Site
 from pipelines.report.tradeoff import Axes, Number, Point, trade_off
 from pipelines.report.values import ReportData
@@ -173,7 +175,13 @@ def test_marks_at_one_place_become_one_that_leads_to_the_table() -> None:
 def test_of_two_evaluations_the_newer_number_counts(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     commit_summary(store, [score(value=0.2), score(group="retained", value=0.9)], finished=2.0)
-    commit_summary(store, [score(value=0.7), score(group="general", value=0.8)], finished=1.0)
+    # One may be that of attacks, under the name that their summary has, or had.
+    commit_summary(
+        store,
+        [score(value=0.7), score(group="general", value=0.8)],
+        finished=1.0,
+        kind=AttackSummaryUnit.kind,
+    )
     found = {each.group: each.value for each in read_evaluations(store).scores}
     assert found == {"erased": 0.2, "retained": 0.9, "general": 0.8}
 
@@ -185,14 +193,18 @@ def test_a_number_that_is_none_stays_none(tmp_path: Path) -> None:
     assert (found.value, found.low, found.high) == (None, None, None)
 
 
-def test_a_summary_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_summary_of_another_version_is_passed_over_and_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    commit_summary(store, [score()])
     metadata = {**SCHEMA.metadata, b"conceptprune.format": b"evaluation/9"}
     table = pa.Table.from_pylist([score()], schema=SCHEMA.with_metadata(metadata))
-    ref = store.put(table_to_parquet(table), kind=KIND, model="any", suffix="parquet")
-    store.commit(Commit(kind=KIND, key="k", objects={OBJECT: ref}, provenance={}))
-    with pytest.raises(StoreError, match="evaluation/9"):
-        read_evaluations(store)
+    ref = store.put(
+        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
+    )
+    store.commit(Commit(kind=EvaluationUnit.kind, key="k", objects={OBJECT: ref}, provenance={}))
+    found = read_evaluations(store)
+    assert len(found.scores) == 1
+    assert found.not_shown == ("the evaluation k of the format evaluation/9",)
 
 
 def test_attacks_stand_side_by_side_and_settings_without_what_was_spent(store: Store) -> None:
@@ -410,7 +422,7 @@ def test_names_of_files_are_harmless_and_tell_concepts_apart(hostile: Path) -> N
     pages = [concept_page(name) for name in odd]
     assert len(set(pages)) == len(odd)
     assert all(re.fullmatch(r"concepts/[a-z0-9-]{10,51}\.html", page) for page in pages)
-    assert slug("Élan vital", "0123456789ab") == "elan-vital-0123456789"
+    assert page_name("Élan vital", "0123456789ab") == "elan-vital-0123456789"
 
 
 def test_an_evaluated_mask_of_the_run_has_its_concept_s_page(store: Store) -> None:
@@ -477,9 +489,9 @@ def test_a_store_of_evaluations_alone_has_a_site_of_them_and_nothing_else(
     assert browser.messages == []
     # A run that is asked for must be there, and a single page is of a run.
     uri = str(alone.parent / "store")
-    with pytest.raises(UserError, match=r"no run here.*--out FOLDER"):
+    with pytest.raises(UserError, match=r"no run is recorded here.*--out FOLDER"):
         write_report(uri, out=tmp_path / "one.html", run=None)
-    with pytest.raises(UserError, match="no run here"):
+    with pytest.raises(UserError, match="no run is recorded here"):
         write_report(uri, out=tmp_path / "other", run="0123")
 
 

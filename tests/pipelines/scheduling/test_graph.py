@@ -6,16 +6,25 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conceptprune.units.unit import Need, Unit
+from conceptprune.units.unit_plan import UnitPlan
 from pipelines.scheduling.graph import Graph, units_to_do
 
 
 @dataclass(frozen=True)
-class Unit:
-    """As much of a unit of work as a graph looks at."""
+class StepUnit(Unit):
+    """As much of a unit as a graph looks at; others may need it, and it is a result by itself."""
 
     key: str
-    needs: tuple[tuple[str, str], ...] = ()
-    kind: str = "mask"
+    needs: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True)
+class HiddenUnit(StepUnit):
+    """One that is only done for those that need it, and on a warm actor."""
+
+    warm = True
+    intermediate = True
 
 
 @st.composite
@@ -25,7 +34,7 @@ def plans(draw: st.DrawFn) -> list[Unit]:
     units: list[Unit] = []
     for index in range(count):
         needs = draw(st.sets(st.sampled_from(units), max_size=3)) if units else set()
-        units.append(Unit(str(index), tuple(sorted(("mask", need.key) for need in needs))))
+        units.append(StepUnit(str(index), tuple(sorted(("step", need.key) for need in needs))))
     return units
 
 
@@ -72,29 +81,22 @@ def test_a_failure_blocks_its_heirs_and_nobody_else(units: list[Any], data: st.D
 
 
 def test_a_failure_blocks_a_chain_of_any_length() -> None:
-    units: list[Any] = [Unit("0")]
-    units += [Unit(str(index), (("mask", str(index - 1)),)) for index in range(1, 2000)]
+    units: list[Any] = [StepUnit("0")]
+    units += [StepUnit(str(index), (("step", str(index - 1)),)) for index in range(1, 2000)]
     graph = Graph.of(units)
     assert [unit.key for unit in graph.fail(units[0])] == [unit.key for unit in units[1:]]
 
 
 def test_a_need_outside_the_graph_counts_as_committed() -> None:
-    assert [unit.key for unit in Graph.of([Unit("a", (("mask", "gone"),))]).ready] == ["a"]
-
-
-class Planned:
-    """A plan with a mask that needs statistics that need a window."""
-
-    def units(self) -> list[Any]:
-        return [
-            Unit("w", (), "window"),
-            Unit("s", (("window", "w"),), "statistics"),
-            Unit("m", (("statistics", "s"),), "mask"),
-        ]
+    assert [unit.key for unit in Graph.of([StepUnit("a", (("step", "gone"),))]).ready] == ["a"]
 
 
 def left(*done: str) -> list[str]:
-    return [unit.key for unit in units_to_do(Planned(), lambda _, key: key in done)]
+    """What is left of a plan with a result that needs a hidden unit that needs another one."""
+    hidden = [HiddenUnit("w"), HiddenUnit("s", (("hidden", "w"),))]
+    units: list[Unit] = [*hidden, StepUnit("m", (("hidden", "s"),))]
+    plan = UnitPlan(run="r", by_key={unit.key: unit for unit in units}, labels={})
+    return [unit.key for unit in units_to_do(plan, lambda _, key: key in done)]
 
 
 def test_only_what_an_unfinished_result_needs_is_left_to_do() -> None:
@@ -106,13 +108,13 @@ def test_only_what_an_unfinished_result_needs_is_left_to_do() -> None:
 
 
 def test_a_lost_unit_is_handed_out_once_for_all_that_miss_it() -> None:
-    lost, first, second = Unit("w", (), "window"), Unit("s1"), Unit("s2")
+    lost, first, second = HiddenUnit("w"), StepUnit("s1"), StepUnit("s2")
     graph = Graph.of([first, second])
     graph.ready.clear()
-    assert graph.open_denoiser_units == 0
+    assert graph.open_warm_units == 0
     assert graph.put_back(lost, first)
     assert not graph.put_back(lost, second)
-    assert graph.open_denoiser_units == 1
+    assert graph.open_warm_units == 1
     graph.finish(lost)
     assert [unit.key for unit in graph.ready] == ["s1", "s2"]
-    assert graph.open_denoiser_units == 0
+    assert graph.open_warm_units == 0

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -18,8 +17,9 @@ from conceptprune.collection.collect import Window
 from conceptprune.manifest import Compute
 from conceptprune.store import Commit, Store
 from conceptprune.store.claims import Claim, Claims
-from conceptprune.units.commit import Done, Held, run_claimed
-from conceptprune.units.units import AnyUnit, Need, WindowUnit
+from conceptprune.units.commit import Done, Held, Made, UnitWorker
+from conceptprune.units.unit import Need, Unit
+from conceptprune.units.units import WindowUnit
 from pipelines.scheduling.cluster import draining_nodes, is_up
 from pipelines.scheduling.loop import OnHeld, Result, Tick, run_units
 from pipelines.scheduling.others import OtherJobs
@@ -37,6 +37,10 @@ class Spec:
     folder: Path
     first: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def run_id(self) -> str:
+        return "r"
+
     def build(self) -> "Spec":
         return self
 
@@ -44,7 +48,7 @@ class Spec:
     def store(self) -> Store:
         return Store(str(self.folder / "store"))
 
-    def run(self, unit: AnyUnit) -> Done | Held:
+    def run_claimed(self, unit: Unit) -> Done | Held:
         import time
 
         tries = len(list(self.folder.glob(f"try-{unit.key}-*")))
@@ -80,21 +84,22 @@ class Spec:
 
 def window(key: str, previous: str | None = None) -> WindowUnit:
     """A unit for an actor."""
-    return WindowUnit(key=key, prompts=(), window=Window(0, 1), previous=previous, last=True)
+    return WindowUnit(
+        key=key, prompts=(), window=Window(0, 1), branches=2, previous=previous, last=True
+    )
 
 
 @dataclass(frozen=True)
-class Unit:
+class TaskUnit(Unit):
     """A unit for a task, as much of it as a schedule looks at."""
 
     key: str
     needs: tuple[Need, ...] = ()
-    kind: str = "mask"
 
 
-def mask(key: str, *needed: str) -> Any:
+def mask(key: str, *needed: str) -> TaskUnit:
     """A unit for a task, that needs others of its kind."""
-    return Unit(key, tuple(("mask", need) for need in needed))
+    return TaskUnit(key, tuple((TaskUnit.kind, need) for need in needed))
 
 
 Run = Callable[..., tuple[dict[str, Result], Tick]]
@@ -125,8 +130,8 @@ def run(head: Cluster) -> Iterator[Run]:
 
     def run(
         spec: Spec,
-        *units: AnyUnit,
-        known: tuple[AnyUnit, ...] = (),
+        *units: Unit,
+        known: tuple[Unit, ...] = (),
         actors: int = 1,
         on_tick: Callable[[Tick], None] = lambda _: None,
         on_held: OnHeld = lambda _: None,
@@ -175,7 +180,7 @@ def test_work_found_damaged_is_done_again_for_whoever_needs_it(run: Run, tmp_pat
     spec = Spec(tmp_path)
     single, fused = mask("mask"), mask("fused", "mask")
     run(spec, single)
-    path = spec.store.get("mask", "mask").objects["object"].path
+    path = spec.store.get(TaskUnit.kind, "mask").objects["object"].path
     (tmp_path / "store" / path).write_bytes(b"flip")
     results, _ = run(spec, fused, known=(single,))
     assert {key: (r.status, r.attempts) for key, r in results.items()} == {
@@ -199,12 +204,12 @@ def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(
 class _Losing(Spec):
     """Its store loses a mask as soon as it is asked for it."""
 
-    def run(self, unit: AnyUnit) -> Done | Held:
+    def run_claimed(self, unit: Unit) -> Done | Held:
         if unit.needs:
             (commit,) = (self.store.find(*need) for need in unit.needs)
             if commit is not None:
                 self.store.remove([ref.path for ref in commit.objects.values()])
-        return super().run(unit)
+        return super().run_claimed(unit)
 
 
 def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("unit", [window("a"), mask("a")], ids=["of an actor", "of a task"])
 def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: AnyUnit
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: Unit
 ) -> None:
     """Each look is another worker's, so only the driver sees that nothing changes."""
     spec = Spec(tmp_path)
@@ -311,21 +316,22 @@ def test_a_result_that_differs_from_the_committed_one_is_not_covered_up_by_anoth
 ) -> None:
     results, _ = run(_Overtaken(tmp_path), mask("m"))
     assert (results["m"].status, results["m"].attempts) == ("failed", 1)
-    assert "NondeterminismError: mask m is not deterministic" in (results["m"].error or "")
+    assert "NondeterminismError: task m is not deterministic" in (results["m"].error or "")
 
 
 class _Overtaken(Spec):
     """Its units are claimed too late: another worker commits other bytes while they compute."""
 
-    def run(self, unit: AnyUnit) -> Done | Held:
+    def run_claimed(self, unit: Unit) -> Done | Held:
         claims = Claims(self.store, job="mine", worker="me")
+        return _OvertakenWorker(self.store, claims).run_claimed(unit)
 
-        def overtaken(unit: AnyUnit) -> Commit:
-            for data in (b"theirs", b"mine"):
-                ref = self.store.put(data, kind="object", model="m" * 12, suffix="bin")
-                objects = {"object": ref}
-                made = Commit(kind=unit.kind, key=unit.key, objects=objects, provenance={})
-                self.store.commit(made)
-            return made
 
-        return run_claimed(unit, claims, overtaken)
+class _OvertakenWorker(UnitWorker):
+    def make(self, unit: Unit) -> Made:
+        theirs, mine = (
+            {"object": self.store.put(data, kind="object", model="m" * 12, suffix="bin")}
+            for data in (b"theirs", b"mine")
+        )
+        self.store.commit(Commit(kind=unit.kind, key=unit.key, objects=theirs, provenance={}))
+        return Made(objects=mine)

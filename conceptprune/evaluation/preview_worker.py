@@ -1,0 +1,46 @@
+"""The worker of an erase job that also has scorers look at its previews."""
+
+from functools import cached_property
+
+from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.scoring import Scorers, read_rows
+from conceptprune.evaluation.summarise import scorer_settings
+from conceptprune.evaluation.tables import scores_table
+from conceptprune.models.images import read_picture
+from conceptprune.units.commit import Made
+from conceptprune.units.unit import Unit
+from conceptprune.units.worker import Worker
+
+
+class ScoringWorker(Worker):
+    """The worker of an erase job, with the scorers of its previews."""
+
+    @cached_property
+    def scorers(self) -> Scorers:
+        """The scorers of this process."""
+        return Scorers(self.device)
+
+    def make(self, unit: Unit) -> Made:
+        """As the erase job's worker does, and the scores of previews.
+
+        Raises:
+            UserError: this machine has other scorers than the one that planned.
+            StoreError: the preview is missing or damaged.
+        """
+        return self._scores(unit) if isinstance(unit, PreviewScoresUnit) else super().make(unit)
+
+    def _scores(self, unit: PreviewScoresUnit) -> Made:
+        rows = read_rows(self.store, self.store.get("preview", unit.preview), "preview")
+        drawn = {(row["prompt"], row["seed"]): row["png"] for row in rows}
+        images = [read_picture(drawn[case.text, case.seed]) for case in unit.cases]
+        readings = self.scorers.loaded(unit.scorer, unit.facts).score(images, unit.cases, None)
+        table = scores_table(unit.cases, readings)
+        return Made(
+            objects={"scores": self._put_table("scores", table)},
+            # For whoever reads the numbers: of what they are, and by what.
+            facts={
+                "preview": unit.preview,
+                "title": unit.scorer.title,
+                "settings": scorer_settings(unit.scorer, unit.facts),
+            },
+        )

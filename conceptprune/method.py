@@ -1,0 +1,250 @@
+"""The method on one screen: from a pipeline and a concept to the weights that draw the concept.
+
+mask = conceptprune.find_mask(pipe, "Van Gogh")
+mask.apply(pipe)
+
+`find_mask` collects statistics of two sets of prompts, then selects weights by them. Both steps can
+be had one by one: `collect` gives statistics that can be stored, `select` takes any selector. A job
+makes its masks by the same functions; only its prompts and calls are spread over workers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.manifest import Collection, Concept, Kind, Pruning, SelectorName
+from conceptprune.manifest.loading import checked_section
+from conceptprune.masks.apply import applied_masks
+from conceptprune.masks.by_call import MasksByCall
+from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.selectors import (
+    Evidence,
+    Selector,
+    named_selector,
+    select_mask,
+)
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.borrowed import borrowed
+from conceptprune.models.sites import split_layer
+from conceptprune.models.weights import component_of
+from conceptprune.prompts.pairs import prompt_pairs, prompts_digest
+from conceptprune.versions import versions
+
+
+def find_mask(
+    pipe: Any,
+    concept: str | Concept,
+    kind: Kind = "style",
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    sparsity: float | None = None,
+    tau: int = 10,
+    steps: int = 50,
+    guidance: float = 7.5,
+    seed: int = 0,
+    site: str | Sequence[str] = "ffn_out",
+    selector: SelectorName | Selector = "conceptprune",
+    batch_size: int = 8,
+    resolution: int | None = None,
+) -> PruningMask:
+    """The mask that erases `concept` from `pipe`, a loaded diffusers pipeline that stays as it is.
+
+    The defaults are ConceptPrune's for styles (arXiv 2405.19237). A job with the same settings
+    selects the same entries, as long as its `collection.shard_prompts` holds all prompts of a side.
+
+    Args:
+        pipe: a text-to-image pipeline of diffusers, on any device and in any dtype.
+        concept: its name, or a `Concept` with more of what its kind takes (direction, captions).
+        kind: whose published prompts are used: "style", "object", "nudity", ...
+        pairs: (base, target) prompts in the place of the published ones; a base prompt asks for the
+            same image without the concept.
+        sparsity: k, the fraction of each row's columns that one denoiser call may select; 0.01 by
+            default.
+        tau: only the first so many denoiser calls are run.
+        steps: of the scheduler, as for a whole image.
+        guidance: classifier-free guidance.
+        seed: of the noise.
+        site: which linears lose weights, by name or "re:" and a regular expression; or several.
+        selector: what selects the weights: "conceptprune", "fia", `named_selector("fia", r2=0.03)`
+            for other settings, or a function of your own (see `Selector`).
+        batch_size: prompts that go through the denoiser together.
+        resolution: side of the images in pixels; the model's own by default.
+
+    Raises:
+        UserError: a setting is wrong, `pipe` has no such site, or masks are applied to it.
+        EmptyMaskError: the target prompts excite no neuron more than the base prompts do.
+        NumericalError: an activation overflowed or is not a number.
+    """
+    erased = _concept(concept, kind, pairs)
+    prompts = prompt_pairs(erased, seed=seed)
+    chosen = _selector(selector, sparsity)
+    collection = checked_section(
+        Collection,
+        steps=steps,
+        tau=tau,
+        guidance=guidance,
+        seed=seed,
+        batch_size=batch_size,
+        resolution=resolution,
+    )
+    settings = CollectionSettings(
+        steps=steps,
+        tau=tau,
+        guidance=collection.guidance,
+        batch_size=batch_size,
+        site=checked_section(Pruning, site=site).site,
+    )
+    with borrowed(pipe, resolution=resolution) as model:
+        weights = _weights(model, model.metered(settings.sites))
+        target = collect(model, [pair.target for pair in prompts], settings)
+        base = collect(model, [pair.base for pair in prompts], settings)
+        return select_mask(
+            weights,
+            Evidence(target=target, base=base),
+            chosen,
+            concept=erased.name,
+            component=model.component,
+            provenance={
+                **_origin(model),
+                "kind": erased.kind,
+                "collection": asdict(settings),
+                "seed": seed,
+                "prompts_digest": {
+                    "target": prompts_digest([pair.target for pair in prompts]),
+                    "base": prompts_digest([pair.base for pair in prompts]),
+                },
+                "site": settings.site,
+            },
+        )
+
+
+def select(
+    pipe: Any,
+    evidence: Evidence,
+    selector: SelectorName | Selector = "conceptprune",
+    *,
+    concept: str,
+) -> PruningMask:
+    """The mask of what was collected from `pipe` before, here or in another process.
+
+    Args:
+        pipe: the pipeline that the statistics are of.
+        evidence: the statistics of the target and of the base prompts, as `collect` gives them.
+        selector: as for `find_mask`.
+        concept: the name that the mask will have.
+
+    Raises:
+        UserError: `pipe` has not the layers of the statistics, or masks are applied to it; or the
+            selector gives what are no entries of a weight.
+        EmptyMaskError: no weight was selected.
+    """
+    with borrowed(pipe) as model:
+        return select_mask(
+            _weights(model, evidence.target.layers),
+            evidence,
+            _selector(selector),
+            concept=concept,
+            component=model.component,
+            provenance=_origin(model),
+        )
+
+
+def select_by_call(
+    pipe: Any,
+    evidence: Evidence,
+    selector: SelectorName | Selector = "conceptprune",
+    *,
+    concept: str,
+) -> MasksByCall:
+    """One mask for each call that was collected, in the place of one mask of all; see `select`.
+
+    Raises:
+        UserError: as `select`.
+        EmptyMaskError: no weight was selected at one of the calls.
+    """
+    with borrowed(pipe) as model:
+        weights = _weights(model, evidence.target.layers)
+        first, chosen = evidence.target.first_call, _selector(selector)
+        return MasksByCall(
+            tuple(
+                select_mask(
+                    weights,
+                    evidence.at_call(call),
+                    chosen,
+                    concept=concept,
+                    component=model.component,
+                    provenance={**_origin(model), "call": call},
+                )
+                for call in range(first, first + evidence.target.num_calls)
+            )
+        )
+
+
+def _concept(
+    concept: str | Concept, kind: Kind, pairs: Sequence[tuple[str, str]] | None
+) -> Concept:
+    if isinstance(concept, Concept):
+        return concept
+    if pairs is None:
+        return checked_section(Concept, name=concept, kind=kind)
+    if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise UserError("pairs: each is a (base, target) pair of prompts")
+    texts = [{"base": base, "target": target} for base, target in pairs]
+    return checked_section(Concept, name=concept, kind=kind, prompts=texts)
+
+
+def _selector(selector: SelectorName | Selector, sparsity: float | None = None) -> Selector:
+    if not callable(selector):
+        settings = {} if sparsity is None else {"sparsity": sparsity}
+        return named_selector(selector, **settings)
+    if sparsity is not None:
+        raise UserError(
+            "sparsity: is a setting of the selector conceptprune, and another one is given, which "
+            "has its own settings; leave it out"
+        )
+    return selector
+
+
+def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
+    """The whole weights [R, W] of layers, as they are in the pipeline.
+
+    Raises:
+        ModelMismatchError: there is no such linear.
+        UserError: a mask is applied to one, or it is not in memory.
+    """
+    weights = {}
+    for layer in layers:
+        component, name = split_layer(layer, model.component)
+        linear = dict(component_of(model.pipe, component).named_modules()).get(name)
+        if not isinstance(linear, nn.Linear):
+            raise ModelMismatchError(f"{type(model.pipe).__name__} has no linear {layer}")
+        if applied_masks(linear):
+            raise UserError(
+                "masks are applied to this pipeline, and what is pruned already cannot be found "
+                "again: take them off first (mask.remove(pipe))"
+            )
+        if linear.weight.is_meta:
+            raise UserError(
+                f"the weights of {layer} are not in memory, as after enable_sequential_cpu_offload:"
+                " find the mask before that, or use enable_model_cpu_offload"
+            )
+        weights[layer] = linear.weight.detach()
+    return weights
+
+
+def _origin(model: DiffusionModel) -> dict[str, Any]:
+    """What a mask says of the pipeline that it was found in."""
+    name = model.pipe.name_or_path or type(model.pipe).__name__
+    return {
+        # A folder's name is enough: its path tells of the machine, and not of the model.
+        "model": Path(name).name if Path(name).is_dir() else name,
+        "revision": None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "scheduler": type(model.scheduler).__name__,
+        "versions": versions(),
+    }

@@ -1,0 +1,66 @@
+"""A pipeline that the caller has loaded, used for a while and given back as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from conceptprune.errors import UserError
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import FAMILIES
+from conceptprune.models.other import OtherPipeline
+
+
+@contextmanager
+def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionModel]:
+    """`pipe` as a model of its family; a model that is one already is passed on as it is.
+
+    Afterwards the pipeline has the components, attributes, scheduler state and training modes that
+    it had, and with `enable_model_cpu_offload` its modules are back on the host. `resolution` is
+    the side of the images in pixels, the model's own by default.
+
+    Raises:
+        UserError: `pipe` is no text-to-image pipeline of diffusers.
+    """
+    if isinstance(pipe, DiffusionModel):
+        yield pipe
+        return
+    family = family_of_pipeline(pipe)
+    attributes = dict(vars(pipe))
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    modes = [(module, module.training) for part in parts.values() for module in part.modules()]
+    compiled = {name: part._compiled_call_impl for name, part in parts.items()}
+    try:
+        # A scheduler of its own: pipelines that are run as a whole change the one they have.
+        vars(pipe)["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        for name, part in parts.items():
+            # Hooks that are added to a compiled module are not called.
+            vars(pipe)[name] = getattr(part, "_orig_mod", part)
+            part._compiled_call_impl = None
+        yield family(pipe, resolution=resolution)
+    finally:
+        vars(pipe).clear()
+        vars(pipe).update(attributes)
+        for name, part in parts.items():
+            part._compiled_call_impl = compiled[name]
+        for module, training in modes:
+            module.training = training
+        pipe.maybe_free_model_hooks()
+
+
+def family_of_pipeline(pipe: Any) -> type[DiffusionModel]:
+    """The family of a diffusers pipeline; of a subclass, that of the class it is made from.
+
+    Raises:
+        UserError: it is no pipeline.
+    """
+    from diffusers import DiffusionPipeline
+
+    if not isinstance(pipe, DiffusionPipeline):
+        raise UserError(
+            f"a diffusers pipeline is needed, such as DiffusionPipeline.from_pretrained(...) "
+            f"gives, and this is a {type(pipe).__name__}"
+        )
+    names = (cls.__name__ for cls in type(pipe).__mro__)
+    return next((FAMILIES[name] for name in names if name in FAMILIES), OtherPipeline)

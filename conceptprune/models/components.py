@@ -1,0 +1,245 @@
+"""A pipeline's components from their files: whole, or refused by the name of what is missing.
+
+diffusers and transformers leave a parameter that no file has as it was initialised, at random, and
+only warn. Here that is an error, beforehand from the files' headers and again at every load.
+diffusers takes seconds to import and is imported where it is used.
+"""
+
+import importlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from conceptprune.errors import UserError
+from conceptprune.models.weights import find_checkpoint
+from conceptprune.versions import versions
+
+INDEX = "model_index.json"
+ABSENT = [None, None]
+"""A component that the pipeline knows and the model does without, in its model_index.json."""
+LIBRARIES = ("diffusers", "transformers")
+SHOWN_KEYS = 3
+OLDER_NAMES = {r"^(embeddings|encoder|final_layer_norm)\.": r"text_model.\1."}
+"""What transformers 4 calls the tensors of a CLIP text encoder that transformers 5 saved: it knows
+no other names, and would make up every one of them. The newer one reads both."""
+
+ADAPTER = (
+    "names with base_layer or lora_ in them mean a pipeline that was saved with its adapter: call "
+    "unload_lora_weights() before save_pretrained"
+)
+REASONS = (
+    (("base_layer", "lora_"), ADAPTER),
+    (("_orig_mod.",), "names with _orig_mod. in them mean a module saved as torch.compile gave it"),
+    (
+        ("absmax", "quant_map", "SCB", "qweight", "weight_scale"),
+        "the file is quantised: use the model in float16, bfloat16 or float32",
+    ),
+    (("model.diffusion_model.",), "the file is a single-file checkpoint: name it as model.file"),
+)
+"""Parts of unexpected names, and what they tell."""
+
+
+def read_index(folder: Path | str) -> dict[str, Any]:
+    """The folder's model_index.json.
+
+    Raises:
+        UserError: there is none, or it is not one of a pipeline of diffusers' own.
+    """
+    path = Path(folder) / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        name = index["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model: {folder} is not a diffusers pipeline: cannot read its {INDEX} ({error!r})"
+        ) from error
+    if not isinstance(name, str):
+        raise UserError(
+            f"model: {path}: _class_name is {json.dumps(name)}, a pipeline with code of its own, "
+            "which is not run; where one of diffusers' own pipelines does for the model, write its "
+            "name there"
+        )
+    return dict(index)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"model: {path} is not a section of names and values")
+    return content
+
+
+def module_classes(
+    folder: Path, index: Mapping[str, Any], not_needed: Collection[str]
+) -> dict[str, type[nn.Module]]:
+    """The class of each component with weights that a pipeline needs, by name.
+
+    Raises:
+        UserError: a class is not in the installed libraries, or comes with the model's own code.
+    """
+    found = {}
+    for name, entry in index.items():
+        if name in not_needed or not isinstance(entry, list) or None in entry:
+            continue
+        where = f"model: {folder / INDEX}: {name}"
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise UserError(f"{where} is {json.dumps(entry)}, not a library and a class")
+        kind = _class_of(*entry, where=where)
+        if issubclass(kind, nn.Module):
+            found[name] = kind
+    return found
+
+
+def _class_of(library: str, name: str, *, where: str) -> type:
+    module: Any
+    if library in LIBRARIES:
+        module = importlib.import_module(library)
+    else:
+        # diffusers has the classes of some pipelines in the module of the pipeline.
+        import diffusers
+
+        module = getattr(diffusers.pipelines, library, None)
+        if module is None:
+            raise UserError(
+                f"{where} is of {library}, which is neither {' nor '.join(LIBRARIES)}: code of a "
+                "model's own is not run"
+            )
+    kind = getattr(module, name, None)
+    if not isinstance(kind, type):
+        version = importlib.import_module(
+            "transformers" if library == "transformers" else "diffusers"
+        )
+        raise UserError(
+            f"{where} is a {name}, which {version.__name__} {version.__version__} does not have"
+        )
+    return kind
+
+
+def check_component(kind: Any, folder: Path) -> None:
+    """Make sure that a component's files have every tensor that its class and config call for.
+
+    Only headers are read: the module is made on the meta device, without numbers.
+
+    Raises:
+        UserError: a file is missing or damaged, or a tensor is missing or of another shape.
+    """
+    for path in find_checkpoint(folder).files:
+        try:
+            with safe_open(path, framework="pt") as stream:
+                stream.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path} is damaged or not a safetensors file ({error}): fetch it again"
+            ) from error
+    if (folder / "config.json").is_file():
+        quantised = read_json(folder / "config.json").get("quantization_config")
+        if quantised is not None:
+            raise UserError(
+                f"{folder / 'config.json'}: quantization_config: a quantised model cannot be "
+                "pruned; use the model in float16, bfloat16 or float32"
+            )
+    _loaded(kind, folder, device_map="meta")
+
+
+def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> Any:
+    """A component from its `from_pretrained` folder, memory-mapped where the files are of `dtype`.
+
+    `kind` is its class, or one of transformers' that choose it; `how` is told to `from_pretrained`.
+
+    Raises:
+        UserError: as `check_component`.
+    """
+    name = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
+    return _loaded(kind, folder, **{name: dtype}, **how)
+
+
+def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
+    checkpoint = find_checkpoint(folder)
+    variant = {} if checkpoint.variant is None else {"variant": checkpoint.variant}
+    if kind.__name__.startswith("CLIPTextModel") and versions()["transformers"].startswith("4."):
+        how["key_mapping"] = OLDER_NAMES
+    try:
+        with _quiet():
+            module, told = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                # Told below, by name.
+                ignore_mismatched_sizes=True,
+                low_cpu_mem_usage=True,
+                **variant,
+                **how,
+            )
+    # What a wrong config makes a constructor raise is anyone's guess.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot load a {kind.__name__} from {folder}: {reason}") from error
+    check_told(told, checkpoint.title)
+    return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own tables of what is missing, which is said in one line here."""
+    loggers = [importlib.import_module(f"{library}.utils.logging") for library in LIBRARIES]
+    levels = [logger.get_verbosity() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
+
+
+def check_told(told: Mapping[str, Any], file: Path) -> None:
+    """Refuse a module whose loader says that some parameter is not from the files.
+
+    `told` is what `from_pretrained` gives with `output_loading_info`, `file` what it was read from.
+
+    Raises:
+        UserError: names the first tensor that is missing or has another shape, and why.
+    """
+    mismatched = sorted(told["mismatched_keys"])
+    if mismatched:
+        name, found, wanted = mismatched[0]
+        raise UserError(
+            f"{file}: {name} is {list(found)} and its config.json calls for "
+            f"{list(wanted)}{_more(len(mismatched))}: file and config are of different models"
+        )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{file} has no tensor {missing[0]}{_more(len(missing))}: "
+            f"{_reason(told['unexpected_keys'])}"
+        )
+
+
+def _more(count: int) -> str:
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
+def _reason(unexpected: Iterable[str]) -> str:
+    names = sorted(unexpected)
+    for parts, reason in REASONS:
+        if any(part in name for name in names for part in parts):
+            return reason
+    if names:
+        shown = ", ".join(names[:SHOWN_KEYS])
+        return f"it has others instead ({shown}), as a file of another model or tool would"
+    return "it was cut short when it was saved or converted, or its config is of another model"

@@ -1,0 +1,128 @@
+"""Prompts that are longer than a text encoder reads: a concept past its last token is never seen.
+
+Tokenizers cut a prompt short without a word. Nothing is lost where any of a pipeline's encoders
+still reads the concept.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conceptprune.errors import UserError
+from conceptprune.models.components import read_index, read_json
+from conceptprune.prompts.pairs import PromptPair
+
+SHOWN_CHARS = 60
+UNLIMITED = 100_000
+"""Tokenizers without a limit name a number above it."""
+SHORT = 77
+"""CLIP's limit, and the shortest that any pipeline sets."""
+SPECIAL = 8
+"""Tokens that a tokenizer may add to those of the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A text encoder's tokenizer, and how many tokens the pipeline lets it have."""
+
+    tokenizer: Any
+    limit: int
+
+    def cut(self, text: str) -> tuple[str, str, int]:
+        """What is read of a prompt, what is lost, and how many tokens that is."""
+        # Asked not to warn of the length: that is what is being found out.
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        if len(ids) <= self.limit:
+            return self._text(ids), "", 0
+        # The last token that is read is the end's.
+        lost = ids[self.limit - 1 : -1]
+        return self._text(ids[: self.limit - 1]), self._text(lost), len(lost)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def check_lengths(folder: Path, concepts: Mapping[str, Sequence[PromptPair]]) -> None:
+    """Make sure that some text encoder of a model reads each concept in each of its prompts.
+
+    Raises:
+        UserError: names the concept, the prompt and the tokens that are lost.
+    """
+    # A token is a byte at least, so that few prompts need a tokenizer, or diffusers' import.
+    short = min([SHORT, *(_own_limit(path) for path in folder.glob("tokenizer*"))]) - SPECIAL
+    readers: list[Reader] | None = None
+    for name, pairs in concepts.items():
+        for pair in pairs:
+            if len(pair.target.text.encode()) <= short:
+                continue
+            readers = _readers(folder) if readers is None else readers
+            lost = [_lost(reader, name, pair) for reader in readers]
+            if lost and all(lost):
+                reader = max(readers, key=lambda reader: reader.limit)
+                _, text, count = reader.cut(pair.target.text)
+                shown = pair.target.text[:SHOWN_CHARS]
+                raise UserError(
+                    f'concepts: "{name}" is past the last of the {reader.limit} tokens that the '
+                    f'model reads of the prompt "{shown}...": {count} tokens are cut off, '
+                    f'"{text[:SHOWN_CHARS]}"; shorten the prompt or put the concept first'
+                )
+
+
+def _lost(reader: Reader, concept: str, pair: PromptPair) -> bool:
+    """Whether the reader sees nothing, or not the whole, of the concept in the prompt."""
+    read, _, count = reader.cut(pair.target.text)
+    if count == 0:
+        return False
+    if _letters(concept) in _letters(pair.target.text):
+        return _letters(concept) not in _letters(read)
+    # A prompt that describes the concept without its name must still differ from the other one.
+    return read == reader.cut(pair.base.text)[0]
+
+
+def _letters(text: str) -> str:
+    """A text as tokenizers may spell it: in small letters, without spaces."""
+    return "".join(text.casefold().split())
+
+
+def _limits(folder: Path) -> list[tuple[str, int]]:
+    """(tokenizer, tokens that its encoder gets of a prompt), told from configs."""
+    import diffusers
+
+    index = read_index(folder)
+    pipeline = getattr(diffusers, index["_class_name"], None)
+    encode = getattr(pipeline, "encode_prompt", None)
+    parameter = inspect.signature(encode).parameters.get("max_sequence_length") if encode else None
+    found = []
+    for name, entry in index.items():
+        if not name.startswith("tokenizer") or not isinstance(entry, list) or None in entry:
+            continue
+        limit = _own_limit(folder / name)
+        if parameter is not None and isinstance(parameter.default, int) and "CLIP" not in entry[1]:
+            limit = parameter.default
+        found.append((name, limit))
+    return found
+
+
+def _own_limit(tokenizer: Path) -> int:
+    """Tokens that a tokenizer's config says its encoder takes."""
+    path = tokenizer / "tokenizer_config.json"
+    own = read_json(path).get("model_max_length") if path.is_file() else None
+    return int(own) if isinstance(own, int | float) and own < UNLIMITED else UNLIMITED
+
+
+def _readers(folder: Path) -> list[Reader]:
+    import transformers
+
+    index = read_index(folder)
+    return [
+        Reader(
+            tokenizer=getattr(transformers, index[name][1]).from_pretrained(
+                folder / name, local_files_only=True
+            ),
+            limit=limit,
+        )
+        for name, limit in _limits(folder)
+    ]

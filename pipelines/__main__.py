@@ -1,0 +1,31 @@
+"""The command `conceptprune`, also `python -m conceptprune_pipelines`: is what it needs installed?
+
+The library alone installs the command, too: what belongs to an extra cannot be left out.
+"""
+
+import sys
+from importlib.util import find_spec
+
+from .console import exits
+
+NEEDED = ("ray", "typer", "rich", "pathspec")
+"""What the extra `batch` brings, and the library does without."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; without the extra `batch`, say in a line how to install it, and exit 2."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        print(
+            f"error: the library is installed, and its commands need {', '.join(missing)} too: "
+            "pip install 'conceptprune[batch]'",
+            file=sys.stderr,
+        )
+        sys.exit(exits.BAD_INPUT)
+    from .cli import main as run
+
+    run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Exit codes: what a shell, CI or a scheduler learns of a command."""
+
+from typing import Final
+
+DONE: Final = 0
+FAILED: Final = 1
+"""Some of the work could not be done, or the store or cluster failed: running it again may help."""
+BAD_INPUT: Final = 2
+"""Nothing was done: the input must be changed."""
+DETACHED: Final = 130
+"""What a shell makes of Ctrl-C: the job goes on, its verdict is not known."""
+
+
+def of_job(failed: bool) -> int:
+    """The code of a job that came to its end."""
+    return FAILED if failed else DONE

@@ -1,0 +1,105 @@
+"""What scorers recognised in a run's previews, image by image."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conceptprune.evaluation.scorers import declared
+from conceptprune.evaluation.scorers.base import Metric
+from conceptprune.store import Store, parquet_to_table
+
+At = tuple[str, int]
+"""Prompt and seed of an image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerMetric:
+    """A metric of one of the manifest's scorers, and how it is read."""
+
+    scorer: str
+    """The name under which the manifest has it."""
+    metric: str
+    how: Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a scorer says of one image."""
+
+    by: ScorerMetric
+    value: float | None
+    """None where it cannot be said."""
+    seen: str | None
+    """What it saw, in its own words."""
+
+
+class Recognised:
+    """What the scorers of a run's previews saw.
+
+    Of a scorer's metrics in one domain only the first is taken: the others say less strictly the
+    same.
+    """
+
+    def __init__(self, store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._store = store
+        self._commits: dict[str, list[Any]] = {}
+        for row in rows:
+            if row["kind"] == "preview-scores" and row["objects"]:
+                commit = store.find("preview-scores", row["key"])
+                if commit is not None:
+                    self._commits.setdefault(commit.provenance["preview"], []).append(commit)
+
+    def of(self, preview: str) -> Mapping[At, Sequence[Seen]]:
+        """What was seen in each image of the preview of that key, scorers in the plan's order.
+
+        Raises:
+            StoreError: a table is missing or damaged.
+        """
+        found: dict[At, dict[ScorerMetric, Seen]] = {}
+        for commit in self._commits.get(preview, ()):
+            title, settings = commit.provenance["title"], commit.provenance["settings"]
+            firsts: dict[str, str] = {}
+            for row in parquet_to_table(self._store.load(commit, "scores")).to_pylist():
+                metric = row["metric"]
+                how = declared(settings, metric)
+                # Of a scorer that this version does not know, nobody here can say how it is read.
+                if how is None or firsts.setdefault(how.domain or metric, metric) != metric:
+                    continue
+                by = ScorerMetric(scorer=title, metric=metric, how=how)
+                image = found.setdefault((row["prompt"], row["seed"]), {})
+                image.setdefault(by, Seen(by=by, value=row["value"], seen=row["seen"]))
+        return {at: tuple(seen.values()) for at, seen in found.items()}
+
+
+PHOTO = "photo"
+STUDIO_THING, STUDIO_STYLE = (
+    ScorerMetric(
+        scorer="studio-judge",
+        metric=f"{domain} accuracy",
+        how=Metric(kept="higher", domain=domain, is_share=True),
+    )
+    for domain in ("object", "style")
+)
+
+
+def seen_in_preview_2(row: Mapping[str, Any], bases: Collection[str]) -> tuple[Seen, ...]:
+    """What the studio's judge saw in an image of a preview/2, which had columns of it.
+
+    `bases` are the prompts that name no concept: only of these a look of none, a photo, was asked.
+    """
+    if row["seen_look"] is None:
+        return ()
+    thing, look = row["asked_thing"], row["asked_look"]
+    is_asked = look != PHOTO or row["prompt"] in bases
+    return (
+        Seen(
+            by=STUDIO_THING,
+            value=None if thing is None else float(row["seen_thing"] == thing),
+            seen=row["seen_thing"],
+        ),
+        Seen(
+            by=STUDIO_STYLE,
+            value=float(row["seen_look"] == look) if is_asked else None,
+            seen=row["seen_look"],
+        ),
+    )

@@ -1,0 +1,260 @@
+"""`find_mask` on a loaded pipeline: the job's mask, and the pipeline is left as it was."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import conceptprune
+from conceptprune import (
+    CollectionSettings,
+    Concept,
+    Evidence,
+    ModelMismatchError,
+    Prompt,
+    PruningMask,
+    Statistics,
+    UserError,
+    named_selector,
+)
+from conceptprune.digest import canonical_json
+from conceptprune.store import Store
+from conceptprune.units.plan import prompts_units
+from conceptprune.units.units import StatisticsUnit, WindowUnit
+from conceptprune.units.worker import read_mask
+from pipelines.jobs.preparation import plan_here, prepare
+from tests.conceptprune.models.test_other import FFN
+from tests.conceptprune.models.test_other import LCM as UNKNOWN
+from tests.pipelines.conftest import worker_of, write_manifest
+from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+
+THINGS = ["cat", "car", "tree"]
+QUICK: dict[str, Any] = {"steps": 4, "tau": 3, "batch_size": 2, "sparsity": 0.02}
+PAIRS = [("a photo of a cat", "a cat by Ada Bell"), ("a photo of a car", "a car by Ada Bell")]
+
+
+def entries(mask: PruningMask) -> dict[str, list[int]]:
+    return {name: layer.entries.tolist() for name, layer in mask.layers.items()}
+
+
+@pytest.mark.parametrize(
+    ("pruning", "asked"),
+    [
+        ({"sparsity": 0.02}, {}),
+        (
+            {"selector": "fia", "r2": 0.05, "site": ["ffn_in", "text_ffn"]},
+            {
+                "selector": named_selector("fia", r2=0.05),
+                "sparsity": None,
+                "site": ["ffn_in", "text_ffn"],
+            },
+        ),
+    ],
+    ids=["conceptprune", "fia, two sites"],
+)
+def test_it_is_the_mask_that_a_job_makes_in_shards_and_windows(
+    tmp_path: Path, tiny_folder: Path, pruning: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    concepts = [{"name": "Ada Bell", "kind": "style"}]
+    prepared = prepare(
+        write_manifest(tmp_path / "m.yaml", tiny_folder, concepts=concepts, pruning=pruning)
+    )
+    plan = plan_here(prepared)
+    store = Store(str(tmp_path / "store"))
+    worker = worker_of(prepared, store)
+    (concept,) = plan.concepts
+    collected = [unit for unit in plan.units() if isinstance(unit, WindowUnit | StatisticsUnit)]
+    for unit in (*prompts_units(prepared.manifest), *collected, concept.mask):
+        worker.run(unit)
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder)
+    ada = Concept.model_validate({"name": "Ada Bell", "kind": "style", "fillers": THINGS})
+    found = conceptprune.find_mask(pipe, ada, **{**QUICK, **asked})
+
+    made = read_mask(store, concept.mask.key)
+    assert entries(found) == entries(made)
+    assert found.num_entries
+    assert found.components == made.components
+    for name, layer in made.layers.items():
+        assert found.layers[name].weight_digest == layer.weight_digest
+    facts = json.loads(canonical_json(found.provenance))
+    for fact in ("prompts_digest", "selection", "selector", "timesteps", "site", "collection"):
+        assert facts[fact] == made.provenance[fact]
+
+
+@pytest.mark.parametrize("tiny", [*TINY_MODELS, UNKNOWN], ids=lambda tiny: tiny.name)
+def test_in_every_family_it_leaves_the_pipeline_as_it_was(tiny: TinyModel) -> None:
+    pipe = tiny.pipeline()
+    shift = {"mu": 0.5} if pipe.scheduler.config.get("use_dynamic_shifting") else {}
+    pipe.scheduler.set_timesteps(7, **shift)
+    first, *_ = modules(pipe)
+    first.train()
+    before = state(pipe)
+
+    mask = conceptprune.find_mask(
+        pipe,
+        "Ada Bell",
+        pairs=PAIRS,
+        steps=STEPS,
+        tau=2,
+        selector=named_selector("conceptprune", sparsity=0.02, min_per_row=1),
+        resolution=tiny.resolution,
+        site=FFN if tiny is UNKNOWN else "ffn_out",
+    )
+
+    assert state(pipe) == before
+    assert mask.num_entries
+    mask.apply(pipe)
+    assert mask.is_applied(pipe)
+    mask.remove(pipe)
+    assert state(pipe) == before
+
+
+def modules(pipe: Any) -> list[torch.nn.Module]:
+    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+
+
+def state(pipe: Any) -> dict[str, Any]:
+    """All that a caller may rely on: objects, weights, modes, devices, hooks, the scheduler."""
+    parts = [module for part in modules(pipe) for module in part.modules()]
+    return {
+        "attributes": {name: id(value) for name, value in vars(pipe).items()},
+        "scheduler": repr(sorted(vars(pipe.scheduler).items())),
+        "modes": [module.training for module in parts],
+        "hooks": [
+            hook
+            for module in parts
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+            # Text encoders install some of their own, once, whoever calls them first.
+            if not getattr(hook, "__module__", "").startswith("transformers.")
+        ],
+        "weights": [
+            (name, tensor.device, tensor.dtype, tensor.numpy().tobytes())
+            for part in modules(pipe)
+            for name, tensor in part.state_dict().items()
+        ],
+    }
+
+
+def test_what_was_stored_can_be_selected_from_in_another_process(
+    tmp_path: Path, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    settings = CollectionSettings(steps=4, tau=3, batch_size=2)
+    sides = {}
+    for side, texts in zip(("base", "target"), zip(*PAIRS, strict=True), strict=True):
+        prompts = [Prompt(text=text, seed=0) for text in texts]
+        statistics = conceptprune.collect(tiny_pipe, prompts, settings)
+        pq.write_table(statistics.to_arrow(), tmp_path / f"{side}.parquet")
+        sides[side] = Statistics.from_arrow(pq.read_table(tmp_path / f"{side}.parquet"))
+
+    selector = named_selector("conceptprune", sparsity=0.02)
+    mask = conceptprune.select(tiny_pipe, Evidence(**sides), selector, concept="Ada Bell")
+
+    assert mask.concepts == ("Ada Bell",)
+    assert entries(mask) == entries(
+        conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+    )
+
+
+def test_a_function_of_ones_own_selects(tiny_pipe: StableDiffusionPipeline) -> None:
+    def first_column(layer: str, weight: torch.Tensor, evidence: Evidence) -> np.ndarray:
+        assert evidence.target.layers[layer].sum_sq.shape == (3, weight.shape[1])
+        return np.arange(weight.shape[1]) == np.zeros((weight.shape[0], 1))
+
+    asked = {**QUICK, "sparsity": None}
+    mask = conceptprune.find_mask(
+        tiny_pipe, "Ada Bell", pairs=PAIRS, selector=first_column, **asked
+    )
+    for layer in mask.layers.values():
+        assert layer.entries.tolist() == list(
+            range(0, layer.shape[0] * layer.shape[1], layer.shape[1])
+        )
+    assert mask.provenance["selector"] == "first_column"
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_of_a_compiled_denoiser_the_same_mask_is_found(
+    tiny_pipe: StableDiffusionPipeline, in_place: bool
+) -> None:
+    expected = entries(conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK))
+    if in_place:
+        tiny_pipe.unet.compile(backend="eager")
+    else:
+        tiny_pipe.unet = torch.compile(tiny_pipe.unet, backend="eager")
+    compiled = tiny_pipe.unet, tiny_pipe.unet._compiled_call_impl
+
+    assert entries(conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)) == expected
+    assert (tiny_pipe.unet, tiny_pipe.unet._compiled_call_impl) == compiled
+
+
+def offload(pipe: StableDiffusionPipeline) -> None:
+    accelerate.cpu_offload(pipe.unet, torch.device("cpu"))
+
+
+def mask_it(pipe: StableDiffusionPipeline) -> None:
+    conceptprune.find_mask(pipe, "Cy Dow", pairs=PAIRS, **QUICK).apply(pipe)
+
+
+def nothing(pipe: StableDiffusionPipeline) -> None:
+    del pipe
+
+
+@pytest.mark.parametrize(
+    ("prepare_pipe", "asked", "problem"),
+    [
+        (nothing, {"sparsity": 2.0}, "sparsity: found 2.0, allowed is a number above 0"),
+        (nothing, {"tau": 9}, "tau: found 9, allowed is at most collection.steps, which is 4"),
+        (nothing, {"steps": "4"}, "steps: found '4', allowed is a whole number"),
+        (nothing, {"guidance": 0.5}, "guidance: found 0.5, allowed is a number of at least 1"),
+        (nothing, {"seed": -1}, "seed: found -1, allowed is a whole number"),
+        (nothing, {"site": "ffn_ut"}, "site: found 'ffn_ut', allowed is one of ffn_out"),
+        (nothing, {"site": "re:nowhere"}, "no module of UNet2DConditionModel matches 'nowhere'"),
+        (nothing, {"kind": "stile"}, "kind: found 'stile', .*nearest: style"),
+        (nothing, {"kind": "bias", "pairs": None}, "direction: found None"),
+        (nothing, {"pairs": ["a cat"]}, "pairs: each is a .base, target. pair"),
+        (nothing, {"pairs": []}, "prompts: found .., allowed is a list of at least one"),
+        (nothing, {"selector": "fai", "sparsity": None}, "selector: found 'fai'.*nearest: fia"),
+        (nothing, {"selector": lambda *_: []}, "sparsity: .* another one is given"),
+        (mask_it, {}, "masks are applied to this pipeline.*take them off first"),
+        (offload, {}, "are not in memory.*find the mask before that"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_denoising(
+    tiny_pipe: StableDiffusionPipeline,
+    prepare_pipe: Callable[[StableDiffusionPipeline], None],
+    asked: dict[str, Any],
+    problem: str,
+) -> None:
+    prepare_pipe(tiny_pipe)
+    calls: list[object] = []
+    tiny_pipe.unet.register_forward_pre_hook(lambda module, _: calls.append(module))
+    with pytest.raises(UserError, match=problem):
+        conceptprune.find_mask(tiny_pipe, "Ada Bell", **{"pairs": PAIRS, **QUICK, **asked})
+    assert not calls
+
+
+def test_something_else_than_a_pipeline_is_refused(tiny_pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(UserError, match=r"a diffusers pipeline is needed.* this is a UNet2D"):
+        conceptprune.find_mask(tiny_pipe.unet, "Ada Bell")
+
+
+def test_statistics_of_another_model_are_refused(tiny_pipe: StableDiffusionPipeline) -> None:
+    prompts = [Prompt(text="a cat", seed=0)]
+    statistics = conceptprune.collect(tiny_pipe, prompts, CollectionSettings(steps=4, tau=1))
+    of_no_layer = Statistics(
+        first_call=0,
+        timesteps=statistics.timesteps,
+        num_prompts=1,
+        layers={"elsewhere.ff.net.2": next(iter(statistics.layers.values()))},
+    )
+    with pytest.raises(ModelMismatchError, match=r"no linear elsewhere\.ff\.net\.2"):
+        conceptprune.select(
+            tiny_pipe, Evidence(target=of_no_layer, base=of_no_layer), concept="Ada Bell"
+        )

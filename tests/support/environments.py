@@ -1,0 +1,71 @@
+"""Fresh environments with a wheel in them and exactly what it requires, without a network.
+
+What it requires is linked from the environment that runs the tests, distribution by distribution.
+"""
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Collection, Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+def build_wheel(folder: Path, out: Path) -> Path:
+    """The wheel of the project in `folder`."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(out)]
+    subprocess.run([*pip, "wheel", *options, str(folder)], check=True)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def environment_with(
+    wheel: Path, folder: Path, *extras: str, without: Collection[str] = ()
+) -> Path:
+    """The folder of programs of a new environment, as after `pip install WHEEL[EXTRAS]`.
+
+    Distributions `without` are left out, even where another one brings them.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    install = ["install", "--no-deps", "--no-index", "--no-compile", str(wheel)]
+    subprocess.run([*pip, "--python", str(python), *install], check=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = folder / "lib" / version / "site-packages"
+    (own,) = Distribution.discover(name="conceptprune", path=[str(site)])
+    source = Path(sysconfig.get_paths()["purelib"])
+    required = [needed for needed in _required(own, extras) if needed.name not in without]
+    for name in sorted({name for needed in required for name in _top_level(needed)}):
+        (site / name).symlink_to(source / name)
+    return folder / "bin"
+
+
+def _required(root: Distribution, extras: tuple[str, ...]) -> Iterator[Distribution]:
+    """All that a distribution requires with these extras, directly or not; not itself."""
+    pending = [(root, frozenset(extras))]
+    seen = set(pending)
+    while pending:
+        needing, wanted = pending.pop()
+        for line in needing.requires or ():
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in wanted | {""}):
+                continue
+            needed = distribution(canonicalize_name(requirement.name))
+            # By name: the same distribution is found more than once.
+            entry = (needed, frozenset(requirement.extras))
+            if (needed.name, entry[1]) not in {(one.name, some) for one, some in seen}:
+                seen.add(entry)
+                pending.append(entry)
+                yield needed
+
+
+def _top_level(installed: Distribution) -> set[str]:
+    """Names in site-packages that belong to a distribution."""
+    names = {path.parts[0] for path in installed.files or () if path.parts[0] != ".."}
+    return names - {"__pycache__"}

@@ -1,0 +1,159 @@
+"""What `pip install` gives: the library alone, or with the jobs; and under which names.
+
+Both are built as a user's pip builds them and looked at in fresh environments.
+"""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import conceptprune
+from pipelines.__main__ import NEEDED
+from tests.support.environments import build_wheel, environment_with
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = {"conceptprune": "conceptprune", "conceptprune_pipelines": "pipelines"}
+"""By the name under which they are installed."""
+
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package, *without = sys.argv[1:]
+found = importlib.import_module(package)
+names = [module.name for module in pkgutil.walk_packages(found.__path__, package + ".")]
+mine = [name for name in names if not any(name.startswith(each) for each in without)]
+for name in mine:
+    importlib.import_module(name)
+print(len(mine))
+"""
+TRAINING = "conceptprune.studio.training"
+"""Has an extra of its own."""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Of a copy: builds leave folders behind.
+    copy = tmp_path_factory.mktemp("source")
+    for folder in FOLDERS.values():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    return build_wheel(copy, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def library(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment_with(wheel, tmp_path_factory.mktemp("library"), without=NEEDED)
+
+
+@pytest.fixture(scope="module")
+def batch(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment_with(wheel, tmp_path_factory.mktemp("batch"), "batch", "studio-training")
+
+
+def run(program: Path, *words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        # Nothing of this clone: neither its folder nor PYTHONPATH.
+        [str(program), *words],
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin"},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def num_modules(folder: Path) -> int:
+    return len(
+        [path for path in folder.rglob("*.py") if path.parent != folder or path.stem != "__init__"]
+    )
+
+
+def test_the_library_imports_without_anything_of_the_jobs(library: Path, tmp_path: Path) -> None:
+    imported = run(library / "python", "-c", IMPORT_ALL, "conceptprune", TRAINING, cwd=tmp_path)
+    source = ROOT / "conceptprune"
+    of_training = 1 + num_modules(source / "studio/training")
+    assert int(imported.stdout) == num_modules(source) - of_training
+    there = "import importlib.util as i, sys; print([n for n in sys.argv[1:] if i.find_spec(n)])"
+    names = (*NEEDED, "pipelines", "conceptprune_pipelines")
+    found = run(library / "python", "-c", there, *names, cwd=tmp_path).stdout
+    assert found == "['conceptprune_pipelines']\n"
+
+
+def test_the_command_of_the_library_alone_says_what_to_install(
+    library: Path, tmp_path: Path
+) -> None:
+    for words in (["validate", "m.yaml"], ["--help"]):
+        said = run(library / "conceptprune", *words, cwd=tmp_path, code=2)
+        assert said.stdout == ""
+        assert said.stderr.count("\n") == 1
+        assert ", ".join(NEEDED) in said.stderr
+        assert "pip install 'conceptprune[batch]'" in said.stderr
+
+
+def test_with_the_extras_their_modules_import(batch: Path, tmp_path: Path) -> None:
+    for package, folder in (
+        ("conceptprune_pipelines", "pipelines"),
+        (TRAINING, "conceptprune/studio/training"),
+    ):
+        imported = run(batch / "python", "-c", IMPORT_ALL, package, cwd=tmp_path)
+        assert int(imported.stdout) == num_modules(ROOT / folder)
+
+
+def test_an_installed_command_runs_a_job_on_ray_outside_of_any_clone(
+    batch: Path, tmp_path: Path
+) -> None:
+    manifest = {
+        "version": 1,
+        "model": {"builtin": "studio"},
+        "fillers": {"style": ["cat"]},
+        "concepts": [{"name": "vorla brint", "kind": "style"}],
+        "collection": {"steps": 2, "tau": 1, "dtype": "float32", "device": "cpu"},
+        "compute": {"actors": 1},
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    run(batch / "conceptprune", "erase", "m.yaml", "--store", "store", cwd=tmp_path)
+    assert list((tmp_path / "store").glob("objects/mask/*/*.safetensors"))
+    module = ("-m", "conceptprune_pipelines.erase")
+    again = run(batch / "python", *module, "m.yaml", "--store", "store", cwd=tmp_path)
+    assert "nothing to compute" in again.stdout
+
+
+def test_every_package_is_installed() -> None:
+    found = {
+        ".".join((name, *path.parent.relative_to(ROOT / folder).parts))
+        for name, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == FOLDERS
+
+
+def test_the_command_looks_for_all_that_the_extra_brings() -> None:
+    extra = PROJECT["project"]["optional-dependencies"]["batch"]
+    assert {Requirement(line).name for line in extra} == set(NEEDED)
+    needed = {Requirement(line).name for line in PROJECT["project"]["dependencies"]}
+    assert needed.isdisjoint(NEEDED)
+
+
+def test_what_the_library_offers_is_there_and_costs_nothing_before_it_is_used() -> None:
+    for name in conceptprune.__all__:
+        assert getattr(conceptprune, name).__module__.startswith("conceptprune")
+    assert set(conceptprune.__all__) <= set(dir(conceptprune))
+    light = "import conceptprune, sys; print({'torch', 'diffusers', 'pydantic'} & set(sys.modules))"
+    said = subprocess.run(
+        [sys.executable, "-c", light], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    assert said.stdout == "set()\n"
