@@ -59,12 +59,13 @@ class Claim:
         """The inverse of `to_bytes`; None for what is no claim, which then binds nobody."""
         try:
             content = json.loads(data)
-            # What a later version may add is none of our business.
-            claim = cls(**{field.name: content[field.name] for field in fields(cls)})
+            known = {field.name for field in fields(cls)}
+            # What a later version may add is none of our business; an earlier one had no `seconds`.
+            claim = cls(**{name: value for name, value in content.items() if name in known})
             # Numbers are compared and added up later on.
             _ = claim.since + claim.expires + claim.seconds
             return claim
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, AttributeError):
             return None
 
 
