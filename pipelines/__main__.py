@@ -6,6 +6,8 @@ The library alone installs the command, too: what belongs to an extra cannot be 
 import sys
 from importlib.util import find_spec
 
+from .console import exits
+
 NEEDED = ("ray", "typer", "rich", "pathspec")
 """What the extra `batch` brings, and the library does without."""
 
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
             "pip install 'conceptprune[batch]'",
             file=sys.stderr,
         )
-        sys.exit(2)
+        sys.exit(exits.BAD_INPUT)
     from .cli import main as run
 
     run(arguments)

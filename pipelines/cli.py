@@ -179,7 +179,10 @@ def submit(
         ),
     ] = "http://127.0.0.1:8265",
     working_dir: Annotated[
-        Path, typer.Option("--working-dir", help="What is uploaded; the file is in it.")
+        Path,
+        typer.Option(
+            "--working-dir", help="The file and what it names by relative paths are in it."
+        ),
     ] = Path(),
     log_format: LogFormatOption = None,
 ) -> None:
@@ -264,10 +267,17 @@ def report(
     run: RunOption = None,
 ) -> None:
     """Write one self-contained page, or a site of pages: what was erased, and what it cost."""
+    from .console.logs import one_line
     from .report import write_report
 
-    write_report(store, out=out, run=run)
+    not_shown = write_report(store, out=out, run=run)
     typer.echo(f"wrote {out}")
+    if not_shown:
+        passed_over = one_line("; ".join(not_shown))
+        typer.echo(
+            f"note: not shown, as another version of conceptprune recorded it: {passed_over}",
+            err=True,
+        )
 
 
 @app.command()

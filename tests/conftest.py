@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 TOGETHER = {
     "tests/end_to_end": "cluster",
     "tests/pipelines/scheduling": "cluster",
+    "tests/test_packaging.py": "cluster",
     "tests/conceptprune/store/s3": "server",
     "tests/pipelines/report": "browser",
 }

@@ -23,7 +23,7 @@ FOLDERS = {"conceptprune": "conceptprune", "conceptprune_pipelines": "pipelines"
 """By the name under which they are installed."""
 
 # Half a minute of computing, which a busy machine may take many minutes for.
-pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

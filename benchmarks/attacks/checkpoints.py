@@ -14,8 +14,8 @@ from conceptprune.attacks.refill import near_low_rank
 from conceptprune.checkpoints.files import Edit, delta_file, zeroed
 from conceptprune.checkpoints.seal import sealer
 from conceptprune.evaluation.attack_settings import Refill
+from conceptprune.manifest import Pruning
 from conceptprune.masks.mask import PruningMask, union_masks
-from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.weights import read_layers
 from conceptprune.studio import model_path
@@ -68,7 +68,7 @@ def main() -> None:
     for sparsity in SPARSITIES:
         setting = Setting(sparsity=sparsity, tau=10)
         write(f"ours-{sparsity:g}", [maker.mask(artist, setting) for artist in ARTISTS], folder)
-    write("fia", [maker.fia_mask(artist, FiaSettings()) for artist in ARTISTS], folder)
+    write("fia", [maker.fia_mask(artist, Pruning(selector="fia")) for artist in ARTISTS], folder)
 
 
 def write(name: str, masks: Sequence[PruningMask], folder: Path) -> None:

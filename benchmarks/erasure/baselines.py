@@ -31,9 +31,8 @@ from benchmarks.erasure.text_edits import (
 )
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.checkpoints.files import delta_file, encode_delta
-from conceptprune.manifest import Fuse
+from conceptprune.manifest import Fuse, Pruning
 from conceptprune.masks.mask import PruningMask
-from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
@@ -47,7 +46,7 @@ PICTURES = 24
 """Of the erased artists, and about as many of the others."""
 CHOOSING_ARTISTS = NAMES[2::4]
 CHOOSING_PICTURES = 12
-FIA = FiaSettings(tau=PLAIN.tau)
+FIA = Pruning(selector="fia", tau=PLAIN.tau)
 FUSIONS: tuple[Fuse, ...] = (Fuse(how="union"), Fuse(how="retain-shared"), Fuse(how="budget"))
 GOOD = ("erased thing", "others look", "others thing", "photos look", "photos thing")
 """Rates that an erasure should leave as they are."""
@@ -120,11 +119,11 @@ class Comparison:
         self, fusions: Sequence[Fuse], artists: Sequence[str], retained: Sequence[str]
     ) -> Iterator[Row]:
         """Both selectors by some fusions."""
-        for selector, settings in (("conceptprune", PLAIN), ("fia", FIA)):
+        for selector, settings in (("conceptprune", asdict(PLAIN)), ("fia", FIA.selection)):
             for fusion in fusions:
                 yield Row(
                     method=selector,
-                    setting={"selection": asdict(settings), "fusion": asdict(fusion)},
+                    setting={"selection": settings, "fusion": fusion.key_parts},
                     make=partial(self.mask, selector, fusion, artists, retained),
                 )
 

@@ -1,22 +1,18 @@
-"""`python -m benchmarks.erasure.fusion_plot RESULTS ...`: the fusions' table, and their picture."""
+"""`python -m benchmarks.erasure.fusion_plot RESULTS ...`: the fusions' table, and their plot."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib import pyplot as plt
+from matplotlib.ticker import PercentFormatter
 
 from benchmarks.erasure.table import percent, table
 
 Line = dict[str, Any]
 
-SCALE = 2
-WIDTH, HEIGHT = 760 * SCALE, 420 * SCALE
-LEFT, RIGHT, TOP, BOTTOM = 70 * SCALE, 200 * SCALE, 40 * SCALE, 60 * SCALE
-RADIUS = 5 * SCALE
 COLOURS = {"union": "#c0392b", "retain-shared": "#b7791f", "budget": "#1f6fb2"}
-INK, GRID = "#222222", "#dddddd"
 CROWDED = 0.05
 """Dots nearer than this to the corner where all is well get no label."""
 
@@ -49,56 +45,56 @@ def fusion_table(lines: list[Line]) -> str:
 
 
 def draw_plot(lines: list[Line], path: Path) -> None:
-    """Erased artists still seen (across) against others kept (up); the size of a dot is nothing."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    pen = ImageDraw.Draw(image)
-    font = ImageFont.load_default(13 * SCALE)
-
-    def place(across: float, up: float) -> tuple[float, float]:
-        return (
-            LEFT + across * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
-        )
-
-    for step in range(0, 101, 20):
-        share = step / 100
-        pen.line([place(share, 0), place(share, 1)], GRID, SCALE)
-        pen.line([place(0, share), place(1, share)], GRID, SCALE)
-        x, y = place(share, 0)
-        pen.text((x, y + 8 * SCALE), f"{step} %", INK, font, anchor="mt")
-        x, y = place(0, share)
-        pen.text((x - 8 * SCALE, y), f"{step} %", INK, font, anchor="rm")
-    x, y = place(0.5, 0)
-    pen.text((x, y + 32 * SCALE), "erased artists still seen", INK, font, anchor="mt")
-    pen.text((LEFT, 12 * SCALE), "other artists kept", INK, font, anchor="lt")
-    labelled = 0
+    """Erased artists still seen (across) against others kept (up), with their intervals."""
+    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
     for line in lines:
         across, up = line["erased look"], line["others look"]
-        colour = COLOURS[line["fusion"]["how"]]
-        x, y = place(across["rate"], up["rate"])
-        low, high = (place(end, up["rate"]) for end in across["interval"])
-        pen.line([low, high], colour, SCALE)
-        low, high = (place(across["rate"], end) for end in up["interval"])
-        pen.line([low, high], colour, SCALE)
-        pen.ellipse([x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS], colour)
-        if across["rate"] > CROWDED or up["rate"] < 1 - CROWDED:
-            label = f"{line['artists']} artists, k {100 * line['setting']['sparsity']:g} %"
-            label += f", {title(line)}: {100 * line['density']:.1f} % of the site"
-            right = across["rate"] > 0.5
-            shift = -6 if right else 9
-            # Dots along the top get their labels one below the other.
-            below = (24 + 20 * labelled) * SCALE if right else 0
-            anchor = "rm" if right else "ls"
-            place_y = y - 9 * SCALE * (not right) + below
-            pen.text((x + shift * SCALE, place_y), label, INK, font, anchor)
-            labelled += right
-    y = TOP
-    for how, colour in COLOURS.items():
-        x = WIDTH - RIGHT + 30 * SCALE
-        pen.ellipse([x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS], colour)
-        pen.text((x + 14 * SCALE, y), how, INK, font, anchor="lm")
-        y += 24 * SCALE
-    image.resize((WIDTH // SCALE, HEIGHT // SCALE), Image.Resampling.LANCZOS).save(path)
+        how = line["fusion"]["how"]
+        axes.errorbar(
+            across["rate"],
+            up["rate"],
+            xerr=_reach(across),
+            yerr=_reach(up),
+            fmt="o",
+            color=COLOURS[how],
+            label=how,
+        )
+    # Labels of dots along the top stand one below the other.
+    labelled = 0
+    for line in lines:
+        across, up = line["erased look"]["rate"], line["others look"]["rate"]
+        if across <= CROWDED and up >= 1 - CROWDED:
+            continue
+        right = across > 0.5
+        axes.annotate(
+            f"{line['artists']} artists, k {100 * line['setting']['sparsity']:g} %, {title(line)}: "
+            f"{100 * line['density']:.1f} % of the site",
+            (across, up),
+            xytext=(-8, -16 - 14 * labelled) if right else (8, 6),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize="small",
+        )
+        labelled += right
+    for axis, name in (
+        (axes.xaxis, "erased artists still seen"),
+        (axes.yaxis, "other artists kept"),
+    ):
+        axis.set_label_text(name)
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside right upper")
+    # Without the date and version that would make each file another.
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _reach(rate: dict[str, Any]) -> list[list[float]]:
+    """How far an interval reaches below and above its rate."""
+    low, high = rate["interval"]
+    return [[max(0.0, rate["rate"] - low)], [max(0.0, high - rate["rate"])]]
 
 
 def main() -> None:

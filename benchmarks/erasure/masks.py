@@ -10,11 +10,10 @@ import numpy as np
 from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.collection.statistics import Statistics
-from conceptprune.manifest import Fuse
+from conceptprune.manifest import BaseRule, Fuse, Pruning
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
-from conceptprune.masks.select_fia import FiaSettings
 from conceptprune.masks.selectors import (
     Evidence,
     NamedSelector,
@@ -22,11 +21,9 @@ from conceptprune.masks.selectors import (
     named_selector,
     select_mask,
 )
-from conceptprune.masks.settings import BaseRule
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.stable_diffusion import StableDiffusion
-from conceptprune.models.weights import weight_digest
 from conceptprune.studio.names import ARTISTS, THINGS
 
 Halves = Literal["both", "conditional"]
@@ -129,10 +126,10 @@ class MaskMaker:
         )
         return fuse_masks(masks, fusion, drives)
 
-    def fia_mask(self, artist: str, settings: FiaSettings) -> PruningMask:
+    def fia_mask(self, artist: str, settings: Pruning) -> PruningMask:
         """The mask of one artist by Forget-It-All's selector, of both guidance halves."""
         evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
-        return self._select(artist, evidence, NamedSelector(name="fia", settings=settings))
+        return self._select(artist, evidence, NamedSelector(settings=settings))
 
     def _select(self, artist: str, evidence: Evidence, selector: Selector) -> PruningMask:
         return select_mask(
@@ -163,12 +160,7 @@ class MaskMaker:
 
     def _mask(self, name: str, entries: dict[str, np.ndarray]) -> PruningMask:
         layers = {
-            layer: LayerMask(
-                shape=(weight.shape[0], weight.shape[1]),
-                entries=entries[layer],
-                weight_digest=weight_digest(weight),
-            )
-            for layer, weight in self._weights.items()
+            layer: LayerMask.of(weight, entries[layer]) for layer, weight in self._weights.items()
         }
         return PruningMask(
             concepts=(name,),

@@ -89,6 +89,11 @@ class AttackUnit(Unit):
         """The attack, how many prompts, and the concept."""
         return f"{self.attack}, {len(self.victims)} prompts of {self.concept}"
 
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return self.drawn.applies
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackedCheckpoint:

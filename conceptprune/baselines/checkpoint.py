@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
-from conceptprune.checkpoints.card import card_environment, load_lines
+from conceptprune.checkpoints.card import card_environment, is_local, load_lines
 from conceptprune.checkpoints.files import encode_delta
 from conceptprune.versions import versions
 
@@ -97,8 +97,7 @@ class Baseline:
             "delta",
             base_model=self.model,
             revision=self.revision,
-            file=FILE,
-            component=self.component,
+            delta_files={self.component: FILE},
         )
         return (
             card_environment()
@@ -109,6 +108,7 @@ class Baseline:
                 settings=json.dumps(self.settings, sort_keys=True, ensure_ascii=False),
                 num_tensors=len(self.tensors),
                 load=load,
+                base_beside=is_local(self.model, self.revision),
                 base_model=self.model,
                 revision=self.revision,
                 model_digest=self.model_digest,

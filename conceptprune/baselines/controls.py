@@ -12,7 +12,6 @@ from torch import Tensor
 
 from conceptprune.errors import EmptyMaskError, UserError
 from conceptprune.masks.mask import LayerMask, PruningMask, widened
-from conceptprune.models.weights import weight_digest
 
 Entries = NDArray[np.int64]
 Choose = Callable[[Tensor, int], Entries]
@@ -22,12 +21,7 @@ Choose = Callable[[Tensor, int], Entries]
 def unpruned(weights: Mapping[str, Tensor], columns: Mapping[str, int]) -> dict[str, LayerMask]:
     """Layers that lose nothing yet, by layer name; `columns` are the first ones of the site."""
     return {
-        name: LayerMask(
-            shape=(weight.shape[0], weight.shape[1]),
-            entries=np.empty(0, dtype=np.int64),
-            weight_digest=weight_digest(weight),
-            first_column=columns[name],
-        )
+        name: LayerMask.of(weight, np.empty(0, dtype=np.int64), columns[name])
         for name, weight in sorted(weights.items())
     }
 
@@ -54,7 +48,7 @@ def counts_like(layers: Mapping[str, LayerMask], like: PruningMask) -> dict[str,
         UserError: it is a mask of other layers or other weights.
     """
     for name, layer in like.layers.items():
-        if name not in layers or layers[name].weight_digest != layer.weight_digest:
+        if name not in layers or not layer.same_weight(layers[name]):
             raise UserError(f"--like: was made for another model or site, by its layer {name}")
     return {name: len(like.layers[name].entries) if name in like.layers else 0 for name in layers}
 

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conceptprune.masks.mask import PruningMask
+from conceptprune.models.offload import is_text_encoder
 from conceptprune.studio import LABEL
 from conceptprune.versions import versions
 
@@ -26,31 +27,7 @@ _KINDS_OF_FILE: dict[Form, str] = {
     "delta": "The edited tensors of the denoiser, under diffusers' key names",
     "mask": "A pruning mask, to apply to the base model and to take back",
 }
-_LOAD: dict[Form, tuple[str, ...]] = {
-    "pipeline": (
-        "from diffusers import DiffusionPipeline",
-        'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")',
-        'image = pipe("a photo of a cat").images[0]',
-    ),
-    "single-file": (
-        "from diffusers import {pipeline}",
-        "# The file has no configs: they are the base model's.",
-        "pipe = {pipeline}.from_single_file({file}, config={config})",
-        'image = pipe("a photo of a cat").images[0]',
-    ),
-    "delta": (
-        "# pipe = DiffusionPipeline.from_pretrained({base})",
-        "from safetensors.torch import load_file",
-        "edited = load_file({file})",
-        "pipe.{component}.load_state_dict(edited, strict=False)",
-    ),
-    "mask": (
-        "# pipe = DiffusionPipeline.from_pretrained({base})",
-        "mask = conceptprune.load_mask({file})",
-        "mask.apply(pipe)",
-        "mask.remove(pipe)  # gives back every byte",
-    ),
-}
+_DRAW = 'image = pipe("a photo of a cat").images[0]'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +102,8 @@ class Exported:
     """Weights of the whole denoiser."""
     file: str | None
     """Name of the safetensors file; None for a pipeline, which is the folder."""
+    delta_files: Mapping[str, str] = field(default_factory=dict)
+    """Of a delta, the file of each component."""
     measurements: Sequence[Measurement] = ()
     """From the run's own pictures, where it drew and judged some."""
     evaluations: Sequence[Evaluation] = ()
@@ -198,9 +177,11 @@ def model_card(exported: Exported) -> str:
                 base_model=exported.base_model,
                 revision=exported.revision,
                 file=exported.file,
-                component=mask.components[0],
+                delta_files=exported.delta_files,
                 pipeline=exported.pipeline,
             ),
+            base_beside=exported.form != "pipeline"
+            and is_local(exported.base_model, exported.revision),
             base_model=exported.base_model,
             revision=exported.revision,
             model_digest=exported.model_digest,
@@ -256,32 +237,80 @@ def _fusion(mask: PruningMask) -> str:
     )
 
 
+def is_local(base_model: str, revision: str | None) -> bool:
+    """Whether a base model is a folder or a file that only its user knows where to find."""
+    return revision is None and base_model != LABEL
+
+
 def load_lines(
     form: Form,
     *,
     base_model: str,
     revision: str | None,
-    file: str | None,
-    component: str,
+    file: str | None = None,
+    delta_files: Mapping[str, str] | None = None,
     pipeline: str = "DiffusionPipeline",
 ) -> str:
-    """Python that loads an export of some form."""
-    config = None
-    if revision:
-        base = f"{json.dumps(base_model)}, revision={json.dumps(revision)}"
-    elif base_model == LABEL:
-        base = "conceptprune.studio.model_path()"
-        config = f"str({base})"  # diffusers takes no Path here.
+    """Python that loads an export of some form and draws: it runs as it is in the export's folder.
+
+    A base model that is neither the hub's nor the shipped one is looked for beside it.
+    """
+    shipped = base_model == LABEL and not revision
+    imports, base = [], json.dumps(base_model)
+    if shipped:
+        imports, base = ["import conceptprune.studio"], "conceptprune.studio.model_path()"
+    # diffusers takes no Path as a config.
+    config = f"str({base})" if shipped else base
+    pinned = f", revision={json.dumps(revision)}" if revision else ""
+    if base_model.endswith(".safetensors"):
+        diffusers, load = pipeline, f"{pipeline}.from_single_file({base})"
     else:
-        base = json.dumps(f"path/to/{base_model}")
-    names = {
-        "base": base,
-        "config": config or base,
-        "file": json.dumps(file),
-        "component": component,
-        "pipeline": pipeline,
-    }
-    return "\n".join(line.format_map(names) for line in _LOAD[form])
+        diffusers, load = "DiffusionPipeline", f"DiffusionPipeline.from_pretrained({base}{pinned})"
+    match form:
+        case "pipeline":
+            imports, diffusers = [], "DiffusionPipeline"
+            lines = ['pipe = DiffusionPipeline.from_pretrained(".")', _DRAW]
+        case "single-file":
+            diffusers = pipeline
+            lines = [
+                "# The file has no configs: they are the base model's.",
+                f"pipe = {pipeline}.from_single_file({json.dumps(file)}, config={config}{pinned})",
+                _DRAW,
+            ]
+        case "delta":
+            imports.append("from safetensors.torch import load_file")
+            lines = [f"pipe = {load}"]
+            for component, name in (delta_files or {}).items():
+                lines += _load_delta(component, name)
+            lines.append(_DRAW)
+        case "mask":
+            imports = [*(imports or ["import conceptprune"])]
+            lines = [
+                f"pipe = {load}",
+                f"mask = conceptprune.load_mask({json.dumps(file)})",
+                "mask.apply(pipe)",
+                _DRAW,
+                "mask.remove(pipe)  # gives back every byte",
+            ]
+    first = [line for line in imports if line.startswith("import ")]
+    then = [f"from diffusers import {diffusers}", *(line for line in imports if line not in first)]
+    return "\n".join([*first, *then, "", *lines])
+
+
+def _load_delta(component: str, name: str) -> list[str]:
+    lines = [f"edited = load_file({json.dumps(name)})"]
+    if is_text_encoder(component):
+        lines += [
+            "# Versions of transformers differ: names with `text_model.` before them, or without.",
+            f"known = pipe.{component}.state_dict()",
+            'forms = lambda name: (name, name.removeprefix("text_model."), "text_model." + name)',
+            "edited = {next(filter(known.__contains__, forms(n)), n): edited[n] for n in edited}",
+        ]
+    return [
+        *lines,
+        f"found = pipe.{component}.load_state_dict(edited, strict=False)",
+        "assert not found.unexpected_keys",
+    ]
 
 
 def code_span(text: str) -> str:

@@ -13,7 +13,13 @@ from conceptprune.digest import canonical_json
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.components import INDEX, read_index
 from conceptprune.models.families import components
-from conceptprune.models.weights import PICKLED, checkpoint_files, find_checkpoint, read_weights
+from conceptprune.models.weights import (
+    PICKLED,
+    checkpoint_files,
+    find_checkpoint,
+    known_as,
+    read_weights,
+)
 
 CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
 """What a pipeline folder has beside its weights."""
@@ -140,7 +146,7 @@ def _edited(path: Path, layers: Mapping[str, LayerMask], edit: Edit) -> bytes:
     with safe_open(path, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in sorted(stream.keys())}
     for name, layer in layers.items():
-        key = f"{name}.weight"
-        if key in tensors and len(layer.entries):
+        key = known_as(f"{name}.weight", tensors.keys())
+        if key is not None and len(layer.entries):
             tensors[key] = edit(name, layer, tensors[key])
     return safetensors.torch.save(tensors, {"format": "pt"})

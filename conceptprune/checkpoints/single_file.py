@@ -1,6 +1,7 @@
 """A pruned pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
 
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,8 +82,12 @@ def write_single_file(
         tensors |= dict(_positions(tensors)) | sampling_tensors(
             model_folder, xl=index["_class_name"] == XL
         )
+        # safetensors makes files for their owner alone: this one is to have its neighbours' mode.
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         # One metadata key only: safetensors writes several in no fixed order.
         safetensors.torch.save_file(tensors, path, {"conceptprune": canonical_json(header)})
+        path.chmod(mode)
 
 
 def _layouts(index: Mapping[str, Any], model_folder: Path) -> dict[str, Layout]:

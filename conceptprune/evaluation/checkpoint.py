@@ -16,6 +16,7 @@ from conceptprune.checkpoints.card import METADATA_FILE
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.switch import difference
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, components, denoiser_of, identity
@@ -24,8 +25,8 @@ from conceptprune.models.weights import (
     PICKLED,
     checkpoint_files,
     component_of,
+    known_as,
     read_layers,
-    weight_digest,
 )
 from conceptprune.store import ObjectRef
 
@@ -65,6 +66,11 @@ class Drawn:
         """What of it decides images."""
         edit = None if self.edit is None else [self.edit.kind, self.edit.ref.digest]
         return {**self.model.key_parts, "pictures": self.pictures, "edit": edit}
+
+    @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return () if self.edit is None else (self.edit.ref.path,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +134,10 @@ def _check_shapes(parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> No
         shapes: dict[str, tuple[int, ...]] = {}
         for path in checkpoint_files(folder / component):
             with safe_open(path, framework="pt") as stream:
-                for name in tensors.keys() & set(stream.keys()):
-                    shapes[name] = tuple(stream.get_slice(name).get_shape())
+                keys = set(stream.keys())
+                for name in tensors:
+                    if (key := known_as(name, keys)) is not None:
+                        shapes[name] = tuple(stream.get_slice(key).get_shape())
         for name, tensor in sorted(tensors.items()):
             if shapes.get(name) != tuple(tensor.shape):
                 found = f"has {list(shapes[name])}" if name in shapes else "has no such parameter"
@@ -219,11 +227,12 @@ def _parameters(model: DiffusionModel, delta: Delta) -> list[tuple[Tensor, Tenso
         module = component_of(model.pipe, component)
         live = dict(module.state_dict(keep_vars=True))
         for name, tensor in tensors.items():
-            if name not in live or live[name].shape != tensor.shape:
+            key = known_as(name, live)
+            if key is None or live[key].shape != tensor.shape:
                 raise ModelMismatchError(
                     f"the model has no {component}.{name} of the delta's shape"
                 )
-            found.append((live[name], tensor))
+            found.append((live[key], tensor))
     return found
 
 
@@ -307,10 +316,10 @@ def _resolve_mask(
         mask = named_mask(asked.value)
     weights = read_layers(base.source.folder(), mask.layers, mask.component)
     for name, layer in mask.layers.items():
-        if weight_digest(weights[name]) != layer.weight_digest:
+        if not layer.fits(weights[name]):
             raise ModelMismatchError(
-                f"--of mask:{asked.value}: {name} has other weights in {base.source.label} than "
-                f"in {mask.provenance.get('model', 'the model')}, which the mask was made for"
+                f"--of mask:{asked.value}: was made for {mask.model_name}, and {name} of "
+                f"{base.source.label} {difference(mask, name, weights[name])}"
             )
     return Resolved(
         label=asked.label or ", ".join(mask.concepts),

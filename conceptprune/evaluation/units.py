@@ -36,6 +36,11 @@ class ImagesUnit(Unit):
         return f"{len(self.prompts)} images with {edit.kind if edit else 'no'} edit"
 
     @property
+    def applies(self) -> tuple[str, ...]:
+        """Path in the store of the edit, which no unit made."""
+        return self.drawn.applies
+
+    @property
     def evaluations(self) -> int:
         """Prompts x guidance branches x steps."""
         return len(self.prompts) * self.branches * self.steps

@@ -6,6 +6,7 @@ from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
 from conceptprune.manifest.model import BuiltinModel, FileModel, FolderModel, HubModel, RemoteModel
 from conceptprune.manifest.schema import (
+    BaseRule,
     Collection,
     Compute,
     Fuse,
@@ -19,6 +20,7 @@ from conceptprune.manifest.schema import (
 )
 
 __all__ = [
+    "BaseRule",
     "BuiltinModel",
     "Collection",
     "Compute",

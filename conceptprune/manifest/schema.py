@@ -68,6 +68,7 @@ def _one_or_several(value: Any) -> str:
 
 
 GuidanceHalves = Literal["both", "conditional"]
+BaseRule = Literal["plain", "plain+retained-mean", "plain+retained-max"]
 SelectorName = Literal["conceptprune", "fia"]
 
 # The settings that only one selector has.
@@ -134,7 +135,15 @@ class Collection(Section):
 
 
 class Pruning(Section):
-    """How the weights to zero are selected from the collected statistics."""
+    """How the weights to zero are selected from the collected statistics.
+
+    `sparsity` is k, the fraction of each row's columns that a single call may select. An entry is
+    pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row`
+    selects at least so many columns a row where k of a narrow layer rounds down to none. `r1` is
+    the fraction of a layer's weights that count as salient at a single call; an entry is pruned
+    when it is among the fraction `r2` both of its row and of its layer. Of the collected calls, the
+    first `tau` are looked at.
+    """
 
     selector: SelectorName = "conceptprune"
     sparsity: Annotated[
@@ -158,7 +167,7 @@ class Pruning(Section):
             "expression for the module names of linears in the denoiser"
         ),
     ] = "ffn_out"
-    base: Literal["plain", "plain+retained-mean", "plain+retained-max"] = "plain"
+    base: BaseRule = "plain"
 
     @field_validator(*SELECTOR_OF)
     @classmethod
@@ -172,6 +181,24 @@ class Pruning(Section):
                 f"{', '.join(mine)}"
             )
         return value
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The settings of its selector by name: what decides a selection from given statistics."""
+        names = [name for name, owner in SELECTOR_OF.items() if owner == self.selector]
+        return {name: getattr(self, name) for name in (*names, "tau")}
+
+    def columns_per_row(self, width: int) -> int:
+        """How many of a row's `width` columns a single call may select; 0 where k is too small."""
+        return min(max(int(self.sparsity * width), self.min_per_row), width)
+
+    def most_entries(self, num_rows: int, width: int, num_calls: int) -> int:
+        """The most entries a layer can lose, where so many calls are looked at."""
+        if self.selector == "fia":
+            return int(self.r2 * num_rows * width)
+        # All that no two calls select together.
+        calls_needed = int(self.threshold * num_calls) + 1
+        return num_rows * min(self.columns_per_row(width) * num_calls // calls_needed, width)
 
 
 class Sweep(Section):

@@ -26,7 +26,17 @@ def encode_entries(entries: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def decode_entries(coded: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The inverse of `encode_entries`."""
+    """The inverse of `encode_entries`.
+
+    Raises:
+        ValueError: bytes that `encode_entries` does not write: two marks in one place, or a move
+            to nowhere at the end.
+    """
+    marks = coded != _SKIP
+    if len(coded) and not marks[-1]:
+        raise ValueError("its coded entries end before the last of them")
+    if ((coded[1:] == 0) & marks[:-1]).any():
+        raise ValueError("an entry is there twice")
     positions: NDArray[np.int64] = np.cumsum(coded, dtype=np.int64)
-    entries: NDArray[np.int64] = positions[coded != _SKIP]
+    entries: NDArray[np.int64] = positions[marks]
     return entries

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conceptprune.collection.statistics import Statistics
-from conceptprune.masks.select_conceptprune import BaseRule, combine_sides
+from conceptprune.manifest import BaseRule
+from conceptprune.masks.select_conceptprune import combine_sides
 
 
 def contrast(

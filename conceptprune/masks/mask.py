@@ -3,38 +3,43 @@
 mask = conceptprune.load_mask("vorla-brint.safetensors")
 mask.apply(pipe)
 mask.remove(pipe)
+
+with mask.applied(pipe):  # one request of a server
+    image = pipe("a lighthouse").images[0]
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from conceptprune.digest import canonical_json, digest_bytes
+from conceptprune.digest import digest_bytes
 from conceptprune.errors import ModelMismatchError, UserError
-from conceptprune.masks.apply import (
-    applied_masks,
-    fused_masks,
-    original_weight,
-    restore_entries,
-    set_fused,
-    zero_entries,
+from conceptprune.masks.mask_file import FORMAT, MOST_BYTES, read_mask_file, write_mask
+from conceptprune.masks.switch import (
+    check_weights,
+    exclusively,
+    fuse,
+    is_active,
+    is_fused,
+    is_held,
+    is_zeroed,
+    places,
+    switch,
 )
-from conceptprune.masks.codec import decode_entries, encode_entries
 from conceptprune.models.sites import split_layer
-from conceptprune.models.weights import component_of, weight_digest
-
-FORMAT = "conceptprune.mask/1"
+from conceptprune.models.weights import rounded_digests, weight_digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerMask:
     """The pruned entries of one linear."""
 
@@ -43,9 +48,50 @@ class LayerMask:
     entries: NDArray[np.int64]
     """Sorted flat indices `row * columns + column` of the entries that become zero."""
     weight_digest: str
-    """`weights.weight_digest` of the weight the mask was made for."""
+    """`weights.weight_digest` of the weight the mask was made for, as the model's files have it."""
+    rounded_digests: tuple[str, ...] = ()
+    """`weights.rounded_digests` of it; masks of before have none."""
     first_column: int = 0
     """The site has the columns from here on; those before it take something else."""
+
+    @classmethod
+    def of(cls, weight: Tensor, entries: NDArray[np.int64], first_column: int = 0) -> "LayerMask":
+        """The mask of a weight [rows, columns] that is as the model's own files have it."""
+        return cls(
+            shape=(weight.shape[0], weight.shape[1]),
+            entries=entries,
+            weight_digest=weight_digest(weight),
+            rounded_digests=rounded_digests(weight),
+            first_column=first_column,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LayerMask):
+            return NotImplemented
+        return self.header == other.header and np.array_equal(self.entries, other.entries)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.weight_digest, len(self.entries)))
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"<LayerMask: {len(self.entries):,} weights of {rows} x {columns}>"
+
+    def fits(self, weight: Tensor) -> bool:
+        """Whether a weight is the one the mask was made for, in whatever floating-point type.
+
+        It is where one is the other rounded: the weight has the digest of the files' values, or
+        of these in float16 or bfloat16; or, rounded to bfloat16, it has that of the files' values.
+        """
+        found = weight_digest(weight)
+        if found in (self.weight_digest, *self.rounded_digests):
+            return True
+        return weight_digest(weight.detach().to(torch.bfloat16)) == self.weight_digest
+
+    def same_weight(self, other: "LayerMask") -> bool:
+        """Whether two masks are of one weight, which either may have known in another type."""
+        mine = {self.weight_digest, *self.rounded_digests}
+        return other.weight_digest in mine or self.weight_digest in other.rounded_digests
 
     @property
     def num_weights(self) -> int:
@@ -62,8 +108,12 @@ class LayerMask:
     @property
     def header(self) -> dict[str, Any]:
         """What the mask file says of it beside its entries."""
-        fused = {"first_column": self.first_column} if self.first_column else {}
-        return {"shape": self.shape, "weight_digest": self.weight_digest, **fused}
+        optional = {"rounded_digests": self.rounded_digests, "first_column": self.first_column}
+        return {
+            "shape": self.shape,
+            "weight_digest": self.weight_digest,
+            **{name: value for name, value in optional.items() if value},
+        }
 
 
 def widened(entries: NDArray[np.int64], columns: int, first_column: int) -> NDArray[np.int64]:
@@ -82,9 +132,13 @@ def narrowed(entries: NDArray[np.int64], columns: int, first_column: int) -> NDA
     return rows * (columns - first_column) + column - first_column
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PruningMask:
-    """Entries to zero in the linears of a denoiser, of other components too, and their origin."""
+    """Entries to zero in the linears of a denoiser, of other components too, and their origin.
+
+    Masks are equal where their files are. All that looks at a model or changes it lets one thread
+    at a time do so.
+    """
 
     concepts: tuple[str, ...]
     component: str
@@ -93,6 +147,42 @@ class PruningMask:
     """By layer name (see `sites`); every linear of the site, also those that lose nothing."""
     provenance: Mapping[str, Any]
     """JSON: model, site, settings, prompts' digests, library versions."""
+    checked: bool = True
+    """Whether its file has its own digest. Masks of before have none, and go on without one, so
+    that they keep their identity."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PruningMask):
+            return NotImplemented
+        return self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return (
+            f"<PruningMask of {self.title:.80}: {self.num_entries:,} of {self.num_weights:,} "
+            f"weights in {len(self.layers)} linears of {', '.join(self.components)}, "
+            f"{self.digest[:12]}>"
+        )
+
+    @property
+    def title(self) -> str:
+        """The concepts, for messages."""
+        return ", ".join(self.concepts)
+
+    @property
+    def model_name(self) -> str:
+        """What the mask calls the model that it was made for."""
+        return str(self.provenance.get("model", "another model"))
+
+    @property
+    def collected_in(self) -> torch.dtype | None:
+        """The floating-point type of the model when the mask was made, where it says so."""
+        collection = self.provenance.get("collection")
+        name = collection.get("dtype") if isinstance(collection, Mapping) else None
+        dtype = getattr(torch, name, None) if isinstance(name, str) else None
+        return dtype if isinstance(dtype, torch.dtype) else None
 
     @property
     def num_entries(self) -> int:
@@ -146,34 +236,53 @@ class PruningMask:
         """Zero this mask's entries in `pipe` (a pipeline, or the denoiser itself), in place.
 
         Several masks may be applied at once. Nothing is changed when an error is raised.
+        Compiled components, LoRAs that are loaded and offloading to the CPU do not matter.
 
         Raises:
             ModelMismatchError: a layer is missing or has another shape, or (unless `force`) other
                 weights than the mask was made for.
-            UserError: this mask is applied already.
+            UserError: this mask is applied already, or the weights are not in memory.
         """
-        linears = self._linears(pipe)
-        if not force:
-            self._check_weights(linears)
-        if any(self.digest in applied_masks(linear) for linear in linears.values()):
-            raise UserError(f"the mask of {self._title()} is applied already")
-        for name, linear in linears.items():
-            zero_entries(linear, self.digest, self.layers[name].entries)
+        with exclusively(pipe):
+            found = places(pipe, self)
+            if is_held(self, found) and is_zeroed(self, found):
+                raise UserError(f"the mask of {self.title} is applied already")
+            switch(pipe, on=[self], force=force)
 
-    def remove(self, pipe: Any) -> None:
+    def remove(self, pipe: Any, *, force: bool = False) -> None:
         """Put back the original bytes of every entry that no other applied mask takes.
 
+        Where something else has written to the weights since (a fused LoRA, a delta), it is not
+        known what they should be, and the mask stays; with `force` those entries come back that
+        are still zero, and the others stay as they are.
+
         Raises:
-            UserError: this mask is not applied to `pipe`, or is fused into it.
+            UserError: this mask is not applied to `pipe`, is fused into it, or was written over.
         """
-        linears = self._applied(pipe)
-        if any(self.digest in fused_masks(linear) for linear in linears.values()):
-            raise UserError(
-                f"the mask of {self._title()} is fused and cannot be taken off; call "
-                "conceptprune.diffusers.unfuse_masks(pipe) first"
-            )
-        for linear in linears.values():
-            restore_entries(linear, self.digest)
+        with exclusively(pipe):
+            switch(pipe, off=[self], force=force)
+
+    @contextmanager
+    def applied(self, pipe: Any, *, force: bool = False) -> Iterator[None]:
+        """Within it `pipe` is without this mask's weights; afterwards it is as it was before.
+
+        Other threads that would apply or remove masks of this model wait meanwhile, so that each
+        request of a server draws with its own masks: `with mask.applied(pipe): pipe(prompt)`.
+        `force` saves the check of the weights, which reads all of the site's.
+
+        Raises:
+            ModelMismatchError, UserError: as `apply` and `remove`.
+        """
+        with exclusively(pipe):
+            found = places(pipe, self)
+            if is_held(self, found) and is_zeroed(self, found):
+                yield
+                return
+            switch(pipe, on=[self], force=force)
+            try:
+                yield
+            finally:
+                self.remove(pipe)
 
     def check(self, pipe: Any) -> None:
         """Make sure that the mask was made for the weights of `pipe`, whatever is applied to them.
@@ -181,16 +290,28 @@ class PruningMask:
         Raises:
             ModelMismatchError: it was not.
         """
-        self._check_weights(self._linears(pipe))
+        with exclusively(pipe):
+            check_weights(self, places(pipe, self))
 
     def is_applied(self, pipe: Any) -> bool:
-        """Whether `pipe` is without this mask's weights by `apply`."""
-        linears = self._linears(pipe).values()
-        return all(self.digest in applied_masks(linear) for linear in linears)
+        """Whether `pipe` is without this mask's weights: all of its entries are zero there."""
+        with exclusively(pipe):
+            return is_zeroed(self, places(pipe, self))
+
+    def is_active(self, pipe: Any) -> bool:
+        """The same, and not only because other applied masks have all of its entries."""
+        with exclusively(pipe):
+            return is_active(self, places(pipe, self))
+
+    def is_held(self, pipe: Any) -> bool:
+        """Whether it was applied and not taken off, whatever has become of the weights since."""
+        with exclusively(pipe):
+            return is_held(self, places(pipe, self))
 
     def is_fused(self, pipe: Any) -> bool:
         """Whether it is not to be taken off; see `conceptprune.diffusers.fuse_masks`."""
-        return any(self.digest in fused_masks(linear) for linear in self._linears(pipe).values())
+        with exclusively(pipe):
+            return is_fused(pipe, self)
 
     def fuse(self, pipe: Any, *, fused: bool = True) -> None:
         """Forbid to take this mask off, or with `fused=False` allow it again.
@@ -198,14 +319,8 @@ class PruningMask:
         Raises:
             UserError: this mask is not applied to `pipe`.
         """
-        for linear in self._applied(pipe).values():
-            set_fused(linear, self.digest, fused)
-
-    def _applied(self, pipe: Any) -> dict[str, nn.Linear]:
-        linears = self._linears(pipe)
-        if not all(self.digest in applied_masks(linear) for linear in linears.values()):
-            raise UserError(f"the mask of {self._title()} is not applied to this model")
-        return linears
+        with exclusively(pipe):
+            fuse(pipe, self, fused)
 
     def pruned_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of the weights [R, W] that lose entries, with these at zero, by module name."""
@@ -223,46 +338,8 @@ class PruningMask:
         """What a fused mask records of a mask it was made of: JSON."""
         return {"concepts": self.concepts, "digest": self.digest, "provenance": self.provenance}
 
-    def _linears(self, pipe: Any) -> dict[str, nn.Linear]:
-        if isinstance(pipe, nn.Module) and len(self.components) > 1:
-            raise UserError(
-                f"the mask of {self._title()} has layers of {' and '.join(self.components)}: "
-                "apply it to the whole pipeline"
-            )
-        modules = {
-            component: dict(component_of(pipe, component).named_modules())
-            for component in self.components
-        }
-        linears = {}
-        for name, layer in self.layers.items():
-            component, module = split_layer(name, self.component)
-            linear = modules[component].get(module)
-            if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != layer.shape:
-                found = "is missing" if linear is None else f"is {linear}"
-                raise ModelMismatchError(
-                    f"the mask of {self._title()} wants a linear {layer.shape} at {name}, which "
-                    f"{found}: it was made for {self._model_name()}"
-                )
-            linears[name] = linear
-        return linears
-
-    def _check_weights(self, linears: Mapping[str, nn.Linear]) -> None:
-        for name, linear in linears.items():
-            if weight_digest(original_weight(linear)) != self.layers[name].weight_digest:
-                raise ModelMismatchError(
-                    f"the mask of {self._title()} was made for {self._model_name()}, and {name} "
-                    "has other weights here; pass force=True to apply it all the same"
-                )
-
-    def _title(self) -> str:
-        return ", ".join(self.concepts)
-
-    def _model_name(self) -> str:
-        return str(self.provenance.get("model", "another model"))
-
     def to_bytes(self) -> bytes:
-        """As a safetensors file: one uint8 tensor of coded entries per layer, JSON metadata."""
-        tensors = {name: encode_entries(layer.entries) for name, layer in self.layers.items()}
+        """The mask's file; see `mask_file`."""
         header = {
             "format": FORMAT,
             "concepts": self.concepts,
@@ -270,8 +347,8 @@ class PruningMask:
             "provenance": self.provenance,
             "layers": {name: layer.header for name, layer in self.layers.items()},
         }
-        # One metadata key only: safetensors writes several in no fixed order.
-        return safetensors.numpy.save(tensors, {"conceptprune": canonical_json(header)})
+        entries = {name: layer.entries for name, layer in self.layers.items()}
+        return write_mask(header, entries, checked=self.checked)
 
     def save(self, path: Path | str) -> None:
         """Write the mask file."""
@@ -282,35 +359,18 @@ class PruningMask:
         """The inverse of `to_bytes`.
 
         Raises:
-            UserError: not a mask file, or entries outside a layer.
+            UserError: not a mask file, or one that is damaged or was edited.
         """
-        try:
-            size = int.from_bytes(data[:8], "little")
-            header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["conceptprune"])
-            tensors = safetensors.numpy.load(data)
-        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise UserError(f"not a conceptprune mask: {error}") from error
-        if header.get("format") != FORMAT:
-            raise UserError(
-                f"a mask of format {header.get('format')!r}; this version reads {FORMAT}"
-            )
-        layers = {}
-        for name, layer in sorted(header["layers"].items()):
-            rows, columns = layer["shape"]
-            entries = decode_entries(tensors[name])
-            if len(entries) and entries[-1] >= rows * columns:
-                raise UserError(f"damaged mask: an entry of {name} lies outside {rows} x {columns}")
-            layers[name] = LayerMask(
-                shape=(rows, columns),
-                entries=entries,
-                weight_digest=layer["weight_digest"],
-                first_column=layer.get("first_column", 0),
-            )
+        header, entries = read_mask_file(data)
         return cls(
-            concepts=tuple(header["concepts"]),
-            component=header["component"],
-            layers=layers,
-            provenance=header["provenance"],
+            concepts=header.concepts,
+            component=header.component,
+            layers={
+                name: LayerMask(entries=flat, **dict(header.layers[name]))
+                for name, flat in entries.items()
+            },
+            provenance=header.provenance,
+            checked=header.sha256 is not None,
         )
 
 
@@ -318,13 +378,22 @@ def load_mask(path: Path | str) -> PruningMask:
     """Read a mask file.
 
     Raises:
-        UserError: the file is missing or is not a mask.
+        UserError: the file is missing, is not a mask, or is damaged.
     """
+    path = Path(path)
     try:
-        data = Path(path).read_bytes()
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+            raise UserError(
+                f"cannot read the mask {path}: not a file, or of more than {MOST_BYTES:,} bytes"
+            )
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the mask {path}: {error}") from error
-    return PruningMask.from_bytes(data)
+    try:
+        return PruningMask.from_bytes(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
@@ -354,13 +423,11 @@ def check_same_weights(first: PruningMask, second: PruningMask) -> None:
         ModelMismatchError: they are of different models, components or sites.
     """
     same_layers = second.layers.keys() == first.layers.keys() and all(
-        second.layers[name].weight_digest == layer.weight_digest
-        for name, layer in first.layers.items()
+        layer.same_weight(second.layers[name]) for name, layer in first.layers.items()
     )
     if second.component != first.component or not same_layers:
         raise ModelMismatchError(
-            f"the masks of {first._title()} and {second._title()} were made for different models "
-            "or sites"
+            f"the masks of {first.title} and {second.title} were made for different models or sites"
         )
 
 

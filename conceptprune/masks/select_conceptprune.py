@@ -12,8 +12,7 @@ from torch import Tensor
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.masks.settings import BaseRule as BaseRule
-from conceptprune.masks.settings import SelectionSettings as SelectionSettings
+from conceptprune.manifest import BaseRule, Pruning
 
 
 def select_in_layer(
@@ -21,7 +20,7 @@ def select_in_layer(
     weight: Tensor,
     target: NDArray[np.float64],
     base: NDArray[np.float64],
-    settings: Sequence[SelectionSettings],
+    settings: Sequence[Pruning],
 ) -> list[NDArray[np.int64]]:
     """One layer's entries under each of several settings: sorted flat indices `row * W + column`.
 

@@ -4,7 +4,6 @@ Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,28 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.errors import UserError
+from conceptprune.manifest import Pruning
 from conceptprune.masks.select_conceptprune import calls_used, top_columns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FiaSettings:
-    """How skilled weights are chosen; the defaults are the paper's for styles."""
-
-    r1: float = 0.05
-    """The fraction of a layer's weights that count as salient at a single call, in (0, 1]."""
-    r2: float = 0.02
-    """An entry is pruned when it is among this fraction both of its row and of its layer."""
-    tau: int | None = None
-    """Use the first so many of the collected calls; None uses all."""
-
-    def most_entries(self, num_rows: int, width: int, num_calls: int) -> int:
-        """The most entries a layer can lose."""
-        del num_calls  # Another selector's bound depends on it.
-        return int(self.r2 * num_rows * width)
-
-
 def select_in_layer(
-    name: str, weight: Tensor, contrast: NDArray[np.float64], settings: Sequence[FiaSettings]
+    name: str, weight: Tensor, contrast: NDArray[np.float64], settings: Sequence[Pruning]
 ) -> list[NDArray[np.int64]]:
     """One layer's entries under each of several settings: sorted flat indices `row * W + column`.
 
@@ -52,7 +35,7 @@ def select_in_layer(
 
 
 def _select(
-    name: str, magnitude: Tensor, contrast: NDArray[np.float64], settings: FiaSettings
+    name: str, magnitude: Tensor, contrast: NDArray[np.float64], settings: Pruning
 ) -> NDArray[np.int64]:
     num_rows, width = magnitude.shape
     salient = _at_least_one("r1", settings.r1, num_rows * width, f"weights of {name}")

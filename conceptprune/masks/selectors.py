@@ -4,26 +4,23 @@ Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import EmptyMaskError, UserError
-from conceptprune.manifest import Pruning, SelectorName
+from conceptprune.manifest import BaseRule, Pruning, SelectorName
 from conceptprune.manifest.loading import checked_section
 from conceptprune.masks import select_conceptprune as select
 from conceptprune.masks import select_fia
 from conceptprune.masks.contrast import contrast
 from conceptprune.masks.mask import LayerMask, PruningMask, widened
-from conceptprune.masks.select_conceptprune import BaseRule, SelectionSettings
-from conceptprune.masks.select_fia import FiaSettings
-from conceptprune.models.weights import weight_digest
 
-Settings = SelectionSettings | FiaSettings
 Entries = NDArray[np.int64]
 """Sorted flat indices `row * columns + column` into a weight."""
 
@@ -54,7 +51,7 @@ Selector = Callable[[str, Tensor, Evidence], NDArray[np.bool_] | Entries | Tenso
 
 
 def _conceptprune(
-    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[SelectionSettings]
+    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[Pruning]
 ) -> list[Entries]:
     target = evidence.target
     base = select.base_energy(
@@ -64,7 +61,7 @@ def _conceptprune(
 
 
 def _fia(
-    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[FiaSettings]
+    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[Pruning]
 ) -> list[Entries]:
     return select_fia.select_in_layer(name, weight, _contrast(name, evidence), settings)
 
@@ -91,9 +88,7 @@ def _contrast(name: str, evidence: Evidence) -> NDArray[np.float64]:
 class _Selector:
     """A row of the table."""
 
-    settings: Callable[[Pruning], Settings]
-    """The settings a manifest asks for."""
-    in_layer: Callable[[str, Tensor, Evidence, Sequence[Any]], list[Entries]]
+    in_layer: Callable[[str, Tensor, Evidence, Sequence[Pruning]], list[Entries]]
     """(name, weight [R, W], evidence, settings) -> the layer's entries under each setting."""
     stronger: Callable[[str, Evidence], NDArray[np.bool_]]
     """(name, evidence) -> [C, W]: whether the call may select weights of the neuron."""
@@ -101,41 +96,25 @@ class _Selector:
 
 _SELECTORS: dict[SelectorName, _Selector] = {
     "conceptprune": _Selector(
-        settings=lambda pruning: SelectionSettings(
-            sparsity=pruning.sparsity,
-            tau=pruning.tau,
-            threshold=pruning.threshold,
-            min_per_row=pruning.min_per_row,
-        ),
         in_layer=_conceptprune,
         stronger=_stronger_energy,
     ),
     "fia": _Selector(
-        settings=lambda pruning: FiaSettings(r1=pruning.r1, r2=pruning.r2, tau=pruning.tau),
         in_layer=_fia,
         stronger=_stronger_contrast,
     ),
 }
 
 
-def selection_settings(pruning: Pruning) -> Settings:
-    """The settings of the selector that a manifest names."""
-    return _SELECTORS[pruning.selector].settings(pruning)
-
-
 def select_in_layer(
-    selector: SelectorName,
-    name: str,
-    weight: Tensor,
-    evidence: Evidence,
-    settings: Sequence[Settings],
+    name: str, weight: Tensor, evidence: Evidence, settings: Sequence[Pruning]
 ) -> list[Entries]:
-    """One layer's entries under each of several settings of one selector.
+    """One layer's entries under each of several settings of one selector, at least one.
 
     Raises:
         UserError: a setting keeps nothing of the layer, or asks for more calls than collected.
     """
-    return _SELECTORS[selector].in_layer(name, weight, evidence, settings)
+    return _SELECTORS[settings[0].selector].in_layer(name, weight, evidence, settings)
 
 
 def stronger_neurons(selector: SelectorName, name: str, evidence: Evidence) -> NDArray[np.bool_]:
@@ -147,12 +126,11 @@ def stronger_neurons(selector: SelectorName, name: str, evidence: Evidence) -> N
 class NamedSelector:
     """A selector of the table with its settings, as a function; see `Selector`."""
 
-    name: SelectorName
-    settings: Settings
+    settings: Pruning
 
     def __call__(self, layer: str, weight: Tensor, evidence: Evidence) -> Entries:
         """One layer's entries."""
-        return select_in_layer(self.name, layer, weight, evidence, [self.settings])[0]
+        return select_in_layer(layer, weight, evidence, [self.settings])[0]
 
 
 def named_selector(name: SelectorName, **settings: Any) -> NamedSelector:
@@ -163,8 +141,7 @@ def named_selector(name: SelectorName, **settings: Any) -> NamedSelector:
     Raises:
         UserError: there is no such selector, or no such setting of it, or a value is wrong.
     """
-    pruning = checked_section(Pruning, selector=name, **settings)
-    return NamedSelector(name=name, settings=selection_settings(pruning))
+    return NamedSelector(settings=checked_section(Pruning, selector=name, **settings))
 
 
 def select_entries(
@@ -208,6 +185,7 @@ def select_mask(
     evidence: Evidence,
     selector: Selector,
     *,
+    dtype: torch.dtype | None = None,
     concept: str,
     component: str,
     provenance: Mapping[str, Any],
@@ -215,10 +193,11 @@ def select_mask(
     """The mask of one concept; jobs, benchmarks and `method.find_mask` all make theirs here.
 
     Args:
-        weights: by layer, whole [R, W], in any floating dtype.
+        weights: by layer, whole [R, W], as the model's own files have them where there are some.
         evidence: statistics of the same layers; of their last columns where only these are the
             site's.
         selector: what selects, with its settings.
+        dtype: of the weights when they are selected, as the model had it; their own by default.
         concept: the name that the mask will have.
         component: the pipeline's name for the denoiser.
         provenance: what the mask says of its origin, beside selector and timesteps; JSON.
@@ -228,18 +207,15 @@ def select_mask(
             or gives what are no entries.
         EmptyMaskError: no weight was selected in any layer.
     """
-    site_weights = on_site(weights, evidence.target)
+    used = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
+    site_weights = on_site(used, evidence.target)
     entries = select_entries(site_weights, evidence, selector)
     layers = {}
     for name, weight in sorted(weights.items()):
-        rows, columns = weight.shape
+        columns = weight.shape[1]
         first_column = columns - site_weights[name].shape[1]
-        layers[name] = LayerMask(
-            shape=(rows, columns),
-            first_column=first_column,
-            entries=widened(entries[name], columns, first_column),
-            weight_digest=weight_digest(weight),
-        )
+        flat = widened(entries[name], columns, first_column)
+        layers[name] = LayerMask.of(weight, flat, first_column)
     return PruningMask(
         concepts=(concept,),
         component=component,
@@ -261,6 +237,7 @@ def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
     known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
     tau = None
     if isinstance(selector, NamedSelector):
-        known = {"selector": selector.name, "selection": asdict(selector.settings)}
-        tau = selector.settings.tau
+        settings = selector.settings
+        known = {"selector": settings.selector, "selection": settings.selection}
+        tau = settings.tau
     return {**known, "base": evidence.rule, "timesteps": evidence.target.timesteps[:tau]}

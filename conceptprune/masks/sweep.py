@@ -1,16 +1,15 @@
 """What many settings would select of a concept's weights, as a table: one row for each setting."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
 from conceptprune.errors import UserError
-from conceptprune.manifest import SelectorName
+from conceptprune.manifest import Pruning
 from conceptprune.masks.mask import PruningMask
-from conceptprune.masks.selectors import Evidence, Settings, select_in_layer
+from conceptprune.masks.selectors import Evidence, select_in_layer
 
 KEY = ("concept", "selector", "sparsity", "threshold", "min_per_row", "r1", "r2", "tau")
 
@@ -42,13 +41,12 @@ over the entries that either has (Jaccard's index); `error`: why a setting selec
 
 
 def sweep_rows(
-    selector: SelectorName,
     weights: Mapping[str, Tensor],
     evidence: Evidence,
-    settings: Sequence[Settings],
+    settings: Sequence[Pruning],
     reference: PruningMask,
 ) -> pa.Table:
-    """One row for each setting; layers are selected one at a time, and only counted."""
+    """One row per setting of one selector; layers are selected one by one, and only counted."""
     entries = np.zeros(len(settings), dtype=np.int64)
     shared = np.zeros(len(settings), dtype=np.int64)
     layers: list[list[tuple[str, int, float]]] = [[] for _ in settings]
@@ -56,7 +54,7 @@ def sweep_rows(
     try:
         for name in sorted(weights):
             known = reference.layers[name].entries
-            found = select_in_layer(selector, name, weights[name], evidence, settings)
+            found = select_in_layer(name, weights[name], evidence, settings)
             for index, flat in enumerate(found):
                 entries[index] += len(flat)
                 shared[index] += len(np.intersect1d(flat, known, assume_unique=True))
@@ -77,8 +75,8 @@ def sweep_rows(
         }
         row = {
             "concept": reference.concepts[0],
-            "selector": selector,
-            **asdict(setting),
+            "selector": setting.selector,
+            **setting.selection,
             "tau": setting.tau or evidence.target.num_calls,
             **({} if error else counted),
             "reference_entries": wanted,

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from conceptprune import progress
 from conceptprune.errors import UserError
 from conceptprune.models.components import (
     ABSENT,
@@ -80,6 +81,11 @@ class Guided:
     """Each [H, B, ...]: unconditional half first (H = 2), or the prompts alone (H = 1)."""
     halves: int
     guidance: float
+
+
+def _note_progress(*_: object) -> None:
+    """A forward hook of the denoiser."""
+    progress.made()
 
 
 class DiffusionModel(ABC):
@@ -167,6 +173,8 @@ class DiffusionModel(ABC):
                 f"model: cannot load a {index['_class_name']} from {folder}: {reason}"
             ) from error
         model = cls(pipe, resolution=resolution)
+        # Here, and not in `from_pipeline`: a hook is not left on a caller's own modules.
+        model.denoiser.register_forward_hook(_note_progress)
         if cls.encodes_by_itself and offload != "sequential":
             offload = "none"
         model._residency = Residency(

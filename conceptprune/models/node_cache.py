@@ -1,17 +1,23 @@
 """What a node makes once for all of its workers: copies of models, and models converted."""
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 CACHE_VARIABLE = "CONCEPTPRUNE_CACHE"
 """Environment variable that names the cache's folder."""
 
 PARTIAL = ".partial"
 """Suffix of a folder that is still being made."""
+
+SECONDS_OF_PATIENCE = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -31,7 +37,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    with _locked(folder.with_name(f"{folder.name}.lock"), folder):
         # Whoever had the lock before has made it.
         if not folder.is_dir():
             partial = folder.with_name(f"{folder.name}{PARTIAL}")
@@ -43,3 +49,18 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _locked(path: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock, that another process may hold for as long as it makes `folder`."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=SECONDS_OF_PATIENCE)
+        except Timeout:
+            logger.warning("waiting for another process of this node, which is making %s", folder)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 
+from conceptprune import progress
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
 from conceptprune.models.node_cache import cache_folder, made_once
@@ -62,6 +63,7 @@ def _fetch(uri: str, listing: Listing, out: Path) -> None:
         fs.get_file(f"{root.rstrip('/')}/{path}", str(local))
         if local.stat().st_size != size:
             raise OSError(f"{path} has {local.stat().st_size} bytes instead of {size}")
+        progress.made()
 
 
 def _list(uri: str, files: Sequence[str]) -> Listing:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,13 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"}
 """Suffixes of checkpoints that are not read: opening one of them can run code."""
 
 
+TEXT_MODEL = "text_model."
+"""Before the names in CLIP's text encoders, by some versions of transformers and not by others."""
+
+_PRECISIONS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16)
+"""Coarsest first."""
+
+
 def weight_digest(weight: Tensor) -> str:
     """SHA-256 of a weight's shape and its values in float16.
 
@@ -28,6 +35,30 @@ def weight_digest(weight: Tensor) -> str:
     digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
     digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def rounded_digests(weight: Tensor) -> tuple[str, str]:
+    """`weight_digest` of a weight loaded in bfloat16, and of one that was float16 before that."""
+    half = weight.detach().to("cpu", torch.float16)
+    return weight_digest(weight.detach().to("cpu", torch.bfloat16)), weight_digest(half.bfloat16())
+
+
+def precision_of(weight: Tensor) -> torch.dtype:
+    """The coarsest floating-point type that holds all of a weight's values as they are."""
+    values = weight.detach().cpu().float().nan_to_num()
+    for dtype in _PRECISIONS:
+        if torch.equal(values.to(dtype).float().nan_to_num(), values):
+            return dtype
+    return torch.float32
+
+
+def known_as(name: str, names: Collection[str]) -> str | None:
+    """What `name` is called among `names`: the same, or with or without `text_model.` before it.
+
+    None where it is not among them.
+    """
+    bare = name.removeprefix(TEXT_MODEL)
+    return next((form for form in (name, bare, TEXT_MODEL + bare) if form in names), None)
 
 
 def component_of(pipe: object, component: str) -> nn.Module:
@@ -167,6 +198,8 @@ def read_weights(
 def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
     """The tensors of those parameter names, or all there are, as the files have them.
 
+    A text encoder's names are found with and without `text_model.` before them (see `known_as`).
+
     Raises:
         UserError: a tensor is in none of the folder's safetensors files.
     """
@@ -175,8 +208,10 @@ def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> 
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:
             keys = set(stream.keys())
-            for key in keys if wanted is None else keys & wanted:
-                found[key] = stream.get_tensor(key)
+            here = {name: known_as(name, keys) for name in (keys if wanted is None else wanted)}
+            for name, key in here.items():
+                if key is not None:
+                    found[name] = stream.get_tensor(key)
     missing = sorted((wanted or set()) - found.keys())
     if missing:
         raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")

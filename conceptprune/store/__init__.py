@@ -5,15 +5,20 @@
     runs/run=<id>/...                            what each run planned and what became of it
     claims/<kind>/<key>.json                     who is computing a unit just now; they expire
     damaged/...                                  what was found damaged, under its former path
-    probe/conditional-put                        see `Store.check`
+    probe/<name>                                 gone again after `Store.check`
 
 A local folder and an object store (`s3://...`) behave alike: `backend.py` names the few operations
 that both have, and `store.py` is written over these alone.
 """
 
 from conceptprune.store.backend import Entry
-from conceptprune.store.parquet import parquet_to_table, table_to_parquet
-from conceptprune.store.records import Commit, LostUnitError, ObjectRef
+from conceptprune.store.parquet import (
+    format_number,
+    parquet_to_table,
+    table_to_parquet,
+    type_name,
+)
+from conceptprune.store.records import Commit, LostUnitError, ObjectRef, UnknownFormatError
 from conceptprune.store.store import Store
 
 __all__ = [
@@ -22,6 +27,9 @@ __all__ = [
     "LostUnitError",
     "ObjectRef",
     "Store",
+    "UnknownFormatError",
+    "format_number",
     "parquet_to_table",
     "table_to_parquet",
+    "type_name",
 ]

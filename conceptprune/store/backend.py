@@ -26,8 +26,8 @@ class Backend(Protocol):
     conditional: bool
     """Whether `create` is one step, as far as is known; else it looks first, and then writes."""
 
-    def read(self, path: str) -> bytes | None:
-        """A file's bytes, or None where there is none."""
+    def read(self, path: str, size: int = 0) -> bytes | None:
+        """A file's bytes, or None where there is none; `size` is how many are expected."""
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write a small file unless it exists; False where it did.

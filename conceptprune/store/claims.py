@@ -1,7 +1,10 @@
 """Claims: who is computing a unit just now, so that two jobs on one store do not both do it.
 
-A claim only saves work. It expires unless it is renewed, nothing waits for it longer than that, and
+A claim only saves work. It lapses unless it is renewed, nothing waits for it longer than that, and
 two that slip through at once do no harm: equal results are committed once, as ever.
+
+Whether it is renewed is seen by looking at it again and again, with the looker's own clock: the
+clock of the machine that made it may be an hour ahead or behind, and says nothing.
 """
 
 import json
@@ -10,8 +13,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from time import monotonic
 
+from conceptprune import progress
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store.store import Store
@@ -19,6 +24,9 @@ from conceptprune.store.store import Store
 CLAIM_SECONDS = 30.0
 RENEWALS = 3
 """How often a claim is renewed in its lifetime, so that one slow write does not lose it."""
+STUCK_SECONDS = 900.0
+"""A worker that makes no step (`progress`) for so long no longer renews its claim. Far more than a
+call of the denoiser takes, or an operation on the store with all its tries."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +41,9 @@ class Claim:
     worker: str
     since: float
     expires: float
-    """Seconds since 1970, by the clock of the worker."""
+    """Seconds since 1970, by the clock of the worker; each renewal moves the latter."""
+    seconds: float = CLAIM_SECONDS
+    """It lapses when it has not been renewed for so long."""
 
     @property
     def path(self) -> str:
@@ -48,9 +58,35 @@ class Claim:
     def from_bytes(cls, data: bytes) -> "Claim | None":
         """The inverse of `to_bytes`; None for what is no claim, which then binds nobody."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
+            content = json.loads(data)
+            # What a later version may add is none of our business.
+            claim = cls(**{field.name: content[field.name] for field in fields(cls)})
+            # Numbers are compared and added up later on.
+            _ = claim.since + claim.expires + claim.seconds
+            return claim
+        except (ValueError, TypeError, LookupError):
             return None
+
+
+class Watch:
+    """What is seen of others' claims while one looks at them now and then."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Claim, float]] = {}
+        """By path: a claim, and when this clock (monotonic) first saw it as it is."""
+
+    def lapsed(self, claim: Claim) -> bool:
+        """Take note of a claim; whether it has not been renewed for as long as it lives."""
+        now = monotonic()
+        seen, since = self._seen.get(claim.path, (None, now))
+        if seen != claim:
+            self._seen[claim.path] = claim, now
+            return False
+        return now - since >= claim.seconds
+
+    def forget(self, path: str) -> None:
+        """The claim there is gone, or one's own."""
+        self._seen.pop(path, None)
 
 
 class Claims:
@@ -71,12 +107,14 @@ class Claims:
         self.job = job
         self.worker = worker
         self.seconds = seconds
+        self._watch = Watch()
 
     @contextmanager
     def held(self, kind: str, key: str) -> Iterator[Claim | None]:
         """Claim a unit for the time of the block; yields another job's claim if that came first.
 
-        The same job's own claim is taken over, for only a worker that died can have left it.
+        The same job's own claim is taken over, for only a worker that died can have left it; so is
+        one that lapsed while this object looked at it, again and again.
         """
         now = time.time()
         mine = Claim(
@@ -86,6 +124,7 @@ class Claims:
             worker=self.worker,
             since=now,
             expires=now + self.seconds,
+            seconds=self.seconds,
         )
         other = self._take(mine)
         if other is not None:
@@ -105,21 +144,40 @@ class Claims:
         data = None if self.conditional else self.store.read_claim(mine.path)
         if data is None:
             if self.store.create_claim(mine.path, mine.to_bytes()):
+                self._watch.forget(mine.path)
                 return None
             data = self.store.read_claim(mine.path)
         other = Claim.from_bytes(data) if data is not None else None
-        if other is not None and other.job != self.job and other.expires > time.time():
-            return other
+        if other is not None and other.job != self.job:
+            if not self._watch.lapsed(other):
+                return other
+            say_lapsed(other)
+        self._watch.forget(mine.path)
         self.store.write_claim(mine.path, mine.to_bytes())
         return None
 
     def _renew(self, mine: Claim, done: threading.Event) -> None:
+        steps, stepped = progress.steps(), monotonic()
         while not done.wait(self.seconds / RENEWALS):
+            if progress.steps() != steps:
+                stepped = monotonic()
+            elif monotonic() - stepped >= STUCK_SECONDS:
+                logger.warning(
+                    "no progress with %s %s for %.0f s: its claim is no longer renewed, and other "
+                    "jobs may compute it",
+                    mine.kind,
+                    mine.key,
+                    monotonic() - stepped,
+                )
+                return
             renewed = replace(mine, expires=time.time() + self.seconds)
             try:
-                self.store.write_claim(mine.path, renewed.to_bytes())
+                # Not for longer than it lives: its unit's end waits for this.
+                self.store.write_claim(mine.path, renewed.to_bytes(), deadline=self.seconds)
             except StoreError as error:
                 logger.warning("the claim on %s %s was not renewed: %s", mine.kind, mine.key, error)
+            # Counted here, because the renewal itself is an operation on the store.
+            steps = progress.steps()
 
     def _release(self, mine: Claim) -> None:
         try:
@@ -129,10 +187,37 @@ class Claims:
             logger.warning("the claim on %s %s was not released: %s", mine.kind, mine.key, error)
 
 
+def remove_lapsed(store: Store, claim: Claim) -> None:
+    """Remove a claim that lapsed, unless it was renewed or taken over meanwhile.
+
+    Raises:
+        StoreError: the store fails.
+    """
+    if store.read_claim(claim.path) == claim.to_bytes():
+        say_lapsed(claim)
+        store.remove([f"claims/{claim.path}"])
+
+
+def say_lapsed(claim: Claim) -> None:
+    """Log that a claim binds nobody any more."""
+    logger.warning(
+        "%s %s: job %s on %s has not renewed its claim for %.0f s, and is taken for dead",
+        claim.kind,
+        claim.key[:12],
+        claim.job,
+        claim.worker,
+        claim.seconds,
+    )
+
+
 def live_claims(store: Store) -> list[Claim]:
-    """Claims that have not expired, oldest first."""
-    found = (store.read_claim(entry.path.removeprefix("claims/")) for entry in store.claims())
-    claims = (Claim.from_bytes(data) for data in found if data is not None)
+    """Claims that were renewed lately, by the store's clock and this one; oldest first."""
     now = time.time()
-    live = [claim for claim in claims if claim is not None and claim.expires > now]
+    live = []
+    for entry in store.claims():
+        data = store.read_claim(entry.path.removeprefix("claims/"))
+        claim = Claim.from_bytes(data) if data is not None else None
+        # Only to show it: who wants to compute the unit watches the claim instead.
+        if claim is not None and now - entry.modified < claim.seconds:
+            live.append(claim)
     return sorted(live, key=lambda claim: (claim.since, claim.key))

@@ -31,7 +31,7 @@ def refuse_credentials(uri: str) -> None:
     if holds_credentials(uri):
         raise UserError(
             "--store: the URI holds credentials, which would end up in logs and job records; give "
-            "s3://bucket/prefix alone and leave keys to the environment "
+            "s3://bucket/prefix with no credentials in it, and leave keys to the environment "
             f"({', '.join(VARIABLES)}), to AWS_PROFILE, or to the machine's role"
         )
 

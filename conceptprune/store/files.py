@@ -24,7 +24,7 @@ class LocalFiles:
         self._root = root
         self.access = access
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, size: int = 0) -> bytes | None:
         """A file's bytes, or None where there is none."""
 
         def read() -> bytes | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from conceptprune.store.access import Access
@@ -18,85 +17,106 @@ class FsspecObjects:
         self._root = root
         self.access = access
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, size: int = 0) -> bytes | None:
         """An object's bytes, or None where there is none."""
 
-        def read() -> bytes | None:
+        def read(seconds: float) -> bytes | None:
             try:
-                data: bytes = self._fs.cat_file(self._full(path))
+                data: bytes = self._fs.cat_file(self._full(path), **self._bound(seconds))
             except FileNotFoundError:
                 return None
             return data
 
-        return self.access(f"read {path}", read)
+        return self.access.within(f"read {path}", read, size=size)
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write an object unless it exists; False where it did."""
 
-        def create() -> bool:
+        def create(seconds: float) -> bool:
+            bound = self._bound(seconds)
             try:
-                self._fs.pipe_file(self._full(path), data, mode="create")
+                self._fs.pipe_file(self._full(path), data, mode="create", **bound)
             except FileExistsError:
                 return False
             return True
 
-        return self.access(f"write {path}", create)
+        return self.access.within(f"write {path}", create, size=len(data))
 
     def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write or replace an object."""
-        self.access(f"write {path}", lambda: self._fs.pipe_file(self._full(path), data))
+
+        def replace(seconds: float) -> None:
+            # In one piece: S3 has parts of its own, which are tried one by one.
+            self._fs.pipe_file(self._full(path), data, **self._bound(seconds))
+
+        self.access.within(f"write {path}", replace, size=len(data))
 
     def stat(self, path: str) -> Entry | None:
         """What a listing would show of an object, or None where there is none."""
 
-        def stat() -> Entry | None:
+        def stat(seconds: float) -> Entry | None:
             try:
-                size = self._fs.size(self._full(path))
+                size = self._fs.size(self._full(path), **self._bound(seconds))
                 modified = self._fs.modified(self._full(path)).timestamp()
             except FileNotFoundError:
                 return None
             return Entry(path=path, size=size, modified=modified)
 
-        return self.access(f"look for {path}", stat)
+        return self.access.within(f"look for {path}", stat)
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of the objects and folders in a folder."""
 
-        def names() -> list[str]:
+        def names(seconds: float) -> list[str]:
+            bound = self._bound(seconds)
             try:
-                return list(self._fs.ls(self._full(folder), detail=False))
+                return list(self._fs.ls(self._full(folder), detail=False, **bound))
             except FileNotFoundError:
                 return []
 
-        for path in self.access(f"list {folder}", names):
+        for path in self.access.within(f"list {folder}", names):
             yield path.rstrip("/").rpartition("/")[2]
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """All objects below a folder."""
-        found = self.access(f"list {folder}", lambda: list(self._fs.find(self._full(folder))))
-        for full in found:
+
+        def find(seconds: float) -> list[str]:
+            return list(self._fs.find(self._full(folder), **self._bound(seconds)))
+
+        for full in self.access.within(f"list {folder}", find):
             if entry := self.stat(full.removeprefix(f"{self._root}/")):
                 yield entry
 
     def move(self, path: str, to: str) -> None:
         """Move an object, over one that may be there; nothing happens where there is none."""
 
-        def move() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.cp_file(self._full(path), self._full(to))
-                self._fs.rm_file(self._full(path))
+        found = self.stat(path)
+        if found is None:
+            return
 
-        self.access(f"move {path}", move)
+        def move(seconds: float) -> None:
+            bound = self._bound(seconds)
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.cp_file(self._full(path), self._full(to), **bound)
+                self._fs.rm_file(self._full(path), **bound)
+
+        self.access.within(f"move {path}", move, size=found.size)
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove objects; those that do not exist are passed over."""
-
-        def remove(path: str) -> None:
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self._full(path))
-
         for path in paths:
-            self.access(f"remove {path}", partial(remove, path))
+            self._remove_one(path)
+
+    def _remove_one(self, path: str) -> None:
+        def remove(seconds: float) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._full(path), **self._bound(seconds))
+
+        self.access.within(f"remove {path}", remove)
+
+    def _bound(self, seconds: float) -> dict[str, float]:
+        """The bound of a try, as fsspec's asynchronous file systems take it: the others cannot."""
+        return {"timeout": seconds} if self._fs.async_impl else {}
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}"

@@ -25,12 +25,13 @@ def open_backend(uri: str, deadline: float) -> Backend:
     on_s3 = uri.startswith(S3_SCHEMES)
     if on_s3:
         # Imported here, because it takes half a second that a local store need not wait for.
-        from conceptprune.store.s3 import FILE_SYSTEM_OPTIONS, S3Objects, s3_access
+        from conceptprune.store.s3 import S3Objects, file_system_options, s3_access
 
-        options |= FILE_SYSTEM_OPTIONS
+        options |= file_system_options()
     try:
         fs, root = fsspec.core.url_to_fs(uri, **options)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, TypeError) as error:
+        # TypeError: a file system that needs more than a URI, such as reference://.
         raise UserError(f"--store {uri}: {error}") from error
     root = root.rstrip("/")
     if on_s3:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -9,19 +10,20 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from conceptprune.digest import digest_bytes
 from conceptprune.errors import NondeterminismError, StoreError
 from conceptprune.store.access import Observer, deadline_from_environment
 from conceptprune.store.backend import Backend, Entry
-from conceptprune.store.credentials import refuse_credentials
 from conceptprune.store.opening import open_backend
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef
+from conceptprune.store.uri import check_uri, odd_prefix
 
-PROBE_PATH = "probe/conditional-put"
+PROBES = "probe"
 PROBE = (
-    b"Written by conceptprune to find out whether this store honours conditional puts. "
-    b"Always the same, and never needed again.\n"
+    b"Written by conceptprune to find out whether this store honours conditional puts, and "
+    b"removed again.\n"
 )
 PROBE_DEADLINE = 30.0
 """A store that does not answer at the start of a job is given up sooner than later on."""
@@ -50,9 +52,9 @@ class Store:
             observer: told of every operation in this process; a pickled store has none.
 
         Raises:
-            UserError: the URI's scheme is unknown, or it holds credentials.
+            UserError: the URI is misspelt, its scheme is unknown, or it holds credentials.
         """
-        refuse_credentials(uri)
+        check_uri(uri)
         self.uri = uri
         self.conditional = True
         """Whether it honours conditional puts, as far as `check` has found out."""
@@ -81,6 +83,12 @@ class Store:
             self._opened_in = os.getpid()
         return self._opened
 
+    def _hurried(self, deadline: float) -> Backend:
+        """The backend with another deadline, unless its own is sooner."""
+        backend = copy(self._backend)
+        backend.access = replace(backend.access, deadline=min(self._deadline, deadline))
+        return backend
+
     def _open(self) -> Backend:
         backend = open_backend(self.uri, self._deadline)
         backend.access = replace(backend.access, observer=self._observer)
@@ -97,15 +105,25 @@ class Store:
             differ, should that ever happen, may go unnoticed.
 
         Raises:
-            StoreError: it cannot be reached, written or read.
+            StoreError: it cannot be reached, written, read or listed.
         """
-        backend = copy(self._backend)
-        deadline = min(self._deadline, PROBE_DEADLINE)
-        backend.access = replace(backend.access, deadline=deadline)
-        backend.create(PROBE_PATH, PROBE)
-        refused = not backend.create(PROBE_PATH, PROBE)
-        if backend.read(PROBE_PATH) != PROBE:
-            raise StoreError(f"{self.uri}: {PROBE_PATH} reads other than it was written")
+        backend = self._hurried(PROBE_DEADLINE)
+        # Of its own name: what an earlier job left behind, damaged maybe, is not in the way.
+        path = f"{PROBES}/{uuid4().hex}"
+        try:
+            refused = self._probe(backend, path)
+        except StoreError as error:
+            with contextlib.suppress(StoreError):
+                backend.remove([path])
+            if odd_prefix(self.uri):
+                raise StoreError(
+                    f"{error}; not every server takes a prefix with // or \\"
+                ) from error
+            raise
+        try:
+            backend.remove([path])
+        except StoreError as error:
+            logger.warning("%s; so claims stay until they expire, and `gc` removes nothing", error)
         self.conditional = refused and backend.conditional
         if not self.conditional:
             logger.warning(
@@ -114,6 +132,17 @@ class Store:
                 self.uri,
             )
         return self.conditional
+
+    def _probe(self, backend: Backend, path: str) -> bool:
+        """Write a file, again, read and list it; whether the second writing was refused."""
+        backend.create(path, PROBE)
+        refused = not backend.create(path, PROBE)
+        if backend.read(path) != PROBE:
+            raise StoreError(f"{self.uri}: {path} reads other than it was written")
+        folder, _, name = path.rpartition("/")
+        if name not in backend.names(folder):
+            raise StoreError(f"{self.uri}: {path} was written, and a listing of {folder} lacks it")
+        return refused
 
     def put(self, data: bytes, *, kind: str, model: str, suffix: str) -> ObjectRef:
         """Write an object under the digest of its bytes, unless it has lately been written.
@@ -211,7 +240,7 @@ class Store:
         Work whose record is damaged is not done.
 
         Raises:
-            StoreError: the record is of another format.
+            UnknownFormatError: the record is of another format.
         """
         return self._record(kind, key)[0]
 
@@ -255,9 +284,9 @@ class Store:
         # Not to disk at once, which takes longer than all else: after a power cut nobody computes.
         return self._backend.create(f"claims/{path}", data, durable=False)
 
-    def write_claim(self, path: str, data: bytes) -> None:
-        """Write or replace a claim."""
-        self._backend.replace(f"claims/{path}", data, durable=False)
+    def write_claim(self, path: str, data: bytes, *, deadline: float = math.inf) -> None:
+        """Write or replace a claim, tried for so many seconds if that is less than usual."""
+        self._hurried(deadline).replace(f"claims/{path}", data, durable=False)
 
     def read_claim(self, path: str) -> bytes | None:
         """A claim, or None where there is none."""
@@ -288,7 +317,7 @@ class Store:
     def _examine(self, ref: ObjectRef) -> tuple[bytes | None, str]:
         """An object's bytes as they are, and what is wrong with them."""
         for _ in range(LOOKS):
-            data = self._backend.read(ref.path)
+            data = self._backend.read(ref.path, ref.size)
             fault = ref.fault(data)
             if not fault:
                 break

@@ -10,7 +10,6 @@ from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
-from conceptprune.masks.selectors import selection_settings
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.source import ModelSettings
@@ -156,14 +155,13 @@ def build_plan(
     manifest: Manifest,
     model: ModelSettings,
     pairs: Mapping[str, tuple[PromptPair, ...]],
-    unmade: Sequence[AnyPromptsUnit] = (),
+    prompts: Sequence[AnyPromptsUnit] = (),
 ) -> Plan:
     """The plan of a run; `pairs` are the prompt pairs by concept name, retained ones too.
 
-    `unmade` are units of prompts that were given up: they are on the plan, and what is planned of
-    their concepts cannot be done.
+    `prompts` are the units that made these, or failed to: on the plan, they are put on record.
     """
-    return _ErasePlanner(manifest, model, pairs).plan(unmade)
+    return _ErasePlanner(manifest, model, pairs).plan(prompts)
 
 
 def window_units(
@@ -251,8 +249,8 @@ class _ErasePlanner(Planner):
         self.settings = collection_settings(manifest)
         self.pairs = pairs
 
-    def plan(self, unmade: Sequence[AnyPromptsUnit]) -> Plan:
-        for unit in unmade:
+    def plan(self, prompts: Sequence[AnyPromptsUnit]) -> Plan:
+        for unit in prompts:
             self.add(unit)
         concepts = tuple(self.concept(concept) for concept in self.manifest.concepts)
         fused = self.fused(concepts) if self.manifest.outputs.fuse else None
@@ -270,7 +268,7 @@ class _ErasePlanner(Planner):
         return Plan(
             run=run_id(self.manifest, self.model),
             by_key=by_key,
-            labels=labels_of(by_key, self.labelled(concepts, unmade)),
+            labels=labels_of(by_key, self.labelled(concepts, prompts)),
             model=self.model,
             settings=self.settings,
             concepts=concepts,
@@ -281,16 +279,21 @@ class _ErasePlanner(Planner):
         )
 
     def labelled(
-        self, concepts: Sequence[ConceptPlan], unmade: Sequence[AnyPromptsUnit]
+        self, concepts: Sequence[ConceptPlan], prompts: Sequence[AnyPromptsUnit]
     ) -> Iterator[tuple[str, list[str]]]:
         """Names of concepts and the keys of the units that are for them."""
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
             yield plan.concept.name, [unit.key for unit in units]
-        for unit in unmade:
-            for concept in concepts_in(unit):
-                yield concept.name, [unit.key]
+        erased = {plan.concept.name for plan in concepts}
+        for unit in prompts:
+            made = {concept.name for concept in concepts_in(unit)}
+            for plan in concepts:
+                # What is only retained is needed by all that are compared with it.
+                compared = bool(plan.mask.retained or plan.preview_after)
+                if plan.concept.name in made or (compared and made - erased):
+                    yield plan.concept.name, [unit.key]
 
     def side(self, prompts: Sequence[Prompt]) -> StatisticsUnit:
         side, windows = window_units(
@@ -335,14 +338,7 @@ class _ErasePlanner(Planner):
             shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
             passes.setdefault(shared, []).append(pruning)
         return tuple(
-            self.add(
-                SweepUnit(
-                    mask=mask,
-                    selector=group[0].selector,
-                    settings=tuple(selection_settings(pruning) for pruning in group),
-                )
-            )
-            for group in passes.values()
+            self.add(SweepUnit(mask=mask, settings=tuple(group))) for group in passes.values()
         )
 
     def sweep_table(self, concepts: Sequence[ConceptPlan]) -> SweepTableUnit:
@@ -361,7 +357,6 @@ class _ErasePlanner(Planner):
                 self.side([pair.target for pair in self.pairs[other.name]])
                 for other in self.retained(concept)
             )
-        selection = selection_settings(pruning)
         provenance = {
             "model": self.model.source.label,
             "revision": self.model.source.revision,
@@ -372,7 +367,7 @@ class _ErasePlanner(Planner):
             "collection": asdict(self.settings),
             "seed": self.manifest.collection.seed,
             "selector": pruning.selector,
-            "selection": asdict(selection),
+            "selection": pruning.selection,
             "base": pruning.base,
             "prompts_digest": {"target": target.prompts_digest, "base": base.prompts_digest},
             "versions": versions(),
@@ -400,10 +395,7 @@ class _ErasePlanner(Planner):
                 target=target.key,
                 base=base.key,
                 retained=tuple(side.key for side in retained),
-                rule=pruning.base,
-                selector=pruning.selector,
-                selection=selection,
-                site=pruning.site,
+                pruning=pruning,
                 num_calls=self.settings.tau,
                 provenance=provenance,
             )

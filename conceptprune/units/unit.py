@@ -70,6 +70,11 @@ class Unit:
         return ""
 
     @property
+    def applies(self) -> tuple[str, ...]:
+        """Paths of objects that it applies and no unit made, such as the mask of an evaluation."""
+        return ()
+
+    @property
     def mask_key(self) -> str | None:
         """Key of the mask that it makes or applies; None where there is none."""
         return None

@@ -49,8 +49,12 @@ class Planner:
         Raises:
             ValueError: a unit is of none of these kinds.
         """
-        units = sorted(self._units.items(), key=lambda item: kinds.index(type(item[1])))
-        return dict(units)
+        by_kind: dict[type[Unit], dict[str, Unit]] = {kind: {} for kind in kinds}
+        for key, unit in self._units.items():
+            if type(unit) not in by_kind:
+                raise ValueError(f"the plan has no place for units of {type(unit).__name__}")
+            by_kind[type(unit)][key] = unit
+        return {key: unit for units in by_kind.values() for key, unit in units.items()}
 
 
 def labels_of(by_key: Mapping[str, Unit], labelled: Labelled) -> dict[str, tuple[str, ...]]:

@@ -1,13 +1,12 @@
 """The kinds of units of an erase job: what each computes, its key, and what it needs first."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.collection.settings import Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept, Fuse, Generator, SelectorName
-from conceptprune.masks.settings import BaseRule
+from conceptprune.manifest import Concept, Fuse, Generator, Pruning, SelectorName
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.fillers import question_about
 from conceptprune.prompts.pairs import prompt_pairs
@@ -15,7 +14,6 @@ from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     # These import torch, which a driver that only hands units out does without.
-    from conceptprune.masks.selectors import Settings
     from conceptprune.units.sizes import Sizes
 
 
@@ -153,12 +151,9 @@ class MaskUnit(Unit):
     base: str
     retained: tuple[str, ...]
     """Keys of the sides to compare; `retained` are other concepts' target sides."""
-    rule: BaseRule
-    selector: SelectorName
-    selection: "Settings"
-    site: str | tuple[str, ...]
+    pruning: Pruning
     num_calls: int
-    """Denoiser calls that there are statistics of; `selection` may look at fewer."""
+    """Denoiser calls that there are statistics of; `pruning` may look at fewer."""
     provenance: Mapping[str, Any] = field(hash=False)
     """What the mask file records beside the settings."""
 
@@ -180,9 +175,13 @@ class MaskUnit(Unit):
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
         """As many entries as the settings allow."""
-        tau = self.selection.tau or self.num_calls
-        most = self.selection.most_entries
-        return sizes.mask(sum(most(rows, columns, tau) for rows, columns in sizes.shapes.values()))
+        return sizes.mask(self.most_entries(sizes))
+
+    def most_entries(self, sizes: "Sizes") -> int:
+        """The most entries that the settings allow."""
+        tau = self.pruning.tau or self.num_calls
+        most = self.pruning.most_entries
+        return sum(most(rows, columns, tau) for rows, columns in sizes.shapes.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +192,18 @@ class SweepUnit(Unit):
 
     mask: MaskUnit
     """The concept's mask with the manifest's own settings, to compare with."""
-    selector: SelectorName
-    settings: "tuple[Settings, ...]"
+    settings: tuple[Pruning, ...]
+    """At least one, all of one selector."""
+
+    @property
+    def selector(self) -> SelectorName:
+        """The selector of all of the settings."""
+        return self.settings[0].selector
 
     @property
     def key(self) -> str:
         """Identity: what is compared with, and the settings."""
-        settings = [asdict(setting) for setting in self.settings]
+        settings = [setting.selection for setting in self.settings]
         return unit_key(
             {
                 "kind": "sweep",
@@ -295,10 +299,11 @@ class FusedMaskUnit(Unit):
         return self.key
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
-        """What its parts write, up to the site's weights or the budget."""
+        """The entries of all its masks, up to the site's weights or the budget."""
+        masks = (units[key] for key in self.masks)
+        entries = sum(mask.most_entries(sizes) for mask in masks if isinstance(mask, MaskUnit))
         share = self.fusion.settings.get("fraction", 1.0)
-        most = sizes.mask(int(share * sizes.num_weights))
-        return min(most, sum(units[key].bytes_written(sizes, units) for key in self.masks))
+        return sizes.mask(min(entries, int(share * sizes.num_weights)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

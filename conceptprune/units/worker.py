@@ -231,15 +231,17 @@ class Worker(UnitWorker):
         component = denoiser_of(self.folder)
         layers = evidence.target.layers
         mask = select_mask(
-            read_layers(self.folder, layers, component, self.dtype),
+            # As the files have them: the mask is for this model in whatever type it is loaded.
+            read_layers(self.folder, layers, component),
             evidence,
-            NamedSelector(name=unit.selector, settings=unit.selection),
+            NamedSelector(settings=unit.pruning),
+            dtype=self.dtype,
             concept=unit.concept,
             component=component,
-            provenance={**unit.provenance, "site": unit.site},
+            provenance={**unit.provenance, "site": unit.pruning.site},
         )
-        tau = unit.selection.tau
-        stronger = {name: stronger_neurons(unit.selector, name, evidence)[:tau] for name in layers}
+        selector, tau = unit.pruning.selector, unit.pruning.tau
+        stronger = {name: stronger_neurons(selector, name, evidence)[:tau] for name in layers}
         table = neurons_table(mask, unit.key, stronger)
         made = self._made_mask(mask)
         neurons = self._put("neurons", table_to_parquet(table), suffix="parquet")
@@ -252,7 +254,7 @@ class Worker(UnitWorker):
             retained=[
                 self._statistics(StatisticsUnit.kind, key, "statistics") for key in unit.retained
             ],
-            rule=unit.rule,
+            rule=unit.pruning.base,
         )
 
     def _sweep(self, unit: SweepUnit) -> Made:
@@ -262,7 +264,7 @@ class Worker(UnitWorker):
         weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
         site_weights = on_site(weights, evidence.target)
         reference = read_mask(self.store, unit.mask.key).on_site()
-        table = sweep_rows(unit.selector, site_weights, evidence, unit.settings, reference)
+        table = sweep_rows(site_weights, evidence, unit.settings, reference)
         return Made(objects={"sweep": self._put_table("sweep", table)})
 
     def _sweep_table(self, unit: SweepTableUnit) -> Made:

@@ -22,23 +22,20 @@ from conceptprune.checkpoints.files import Edit, delta_file, pipeline_files, zer
 from conceptprune.checkpoints.seal import sealer
 from conceptprune.checkpoints.single_file import check_single_file, write_single_file
 from conceptprune.errors import StoreError, UserError
-from conceptprune.manifest import Fuse, FuseName, Manifest, Outputs
+from conceptprune.manifest import Fuse, FuseName
 from conceptprune.masks.fusion import fuse_masks
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import identity
 from conceptprune.models.from_single_file import converted_from
-from conceptprune.models.source import ModelSettings, ModelSource
-from conceptprune.prompts.pairs import PromptPair
-from conceptprune.prompts.table import pairs_from_table
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.store import Store
 from conceptprune.studio import LABEL, model_path
-from conceptprune.units.plan import Plan, build_plan, concepts_in, prompts_units
 from conceptprune.units.units import FusedMaskUnit
 from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
 from ..console.names import slug
-from ..records.ledger import RunRecord
+from ..records.collected import Collected
+from ..records.ledger import RunRecord, open_ledger
 from ..records.runs import _nearest, find_run, mask_keys
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks
@@ -49,6 +46,8 @@ FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
 DIGEST_CHARS = 8
 
 T = TypeVar("T", bound=str)
+Sides = tuple[tuple[str, str], ...]
+"""Keys of (target, base) statistics."""
 Write = Callable[["Checkpoint", Path], None]
 """Writes a checkpoint's files into a folder, in one of the forms."""
 
@@ -110,6 +109,11 @@ def export_concepts(
     check_unused(out)
     store = Store(store_uri)
     record = find_run(store, run)
+    if not record.denoiser_weights:
+        raise UserError(
+            f"run {record.run} was recorded by a later version of conceptprune, and not as this "
+            "one can export it: use that version"
+        )
     keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key) for key in keys.values()]
     write = _writer(chosen, record, model, seal=seal)
@@ -138,6 +142,11 @@ def export_concepts(
                 evaluations=evaluated(checkpoint.mask),
                 sealed=seal,
                 file=None if chosen == "pipeline" else checkpoint.file,
+                delta_files={
+                    component: checkpoint.delta_file(component)
+                    for component in checkpoint.mask.components
+                    if chosen == "delta"
+                },
             )
             # Last, because a base model's folder may bring a card of its own.
             (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
@@ -220,55 +229,41 @@ def _fused(
     if fuse.how != "budget":
         return fuse_masks((read_mask(store, key) for key in unit.masks), fuse)
     folder = _base_model(record, model)
-    planned = _plan_of(store, record, list(keys), fuse).fused
-    if planned is None:
-        raise ValueError("a plan with outputs.fuse has a fused mask")
-    unit = replace(planned, masks=unit.masks)
-    for kind, key in unit.needs:
-        if store.find(kind, key) is None:
-            raise UserError(
-                f"--fuse budget: {kind} {key[:12]} of run {record.run} is not in {store.uri}; run "
-                "`conceptprune erase` with outputs: {fuse: budget}, which collects what it needs"
-            )
-    dtype: torch.dtype = getattr(torch, record.manifest["collection"]["dtype"])
+    provenance = read_mask(store, unit.masks[0]).provenance
+    sides, retained = _sides(store, record, list(keys))
+    tau: int | None = provenance["selection"]["tau"]
+    unit = replace(unit, sides=sides, retained=retained, tau=tau)
+    dtype: torch.dtype = getattr(torch, provenance["dtype"])
     return fused(store, unit, folder, dtype)
 
 
-def _plan_of(store: Store, record: RunRecord, concepts: Sequence[str], fuse: Fuse) -> Plan:
-    """The plan of a recorded run for some of its concepts, with a fusion of these.
+def _sides(store: Store, record: RunRecord, concepts: Sequence[str]) -> tuple[Sides, Sides]:
+    """What a budget for some of a run's concepts is spent by: their sides, and those it spares.
 
     Raises:
-        UserError: the prompts of one of these, or of a retained one, are not in the store.
+        UserError: it is not in the store, or the run does not say what it retains.
     """
-    manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
-    needed = {*concepts, *(other.name for other in manifest.retain)}
-    pairs: dict[str, tuple[PromptPair, ...]] = {}
-    for unit in prompts_units(manifest, record.language_model):
-        wanted = [concept.name for concept in concepts_in(unit) if concept.name in needed]
-        # What happened to the prompts of the run's other concepts is of no matter.
-        if not wanted:
-            continue
-        commit = store.find(unit.kind, unit.key)
-        if commit is None:
+    collected = Collected.of(store, record, open_ledger(store, record.run))
+    if record.asked.get("retain") is None:
+        raise UserError(f"--fuse budget: run {record.run} does not say which concepts it retains")
+
+    def sides(name: str) -> tuple[str, str]:
+        if name not in collected.pairs:
             raise UserError(
-                f'--fuse budget: the prompts of "{one_line(", ".join(wanted))}" in run '
-                f"{record.run} are not in {store.uri}; run `conceptprune erase` again"
+                f'--fuse budget: the prompts of "{one_line(name)}" in run {record.run} are not in '
+                f"{store.uri}; run `conceptprune erase` again"
             )
-        pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
-    collection = manifest.collection
-    settings = ModelSettings(
-        source=ModelSource(label=record.model_label),
-        identity=record.model_identity,
-        pipeline=record.pipeline,
-        dtype=manifest.dtype,
-        device=collection.device,
-        scheduler=collection.scheduler,
-        resolution=collection.resolution,
-        language_model=record.language_model,
-    )
-    chosen = tuple(concept for concept in manifest.concepts if concept.name in concepts)
-    asked = manifest.model_copy(update={"concepts": chosen, "outputs": Outputs(fuse=fuse)})
-    return build_plan(asked, settings, pairs)
+        target, base = collected.sides(name)
+        if target and base and store.find("statistics", target) and store.find("statistics", base):
+            return target, base
+        raise UserError(
+            f'--fuse budget: the statistics of "{one_line(name)}" in run {record.run} are not in '
+            f"{store.uri}; run `conceptprune erase` with outputs: {{fuse: budget}}, which collects "
+            "what it needs"
+        )
+
+    spared = [name for name in record.asked.retained if name not in concepts]
+    return tuple(map(sides, concepts)), tuple(map(sides, spared))
 
 
 def _base_model(record: RunRecord, model: Path | None) -> Path:

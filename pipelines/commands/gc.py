@@ -3,29 +3,47 @@
 Kept is whatever a recorded run refers to, be it finished, running or given up, for a rerun would
 use it; and whatever is younger than a grace period, for a job may just have written it. An object
 that a job needs again is written again when it is old (`Store.put`), and so counts as young.
+
+What a run refers to is in its ledger. Where a later version wrote that, or a record, in a format
+that is not known here, what it refers to may be anything: then all results are kept.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.manifest import Manifest
-from conceptprune.store import Entry, Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.store import Commit, Entry, Store, UnknownFormatError
+from conceptprune.store.files import TEMPORARY_PREFIX
 from conceptprune.units.unit import Need
 
+from ..records.earlier import edits_beside_rows, needs_beside_rows
+from ..records.evaluation import RUN_FILE as EVALUATION_FILE
 from ..records.evaluation import EvaluationRecord
-from ..records.ledger import READERS, RunRecord, read_ledger
+from ..records.ledger import (
+    COMPLETE,
+    JOBS_FOLDER,
+    LEDGER_FILE,
+    READERS,
+    RUN_FILE,
+    Ledger,
+    RunRecord,
+    need_of,
+    open_ledger,
+)
 from ..scheduling.kinds import kinds_of
 
-FOLDERS = ("commits", "objects", "damaged", "claims")
+RESULTS = ("commits", "objects")
+FOLDERS = (*RESULTS, "damaged", "claims", "probe")
 """In the order of removal: a record never outlives its objects."""
+
+OBJECT = re.compile(r"objects/[^/]+/model=[^/]+/[0-9a-f]{64}\.[^/]+")
+"""Where this version puts objects: what lies elsewhere below `objects` is another's."""
 
 GRACE_HOURS = 24.0
 LEAST_GRACE_HOURS = 2.0
@@ -39,6 +57,8 @@ class Garbage:
     entries: tuple[Entry, ...]
     num_kept: int
     bytes_kept: int
+    notes: tuple[str, ...] = ()
+    """What was kept because this version cannot tell whether it may go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +75,8 @@ class RecordedRun:
     has_ledger: bool
     unfinished: bool
     """It has units without a result, or no ledger that would tell."""
+    unknown: str = ""
+    """Why it may refer to more than is known here; empty where it does not."""
 
     @property
     def written(self) -> float:
@@ -94,6 +116,8 @@ def collect_garbage(
         still = set(find_garbage(store, runs, before=before, forget=forget).entries)
         garbage = replace(garbage, entries=tuple(e for e in garbage.entries if e in still))
         store.remove([entry.path for entry in garbage.entries])
+    for note in garbage.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     for line in _summary(garbage, yes=yes, grace_hours=grace_hours):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -113,7 +137,7 @@ def find_garbage(
         live = run.unfinished and run.written >= before
         if live and run.id in forget:
             raise UserError(f"--forget {run.id}: this run may be at work; wait until it has ended")
-        if live and not run.has_ledger:
+        if live and not run.has_ledger and not run.unknown:
             raise StoreError(
                 f"{store.uri}: run {run.id} has just begun, and what it needs is not on record "
                 "yet: try again in a few minutes"
@@ -128,9 +152,25 @@ def find_garbage(
     ]
     kept = {f"commits/{kind}/{key}.json" for kind, key in kept_units}
     kept |= {path for run in runs for path in run.edits}
+    notes = [_unknown_run(run) for run in runs if run.unknown]
+    strange = [entry.path for entry in found if not _is_ours(entry.path)]
+    if strange:
+        kept |= set(strange)
+        notes.append(
+            f"{strange[0]} and all else that is named as no version known here names it are kept"
+        )
     with ThreadPoolExecutor(READERS) as readers:
-        for commit in readers.map(lambda unit: store.find(*unit), kept_units):
-            kept |= {ref.path for ref in commit.objects.values()} if commit else set()
+        commits = list(readers.map(lambda unit: _find(store, unit), kept_units))
+    later = [unit for unit, commit in zip(kept_units, commits, strict=True) if commit is LATER]
+    if later:
+        notes.append(_unknown_records(later))
+    for commit in commits:
+        if isinstance(commit, Commit):
+            kept |= {ref.path for ref in commit.objects.values()}
+    if any(run.unknown for run in runs):
+        kept |= {entry.path for entry in found if entry.path.startswith(RESULTS)}
+    elif later:
+        kept |= {entry.path for entry in found if entry.path.startswith("objects/")}
     garbage = [
         *forgotten,
         *(entry for entry in found if entry.path not in kept and entry.modified < before),
@@ -140,7 +180,22 @@ def find_garbage(
         num_kept=len(found) + len(forgotten) - len(garbage),
         bytes_kept=sum(entry.size for entry in [*found, *forgotten])
         - sum(entry.size for entry in garbage),
+        notes=tuple(notes),
     )
+
+
+class _Later:
+    """A record of a later version, whose objects are not known."""
+
+
+LATER = _Later()
+
+
+def _find(store: Store, unit: Need) -> Commit | _Later | None:
+    try:
+        return store.find(*unit)
+    except UnknownFormatError:
+        return LATER
 
 
 def _unit_of(path: str) -> Need | None:
@@ -151,8 +206,31 @@ def _unit_of(path: str) -> Need | None:
     return parts[1], parts[2].removesuffix(".json")
 
 
-def _needs(runs: Collection[RecordedRun]) -> dict[str, frozenset[Need]]:
-    return {run.id: run.needs for run in runs}
+def _is_ours(path: str) -> bool:
+    """Whether a file is where this version would have put one, or a writer left half of it."""
+    if not path.startswith(RESULTS) or path.rpartition("/")[2].startswith(TEMPORARY_PREFIX):
+        return True
+    return bool(_unit_of(path) or OBJECT.fullmatch(path))
+
+
+def _unknown_run(run: RecordedRun) -> str:
+    return (
+        f"run {run.id} was recorded by a later version of conceptprune ({run.unknown}), so what it "
+        "refers to is not known: no result is removed; use that version, or --forget the run"
+    )
+
+
+def _unknown_records(units: Collection[Need]) -> str:
+    (kind, key), *others = units
+    also = f" and of {len(others)} others" if others else ""
+    return (
+        f"the record of {kind} {key[:12]}{also} is of another version of conceptprune, so what it "
+        "refers to is not known: no object is removed; use that version"
+    )
+
+
+def _needs(runs: Collection[RecordedRun]) -> dict[str, tuple[frozenset[Need], str]]:
+    return {run.id: (run.needs, run.unknown) for run in runs}
 
 
 def _runs(store: Store, forget: Collection[str]) -> list[RecordedRun]:
@@ -167,45 +245,51 @@ def _runs(store: Store, forget: Collection[str]) -> list[RecordedRun]:
 
 def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) -> RecordedRun:
     try:
-        rows = read_ledger(store, run)
-    except StoreError:
-        if not forget:
-            raise
-        rows = []
-    needs: set[Need] = set()
-    if not forget:
-        # Under its former name, too, the record of a unit is the one that the run refers to.
-        needs = {(kind, row["key"]) for row in rows for kind in kinds_of(row["kind"])}
-        needs |= set(_prompts(store, run))
+        ledger = Ledger(number=0, rows=[]) if forget else open_ledger(store, run)
+        unknown = "" if forget else _unknown(store, run, entries, ledger)
+    except UnknownFormatError:
+        ledger, unknown = Ledger(number=0, rows=[]), f"{LEDGER_FILE} cannot be read"
+    rows = ledger.rows
+    named = {(row["kind"], row["key"]) for row in rows}
+    named |= {need_of(text) for row in rows for text in row["needs"]}
+    # Under its former name, too, the record of a unit is the one that the run refers to.
+    needs = {(name, key) for kind, key in named for name in kinds_of(kind)}
+    edits = {path for row in rows for path in row["applies"]}
+    if ledger.number < COMPLETE and not forget:
+        needs |= set(needs_beside_rows(store))
+        edits |= edits_beside_rows(store, run)
     return RecordedRun(
         id=run,
         entries=entries,
         needs=frozenset(needs),
-        edits=frozenset() if forget else _edits(store, run),
+        edits=frozenset(edits),
         has_ledger=bool(rows),
         unfinished=not rows or any(row["status"] == "pending" for row in rows),
+        unknown=unknown,
     )
 
 
-def _prompts(store: Store, run: str) -> Iterator[Need]:
-    """The units that made a run's prompts: they come before the plan, so no ledger has them."""
-    try:
-        record = RunRecord.read(store, run)
-        manifest = Manifest.model_validate({**record.manifest, "model": {"folder": "not recorded"}})
-    except KeyError:
-        return
-    except ValidationError as error:
-        raise StoreError(
-            f"{store.uri}: run {run} was recorded by another version of conceptprune, so what it "
-            "refers to is not known: use that version, or --forget the run"
-        ) from error
-    for unit in prompts_units(manifest, record.language_model):
-        yield unit.kind, unit.key
+def _unknown(store: Store, run: str, entries: Collection[Entry], ledger: Ledger) -> str:
+    """Why a run may refer to more than its ledger says here; empty where it does not."""
+    if ledger.is_later:
+        return f"its ledger is of the format ledger/{ledger.number}"
+    if ledger.number:
+        return ""
+    names = {entry.path.removeprefix(f"runs/run={run}/") for entry in entries}
+    strange = sorted(name for name in names if not _is_run_file(name))
+    if strange:
+        return f"without a ledger, but with a file {strange[0]}"
+    evaluation = EvaluationRecord.read(store, run)
+    later = evaluation is not None and evaluation.later
+    if RUN_FILE in names:
+        later = later or RunRecord.read(store, run).later
+    return "its record is of a later format" if later else ""
 
 
-def _edits(store: Store, run: str) -> frozenset[str]:
-    record = EvaluationRecord.read(store, run)
-    return frozenset() if record is None else record.edits
+def _is_run_file(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    known = folder == JOBS_FOLDER or name in (RUN_FILE, EVALUATION_FILE, LEDGER_FILE)
+    return known or file.startswith(TEMPORARY_PREFIX)
 
 
 def _summary(garbage: Garbage, *, yes: bool, grace_hours: float) -> Iterator[str]:

@@ -16,10 +16,10 @@ from conceptprune.store.claims import Claim, live_claims
 from ..console.logs import one_line
 from ..records.evaluation import EvaluationRecord, evaluation_records
 from ..records.journal import JobRecord, job_records
-from ..records.ledger import RUN_FILE, RunRecord, read_ledger
-from ..records.runs import run_records
+from ..records.ledger import RUN_FILE, RunRecord, open_ledger
+from ..records.runs import AnyRecord, UnknownRecord, run_records, unknown_records
+from ..records.unknown import unknown_to_this_version
 from ..scheduling.graph import Committed, committed_in
-from ..scheduling.kinds import is_intermediate
 
 OPEN = ("failed", "blocked", "pending")
 """Ledger statuses of units without a result."""
@@ -31,41 +31,47 @@ SHOWN_CONCEPTS = 3
 class RunStatus:
     """One run as the store has it now."""
 
-    record: RunRecord | EvaluationRecord
+    record: AnyRecord
     rows: list[dict[str, Any]]
     """The ledger, put right by what is committed now: what has been finished since is done, and a
     result that was lost since is pending."""
     jobs: list[JobRecord]
     claims: list[Claim]
     """What its workers are at."""
+    not_shown: tuple[str, ...] = ()
+    """What is on record of it that this version does not know."""
 
     @classmethod
     def read(
         cls,
         store: Store,
-        record: RunRecord | EvaluationRecord,
+        record: AnyRecord,
         committed: Committed,
         claims: Sequence[Claim] = (),
     ) -> "RunStatus":
         """The status of a run; `committed` tells what changed since its last ledger."""
-        rows = read_ledger(store, record.run)
+        ledger = open_ledger(store, record.run)
+        rows = ledger.rows
         for row in rows:
             there = committed(row["kind"], row["key"])
             if row["status"] in OPEN and there:
                 row["status"] = "done"
-            elif row["status"] not in OPEN and not there and not is_intermediate(row["kind"]):
+            elif row["status"] not in OPEN and not there and not row["intermediate"]:
                 row["status"] = "pending"
         jobs = job_records(store, record.run)
         ids = {job.job for job in jobs}
         mine = [claim for claim in claims if claim.job in ids]
-        return cls(record=record, rows=rows, jobs=jobs, claims=mine)
+        unknown = tuple(unknown_to_this_version(record, ledger))
+        return cls(record=record, rows=rows, jobs=jobs, claims=mine, not_shown=unknown)
 
     @property
     def num_concepts(self) -> int:
         """How many concepts the run is to erase, or checkpoints to evaluate."""
         if isinstance(self.record, EvaluationRecord):
             return len(self.record.checkpoints)
-        return len(self.record.manifest["concepts"])
+        if isinstance(self.record, RunRecord) and self.record.asked.concepts:
+            return len(self.record.asked.concepts)
+        return len({name for row in self.rows for name in row["concepts"]})
 
     @property
     def num_concepts_done(self) -> int:
@@ -91,8 +97,8 @@ def show_status(store: str, console: Console) -> None:
     committed = committed_in(opened)
     claims = live_claims(opened)
     evaluations = evaluation_records(opened)
-    runs: list[RunRecord | EvaluationRecord] = [*evaluations]
-    if not evaluations or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
+    runs: list[AnyRecord] = [*evaluations, *unknown_records(opened)]
+    if not runs or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
         runs += run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         try:
@@ -106,18 +112,23 @@ def show_status(store: str, console: Console) -> None:
 
 def _lines(status: RunStatus) -> Iterator[str]:
     record = status.record
-    started = datetime.fromtimestamp(record.started, UTC)
-    if isinstance(record, EvaluationRecord):
-        yield f"evaluation {record.run}"
-        yield f"  suite     {one_line(record.name)}"
-    else:
-        yield f"run {record.run}"
-        yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
-    yield f"  started   {started:%Y-%m-%d %H:%M:%S} UTC"
-    if isinstance(record, EvaluationRecord):
-        yield "  " + one_line(f"of        {', '.join(record.labels)}")
-    else:
-        yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+    yield (
+        f"evaluation {record.run}" if isinstance(record, EvaluationRecord) else f"run {record.run}"
+    )
+    match record:
+        case EvaluationRecord():
+            yield f"  suite     {one_line(record.name)}"
+        case RunRecord():
+            yield f"  model     {one_line(record.model_label)}, digest {record.model_identity[:12]}"
+    if status.not_shown:
+        yield "  " + one_line(f"not shown {'; '.join(status.not_shown)}: of another version")
+    if not isinstance(record, UnknownRecord):
+        yield f"  started   {_started(record)}"
+    match record:
+        case EvaluationRecord():
+            yield "  " + one_line(f"of        {', '.join(record.labels)}")
+        case RunRecord():
+            yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
     yield from _jobs(status.jobs)
     for claim in status.claims:
         since = f"{max(0, time.time() - claim.since):.0f} s"
@@ -134,6 +145,20 @@ def _lines(status: RunStatus) -> Iterator[str]:
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
     yield f"  rerun     a rerun would {verb}"
+
+
+def _started(record: RunRecord | EvaluationRecord) -> str:
+    """When its last job began, and its first where that was another."""
+    first, last = record.first_started, record.started
+    if first is None or first == last:
+        return _when(last)
+    return f"{_when(last)}, for the first time {_when(first)}"
+
+
+def _when(seconds: float) -> str:
+    if not seconds:
+        return "at a time that is not known"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _jobs(jobs: list[JobRecord]) -> Iterator[str]:

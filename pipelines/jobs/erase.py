@@ -61,9 +61,9 @@ def run_job(
     store = Store(store_uri, StoreMetrics())
     store.check()
     spec = _spec(prepared, store, job, form)
-    with unit_runner(spec, prepared.manifest.compute) as run:
-        pairs, failed = _prompts(prepared, store, run)
-        plan, given_up = _plan(prepared, pairs, failed)
+    with unit_runner(spec, prepared.manifest.compute, store) as run:
+        pairs, made = _prompts(prepared, store, run)
+        plan, known = _plan(prepared, pairs, made)
         RunRecord(
             run=plan.run,
             manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
@@ -74,21 +74,20 @@ def run_job(
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        outcome = run_plan(plan, store, run, console, job, given_up=given_up, verify=verify)
+        outcome = run_plan(plan, store, run, console, job, known=known, verify=verify)
     return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started)
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
-    """The prompts that are there, made first where they were not; and what failed, by key."""
+    """The prompts that are there, made first where they were not; and what came of that, by key."""
     units = prepared.prompts_units()
     known: Mapping[str, Unit] = {unit.key: unit for unit in units}
     committed = committed_in(store)
     todo = [unit for unit in units if not committed(unit.kind, unit.key)]
-    failed: dict[str, Result] = {}
+    results: dict[str, Result] = {}
 
     def on_result(result: Result) -> None:
-        if result.error:
-            failed[result.unit.key] = result
+        results[result.unit.key] = result
 
     for look in range(LOOKS_AT_PROMPTS):
         if todo:
@@ -96,7 +95,7 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
         pairs: dict[str, tuple[PromptPair, ...]] = {}
         todo = []
         for unit in units:
-            if unit.key in failed:
+            if unit.key in results and results[unit.key].error:
                 continue
             try:
                 data = store.load(store.get(unit.kind, unit.key), "prompts")
@@ -108,28 +107,34 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
                 pairs |= pairs_from_table(parquet_to_table(data))
         if not todo:
             break
-    return pairs, failed
+    return pairs, results
 
 
 def _plan(
-    prepared: Prepared, pairs: Pairs, failed: Mapping[str, Result]
+    prepared: Prepared, pairs: Pairs, made: Mapping[str, Result]
 ) -> tuple[Plan, list[Result]]:
-    """The plan, and the results of the units that must be given up for want of prompts.
+    """The plan, and the results that are known of it: prompts that were `made`, or failed.
 
     A concept without prompts is planned with a stand-in for them, so that the ledger has a row for
     all that is missing; the keys of these rows are nobody's, and nothing is computed under them.
     """
-    unmade = tuple(unit for unit in prepared.prompts_units() if unit.key in failed)
+    prompts = tuple(prepared.prompts_units())
+    failed = {unit.key for unit in prompts if unit.key in made and made[unit.key].error}
     stand_ins = {
-        concept.name: _stand_in(concept.name) for unit in unmade for concept in concepts_in(unit)
+        concept.name: _stand_in(concept.name)
+        for unit in prompts
+        if unit.key in failed
+        for concept in concepts_in(unit)
     }
-    plan = prepared.plan({**pairs, **stand_ins}, unmade)
+    plan = prepared.plan({**pairs, **stand_ins}, prompts)
     texts = {pair.base.text for (pair,) in stand_ins.values()}
-    results = {unit.key: failed[unit.key] for unit in unmade}
+    results = dict(made)
+    blocked = set(failed)
     for unit in plan.units():
-        prompts = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
-        without = any(prompt.text in texts for prompt in prompts)
-        if without or any(key in results for _, key in unit.needs):
+        drawn = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
+        without = any(prompt.text in texts for prompt in drawn)
+        if without or any(key in blocked for _, key in unit.needs):
+            blocked.add(unit.key)
             results[unit.key] = Result(
                 unit=unit, status="blocked", attempts=0, error="needs prompts, which failed"
             )

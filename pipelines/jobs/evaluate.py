@@ -206,7 +206,7 @@ def run_on_suite(
     EvaluationRecord.of(plan.run, checkpoints, summary, suite).write(store)
     process = WorkerProcess.of(store, compute, job=job, run=plan.run, form=form)
     spec = EvaluatorSpec(process=process, base=prepared.base)
-    with unit_runner(spec, compute) as run:
+    with unit_runner(spec, compute, store) as run:
         return run_plan(plan, store, run, console, job, parts="checkpoints")
 
 

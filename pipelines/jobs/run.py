@@ -18,6 +18,7 @@ from ..records.reuse import find_units
 from ..scheduling.cluster import connected
 from ..scheduling.loop import Result, Tick, run_units
 from ..scheduling.metrics import JobMetrics
+from ..scheduling.others import OtherJobs
 from ..scheduling.watchdog import Patience, Watchdog
 from ..scheduling.workers import RunnerSpec, WorkerPool
 from .progress import JobProgress
@@ -68,17 +69,21 @@ def run_plan(
     job: str,
     *,
     parts: str = "concepts",
-    given_up: Sequence[Result] = (),
+    known: Sequence[Result] = (),
     verify: bool = False,
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units that are `given_up` are not tried. With `verify`, results that are there are read in full.
+    Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
+    are there are read in full.
     """
     found = find_units(plan, store, verify=verify)
-    units, reused = found.todo, found.reused
-    todo = {unit.key for unit in units}
+    before = {result.unit.key: result for result in known}
+    reused = {key: made for key, made in found.reused.items() if key not in before}
+    todo = before.keys() | {unit.key for unit in found.todo}
+    units = [unit for unit in plan.units() if unit.key in todo]
     journal = Journal(store, plan, job, todo=todo, reused=reused)
+    journal.results.update(before)
     journal.begin()
     try:
         if units:
@@ -88,9 +93,9 @@ def run_plan(
                     journal.results[result.unit.key] = result
                     progress.advance(result)
 
-                for result in given_up:
-                    on_result(result)
-                left = [unit for unit in units if unit.key not in journal.results]
+                for result in known:
+                    progress.advance(result)
+                left = [unit for unit in units if unit.key not in before]
                 if left:
                     run(left, plan.by_key, on_result, journal.on_tick)
     except BaseException:
@@ -98,7 +103,8 @@ def run_plan(
         # has been done so far is on record.
         journal.end("stopped")
         raise
-    results = journal.results.values()
+    # What was made before the plan was known is no part of what the plan took.
+    results = [r for key, r in journal.results.items() if r.error or key not in before]
     rows = journal.end("failed" if any(result.error for result in results) else "done")
     computed = sum(result.status == "done" for result in results)
     return Outcome(
@@ -109,7 +115,7 @@ def run_plan(
 
 
 @contextmanager
-def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
+def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     with ExitStack() as joined:
 
@@ -136,11 +142,13 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                 on_result(result)
 
             patience = Patience()
-            with Watchdog() as watchdog:
+            patience_with_others = Patience(waiting_for="another job")
+            with Watchdog() as watchdog, OtherJobs(store) as others:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()
                     patience.look(tick.lacking)
+                    patience_with_others.look(tick.held)
                     metrics.now(units_left=len(left), actors=tick.actors)
                     metrics.interrupted(tick.interruptions)
                     on_tick(tick)
@@ -153,6 +161,7 @@ def unit_runner(spec: RunnerSpec, compute: Compute) -> Iterator[RunUnits]:
                         max_attempts=compute.max_attempts,
                         on_result=counted,
                         on_tick=beat,
+                        on_held=others.held,
                     )
                 finally:
                     pool.close()

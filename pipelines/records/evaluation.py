@@ -2,22 +2,25 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from conceptprune import __version__
 from conceptprune.attacks.units import AttackSummaryUnit
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.units import EvaluationUnit
-from conceptprune.store import Commit, Store
+from conceptprune.store import Commit, Store, UnknownFormatError
 
-from .ledger import told_if_damaged
+from .fields import NUMBERS, field, is_later
+from .ledger import first_started, told_if_damaged
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint
 
 RUN_FILE = "evaluation.json"
 """Not a run.json: that is a run of `erase`, from which there is a report."""
+RUN_FORMAT = "conceptprune.evaluation-run/1"
 
 SUMMARY_KINDS = (EvaluationUnit.kind, AttackSummaryUnit.kind)
 """Kinds of units that end in a summary (`conceptprune.evaluation.summary`)."""
@@ -35,6 +38,11 @@ class EvaluationRecord:
     summary: str
     """Key of the unit that ends it: an `EvaluationUnit` or an `AttackSummaryUnit`."""
     started: float
+    """When its last job began, in seconds since 1970."""
+    first_started: float | None = None
+    """When its first job began; None where that was not recorded."""
+    later: bool = False
+    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
 
     @classmethod
     def of(
@@ -61,13 +69,12 @@ class EvaluationRecord:
     @property
     def name(self) -> str:
         """The suite's name."""
-        name: str = self.suite["name"]
-        return name
+        return field(self.suite, "name", str, "not known")
 
     @property
     def labels(self) -> list[str]:
         """The checkpoints' labels."""
-        return [checkpoint["label"] for checkpoint in self.checkpoints]
+        return [field(checkpoint, "label", str, "not known") for checkpoint in self.checkpoints]
 
     @property
     def edits(self) -> frozenset[str]:
@@ -78,12 +85,14 @@ class EvaluationRecord:
     def write(self, store: Store) -> None:
         """Write or replace the record."""
         content = {
-            "format": "conceptprune.evaluation-run/1",
+            "format": RUN_FORMAT,
             "run": self.run,
             "suite": self.suite,
             "checkpoints": list(self.checkpoints),
             "summary": self.summary,
             "started": self.started,
+            "first_started": first_started(store, self.run, RUN_FILE, self.started),
+            "version": __version__,
         }
         store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
 
@@ -98,10 +107,18 @@ class EvaluationRecord:
         if data is None:
             return None
         with told_if_damaged(store, run, RUN_FILE):
-            content = json.loads(data)
-            del content["format"]
-            content["checkpoints"] = tuple(content["checkpoints"])
-            return cls(**content)
+            content = field({"": json.loads(data)}, "", dict)
+            later = is_later(content, RUN_FORMAT)
+            checkpoints = field(content, "checkpoints", list, [] if later else None)
+            return cls(
+                run=run,
+                suite=field(content, "suite", dict, {} if later else None),
+                checkpoints=tuple(each for each in checkpoints if isinstance(each, dict)),
+                summary=field(content, "summary", str, "" if later else None),
+                started=field(content, "started", NUMBERS, 0.0 if later else None),
+                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                later=later,
+            )
 
 
 def evaluation_records(store: Store) -> list[EvaluationRecord]:
@@ -115,7 +132,21 @@ def evaluation_records(store: Store) -> list[EvaluationRecord]:
     return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
 
 
-def summary_commits(store: Store) -> list[Commit]:
-    """Commit records of a store's summaries, of evaluations and of attacks; in no order."""
-    found = (store.find(kind, key) for kind in SUMMARY_KINDS for key in store.committed(kind))
+def summary_commits(
+    store: Store, on_unknown: Callable[[UnknownFormatError], None] | None = None
+) -> list[Commit]:
+    """Commit records of a store's summaries, of evaluations and of attacks; in no order.
+
+    Raises:
+        UnknownFormatError: another version wrote one, and there is nobody to tell: `on_unknown`.
+    """
+    found = []
+    for kind in SUMMARY_KINDS:
+        for key in store.committed(kind):
+            try:
+                found.append(store.find(kind, key))
+            except UnknownFormatError as error:
+                if on_unknown is None:
+                    raise
+                on_unknown(error)
     return [commit for commit in found if commit is not None]

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.digest import canonical_json
@@ -16,7 +16,7 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.units.unit_plan import UnitPlan
 
-from .ledger import Made, ledger_rows, told_if_damaged, write_ledger
+from .ledger import JOBS_FOLDER, Made, ledger_rows, told_if_damaged, write_ledger
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
@@ -55,7 +55,9 @@ class JobRecord:
 
     def write(self, store: Store, run: str) -> None:
         """Write or replace the record."""
-        store.write_run_file(run, f"jobs/{self.job}.json", canonical_json(asdict(self)).encode())
+        store.write_run_file(
+            run, f"{JOBS_FOLDER}/{self.job}.json", canonical_json(asdict(self)).encode()
+        )
 
 
 def new_job() -> str:
@@ -71,11 +73,15 @@ def job_records(store: Store, run: str) -> list[JobRecord]:
     """
     prefix = f"runs/run={run}/"
     records = []
-    for name in sorted(entry.path.removeprefix(prefix) for entry in store.entries(f"{prefix}jobs")):
+    for name in sorted(
+        entry.path.removeprefix(prefix) for entry in store.entries(f"{prefix}{JOBS_FOLDER}")
+    ):
         data = store.read_run_file(run, name)
         if data is not None:
             with told_if_damaged(store, run, name):
-                records.append(JobRecord(**json.loads(data)))
+                known = {field.name for field in fields(JobRecord)}
+                content = json.loads(data)
+                records.append(JobRecord(**{k: v for k, v in content.items() if k in known}))
     return records
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from conceptprune import __version__
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
-from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import (
+    Commit,
+    Store,
+    UnknownFormatError,
+    format_number,
+    parquet_to_table,
+    table_to_parquet,
+    type_name,
+)
 from conceptprune.units.find import find_commit
-from conceptprune.units.unit import APPLIED
+from conceptprune.units.unit import APPLIED, Need
 from conceptprune.units.unit_plan import UnitPlan
 
 from ..scheduling.graph import Committed
+from .asked import Asked
+from .fields import NUMBERS, field, is_later
 
 if TYPE_CHECKING:
     from ..scheduling.loop import Result
@@ -28,6 +39,8 @@ SCHEMA = pa.schema(
         pa.field("unit", pa.int32(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
+        pa.field("needs", pa.list_(pa.string()), nullable=False),
+        pa.field("intermediate", pa.bool_(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
         pa.field("concepts", pa.list_(pa.string()), nullable=False),
         pa.field("status", pa.string(), nullable=False),
@@ -39,21 +52,55 @@ SCHEMA = pa.schema(
         pa.field("finished", pa.timestamp("ms", tz="UTC")),
         pa.field("objects", pa.list_(pa.string()), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("applies", pa.list_(pa.string()), nullable=False),
         pa.field("mask", pa.string()),
+        pa.field("prompts", pa.string()),
         pa.field("entries", pa.int64()),
         pa.field("site_weights", pa.int64()),
         pa.field("at_once", pa.int32()),
     ],
-    metadata={"conceptprune.format": "ledger/2", "conceptprune.sorted_by": "unit"},
+    metadata={"conceptprune.format": "ledger/3", "conceptprune.sorted_by": "unit"},
 )
-"""`unit`: its place in the plan. `status`: done (by this job), reused (committed before, or by
-another job meanwhile), failed,
-blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed and
-this unit is not). `at_once`: prompts that went through the denoiser together; fewer than a batch
-where memory ran out, which may have moved the last bits."""
+"""All that a run refers to, so that no reader has to plan it again.
+
+- `unit`: its place in the plan.
+- `needs`: units that come before it, as "kind/key".
+- `intermediate`: whether it is done only for those that need it.
+- `status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
+  blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed
+  and this unit is not).
+- `applies`: paths of objects that it applies and no unit of the run makes.
+- `mask`: key of the mask that it makes or applies.
+- `prompts`: of statistics, the digest of their prompts (`prompts_digest`); masks name theirs by it.
+- `at_once`: prompts that went through the denoiser together; fewer than a batch where memory ran
+  out, which may have moved the last bits.
+
+A later version may add columns. It raises the number of the format where a reader of this one would
+go wrong by it: then `gc` keeps all that may be the run's.
+"""
+
+NUMBER = format_number(SCHEMA)
+COMPLETE = 3
+"""The first format that has all that a run refers to."""
+INTERMEDIATE_UNTIL_2 = ("window", "statistics", "images", "scores", "set-scores", "attack")
+"""Kinds of units that were done only for others when ledgers did not say so yet."""
+
+EMPTY: Mapping[str, Callable[[], Any]] = {
+    "string": str,
+    "int32": int,
+    "int64": int,
+    "bool": bool,
+    "list<string>": list,
+}
+"""What stands for a value that a ledger of another version does not have, by the column's type."""
 
 RUN_FILE = "run.json"
+RUN_FORMAT = "conceptprune.run/1"
 LEDGER_FILE = "ledger.parquet"
+JOBS_FOLDER = "jobs"
+PROMPTS_KINDS = ("prompts", "generated-prompts")
+"""Kinds of units that make prompts."""
+
 READERS = 16
 """Commit records of reused units are read so many at a time: an object store answers slowly."""
 
@@ -99,13 +146,17 @@ def ledger_rows(
                 "unit": index,
                 "kind": unit.kind,
                 "key": unit.key,
+                "needs": [f"{kind}/{key}" for kind, key in unit.needs],
+                "intermediate": unit.intermediate,
                 "detail": unit.detail,
                 "concepts": list(plan.labels.get(unit.key, ())),
                 "status": status,
                 "attempts": result.attempts if result else 0,
                 "error": result.error if result else None,
                 "evaluations": unit.evaluations,
+                "applies": list(unit.applies),
                 "mask": unit.mask_key,
+                "prompts": getattr(unit, "prompts_digest", None),
                 **made,
             }
         )
@@ -148,13 +199,15 @@ def reused_units(
         if len(found) == len(units):
             break
         try:
-            rows = read_ledger(store, run)
+            ledger = open_ledger(store, run)
         except StoreError as error:
             # Left in its place: its run's next job writes it anew, and until then it stops `gc`,
             # which would else take it that the run needs nothing.
             logger.warning("%s", error)
             continue
-        for row in rows:
+        if ledger.is_later:
+            continue
+        for row in ledger.rows:
             if row["key"] in units and row["objects"]:
                 found.setdefault(row["key"], {name: row[name] for name in NOTHING_MADE})
     with ThreadPoolExecutor(READERS) as readers:
@@ -170,19 +223,94 @@ def write_ledger(store: Store, run: str, rows: list[dict[str, Any]]) -> None:
     store.write_run_file(run, LEDGER_FILE, table_to_parquet(table))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """A run's ledger, as far as this version can read it."""
+
+    number: int
+    """Of its format; 0 where none has been written yet."""
+    rows: list[dict[str, Any]]
+    """In the columns of this version: what an older one did not write is empty."""
+    unknown: tuple[str, ...] = ()
+    """Columns that this version does not know."""
+
+    @property
+    def is_later(self) -> bool:
+        """Whether a later version wrote it, so that the rows may not be all there is to know."""
+        return self.number > NUMBER
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it was written before ledgers had all that a run refers to (`earlier.py`)."""
+        return 0 < self.number < COMPLETE
+
+
+def open_ledger(store: Store, run: str) -> Ledger:
+    """A run's ledger, of whatever version.
+
+    Raises:
+        UnknownFormatError: a later version wrote it, in which even the units' names are others.
+        StoreError: it is damaged, or cannot be read.
+    """
+    data = store.read_run_file(run, LEDGER_FILE)
+    if data is None:
+        return Ledger(number=0, rows=[])
+    with told_if_damaged(store, run, LEDGER_FILE):
+        table = parquet_to_table(data, newest=NUMBER)
+        number = format_number(table.schema)
+    known = [name for name in SCHEMA.names if _is_known(table.schema, name)]
+    unknown = tuple(name for name in table.column_names if name not in known)
+    if not {"kind", "key"} <= set(known):
+        raise UnknownFormatError(
+            f"{store.uri}: runs/run={run}/{LEDGER_FILE} is of the format ledger/{number}, and this "
+            f"version of conceptprune cannot read its units: it knows ledger/{NUMBER}"
+        )
+    rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
+    if number < COMPLETE:
+        for row in rows:
+            row["intermediate"] = row["kind"] in INTERMEDIATE_UNTIL_2
+    return Ledger(number=number, rows=rows, unknown=unknown)
+
+
 def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
     """A run's ledger rows; none where it has not been written yet.
 
     Raises:
         StoreError: it is damaged, or cannot be read.
     """
-    data = store.read_run_file(run, LEDGER_FILE)
-    if data is None:
-        return []
-    with told_if_damaged(store, run, LEDGER_FILE):
-        rows = parquet_to_table(data).to_pylist()
-    # ledger/1 did not have all of the columns.
-    return [dict.fromkeys(SCHEMA.names) | row for row in rows]
+    return open_ledger(store, run).rows
+
+
+def need_of(text: str) -> Need:
+    """An entry of the column `needs`."""
+    kind, _, key = text.partition("/")
+    return kind, key
+
+
+def is_fused(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of one mask made of several, and no concept's own."""
+    return row["kind"] == "fused-mask" or (row["kind"] == "mask" and not row["concepts"])
+
+
+def is_own_mask(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a concept's own mask."""
+    return row["kind"] == "mask" and len(row["concepts"]) == 1
+
+
+def _is_known(schema: pa.Schema, name: str) -> bool:
+    here = schema.get_field_index(name)
+    return here >= 0 and type_name(schema.field(here).type) == type_name(SCHEMA.field(name).type)
+
+
+def empty_row() -> dict[str, Any]:
+    """A row that says nothing."""
+    return {
+        field.name: None if field.nullable else EMPTY[type_name(field.type)]() for field in SCHEMA
+    }
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 @contextmanager
@@ -210,13 +338,25 @@ class RunRecord:
     """The model's diffusers pipeline class."""
     denoiser_weights: int
     started: float
+    """When its last job began, in seconds since 1970."""
+    first_started: float | None = None
+    """When its first job began; None where that was not recorded."""
     language_model: str | None = None
     """Digest of the language model that wrote fillers, if one did."""
+    version: str = ""
+    """Of conceptprune, where it was recorded."""
+    later: bool = False
+    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
+
+    @property
+    def asked(self) -> Asked:
+        """The manifest, as plain values."""
+        return Asked(self.manifest)
 
     def write(self, store: Store) -> None:
-        """Write or replace the record."""
+        """Write or replace the record; when the run was first started stays on record."""
         content = {
-            "format": "conceptprune.run/1",
+            "format": RUN_FORMAT,
             "run": self.run,
             "manifest": self.manifest,
             "model": {
@@ -227,12 +367,14 @@ class RunRecord:
             "language_model": self.language_model,
             "denoiser_weights": self.denoiser_weights,
             "started": self.started,
+            "first_started": first_started(store, self.run, RUN_FILE, self.started),
+            "version": __version__,
         }
         store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
 
     @classmethod
     def read(cls, store: Store, run: str) -> "RunRecord":
-        """The record of `run`.
+        """The record of `run`, of whatever version.
 
         Raises:
             KeyError: the store has no such run.
@@ -242,15 +384,31 @@ class RunRecord:
         if data is None:
             raise KeyError(run)
         with told_if_damaged(store, run, RUN_FILE):
-            content = json.loads(data)
+            content = field({"": json.loads(data)}, "", dict)
+            later = is_later(content, RUN_FORMAT)
+            # Of a later version's record, whatever it has in other words is left out.
+            model = field(content, "model", dict, {} if later else None)
             return cls(
                 run=run,
-                manifest=content["manifest"],
-                model_label=content["model"]["label"],
-                model_identity=content["model"]["identity"],
+                manifest=field(content, "manifest", dict, {} if later else None),
+                model_label=field(model, "label", str, "not known" if later else None),
+                model_identity=field(model, "identity", str, "" if later else None),
                 # The first versions knew one family only and did not record it.
-                pipeline=content["model"].get("pipeline", "StableDiffusionPipeline"),
-                denoiser_weights=content["denoiser_weights"],
-                started=content["started"],
-                language_model=content.get("language_model"),
+                pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
+                denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
+                started=field(content, "started", NUMBERS, 0.0 if later else None),
+                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                language_model=field(content, "language_model", str, "") or None,
+                version=field(content, "version", str, ""),
+                later=later,
             )
+
+
+def first_started(store: Store, run: str, name: str, started: float) -> float:
+    """When a run was first started, by the record of an earlier job of it if there is one."""
+    data = store.read_run_file(run, name)
+    try:
+        earlier = json.loads(data or b"{}")
+        return float(earlier.get("first_started") or earlier["started"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return started

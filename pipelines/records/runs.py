@@ -2,15 +2,42 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from conceptprune.errors import UserError
 from conceptprune.manifest import concept_key
 from conceptprune.store import Store
 
 from ..console.logs import one_line
-from .ledger import RunRecord, read_ledger
+from .evaluation import RUN_FILE as EVALUATION_FILE
+from .evaluation import EvaluationRecord
+from .ledger import LEDGER_FILE, RUN_FILE, RunRecord, is_own_mask, read_ledger
 
 MAX_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownRecord:
+    """A run of a kind that this version does not know: a ledger, without a record known here."""
+
+    run: str
+    started: float = 0.0
+
+
+AnyRecord = RunRecord | EvaluationRecord | UnknownRecord
+
+
+def unknown_records(store: Store) -> list[UnknownRecord]:
+    """Runs with a ledger and without a record that is known here."""
+    found: dict[str, set[str]] = {}
+    for entry in store.entries("runs"):
+        _, run, *name = entry.path.split("/")
+        found.setdefault(run.removeprefix("run="), set()).add("/".join(name))
+    return [
+        UnknownRecord(run=run)
+        for run, names in sorted(found.items())
+        if LEDGER_FILE in names and not names & {RUN_FILE, EVALUATION_FILE}
+    ]
 
 
 def run_records(store: Store) -> list[RunRecord]:
@@ -52,7 +79,7 @@ def find_run(store: Store, run: str | None) -> RunRecord:
 
 def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
     """Keys of the finished masks of the concepts named, in the manifest's order, by name."""
-    names = {concept_key(item["name"]): item["name"] for item in record.manifest["concepts"]}
+    names = {concept_key(concept.name): concept.name for concept in record.asked.concepts}
     wanted = dict.fromkeys(concept_key(concept) for concept in concepts)
     unknown = [concept for concept in concepts if concept_key(concept) not in names]
     if unknown:
@@ -63,12 +90,7 @@ def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[
                 for name in unknown
             )
         )
-    rows = {
-        row["concepts"][0]: row
-        for row in reversed(read_ledger(store, record.run))
-        # A fused mask comes after those of the concepts and does not have a concept's name.
-        if row["kind"] == "mask" and row["concepts"] == [row["detail"]]
-    }
+    rows = {row["concepts"][0]: row for row in read_ledger(store, record.run) if is_own_mask(row)}
     keys = {}
     for name in (names[key] for key in names if key in wanted):
         row = rows.get(name)

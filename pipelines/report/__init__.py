@@ -9,7 +9,7 @@ from .render import render
 from .site import write_site
 
 
-def write_report(store_uri: str, *, out: Path, run: str | None) -> None:
+def write_report(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]:
     """Write the report of `run`, or of the newest run; the model is not needed.
 
     Args:
@@ -17,18 +17,22 @@ def write_report(store_uri: str, *, out: Path, run: str | None) -> None:
         out: one page that stands alone, if its name ends in .html; else the folder of a site.
         run: a run's id.
 
+    Returns:
+        What it passes over, because another version recorded it in a way that is not known here.
+
     Raises:
         UserError: there is no such store or run, or nothing can be written there.
         StoreError: an object of the run is missing or damaged.
     """
     if out.suffix != ".html":
-        write_site(store_uri, out=out, run=run)
-        return
-    page = render(read_report(store_uri, run))
+        return write_site(store_uri, out=out, run=run)
+    report = read_report(store_uri, run)
+    page = render(report)
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from error
+    return report.not_shown
 
 
 __all__ = ["write_report"]

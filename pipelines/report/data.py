@@ -2,39 +2,37 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ValidationError
-
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.manifest import Manifest
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
-from conceptprune.models.source import ModelSettings, ModelSource
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.prompts.pairs import PromptPair
+from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.find import find_commit
-from conceptprune.units.plan import ConceptPlan, Plan
-from conceptprune.units.units import FusedMaskUnit, MaskUnit
 
-from ..jobs.preparation import Prepared, plan_here
+from ..records.asked import AskedConcept
+from ..records.collected import Collected, compared
 from ..records.evaluation import SUMMARY_KINDS
-from ..records.ledger import RunRecord, read_ledger
+from ..records.ledger import Ledger, RunRecord, is_fused, is_own_mask, open_ledger, read_ledger
 from ..records.runs import find_run, recorded
+from ..records.unknown import unknown_to_this_version
+from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_shots, metrics_in
 from .recognised import Recognised, seen_in_preview_2
 from .rows import Row, cost_of, failures_of, files_of, status_of
-from .shots import EMBEDDED, Gallery, Role, Shot, make_strip, pair_shots
+from .shots import EMBEDDED, NEEDED, Gallery, Role, Shot, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
 from .where import Contrast, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
 """Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
-MASK_KINDS = (MaskUnit.kind, FusedMaskUnit.kind)
 CACHED = 32
 """Preview tables and statistics kept at hand: concepts share those of what is retained."""
 
@@ -48,13 +46,13 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
     """
     store = Store(store_uri)
     record = find_run(store, run)
-    rows = read_ledger(store, record.run)
-    if not rows:
+    ledger = open_ledger(store, record.run)
+    if not ledger.rows:
         raise UserError(
             f"{store_uri}: run {record.run} has no ledger yet: its job has only just started or "
             "was killed; run `conceptprune erase` again, which goes on where it stopped"
         )
-    return _Reader(store, record, rows, gallery).report()
+    return _Reader(store, record, ledger, gallery).report()
 
 
 def only_evaluated(store: Store) -> bool:
@@ -65,108 +63,119 @@ def only_evaluated(store: Store) -> bool:
 
 def evaluation_rows(store: Store) -> list[Row]:
     """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
-    others = [name for name in store.runs() if not recorded(store, name)]
-    rows = {row["key"]: row for name in others for row in read_ledger(store, name)}
+    rows: dict[str, Row] = {}
+    for name in store.runs():
+        if not recorded(store, name):
+            # What a later version's took is passed over where its ledger cannot be read.
+            with suppress(UnknownFormatError):
+                rows |= {row["key"]: row for row in read_ledger(store, name)}
     return list(rows.values())
-
-
-def _manifest(record: RunRecord) -> Manifest:
-    # The record leaves the model out, whose folder is a matter of the machine that ran the job.
-    model = {"folder": "not recorded"}
-    try:
-        return Manifest.model_validate({**record.manifest, "model": model})
-    except ValidationError as error:
-        raise UserError(
-            f"run {record.run} was recorded by another version of conceptprune: {error}"
-        ) from error
-
-
-def _plan(store: Store, record: RunRecord, manifest: Manifest) -> Plan:
-    """The run's plan, for prompts and statistics: mask keys depend on library versions too."""
-    model = ModelSettings(
-        source=ModelSource(label=record.model_label),
-        identity=record.model_identity,
-        pipeline=record.pipeline,
-        dtype=manifest.dtype,
-        device=manifest.collection.device,
-        scheduler=manifest.collection.scheduler,
-        resolution=manifest.collection.resolution,
-        language_model=record.language_model,
-    )
-    prepared = Prepared(manifest=manifest, model=model, denoiser_weights=record.denoiser_weights)
-    return plan_here(prepared, store)
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
     """What the pictures of a run say of each of its masks; None of one that it drew none with."""
-    rows = read_ledger(store, record.run)
-    if not any(row["kind"] == "preview" for row in rows):
+    ledger = open_ledger(store, record.run)
+    if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None
-    return _Reader(store, record, rows, EMBEDDED).accuracy_of
+    return _Reader(store, record, ledger, EMBEDDED).accuracy_of
 
 
 class _Reader:
-    """Reads one run's results out of the store, concept by concept."""
+    """Reads one run's results out of the store, concept by concept.
 
-    def __init__(
-        self, store: Store, record: RunRecord, rows: Sequence[Row], gallery: Gallery
-    ) -> None:
+    What another version recorded in a way that is not known here is passed over, and named.
+    """
+
+    def __init__(self, store: Store, record: RunRecord, ledger: Ledger, gallery: Gallery) -> None:
         self.store = store
         self.record = record
-        self.rows = rows
         self.gallery = gallery
+        self.not_shown = dict.fromkeys(unknown_to_this_version(record, ledger))
+        collected = self.collected(ledger)
+        self.pairs = collected.pairs
+        self.rows = collected.rows
+        self.prompts_of = {key: digest for digest, key in collected.statistics.items()}
         self.untouched: dict[tuple[Role, str, int], Shot] = {}
         self.rows_of: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in rows:
+        for row in self.rows:
             for name in row["concepts"]:
                 self.rows_of[name].append(row)
-        self.manifest = _manifest(record)
-        self.plan = _plan(store, record, self.manifest)
-        self.bases = {pair.base.text for plan in self.plan.concepts for pair in plan.pairs}
-        self.recognised = Recognised(store, rows)
+        self.masks = {row["concepts"][0]: row for row in self.rows if is_own_mask(row)}
+        self.concepts = record.asked.concepts or tuple(
+            AskedConcept(name=name, kind="") for name in self.masks
+        )
+        if not self.concepts:
+            raise UserError(
+                f"{store.uri}: run {record.run} cannot be shown, as it names no concept that this "
+                f"version knows of; not known: {'; '.join(self.not_shown) or 'nothing'}"
+            )
+        self.bases = {
+            pair.base.text for each in self.concepts for pair in self.pairs.get(each.name, ())
+        }
+        self.recognised = self.recognised_in(self.rows)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
 
+    def collected(self, ledger: Ledger) -> Collected:
+        try:
+            return Collected.of(self.store, self.record, ledger)
+        except UnknownFormatError:
+            self.not_shown["the prompts, and so what each image asks for"] = None
+            return Collected(rows=ledger.rows, pairs={}, statistics={})
+
+    def recognised_in(self, rows: Sequence[Row]) -> Recognised:
+        try:
+            return Recognised(self.store, rows)
+        except UnknownFormatError:
+            self.not_shown["what was recognised in images"] = None
+            return Recognised(self.store, ())
+
     def report(self) -> ReportData:
-        # In plan order: each concept's mask, in the manifest's order, then the fused one.
-        masks = [row for row in self.rows if row["kind"] in MASK_KINDS]
-        plans = self.plan.concepts
-        fused = masks[len(plans)] if len(masks) > len(plans) else None
+        fused = next((row for row in self.rows if is_fused(row)), None)
         provenance: Mapping[str, Any] = {}
         concepts = []
-        for plan, row in zip(plans, masks, strict=False):
-            mask = self.mask(row)
+        for each in self.concepts:
+            row = self.masks.get(each.name)
+            mask = self.mask(row) if row else None
             provenance = provenance or (mask.provenance if mask else {})
-            concepts.append(self.concept(plan, row, mask))
+            concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
         finished = [row["finished"] for row in self.rows if row["finished"]]
+        asked = self.record.asked
+        kinds = dict.fromkeys(row["kind"] for row in self.rows if class_of(row["kind"]) is None)
+        if kinds:
+            self.not_shown[f"what units of the kinds {', '.join(kinds)} made"] = None
         return ReportData(
             run=self.record.run,
             model=self.record.model_label,
             started=datetime.fromtimestamp(self.record.started, UTC),
             finished=max(finished, default=None),
-            manifest=self.manifest,
-            calls=self.manifest.pruning.tau or self.manifest.collection.tau,
+            asked=asked,
+            calls=asked.get("pruning", "tau") or asked.get("collection", "tau"),
             concepts=tuple(concepts),
             failures=failures_of([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
             fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            untouched=judge_shots(untouched, kind=plans[0].concept.kind),
+            untouched=judge_shots(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
             provenance=provenance,
+            not_shown=tuple(self.not_shown),
         )
 
-    def concept(self, plan: ConceptPlan, mask_row: Row, mask: PruningMask | None) -> ConceptReport:
-        rows = self.rows_of[plan.concept.name]
-        shots = self.shots([plan], mask_row["key"], rows)
+    def concept(
+        self, asked: AskedConcept, mask_row: Row | None, mask: PruningMask | None
+    ) -> ConceptReport:
+        rows = self.rows_of[asked.name]
+        key = mask_row["key"] if mask_row else ""
+        shots = self.shots([asked.name], key, rows)
         for shot in shots:
             if shot.before:
                 before = replace(shot.before, png=b"")
                 at = (shot.role, shot.prompt, shot.seed)
                 self.untouched[at] = replace(shot, before=before, after=None)
-        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.plan.concepts)
+        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
         strips = (
             make_strip(
                 shots, role, limit=max(1, int(limit * min(1, shorter))), gallery=self.gallery
@@ -174,51 +183,57 @@ class _Reader:
             for role, limit in STRIP_LIMITS.items()
         )
         return ConceptReport(
-            name=plan.concept.name,
-            kind=plan.concept.kind,
+            name=asked.name,
+            kind=asked.kind,
             status=status_of(rows),
             failures=failures_of(rows),
             cost=cost_of(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
-            mask=self.mask_facts(mask_row),
+            mask=self.mask_facts(mask_row) if mask_row else None,
             checkpoints=tuple(
                 (files_of(row["objects"]), row["bytes"])
                 for row in rows
-                if row["kind"] == "checkpoint" and row["mask"] == mask_row["key"] and row["objects"]
+                if row["kind"] == "checkpoint" and row["mask"] == key and row["objects"]
             ),
             strips=tuple(strip for strip in strips if strip),
-            accuracy=judge_shots(shots, kind=plan.concept.kind),
-            where=heat_map(mask, self.contrast(plan.mask)) if mask else None,
+            accuracy=judge_shots(shots, kind=asked.kind),
+            where=heat_map(mask, self.contrast(mask_row, mask)) if mask and mask_row else None,
         )
 
     def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
         """What the run's pictures say of one of its masks; None where there are none."""
         for row in self.rows:
             # A fused mask is no concept's own.
-            if row["kind"] not in MASK_KINDS or row["concepts"] not in ([], list(mask.concepts)):
+            own = is_own_mask(row) and row["concepts"] == list(mask.concepts)
+            if not own and not is_fused(row):
                 continue
-            commit = find_commit(self.store, row["kind"], row["key"])
+            commit = self.find(row["kind"], row["key"])
             if commit is not None and commit.objects["mask"].digest == mask.digest:
-                chosen = [plan for plan in self.plan.concepts if plan.concept.name in mask.concepts]
-                rows = self.rows_about(mask.concepts) if row["concepts"] else self.rows
-                return judge_shots(
-                    self.shots(chosen, row["key"], rows), kind=chosen[0].concept.kind
-                )
+                kinds = {each.name: each.kind for each in self.concepts}
+                chosen = [name for name in kinds if name in mask.concepts]
+                rows = self.rows_about(mask.concepts) if own else self.rows
+                return judge_shots(self.shots(chosen, row["key"], rows), kind=kinds[chosen[0]])
         return None
 
     def rows_about(self, concepts: Iterable[str]) -> list[Row]:
         return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
     def fused_accuracy(self, mask_row: Row) -> Accuracy | None:
-        plans = self.plan.concepts
-        return judge_shots(
-            self.shots(plans, mask_row["key"], self.rows), kind=plans[0].concept.kind
-        )
+        names = [each.name for each in self.concepts]
+        shots = self.shots(names, mask_row["key"], self.rows)
+        return judge_shots(shots, kind=self.concepts[0].kind)
 
-    def shots(self, plans: Sequence[ConceptPlan], mask_key: str, rows: Sequence[Row]) -> list[Shot]:
+    def shots(self, concepts: Sequence[str], mask_key: str, rows: Sequence[Row]) -> list[Shot]:
+        pairs: list[PromptPair] = []
+        for name in concepts:
+            if name not in self.pairs:
+                # Why a prompt was drawn is not known without them.
+                continue
+            pairs += self.pairs[name]
+        if not pairs:
+            return []
         previews = [row for row in rows if row["kind"] == "preview"]
         keys_before = [row["key"] for row in previews if row["mask"] is None]
         keys_after = [row["key"] for row in previews if row["mask"] == mask_key]
-        pairs = [pair for plan in plans for pair in plan.pairs]
         return pair_shots(
             [image for key in keys_before for image in self.preview_rows(key)],
             [image for key in keys_after for image in self.preview_rows(key)],
@@ -227,51 +242,86 @@ class _Reader:
         )
 
     def mask(self, row: Row) -> PruningMask | None:
-        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
+        commit = self.find(row["kind"], row["key"]) if row["objects"] else None
         if commit is None:
             return None
-        return PruningMask.from_bytes(self.store.load(commit, "mask"))
+        data = self.store.load(commit, "mask")
+        try:
+            return PruningMask.from_bytes(data)
+        except UserError as error:
+            # Its bytes are those that were written: another version wrote them.
+            self.not_shown[f"where masks prune ({error})"] = None
+            return None
 
     def mask_facts(self, row: Row) -> MaskFacts | None:
-        commit = find_commit(self.store, row["kind"], row["key"]) if row["objects"] else None
-        if commit is None:
+        commit = self.find(row["kind"], row["key"]) if row["objects"] else None
+        if commit is None or not row["entries"] or not row["site_weights"]:
             return None
         ref = commit.objects["mask"]
+        weights = self.record.denoiser_weights
         return MaskFacts(
             entries=row["entries"],
             share_of_site=row["entries"] / row["site_weights"],
-            share_of_model=row["entries"] / self.record.denoiser_weights,
+            share_of_model=row["entries"] / weights if weights else None,
             digest=ref.digest,
             path=ref.path,
             size=ref.size,
         )
 
-    def contrast(self, unit: MaskUnit) -> Contrast | None:
-        keys = (unit.target, unit.base, *unit.retained)
-        target, base, *retained = (self.statistics(key) for key in keys)
-        kept = [side for side in retained if side]
-        if target is None or base is None or len(kept) < len(retained):
+    def contrast(self, row: Row, mask: PruningMask) -> Contrast | None:
+        """What the statistics say of a mask, whose own file names the prompts it compares."""
+        made = mask.provenance
+        prompts = made.get("prompts_digest", {})
+        keys = {self.prompts_of.get(key): key for key in compared(row)}
+        target_key, base_key = keys.get(prompts.get("target")), keys.get(prompts.get("base"))
+        if target_key is None or base_key is None:
             return None
-        evidence = Evidence(target=target, base=base, retained=kept, rule=unit.rule)
-        return Contrast(
-            timesteps=target.timesteps[: unit.selection.tau],
-            stronger={
-                name: stronger_neurons(unit.selector, name, evidence) for name in target.layers
-            },
-        )
+        target, base = self.statistics(target_key), self.statistics(base_key)
+        others = [key for key in compared(row) if key not in (target_key, base_key)]
+        retained = [side for key in others if (side := self.statistics(key))]
+        if target is None or base is None or len(retained) < len(others):
+            return None
+        try:
+            evidence = Evidence(target=target, base=base, retained=retained, rule=made["base"])
+            return Contrast(
+                timesteps=target.timesteps[: made["selection"]["tau"]],
+                stronger={
+                    name: stronger_neurons(made["selector"], name, evidence)
+                    for name in target.layers
+                },
+            )
+        except LookupError as error:
+            self.not_shown[f"which calls selected the weights ({error} is not known)"] = None
+            return None
+
+    def find(self, kind: str, key: str) -> Commit | None:
+        try:
+            return find_commit(self.store, kind, key)
+        except UnknownFormatError:
+            self.not_shown["results with a record of another format"] = None
+            return None
 
     def _statistics(self, key: str) -> Statistics | None:
-        commit = self.store.find("statistics", key)
+        commit = self.find("statistics", key)
         if commit is None:
             return None
-        return Statistics.from_arrow(parquet_to_table(self.store.load(commit, "statistics")))
+        table = parquet_to_table(self.store.load(commit, "statistics"))
+        try:
+            return Statistics.from_arrow(table)
+        except ValueError as error:
+            self.not_shown[f"which calls selected the weights ({error})"] = None
+            return None
 
     def _preview_rows(self, key: str) -> list[dict[str, Any]]:
-        commit = self.store.find("preview", key)
+        commit = self.find("preview", key)
         if commit is None:
             return []
-        rows = parquet_to_table(self.store.load(commit, "preview")).to_pylist()
-        if rows and "seen_look" in rows[0]:
+        table = parquet_to_table(self.store.load(commit, "preview"))
+        if not set(NEEDED) <= set(table.column_names):
+            self.not_shown["images in a table of another format"] = None
+            return []
+        rows: list[dict[str, Any]] = table.to_pylist()
+        if "seen_look" in table.column_names:
             return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
         seen = self.recognised.of(key)
         return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]

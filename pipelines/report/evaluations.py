@@ -9,10 +9,9 @@ from typing import Any
 
 from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
-from conceptprune.errors import StoreError
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, SCHEMA
-from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 
 from ..records.evaluation import summary_commits
 
@@ -164,6 +163,8 @@ class Evaluations:
     """All of a store's, in the order of their tables."""
 
     scores: tuple[Score, ...]
+    not_shown: tuple[str, ...] = ()
+    """What another version recorded that this one does not know."""
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -221,21 +222,34 @@ def group_order(group: str) -> tuple[int, str]:
 def read_evaluations(store: Store) -> Evaluations:
     """Every number of the store's evaluations and attacks; the newest where one was made twice.
 
+    Summaries of other versions are passed over, and named.
+
     Raises:
-        StoreError: a summary is damaged, or of another version.
+        StoreError: a summary is damaged.
     """
-    whole = [commit for commit in summary_commits(store) if OBJECT in commit.objects]
+    not_shown: dict[str, None] = {}
+
+    def passed_over(_: UnknownFormatError) -> None:
+        not_shown["evaluations with a record of another format"] = None
+
+    commits = summary_commits(store, passed_over)
+    whole = [commit for commit in commits if OBJECT in commit.objects]
     scores: dict[tuple[str, ...], Score] = {}
     for commit in sorted(
         whole, key=lambda each: (each.provenance.get("finished") or 0.0, each.key)
     ):
-        for row in _rows(store, commit):
+        try:
+            rows = _rows(store, commit)
+        except UnknownFormatError as error:
+            not_shown[str(error)] = None
+            continue
+        for row in rows:
             score = _score(row)
             at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)
             # Behind all that is older, also where it was first measured before them.
             scores.pop(at, None)
             scores[at] = score
-    return Evaluations(scores=tuple(scores.values()))
+    return Evaluations(scores=tuple(scores.values()), not_shown=tuple(not_shown))
 
 
 def _rows(store: Store, commit: Commit) -> list[dict[str, Any]]:
@@ -243,10 +257,7 @@ def _rows(store: Store, commit: Commit) -> list[dict[str, Any]]:
     form = (table.schema.metadata or {}).get(b"conceptprune.format", b"").decode()
     known = SCHEMA.metadata[b"conceptprune.format"].decode()
     if form != known:
-        raise StoreError(
-            f"{store.uri}: the evaluation {commit.key[:12]} is of the format {form}, and this "
-            f"version of conceptprune knows {known}"
-        )
+        raise UnknownFormatError(f"the evaluation {commit.key[:12]} of the format {form}")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 

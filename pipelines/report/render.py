@@ -39,7 +39,13 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     templates.filters.update(
-        percent=percent, duration=duration, size=size, when=when, grouped=grouped
+        percent=percent,
+        duration=duration,
+        size=size,
+        when=when,
+        grouped=grouped,
+        recorded=recorded,
+        recorded_percent=recorded_percent,
     )
     return templates
 
@@ -47,6 +53,18 @@ def environment() -> Environment:
 def percent(share: float, digits: int = 1) -> str:
     """0.0278 as "2.8 %"."""
     return f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def recorded(value: object) -> str:
+    """A value of a manifest on record, of which another version may know more or less."""
+    if value is None:
+        return "not known"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def recorded_percent(value: object, digits: int = 1) -> str:
+    """A share on record, as `percent` has it; anything else as it is."""
+    return percent(value, digits) if isinstance(value, int | float) else recorded(value)
 
 
 def grouped(number: float) -> str:

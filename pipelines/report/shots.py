@@ -14,6 +14,9 @@ Role = Literal["own", "photo", "retained"]
 """Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
 concept, which is to stay."""
 
+NEEDED = ("prompt", "seed", "png")
+"""Columns without which a table of images cannot be shown."""
+
 CRISP_PIXELS = 128
 """Images up to this size are enlarged pixel by pixel."""
 

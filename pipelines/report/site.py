@@ -101,6 +101,12 @@ class Site:
         return ", ".join(dict.fromkeys(score.suite for score in self.evaluations.scores))
 
     @property
+    def not_shown(self) -> tuple[str, ...]:
+        """What another version recorded that this one does not know."""
+        of_run = self.report.not_shown if self.report else ()
+        return (*of_run, *self.evaluations.not_shown)
+
+    @property
     def is_demo(self) -> bool:
         """Whether its numbers are of the demo model, which only the demo's judge is for."""
         if self.report:
@@ -137,12 +143,13 @@ class Site:
         return any(found.attack for found in self.measured.values())
 
 
-def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
+def write_site(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]:
     """Write the site of `run`, or of the newest run, into the folder `out`.
 
     Where nothing was erased and something evaluated, the site is of the evaluations alone.
 
     The folder appears when all of it is written; one that is there must be empty or a site.
+    Returned is what it passes over, as by `write_report`.
 
     Raises:
         UserError: there is no such store or run, or the folder cannot be written.
@@ -161,6 +168,7 @@ def write_site(store_uri: str, *, out: Path, run: str | None) -> None:
             for path, page in pages(site):
                 (folder / path).parent.mkdir(exist_ok=True)
                 (folder / path).write_text(page, encoding="utf-8")
+            return site.not_shown
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from error
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from conceptprune.manifest import Manifest
 from conceptprune.studio import LABEL
 
+from ..records.asked import Asked
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
 from .shots import Strip
@@ -63,7 +63,7 @@ class MaskFacts:
 
     entries: int
     share_of_site: float
-    share_of_model: float
+    share_of_model: float | None
     digest: str
     path: str
     size: int
@@ -94,9 +94,10 @@ class ReportData:
     model: str
     started: datetime
     finished: datetime | None
-    manifest: Manifest
-    calls: int
-    """Denoiser calls the masks were selected from."""
+    asked: Asked
+    """The manifest, as plain values."""
+    calls: int | None
+    """Denoiser calls the masks were selected from; None where that is not known."""
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Units that failed and belong to no one concept."""
@@ -111,6 +112,8 @@ class ReportData:
     cost: Cost
     provenance: Mapping[str, Any]
     """What the first mask records of its making: digests and library versions."""
+    not_shown: tuple[str, ...] = ()
+    """What another version recorded that this one does not know."""
 
     @property
     def is_demo(self) -> bool:

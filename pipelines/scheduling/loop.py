@@ -17,6 +17,7 @@ from ray.exceptions import (
 
 from conceptprune.errors import NondeterminismError, NumericalError, UserError
 from conceptprune.store import Commit, LostUnitError
+from conceptprune.store.claims import Claim
 from conceptprune.units.commit import Held
 from conceptprune.units.unit import Unit
 
@@ -62,10 +63,14 @@ class Tick:
     """Units whose machine was taken away, and that went back without having used an attempt."""
     lost: int
     """Committed units that were found damaged or gone, and computed again."""
+    held: str | None = None
+    """Which units other jobs are computing, and who."""
 
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
+OnHeld = Callable[[Claim], None]
+"""Told of each claim of another job that keeps a unit from being computed, at every look."""
 
 
 def run_units(
@@ -76,6 +81,7 @@ def run_units(
     max_attempts: int,
     on_result: OnResult,
     on_tick: OnTick = lambda _: None,
+    on_held: OnHeld = lambda _: None,
 ) -> None:
     """Run units in dependency order, a bounded number at a time, until each has a result.
 
@@ -83,7 +89,7 @@ def run_units(
     are blocked, everything else goes on. `known` are all units of the plan by key: one of them
     that was committed and is found lost is done again.
     """
-    _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick).run()
+    _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick, on_held).run()
 
 
 class _Loop:
@@ -95,6 +101,7 @@ class _Loop:
         max_attempts: int,
         on_result: OnResult,
         on_tick: OnTick,
+        on_held: OnHeld,
     ) -> None:
         self.graph = graph
         self.pool = pool
@@ -102,6 +109,7 @@ class _Loop:
         self.max_attempts = max_attempts
         self.on_result = on_result
         self.on_tick = on_tick
+        self.on_held = on_held
         self.attempts: Counter[str] = Counter()
         self.interruptions: Counter[str] = Counter()
         self.retries = 0
@@ -111,6 +119,8 @@ class _Loop:
         wait for room while the other has it."""
         self.held: list[tuple[float, Unit]] = []
         """Units that another job is computing, and when to look again."""
+        self.claims: dict[str, Claim] = {}
+        """Whose they were at the last look, by key."""
         self._last_tick = 0.0
 
     def run(self) -> None:
@@ -138,7 +148,18 @@ class _Loop:
                 retries=self.retries,
                 interruptions=self.interruptions.total(),
                 lost=self.lost,
+                held=self._waits_for(),
             )
+        )
+
+    def _waits_for(self) -> str | None:
+        if not self.claims:
+            return None
+        claim = next(iter(self.claims.values()))
+        more = f" and {len(self.claims) - 1} more" if len(self.claims) > 1 else ""
+        return (
+            f"{claim.kind} {claim.key[:12]}{more}, which job {claim.job} on {claim.worker} is "
+            "computing"
         )
 
     def _return_held(self) -> None:
@@ -163,6 +184,7 @@ class _Loop:
 
     def _take(self, submission: Submission) -> None:
         unit = submission.unit
+        self.claims.pop(unit.key, None)
         try:
             outcome = submission.result()
         except ActorUnavailableError as error:
@@ -192,6 +214,8 @@ class _Loop:
             if isinstance(outcome, Held):
                 self.attempts[unit.key] -= 1
                 self.held.append((time.monotonic() + SECONDS_BETWEEN_LOOKS, unit))
+                self.claims[unit.key] = outcome.claim
+                self.on_held(outcome.claim)
                 return
             self.on_result(
                 Result(

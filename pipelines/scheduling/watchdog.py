@@ -13,7 +13,8 @@ SECONDS_OF_SILENCE = 120.0
 """Twice what Ray itself waits for a head that is gone; for one that hangs, it waits for ever."""
 LOOKS = 24
 SECONDS_OF_PATIENCE = 60.0
-"""A new node takes minutes to come, so this is no error; nor can it be told from one."""
+"""A new node takes minutes to come, so this is no error; nor can it be told from one. The same
+holds for another job that computes what this one needs."""
 
 logger = logging.getLogger("conceptprune.job")
 
@@ -21,8 +22,14 @@ logger = logging.getLogger("conceptprune.job")
 class Patience:
     """Warns, again and again, of what a job has been waiting for without a break."""
 
-    def __init__(self, seconds: float = SECONDS_OF_PATIENCE) -> None:
+    def __init__(
+        self,
+        seconds: float = SECONDS_OF_PATIENCE,
+        *,
+        waiting_for: str = "room in the cluster",
+    ) -> None:
         self.seconds = seconds
+        self.waiting_for = waiting_for
         self._since: float | None = None
 
     def look(self, lacking: str | None) -> None:
@@ -34,7 +41,7 @@ class Patience:
             self._since = now
         elif now - self._since >= self.seconds:
             self._since = now
-            logger.warning("waiting for room in the cluster: %s", lacking)
+            logger.warning("waiting for %s: %s", self.waiting_for, lacking)
 
 
 class Watchdog:

@@ -1,12 +1,13 @@
 """What `conceptprune submit` asks of the Jobs API: a command, and the folder that it runs in.
 
-The manifest or suite is in the working directory, which is uploaded, and the store is one that
-every node sees. A path in the manifest, the suite or `--of` that is relative is uploaded with it;
-one that is absolute and is not uploaded is taken for one that every node has.
+The manifest or suite is in the working directory, and the store is one that every node sees. What
+the manifest, the suite or `--of` names by a relative path travels with it; a path that is absolute
+and not in the working directory is taken for one that every node has.
 """
 
 import re
 import shlex
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,15 @@ from conceptprune.evaluation.suite import Suite
 from conceptprune.manifest.fields import NamedPath
 from conceptprune.manifest.loading import load_with_paths
 from conceptprune.store.credentials import holds_credentials
+from conceptprune.store.uri import check_uri
 
 from ..console.logs import log_format as checked_format
-from .upload import PATTERNS, StaysBehind, Travelling, Upload
+from .upload import StaysBehind, Travelling, Upload, check_size
 
 Command = Literal["erase", "sweep", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
 
-CODE = ("conceptprune", "pipelines")
-"""The folders of a clone."""
 
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
@@ -43,7 +43,8 @@ class Submission:
     run: str
     """The submission id of the run's first job; later jobs have -2, -3, ... after it."""
     entrypoint: str
-    runtime_env: dict[str, Any]
+    files: Mapping[str, Path]
+    """All that travels: paths in the job's working directory, and here."""
 
     @classmethod
     def of(
@@ -60,8 +61,8 @@ class Submission:
         """The call for a manifest or suite and a store, and the format of the job's log.
 
         Raises:
-            UserError: the file or an argument is wrong, or it, the store, or something that they
-                name is out of a cluster's reach.
+            UserError: the file or an argument is wrong; it, the store, or something that they name
+                is out of a cluster's reach; or it is more than Ray takes.
         """
         _check_arguments(command, of, attacks)
         content, named = _content(file, command)
@@ -70,8 +71,14 @@ class Submission:
         travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
         places = _travelling_with(file, named, upload)
         checkpoints = [_checkpoint(text, upload) for text in of]
-        program = f"{_package(working_dir)}.{command}"
-        words = ["python", "-m", program, travelling.path, "--store", store]
+        code = upload.code()
+        parts = {
+            f"{file}": travelling,
+            **{one.written: places[one.found] for one in named if one.found in places},
+            **{f"--of {text}": found for text, found in checkpoints if found},
+        }
+        check_size(code, parts)
+        words = ["python", "-m", f"{upload.jobs}.{command}", travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
         if log_format is not None:
@@ -80,13 +87,13 @@ class Submission:
             "command": command,
             "content": _relocated(content, places),
             "store": store,
-            "of": checkpoints,
+            "of": [(text, found.digest if found else "") for text, found in checkpoints],
             "attacks": list(attacks),
         }
         return cls(
             run="conceptprune-" + digest_json(asked)[:16],
             entrypoint=shlex.join(words),
-            runtime_env={"working_dir": str(working_dir.resolve()), "excludes": list(PATTERNS)},
+            files=dict(ChainMap(dict(code), *(dict(part.files) for part in parts.values()))),
         )
 
     def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:
@@ -134,12 +141,6 @@ def refuse_credentials(option: str, url: str) -> None:
         )
 
 
-def _package(working_dir: Path) -> str:
-    """Whose code a job runs: the working directory's where it is a clone, else the nodes' own."""
-    is_clone = all((working_dir / name / "__init__.py").is_file() for name in CODE)
-    return "pipelines" if is_clone else "conceptprune_pipelines"
-
-
 def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
     """What a manifest or suite asks for, and the files and folders that it names."""
     schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
@@ -153,9 +154,8 @@ def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
 
 
 def _check_store(store: str) -> None:
-    if "://" in store:
-        refuse_credentials("--store", store)
-    elif not store.startswith("/"):
+    check_uri(store)
+    if "://" not in store and not store.startswith("/"):
         raise UserError(
             f"--store {store}: a relative folder would be lost with the job's working directory; "
             "give an absolute path of a folder that every node has, or s3://..."
@@ -198,24 +198,24 @@ def _travelling_with(
     }
 
 
-def _checkpoint(text: str, upload: Upload) -> tuple[str, str]:
-    """What `--of` is for the job, and the digest of what is uploaded for it, if anything is."""
+def _checkpoint(text: str, upload: Upload) -> tuple[str, Travelling | None]:
+    """What `--of` is for the job, and what travels for it, if anything does."""
     from conceptprune.evaluation.checkpoint import is_mask_file, parse_of
 
     refuse_credentials("--of", text)
     asked = parse_of(text)
     if asked.kind == "base" or (asked.kind == "mask" and not is_mask_file(asked.value)):
-        return text, ""
+        return text, None
     if "://" in asked.value:
         raise UserError(f"--of {text}: a checkpoint is a file or folder, not a URI")
     path = Path(asked.value)
     found = upload.find(path)
     if isinstance(found, StaysBehind):
         if path.is_absolute():
-            return text, ""
+            return text, None
         raise UserError(f"--of {text} {found.why}; {ELSEWHERE}, {ABSOLUTE}")
     label = "" if asked.label is None else f"{asked.label}="
-    return f"{label}{asked.kind}:{found.path}", found.digest
+    return f"{label}{asked.kind}:{found.path}", found
 
 
 def _relocated(value: Any, places: Mapping[str, Travelling]) -> Any:

@@ -10,6 +10,8 @@ import re
 import shlex
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -18,6 +20,7 @@ from conceptprune.errors import UserError
 
 from ..console import exits
 from .submission import Submission, refuse_credentials
+from .upload import stage
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray looks for the Jobs API, in its order."""
@@ -77,6 +80,14 @@ def _connect(address: str) -> JobSubmissionClient:
 
 def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
     """Submit the run's next job, unless one of them is live; its id."""
+    with TemporaryDirectory(prefix="conceptprune-submit-") as folder:
+        stage(submission.files, Path(folder))
+        return _start_in(Path(folder), client, submission, address)
+
+
+def _start_in(
+    working_dir: Path, client: JobSubmissionClient, submission: Submission, address: str
+) -> str:
     give_up = time.monotonic() + SECONDS_FOR_AN_AGENT
     while True:
         jobs = client.list_jobs()
@@ -91,7 +102,7 @@ def _start(client: JobSubmissionClient, submission: Submission, address: str) ->
             client.submit_job(
                 entrypoint=submission.entrypoint,
                 submission_id=job,
-                runtime_env=submission.runtime_env,
+                runtime_env={"working_dir": str(working_dir)},
             )
         except RuntimeError as error:
             if TRY_AGAIN not in str(error):

@@ -1,36 +1,70 @@
-"""What of this machine reaches a job: the working directory, less what is left out of it."""
+"""What of this machine travels with a job: the code, its manifest or suite, and what these name.
+
+Nothing else does, whatever lies beside it in the working directory: each file is looked up here,
+and copied (`stage`) into a folder that Ray packs. So no ignore file has a say, and what is nobody's
+business, such as `.env` or a kubeconfig, is not left out but never taken in.
+"""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from pathspec import PathSpec, Pattern
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.distribution import PICTURES
 
-EXCLUDES = (".git", ".venv", "runs", "tests", "benchmarks")
-"""What no job needs at the top; .gitignore and .rayignore hold as well."""
-
-PATTERNS = tuple(f"/{folder}" for folder in EXCLUDES)
+CODE = ("conceptprune", "pipelines")
+"""The folders of a clone."""
+JOBS = __name__.split(".", maxsplit=1)[0]
+"""The package of the jobs that is in use: it is installed under another name than its folder's."""
 
 READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *PICTURES})
-"""What is read of a model's folder, or of one of pictures; hidden files are not."""
+"""What is read of a model's folder, or of one of images; hidden files are not."""
 
-IGNORE_GITIGNORE = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"
-"""Where this is 1, Ray heeds .rayignore only."""
+LEFT_OUT_BY_RAY = (".git", ".venv", "venv", "__pycache__")
+"""At any depth, whatever it is told (RAY_RUNTIME_ENV_DEFAULT_EXCLUDES)."""
+SECRETS = (
+    *(".env*", ".aws", ".ssh", ".kube", ".docker", ".gnupg", ".netrc", ".config"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*"),
+    *("kubeconfig*", "credentials", "credentials.json", "*accesskeys.csv"),
+)
+"""Names of files and folders that never travel, also where they are named."""
+
+LIMIT = 100 * 2**20
+"""What Ray's dashboard takes of one package (DASHBOARD_CLIENT_MAX_SIZE)."""
+BYTES_PER_FILE = 256
+"""What a package says of each file beside its content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Travelling:
-    """A file or folder that is uploaded."""
+    """A file or folder that travels."""
 
     path: str
     """Its path in the job's working directory."""
-    digest: str
-    """Of its content."""
+    files: Mapping[str, Path]
+    """The files it consists of: their paths there, and here."""
+
+    @property
+    def digest(self) -> str:
+        """Of its content, which is read for it, and so only when its size is known to be small.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        try:
+            return digest_json(
+                {
+                    PurePosixPath(there).relative_to(self.path).as_posix(): digest_file(here)
+                    for there, here in self.files.items()
+                }
+            )
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +76,14 @@ class StaysBehind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rules:
-    """What an ignore file says, which holds in its folder and below."""
-
-    source: str
-    folder: Path
-    spec: PathSpec[Pattern]
-
-    @classmethod
-    def in_folder(cls, folder: Path) -> "list[_Rules]":
-        """Those that Ray heeds."""
-        names = [".rayignore"]
-        if os.environ.get(IGNORE_GITIGNORE) != "1":
-            names.insert(0, ".gitignore")
-        found = []
-        for path in (folder / name for name in names):
-            if path.is_file():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-                spec = PathSpec.from_lines("gitignore", lines)
-                found.append(cls(source=str(path), folder=folder, spec=spec))
-        return found
-
-    def leave_out(self, path: Path) -> bool:
-        return self.spec.match_file(path.relative_to(self.folder).as_posix())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A working directory that Ray packs and gives to a job."""
+    """The working directory below which a job has what it is given."""
 
     working_dir: Path
 
     @classmethod
     def of(cls, working_dir: Path) -> "Upload":
-        """The upload of a folder.
+        """The upload from a folder.
 
         Raises:
             UserError: it is none.
@@ -84,36 +92,56 @@ class Upload:
             raise UserError(f"--working-dir {working_dir}: not a folder")
         return cls(working_dir=working_dir)
 
+    @property
+    def jobs(self) -> str:
+        """The package that has the jobs' programs: the working directory's, if that is a clone."""
+        return CODE[1] if self._is_clone() else JOBS
+
+    def code(self) -> Mapping[str, Path]:
+        """The files of both packages: a clone's own, else those in use."""
+        if self._is_clone():
+            folders = {name: self.working_dir.resolve() / name for name in CODE}
+        else:
+            folders = {name: _installed(name) for name in (CODE[0], JOBS)}
+        return {
+            f"{name}/{file.relative_to(folder).as_posix()}": file
+            for name, folder in folders.items()
+            for file in _files(folder)
+            if not _never_travels(file.relative_to(folder))
+        }
+
+    def _is_clone(self) -> bool:
+        return all((self.working_dir / name / "__init__.py").is_file() for name in CODE)
+
     def find(self, path: Path) -> Travelling | StaysBehind:
         """Where the job will have a file or folder of this machine.
 
-        Of a folder, all files must travel that a job may read.
+        Of a folder, what a job may read travels.
         """
         inside = self._inside(path)
         if inside is None:
             return StaysBehind(
                 why=f"is not in --working-dir {self.working_dir}, so it would not reach the cluster"
             )
-        root = self.working_dir.resolve()
-        if not (root / inside).exists():
+        source = self.working_dir.resolve() / inside
+        if not source.exists():
             return StaysBehind(why="is not there")
         try:
-            digests = {}
-            for file, rules in _files(root, inside):
-                if rules is not None:
-                    left_out = file.relative_to(root).as_posix()
+            found = [file for file in _files(source) if file == source or file.suffix in READ]
+            files = {(inside / file.relative_to(source)).as_posix(): file for file in found}
+            for there in files:
+                if left_out := _never_travels(Path(there)):
                     return StaysBehind(
-                        why=f"is not uploaded: {left_out} is left out by {rules.source}"
+                        why=f"is not uploaded: {there} lies in, or is, {left_out}, which never is"
                     )
-                digests[file.relative_to(root / inside).as_posix()] = digest_file(file)
         except OSError as error:
             return StaysBehind(why=f"cannot be read: {error}")
-        return Travelling(path=inside.as_posix(), digest=digest_json(digests))
+        return Travelling(path=inside.as_posix(), files=files)
 
     def _inside(self, path: Path) -> Path | None:
         """The path below the working directory: as it is written, else by where links lead.
 
-        What a link in the working directory leads to is uploaded under the link's name.
+        What a link in the working directory leads to travels under the link's name.
         """
         root = self.working_dir.resolve()
         # `Path.absolute` would keep dots, and `Path.resolve` follows links.
@@ -124,30 +152,70 @@ class Upload:
         return None
 
 
-def _files(root: Path, inside: Path) -> Iterator[tuple[Path, _Rules | None]]:
-    """Each file at or below a path that a job may read, and the rules that leave it out."""
-    spec = PathSpec.from_lines("gitignore", PATTERNS)
-    rules = [_Rules(source=f"submit, with {', '.join(EXCLUDES)}", folder=root, spec=spec)]
-    left_out_by = None
-    for folder in (root / parent for parent in reversed(inside.parents)):
-        rules = rules + _Rules.in_folder(folder)
-        left_out_by = left_out_by or _first(rules, folder)
-    yield from _below(root / inside, rules, left_out_by)
+def check_size(code: Mapping[str, Path], named: Mapping[str, Travelling]) -> None:
+    """Make sure that Ray takes what travels, before it is packed.
+
+    It is measured as it lies here: what a package saves by compression is little with weights and
+    images, and not known before.
+
+    Args:
+        code: the files of the code.
+        named: what else travels, by what names it.
+
+    Raises:
+        UserError: it is too large; the message has the size, the limit and the largest part.
+    """
+    sizes = {what: _size(one.files) for what, one in named.items()}
+    files = {there: here for one in named.values() for there, here in one.files.items()}
+    total = _size(code) + _size(files)
+    if total <= LIMIT:
+        return
+    message = f"what travels with the job has {_mib(total)}, and Ray takes {_mib(LIMIT)} at most"
+    if sizes:
+        largest = max(sizes, key=lambda what: sizes[what])
+        message += (
+            f"; the largest part is {largest} with {_mib(sizes[largest])}: give a model as "
+            "`model: {uri: ...}`, or anything by the absolute path of a folder that every node has"
+        )
+    raise UserError(message)
 
 
-def _below(
-    path: Path, rules: list[_Rules], left_out_by: _Rules | None
-) -> Iterator[tuple[Path, _Rules | None]]:
-    rules = rules + _Rules.in_folder(path)
-    left_out_by = left_out_by or _first(rules, path)
-    if path.is_file():
-        yield path, left_out_by
-    elif path.is_dir():
+def stage(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files of this machine into a folder, each to its path there."""
+    for there, here in files.items():
+        target = folder / there
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(here, target)
+
+
+def _installed(name: str) -> Path:
+    found = find_spec(name)
+    if found is None or found.origin is None:
+        raise UserError(f"the package {name} is not installed as files, so it cannot be sent")
+    return Path(found.origin).parent
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The file at a path, or those below it that are not hidden."""
+    if path.is_dir():
         for child in sorted(path.iterdir()):
-            if not child.name.startswith(".") and (child.is_dir() or child.suffix in READ):
-                yield from _below(child, rules, left_out_by)
+            if not child.name.startswith(".") and child.suffix != ".pyc":
+                yield from _files(child)
+    elif path.is_file():
+        yield path
 
 
-def _first(rules: list[_Rules], path: Path) -> _Rules | None:
-    """The first rules that leave a path out; Ray then leaves out all that is below it."""
-    return next((each for each in rules if each.leave_out(path)), None)
+def _never_travels(path: Path) -> str | None:
+    """The part of a path that keeps it here, if one does."""
+    never = (*LEFT_OUT_BY_RAY, *SECRETS)
+    return next(
+        (part for part in path.parts if any(fnmatch(part.lower(), name) for name in never)), None
+    )
+
+
+def _size(files: Mapping[str, Path]) -> int:
+    return sum(here.stat().st_size + BYTES_PER_FILE for here in files.values())
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

@@ -13,6 +13,7 @@ from torch import nn
 from conceptprune import ModelMismatchError, UserError
 from conceptprune.diffusers import (
     active_masks,
+    delete_masks,
     disable_masks,
     fuse_masks,
     load_mask,
@@ -153,12 +154,94 @@ def test_a_mask_applied_by_hand_can_be_named_and_taken_off(files: dict[str, Path
     assert bytes_of(pipe) == STATES[frozenset()]
 
 
-@pytest.mark.parametrize("name", ["a", "again"])
-def test_a_name_or_a_mask_is_loaded_once(files: dict[str, Path], name: str) -> None:
+def test_a_mask_is_loaded_under_one_name_only(files: dict[str, Path]) -> None:
     pipe = make_pipe({"a": files["a"]})
-    with pytest.raises(UserError, match="is loaded already, as 'a'"):
-        load_mask(pipe, files["b" if name == "a" else "a"], name=name)
+    with pytest.raises(UserError, match="this very mask is loaded already, as 'a'"):
+        load_mask(pipe, files["a"], name="again")
+    assert load_mask(pipe, files["a"], name="a") == "a"
     assert bytes_of(pipe) == STATES[frozenset("a")]
+
+
+def test_a_name_that_is_loaded_again_is_replaced(files: dict[str, Path]) -> None:
+    pipe = make_pipe({"a": files["a"], "c": files["c"]})
+    load_mask(pipe, files["b"], name="a")
+    assert active_masks(pipe) == ["a", "c"]
+    assert loaded_masks(pipe)["a"].concepts == ("b",)
+    assert bytes_of(pipe) == STATES[frozenset("bc")]
+
+
+def test_a_fused_name_is_not_replaced_and_nothing_is_changed(files: dict[str, Path]) -> None:
+    pipe = make_pipe({"a": files["a"]})
+    fuse_masks(pipe)
+    with pytest.raises(UserError, match="is fused"):
+        load_mask(pipe, files["b"], name="a")
+    assert loaded_masks(pipe)["a"].concepts == ("a",)
+    assert bytes_of(pipe) == STATES[frozenset("a")]
+
+
+def test_what_is_deleted_is_off_and_no_longer_loaded(files: dict[str, Path]) -> None:
+    pipe = make_pipe(files)
+    set_masks(pipe, ["a", "b"])
+    with pytest.raises(UserError, match="no mask 'd' is loaded"):
+        delete_masks(pipe, ["a", "d"])
+    delete_masks(pipe, ["a", "c"])
+    assert (list(loaded_masks(pipe)), active_masks(pipe)) == (["b"], ["b"])
+    assert bytes_of(pipe) == STATES[frozenset("b")]
+    delete_masks(pipe, "b")
+    assert bytes_of(pipe) == STATES[frozenset()]
+    load_mask(pipe, files["a"])
+    assert active_masks(pipe) == ["a"]
+
+
+def test_one_name_may_be_given_as_it_is(files: dict[str, Path]) -> None:
+    pipe = Pipeline(make_model())
+    load_mask(pipe, files["a"], name="van gogh")
+    load_mask(pipe, files["b"])
+    set_masks(pipe, "van gogh")
+    assert active_masks(pipe) == ["van gogh"]
+    assert bytes_of(pipe) == STATES[frozenset("a")]
+
+
+def test_a_mask_within_another_goes_by_what_was_asked_for(tmp_path: Path) -> None:
+    pipe = Pipeline(make_model())
+    make_mask(make_model(), "small", [1], [5]).save(tmp_path / "small.safetensors")
+    make_mask(make_model(), "large", [1, 2, 3], [0, 5]).save(tmp_path / "large.safetensors")
+    load_mask(pipe, tmp_path / "large.safetensors")
+    load_mask(pipe, tmp_path / "small.safetensors")
+    set_masks(pipe, "large")
+    assert active_masks(pipe) == ["large"]
+    set_masks(pipe, "small")
+    assert active_masks(pipe) == ["small"]
+    assert pipe.unet[0].weight.view(-1)[:4].eq(0).tolist() == [True, True, False, False]
+    disable_masks(pipe)
+    assert bytes_of(pipe) == STATES[frozenset()]
+
+
+def test_weights_that_something_else_wrote_are_neither_claimed_nor_overwritten(
+    files: dict[str, Path],
+) -> None:
+    pipe = make_pipe({"a": files["a"]})
+    with torch.no_grad():
+        pipe.unet[1].weight += 0.25  # As a fused LoRA does.
+    written = bytes_of(pipe)
+    assert active_masks(pipe) == []
+    for verb in (disable_masks, lambda pipe: delete_masks(pipe, "a")):
+        with pytest.raises(UserError, match=r"cannot be taken off: something else .* to 1 since"):
+            verb(pipe)
+    assert bytes_of(pipe) == written
+    with torch.no_grad():
+        pipe.unet[1].weight -= 0.25
+        pipe.unet[1].weight.view(-1)[[0, 5]] = 0
+    assert active_masks(pipe) == ["a"]
+
+
+def test_a_model_that_lost_the_weights_elsewhere_says_so(files: dict[str, Path]) -> None:
+    pipe, source = Pipeline(make_model()), make_pipe({"a": files["a"]})
+    pipe.unet.load_state_dict(source.unet.state_dict())
+    load_mask(pipe, files["a"])
+    assert active_masks(pipe) == ["a"]
+    with pytest.raises(UserError, match="its weights are zero, but the original bytes are not"):
+        disable_masks(pipe)
 
 
 def test_other_weights_are_refused_and_nothing_is_changed(files: dict[str, Path]) -> None:

@@ -143,7 +143,7 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
         path = manifest(**sections, compute={"actors": actors})
         prepared = prepare(path)
         spec = _spec(prepared, Store(str(store)), "job", "plain")
-        with unit_runner(spec, prepared.manifest.compute) as run:
+        with unit_runner(spec, prepared.manifest.compute, Store(str(store))) as run:
             _prompts(prepared, Store(str(store)), run)
     one, two = stores.values()
     written = objects(two, "prompts") | objects(two, "answers")
@@ -194,7 +194,9 @@ def test_a_concept_whose_prompts_fail_fails_alone(
         ("statistics", "blocked"),
         ("mask", "blocked"),
     }
-    assert by_concept["Ada Bell"] == {(kind, "done") for kind in ("window", "statistics", "mask")}
+    assert by_concept["Ada Bell"] == {
+        (kind, "done") for kind in ("prompts", "window", "statistics", "mask")
+    }
     # What is made of all masks is not made of fewer.
     assert [row["status"] for row in rows if not row["concepts"]] == ["blocked"]
     assert len(masks(tmp_path / "store")) == 1
@@ -220,7 +222,8 @@ def test_adding_a_concept_computes_that_concept_only(manifest: Any, tmp_path: Pa
     assert erase(manifest("Ada Bell", "Cy Dorn"), store) == 0
     (run,) = set(Store(str(store)).runs()) - first
     rows = read_ledger(Store(str(store)), run)
-    computed = [row for row in rows if row["status"] == "done"]
+    prompts, *computed = [row for row in rows if row["status"] == "done"]
+    assert (prompts["kind"], prompts["concepts"]) == ("prompts", ["Ada Bell", "Cy Dorn"])
     assert {tuple(row["concepts"]) for row in computed} == {("Cy Dorn",)}
     # Its target side (two shards), their reduction, and its mask.
     assert sorted(row["kind"] for row in computed) == ["mask", "statistics", "window", "window"]

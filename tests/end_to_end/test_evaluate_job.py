@@ -18,14 +18,15 @@ from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, SCHEMA
 from conceptprune.evaluation.summary import SORTED_BY as ORDER
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker
 from pipelines.cli import main
-from pipelines.jobs.preparation import plan_here, prepare
+from pipelines.jobs.preparation import prepare
 from pipelines.records.evaluation import EvaluationRecord, evaluation_records
 from pipelines.records.ledger import RunRecord, ledger_rows, read_ledger, write_ledger
 from pipelines.scheduling.loop import Result
 from pipelines.scheduling.workers import WorkerPool
+from tests.pipelines.conftest import whole_plan
 
 SUITE = Path(__file__).parents[2] / "manifests" / "suites" / "studio.yaml"
 GOLDEN = Path(__file__).with_name("studio_golden.json")
@@ -86,11 +87,9 @@ def erase_here(folder: Path) -> Store:
     manifest = folder / "manifest.yaml"
     manifest.write_text(yaml.safe_dump(content))
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     store = Store(str(folder / "store"))
     worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
-    for unit in prompts_units(prepared.manifest):
-        worker.run(unit)
     results = {
         unit.key: Result(unit=unit, status="done", attempts=1, commit=worker.run(unit))
         for unit in plan.units()

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Commit, Store
-from conceptprune.units.plan import Plan, collection_settings, prompts_units
+from conceptprune.units.plan import Plan, collection_settings, concepts_in
 from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
 from pipelines.scheduling.loop import Result
 
@@ -74,6 +75,17 @@ def copied(tiny_store: TinyStore, copy: Path) -> Store:
     return Store(str(copy))
 
 
+def whole_plan(prepared: Prepared) -> Plan:
+    """The plan as a job has it: with the units that make its prompts."""
+    units = prepared.prompts_units()
+    pairs = {
+        concept.name: prompt_pairs(concept, seed=unit.seed)
+        for unit in units
+        for concept in concepts_in(unit)
+    }
+    return prepared.plan(pairs, units)
+
+
 def worker_of(prepared: Prepared, store: Store) -> Worker:
     return Worker(store, prepared.model, collection_settings(prepared.manifest))
 
@@ -116,10 +128,10 @@ def tiny_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     folder = tmp_path_factory.mktemp("tiny_store")
     manifest = write_manifest(folder / "manifest.yaml", tiny_folder)
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     uri = str(folder / "store")
     worker = worker_of(prepared, Store(uri))
-    commits = {unit.key: worker.run(unit) for unit in prompts_units(prepared.manifest)}
+    commits = {}
     results = []
     for unit in plan.units():
         commits[unit.key] = worker.run(unit)

@@ -1,6 +1,8 @@
 """What `--of` may name, and that a model has every byte back after each of them."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from conceptprune.checkpoints.files import delta_file
+from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.evaluation.checkpoint import (
     Asked,
@@ -22,7 +24,7 @@ from conceptprune.evaluation.checkpoint import (
 )
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.stable_diffusion import StableDiffusion
-from conceptprune.models.weights import weight_digest
+from conceptprune.models.weights import read_layers, weight_digest
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,65 @@ def test_a_delta_for_another_model_is_refused(
 def test_what_is_no_file_of_tensors_is_refused(tiny_folder: Path, data: bytes) -> None:
     with pytest.raises(UserError, match="safetensors"):
         Delta.from_bytes(data, tiny_folder)
+
+
+TEXT_MODEL = "text_model."
+
+
+def other_form(name: str) -> str:
+    """What other versions of transformers call a parameter of CLIP's text encoder."""
+    bare = name.removeprefix(TEXT_MODEL)
+    return TEXT_MODEL + name if bare == name else bare
+
+
+@pytest.fixture(scope="module")
+def published_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with its text encoder's file under the other names."""
+    folder = tmp_path_factory.mktemp("published") / "model"
+    shutil.copytree(tiny_folder, folder)
+    file = folder / "text_encoder" / "model.safetensors"
+    found = safetensors.torch.load_file(file)
+    safetensors.torch.save_file(
+        {other_form(name): tensor for name, tensor in found.items()}, file, {"format": "pt"}
+    )
+    return folder
+
+
+@pytest.mark.parametrize("mask_names", ["live", "other"])
+def test_masks_and_deltas_of_text_encoders_fit_under_either_names(
+    model: StableDiffusion,
+    untouched: dict[str, Tensor],
+    tiny_folder: Path,
+    published_folder: Path,
+    mask_names: str,
+) -> None:
+    mask = mask_of(model, "text_ffn")
+    expected = list(mask.of_component("text_encoder"))
+    if mask_names == "other":
+        layers = {
+            "text_encoder/" + other_form(name.partition("/")[2]): layer
+            for name, layer in mask.layers.items()
+        }
+        mask = replace(mask, layers=layers)
+    for folder in (tiny_folder, published_folder):
+        weights = read_layers(folder, mask.layers, "unet")
+        assert all(layer.fits(weights[name]) for name, layer in mask.layers.items())
+        written = delta_file(mask, folder)
+        for edit in (mask, load_edit("delta", written, folder)):
+            with applied(model, edit):
+                assert {
+                    name
+                    for name, tensor in tensors(model).items()
+                    if not tensor.equal(untouched[name])
+                } == {f"text_encoder.{name}.weight" for name in expected}
+        (pruned,) = (
+            safetensors.torch.load(data)
+            for name, data in pipeline_files(mask, folder)
+            if name == "text_encoder/model.safetensors"
+        )
+        assert sum(
+            int((tensor == 0).sum()) >= tensor.numel() // 3 for tensor in pruned.values()
+        ) >= (len(mask.layers))
 
 
 def test_the_decoder_is_part_of_what_decides_images(tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,13 +1,29 @@
 """Claims: one job at a time computes a unit, no longer than it lives, and never for ever."""
 
+import json
+import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from conceptprune import progress
 from conceptprune.store import Store
-from conceptprune.store.claims import Claim, Claims, live_claims
+from conceptprune.store import claims as module
+from conceptprune.store.claims import Claim, Claims, live_claims, remove_lapsed
 from conceptprune.store.files import LocalFiles
+
+
+@dataclass
+class Clock:
+    """A monotonic clock that only the test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -62,13 +78,137 @@ def test_a_claim_is_renewed_for_as_long_as_the_work_takes(store: Store) -> None:
             assert other is not None
 
 
-def test_the_claim_of_a_worker_that_died_expires(store: Store) -> None:
-    dead = claims(store, "a", seconds=0.2)
-    assert dead.store.create_claim("window/k.json", _claim_of(dead, expires=time.time() - 1))
+AHEAD, RIGHT, BEHIND = 3600.0, 0.0, -7200.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+@pytest.mark.parametrize("offset", [AHEAD, RIGHT, BEHIND])
+def test_the_claim_of_a_worker_that_died_lapses_whatever_its_clock_was(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture, offset: float
+) -> None:
+    store.create_claim("window/k.json", _claim_of(claims(store, "a"), expires=now() + offset))
+    watcher = claims(store, "b")
+    # Two looks do not make it dead, however far apart its time and this machine's are.
+    assert held_by(watcher) == "a"
+    clock.now += 29.0
+    assert held_by(watcher) == "a"
+    assert not caplog.messages
+    clock.now += 2.0
+    assert held_by(watcher) is None
+    assert "window k: job a on host/a has not renewed its claim for 30 s" in caplog.text
+
+
+@pytest.mark.parametrize("offset", [AHEAD, RIGHT, BEHIND])
+def test_a_claim_that_is_renewed_while_one_looks_is_alive_whatever_its_clock(
+    store: Store, clock: Clock, offset: float
+) -> None:
+    watcher = claims(store, "b")
+    for renewal in range(9):
+        expires = now() + offset + 10 * renewal
+        store.write_claim("window/k.json", _claim_of(claims(store, "a"), expires=expires))
+        assert held_by(watcher) == "a"
+        clock.now += 10.0
+        assert held_by(watcher) == "a"
+
+
+def test_a_claim_of_another_lifetime_is_watched_for_that(store: Store, clock: Clock) -> None:
+    slow = claims(store, "a", seconds=600)
+    store.create_claim("window/k.json", _claim_of(slow, expires=now(), seconds=600.0))
+    watcher = claims(store, "b", seconds=3)
+    assert held_by(watcher) == "a"
+    clock.now += 599.0
+    assert held_by(watcher) == "a"
+    clock.now += 2.0
+    assert held_by(watcher) is None
+
+
+def test_a_new_claim_in_the_place_of_an_old_one_is_watched_anew(store: Store, clock: Clock) -> None:
+    watcher = claims(store, "b")
+    store.create_claim("window/k.json", _claim_of(claims(store, "a"), expires=now()))
+    assert held_by(watcher) == "a"
+    clock.now += 31.0
+    store.write_claim("window/k.json", _claim_of(claims(store, "c"), expires=now()))
+    assert held_by(watcher) == "c"
+    assert held_by(watcher) == "c"
+
+
+def test_a_lapsed_claim_is_removed_unless_it_was_renewed_meanwhile(store: Store) -> None:
+    store.create_claim("window/k.json", _claim_of(claims(store, "a"), expires=1.0))
+    seen = Claim.from_bytes(store.read_claim("window/k.json") or b"")
+    assert seen is not None
+    store.write_claim("window/k.json", _claim_of(claims(store, "a"), expires=2.0))
+    remove_lapsed(store, seen)
+    assert store.read_claim("window/k.json") is not None
+    renewed = Claim.from_bytes(store.read_claim("window/k.json") or b"")
+    assert renewed is not None
+    remove_lapsed(store, renewed)
+    assert store.read_claim("window/k.json") is None
+
+
+def test_a_worker_whose_unit_makes_no_progress_stops_renewing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "STUCK_SECONDS", 0.3)
+    with claims(store, "a", seconds=0.3).held("window", "k"):
+        wait_for(lambda: "no progress with window k" in caplog.text)
+        last = store.read_claim("window/k.json")
+        time.sleep(0.5)
+        assert store.read_claim("window/k.json") == last
+        watcher = claims(store, "b", seconds=0.3)
+        wait_for(lambda: held_by(watcher) is None)
+
+
+def test_a_worker_whose_unit_makes_progress_renews_for_as_long_as_it_takes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "STUCK_SECONDS", 5.0)
+    with claims(store, "a", seconds=0.3).held("window", "k"):
+        renewals = set()
+
+        def renewed_for_longer_than_that() -> bool:
+            progress.made()
+            renewals.add(store.read_claim("window/k.json"))
+            return time.monotonic() - started > 8.0
+
+        started = time.monotonic()
+        wait_for(renewed_for_longer_than_that)
+        assert len(renewals) > 8
+    assert not caplog.messages
+
+
+def test_the_renewal_of_a_claim_is_no_progress_of_its_unit(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "STUCK_SECONDS", 0.5)
+    with claims(store, "a", seconds=0.15).held("window", "k"):
+        # Nothing here reads or writes the store: only the renewals do.
+        wait_for(lambda: "no progress with window k" in caplog.text)
+
+
+def test_claims_shown_are_those_that_were_renewed_lately(store: Store) -> None:
+    for key, expires in (("ahead", now() + 3600), ("behind", now() - 3600)):
+        store.create_claim(f"window/{key}.json", _claim_of(claims(store, "a"), expires, key=key))
+    assert sorted(claim.key for claim in live_claims(store)) == ["ahead", "behind"]
+    for entry in store.claims():
+        os.utime(Path(store.uri) / entry.path, (now() - 60, now() - 60))
     assert live_claims(store) == []
-    with claims(store, "b").held("window", "k") as other:
-        assert other is None
-        assert [claim.job for claim in live_claims(store)] == ["b"]
+
+
+def test_what_a_later_version_adds_to_a_claim_does_not_make_it_none() -> None:
+    content = json.loads(_claim_of_job("a", expires=1.0))
+    later = Claim.from_bytes(json.dumps({**content, "colour": "red"}).encode())
+    assert later is not None
+    assert later.job == "a"
+    del content["seconds"]
+    earlier = Claim.from_bytes(json.dumps(content).encode())
+    assert earlier is not None
+    assert earlier.seconds == module.CLAIM_SECONDS
 
 
 def test_a_job_takes_over_what_its_own_dead_worker_claimed(store: Store) -> None:
@@ -77,13 +217,53 @@ def test_a_job_takes_over_what_its_own_dead_worker_claimed(store: Store) -> None
         assert other is None
 
 
-def test_what_is_no_claim_binds_nobody(store: Store) -> None:
-    store.create_claim("window/k.json", b'{"kind": "half a cl')
-    with claims(store, "b").held("window", "k") as other:
-        assert other is None
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"kind": "half a cl',
+        b"",
+        b"[]",
+        b"null",
+        b'{"kind":"window","key":"k","job":"a","worker":"w","since":0,"expires":1,"seconds":"x"}',
+    ],
+)
+def test_what_is_no_claim_binds_nobody(store: Store, data: bytes) -> None:
+    store.create_claim("window/k.json", data)
+    assert held_by(claims(store, "b")) is None
 
 
-def _claim_of(owner: Claims, *, expires: float) -> bytes:
+def held_by(watcher: Claims) -> str | None:
+    """The job that has the unit; None where the watcher got it (and let it go again)."""
+    with watcher.held("window", "k") as other:
+        return None if other is None else other.job
+
+
+def now() -> float:
+    return time.time()
+
+
+def wait_for(event: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.time() + seconds
+    while not event():
+        assert time.time() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def _claim_of(
+    owner: Claims, expires: float, *, key: str = "k", seconds: float = module.CLAIM_SECONDS
+) -> bytes:
+    return _claim_of_job(owner.job, expires=expires, key=key, seconds=seconds)
+
+
+def _claim_of_job(
+    job: str, *, expires: float, key: str = "k", seconds: float = module.CLAIM_SECONDS
+) -> bytes:
     return Claim(
-        kind="window", key="k", job=owner.job, worker=owner.worker, since=0.0, expires=expires
+        kind="window",
+        key=key,
+        job=job,
+        worker=f"host/{job}",
+        since=expires - seconds,
+        expires=expires,
+        seconds=seconds,
     ).to_bytes()

@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from uuid import uuid4
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,18 @@ from conceptprune.store import (
     table_to_parquet,
 )
 from conceptprune.store.credentials import redacted
+from tests.support.certificates import Certificate
+from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
+
+
+class Lake(MemoryFileSystem):  # type: ignore[misc]
+    """Stands for any object store that fsspec knows: its own in-memory one, by another name."""
+
+    protocol = "lake"
+
+
+fsspec.register_implementation("lake", Lake)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +48,29 @@ def server() -> Iterator[SeaweedServer]:
         yield running
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(scope="module")
+def secure(
+    server: SeaweedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Certificate]]:
+    """The server's endpoint by https, without checksums behind a body, and who signed for it."""
+    certificate = Certificate.make(tmp_path_factory.mktemp("certificate"))
+    with FaultProxy(server.port, certificate) as proxy:
+        proxy.choose = lambda request: "411" if "x-amz-trailer" in request.headers else None
+        yield proxy.endpoint, certificate
+
+
+@pytest.fixture(params=["folder", "memory", "s3", "s3 by https"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A local folder, fsspec's in-memory object store, and a real S3 server."""
     if request.param == "folder":
         return Store(str(tmp_path / "store"))
     if request.param == "memory":
-        return Store(f"memory://{tmp_path}")
+        return Store(f"lake://{tmp_path}")
     use_server(monkeypatch, request.getfixturevalue("server").endpoint)
+    if request.param == "s3 by https":
+        endpoint, certificate = request.getfixturevalue("secure")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
     return Store(f"s3://{BUCKET}/{uuid4().hex[:8]}")
 
 
@@ -219,7 +246,13 @@ def test_the_check_finds_conditional_puts_and_leaves_the_store_as_it_was(store: 
     assert store.check()
     assert store.check()
     assert store.runs() == []
-    assert paths(store, "commits", "objects", "damaged") == []
+    assert paths(store, "commits", "objects", "damaged", "probe") == []
+
+
+def test_what_an_earlier_check_left_behind_is_not_in_the_way(store: Store) -> None:
+    store._backend.replace("probe/conditional-put", b"damaged")
+    assert store.check()
+    assert paths(store, "probe") == ["probe/conditional-put"]
 
 
 def test_a_pickled_store_is_its_uri(store: Store) -> None:
@@ -237,7 +270,7 @@ def test_a_store_in_a_relative_folder_is_the_same_for_a_process_elsewhere(
     ref, data, place = commit(here, b"data"), pickle.dumps(here), here.place
     monkeypatch.chdir("/")
     assert Store(place).read(ref) == pickle.loads(data).read(ref) == b"data"  # noqa: S301
-    assert Store("memory://x/y").place == "memory://x/y"
+    assert Store("lake://x/y").place == "lake://x/y"
 
 
 def test_an_error_about_lost_work_survives_pickling() -> None:
@@ -260,9 +293,9 @@ def test_an_error_of_a_library_behind_fsspec_is_a_store_error(
     def refuse(*_: object, **__: object) -> bytes:
         raise LookupError("403 no access for x://me:secret@host")
 
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
-    with pytest.raises(StoreError, match=r"memory://x: cannot read .*LookupError: '?403") as caught:
-        Store("memory://x").find("mask", "k")
+    monkeypatch.setattr(Lake, "cat_file", refuse)
+    with pytest.raises(StoreError, match=r"lake://x: cannot read .*LookupError: '?403") as caught:
+        Store("lake://x").find("mask", "k")
     assert "secret" not in str(caught.value)
 
 
@@ -295,6 +328,64 @@ def test_ports_and_paths_are_no_credentials(text: str) -> None:
 def test_a_folder_may_have_an_at_sign(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "me@home"))
     assert store.read(commit(store, b"data")) == b"data"
+
+
+MISSPELT = [
+    ("", "--store is empty; give a folder, or s3://bucket/prefix"),
+    ("  ", "--store is empty"),
+    ("s3:/bucket/x", "write s3://bucket/x"),
+    ("s3:bucket/x", "write s3://bucket/x"),
+    ("S3://bucket/x", "write s3://bucket/x"),
+    ("s3//bucket/x", "write s3://bucket/x"),
+    ("s3:///bucket/x", "write s3://bucket/x"),
+    ("s3:\\\\bucket\\x", "write s3://bucket/x"),
+    (" s3://bucket/x", "write s3://bucket/x"),
+    ("s3://bucket/x\n", "write s3://bucket/x"),
+    ("gs:/bucket/x", "write gs://bucket/x"),
+    ("s3://bucket/a/../x", "give the prefix without them"),
+    ("s3://", "names no bucket; give a folder, or s3://bucket/prefix"),
+    ("file:/tmp/x", "write /tmp/x"),
+    ("memory://x", "is held by one process"),
+    ("memory:x", "is held by one process"),
+    ("https://bucket.s3.amazonaws.com/x", "can only be read; .* AWS_ENDPOINT_URL"),
+    ("simplecache::s3://bucket/x", "a chain of file systems is no store"),
+    ("reference://x", "--store reference://x"),
+    ("arn:aws:s3:::bucket/x", "the ARN of a bucket; write s3://bucket/x"),
+    ("s3://arn:aws:s3:::bucket/x/*", "the ARN of a bucket; write s3://bucket/x$"),
+    (
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/x",
+        "the ARN of an access point; give the alias .*-s3alias/",
+    ),
+    ("arn:aws:s3::123456789012:accesspoint/mine.mrap", "the ARN of an access point"),
+    ("arn:aws-cn:s3-outposts:cn-north-1:123456789012:outpost/op-1", "this is an ARN"),
+]
+
+
+@pytest.mark.parametrize(("uri", "message"), MISSPELT)
+def test_a_misspelt_uri_is_no_folders_name_and_its_right_spelling_is_given(
+    uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Store(uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3:/key:secret@bucket/x", "S3://key:secret@bucket", " s3://key:secret@bucket/x"]
+)
+def test_a_misspelt_uri_with_credentials_is_not_repeated_either(uri: str) -> None:
+    with pytest.raises(UserError, match="holds credentials") as caught:
+        Store(uri)
+    assert "secret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3", "data/x", "a:b", "./s3:/x", "file:///tmp/x", "s3a://b/x"])
+def test_other_names_are_folders_and_buckets_as_ever(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store(uri).uri == uri
 
 
 # --- Local folders ------------------------------------------------------------------------------
@@ -371,7 +462,7 @@ def test_a_write_that_is_cut_off_is_one_clear_error_and_leaves_nothing(folder: S
 
 @pytest.mark.parametrize("place", ["/proc/store", "/dev/null/store"])
 def test_a_place_that_cannot_be_written_fails_the_check(place: str) -> None:
-    with pytest.raises(StoreError, match=f"{place}: cannot write probe/conditional-put: "):
+    with pytest.raises(StoreError, match=f"{place}: cannot write probe/[0-9a-f]{{32}}: "):
         Store(place).check()
 
 

@@ -15,6 +15,7 @@ from random import Random
 import psutil
 
 from conceptprune.store import Store
+from conceptprune.units.units import FusedMaskUnit, MaskUnit
 from pipelines.records.ledger import read_ledger
 from tests.end_to_end.chaos.witness import KINDS, Witness
 
@@ -198,8 +199,10 @@ class Scene:
 
 
 def masks_of(store: Store) -> Masks:
-    """Every committed mask."""
-    refs = [store.get("mask", key).objects["mask"] for key in store.committed("mask")]
+    """Every committed mask, of a concept or fused."""
+    kinds = (MaskUnit.kind, FusedMaskUnit.kind)
+    commits = [store.get(kind, key) for kind in kinds for key in store.committed(kind)]
+    refs = [commit.objects["mask"] for commit in commits]
     return {ref.path: store.read(ref) for ref in refs}
 
 

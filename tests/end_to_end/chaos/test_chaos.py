@@ -8,18 +8,21 @@ outside (`witness.py`), and may only be what was in flight.
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conceptprune.store.claims import CLAIM_SECONDS, Claim
 from conceptprune.units.units import MaskUnit
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.scheduling.watchdog import SECONDS_OF_SILENCE
 from tests.end_to_end.chaos.conftest import ARTISTS, Judge, MakeScene, Nodes, Write
 from tests.end_to_end.chaos.scene import Scene
-from tests.support.s3_faults import FaultProxy, share
-from tests.support.s3_server import SeaweedServer
+from tests.support.certificates import Certificate
+from tests.support.s3_faults import FaultProxy, first, share
+from tests.support.s3_server import SeaweedServer, use_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -255,6 +258,93 @@ def test_the_s3_server_is_killed_and_restarted(
     server.start()
     job.finish(driver)
     judge(job, "S3: server killed and restarted", in_flight=in_flight)
+
+
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("part", ["/objects/partial", "/commits/window", "/claims/window"])
+def test_one_put_of_a_whole_job_gets_no_answer(
+    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, part: str
+) -> None:
+    job = scene(proxy=proxy)
+    proxy.choose = first(
+        1, "silent", lambda request: request.method == "PUT" and part in request.path
+    )
+    job.finish(job.start(write(claim_seconds=200.0), CONCEPTPRUNE_STORE_DEADLINE="60"))
+    assert proxy.injected == {"silent": 1}
+    proxy.choose = lambda request: None
+    job.faults += 1
+    assert job.attempts() == 1
+    judge(job, f"S3: a put to {part} gets no answer", in_flight=set())
+
+
+@pytest.mark.chaos_long
+def test_the_s3_store_falls_silent(
+    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge
+) -> None:
+    job = scene(proxy=proxy)
+    manifest = write(claim_seconds=200.0)
+    driver = job.start(manifest, CONCEPTPRUNE_STORE_DEADLINE="10")
+    job.wait_for_commits(job.moment(), driver)
+    in_flight = set(job.claims())
+    proxy.choose = lambda request: "silent"
+    job.faults += 1
+    # Neither for ever nor in silence.
+    assert driver.ended() == 1
+    assert "no answer within" in driver.said
+    proxy.choose = lambda request: None
+    in_flight |= set(job.claims())
+    # What its workers could not release; nobody waits 200 s for them here.
+    job.store.remove([entry.path for entry in job.store.claims()])
+    job.finish(job.start(manifest))
+    judge(job, "S3: silent for good", in_flight=in_flight)
+
+
+@pytest.mark.chaos_long
+def test_the_s3_store_is_behind_https_with_an_authority_of_its_own(
+    scene: MakeScene,
+    server: SeaweedServer,
+    write: Write,
+    judge: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certificate = Certificate.make(tmp_path)
+    with FaultProxy(server.port, certificate) as proxy:
+        use_server(monkeypatch, proxy.endpoint)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
+        # And knows no checksums behind a body, as many a server.
+        proxy.choose = lambda request: "411" if "x-amz-trailer" in request.headers else None
+        job = scene(proxy=proxy)
+        job.finish(job.start(write(claim_seconds=200.0)))
+        job.faults += 1
+        judge(job, "S3: https, without checksum trailers", in_flight=set())
+
+
+@pytest.mark.chaos_long
+def test_a_worker_died_whose_clock_was_an_hour_ahead(
+    scene: MakeScene, cluster: Nodes, write: Write, judge: Judge
+) -> None:
+    cluster.have(1)
+    job = scene()
+    manifest = write()
+    unit = job.random.choice(
+        [unit for unit in plan_here(prepare(manifest)).units() if isinstance(unit, MaskUnit)]
+    )
+    since = time.time() + 3600
+    dead = Claim(
+        kind=unit.kind,
+        key=unit.key,
+        job="20260101T000000-000000",
+        worker="node-7/1",
+        since=since,
+        expires=since + CLAIM_SECONDS,
+    )
+    job.store.write_claim(dead.path, dead.to_bytes())
+    job.faults += 1
+    driver = job.start(manifest, RAY_ADDRESS=cluster.address)
+    job.finish(driver)
+    assert "job 20260101T000000-000000 on node-7/1 has not renewed its claim" in driver.said
+    judge(job, "claim of a dead worker with its clock ahead", in_flight={unit.key})
 
 
 def flip(job: Scene, kind: str, key: str) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from tests.support.s3_faults import FaultProxy
 
-KINDS = ("prompts", "window", "statistics", "mask")
+KINDS = ("prompts", "window", "statistics", "mask", "fused-mask")
 IN_CREATE = 0x100
 IN_MOVED_TO = 0x80
 CLOCK = 0.01

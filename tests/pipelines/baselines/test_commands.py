@@ -111,6 +111,7 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
     assert "Ada Bell" in card
     assert metadata["model_digest"] in card
     assert ("A control" in card) == (method in ("random", "magnitude"))
+    assert 'load_file("delta.safetensors")' in card
 
 
 def test_what_is_retained_and_not_erased_is_preserved(made: dict[str, Path]) -> None:

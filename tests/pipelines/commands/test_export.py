@@ -1,7 +1,11 @@
 """`export` writes checkpoints that load, that say what they are, and never half of one."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,26 +14,35 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import conceptprune
-from conceptprune.checkpoints.card import Exported, code_span, model_card
+from conceptprune.checkpoints.card import Exported, code_span, load_lines, model_card
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
-from tests.pipelines.conftest import CONCEPTS, HOSTILE_NAME, TinyStore, record_run
+from tests.pipelines.conftest import (
+    CONCEPTS,
+    HOSTILE_NAME,
+    TinyStore,
+    done,
+    record_run,
+    whole_plan,
+)
 from tests.support.sd15_shaped import build_pipeline
 
 ADA, CY, LAST = CONCEPTS
+
+ROOT = Path(conceptprune.__file__).parents[1]
 
 Run = Callable[..., Path]
 
@@ -195,8 +208,15 @@ def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others
     monkeypatch.setattr("conceptprune.units.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
     manifest = tiny_store.prepared.manifest
     worker = Worker(Store(uri), tiny_store.prepared.model, collection_settings(manifest))
-    for unit in prompts_units(manifest)[:2]:
+    for unit in tiny_store.prepared.prompts_units()[:2]:
         worker.run(unit)
+    plan = whole_plan(tiny_store.prepared)
+    made = [
+        done(unit, commit)
+        for unit in plan.units()
+        if (commit := Store(uri).find(unit.kind, unit.key))
+    ]
+    record_run(Store(uri), tiny_store.prepared, plan, made)
     budget = {"form": "mask", "fuse": "budget", "fraction": 0.005, "store": uri}
     only_safetensors(run_export(ADA, CY, **budget))
     with pytest.raises(UserError, match=f'--fuse budget: the prompts of "{LAST}" in run'):
@@ -323,17 +343,57 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     compile(code, "card", "exec")
 
 
-def test_the_code_of_the_delta_card_runs(
-    run_export: Run, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch
+def code_of(card: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), flags=re.DOTALL)
+    return str(code)
+
+
+@pytest.mark.parametrize("form", ["pipeline", "single-file", "delta", "mask"])
+def test_the_code_of_a_card_runs_as_it_is_in_a_fresh_process(
+    run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline, form: str
 ) -> None:
-    out = run_export(ADA, form="delta")
-    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    pipe = build_pipeline()
-    monkeypatch.chdir(out)
-    exec(code, {"pipe": pipe})
-    expected = build_pipeline()
-    mask_of(tiny_store, ADA).apply(expected)
-    assert torch.equal(image(pipe), image(expected))
+    out = run_export(ADA, form=form)
+    if form != "pipeline":  # Which is said above the code: the base model's folder is beside it.
+        (out / "tiny").symlink_to(tiny_store.model)
+    after = "\nprint([int((p == 0).sum()) for p in pipe.unet.parameters()])"
+    done = subprocess.run(
+        [sys.executable, "-c", code_of(out / "README.md") + after],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    if form != "mask":  # Whose code takes it off again.
+        mask_of(tiny_store, ADA).apply(tiny_pipe)
+    expected = [int((p == 0).sum()) for p in tiny_pipe.unet.parameters()]
+    assert done.stdout.splitlines()[-1] == str(expected)
+
+
+def test_the_code_of_a_card_loads_the_delta_of_every_component(
+    tiny_pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "encoder.layers.0.mlp.fc2.weight"
+    files = {"unet": "a.safetensors", "text_encoder": "a.text_encoder.safetensors"}
+    save_file({"conv_out.bias": torch.full((4,), 7.0)}, tmp_path / files["unet"])
+    # As some versions of transformers call it, and the tiny model does not.
+    (live,) = (key for key in tiny_pipe.text_encoder.state_dict() if key.endswith(name))
+    other = name if live != name else "text_model." + name
+    new = torch.full_like(tiny_pipe.text_encoder.state_dict()[live], 5.0)
+    save_file({other: new}, tmp_path / files["text_encoder"])
+    code = load_lines("delta", base_model="tiny", revision=None, delta_files=files)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda _: tiny_pipe)
+    exec(code, {})
+    assert tiny_pipe.unet.conv_out.bias.eq(7).all()
+    assert tiny_pipe.text_encoder.state_dict()[live].eq(5).all()
+
+
+def test_all_files_of_an_export_have_one_mode(run_export: Run, tmp_path: Path) -> None:
+    for form in ("single-file", "delta", "mask"):
+        out = run_export(ADA, form=form, out=tmp_path / form)
+        assert len({path.stat().st_mode for path in out.iterdir()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -411,7 +471,7 @@ def test_a_single_file_is_a_base_model_once_a_run_has_converted_it(
     ("label", "revision", "expected"),
     [
         ("studio", None, "from_pretrained(conceptprune.studio.model_path())"),
-        ("tiny", None, 'from_pretrained("path/to/tiny")'),
+        ("tiny", None, 'from_pretrained("tiny")'),
         ("org/sd", "0" * 40, f'from_pretrained("org/sd", revision="{"0" * 40}")'),
     ],
 )

@@ -9,7 +9,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from conceptprune.units.plan import prompts_units
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import FusedMaskUnit, MaskUnit, PreviewUnit
 from pipelines.commands import plan as plan_view
@@ -33,7 +32,7 @@ def cells(text: str, row: str) -> list[str]:
 
 
 def every_unit(tiny: TinyStore) -> list[Unit]:
-    return [*prompts_units(tiny.prepared.manifest), *tiny.plan.units()]
+    return list(tiny.plan.units())
 
 
 def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,17 @@ import pytest
 from rich.console import Console
 
 from conceptprune.errors import ModelMismatchError
-from conceptprune.manifest import Compute
 from conceptprune.store import Store
 from conceptprune.units.commit import Done
 from conceptprune.units.unit import Unit
+from conceptprune.units.units import FusedMaskUnit
+from conceptprune.units.worker import read_mask
+from pipelines.commands.gc import collect_garbage
+from pipelines.commands.status import show_status
 from pipelines.jobs.erase import JobResult, run_job
 from pipelines.jobs.run import OnResult, OnTick, RunUnits
+from pipelines.records.ledger import read_ledger, write_ledger
+from pipelines.report.data import read_report
 from pipelines.scheduling.loop import Result
 from pipelines.scheduling.workers import RunnerSpec
 from tests.pipelines.conftest import TinyStore, copied, worker_of
@@ -35,7 +41,7 @@ def rerun(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Rerun:
     """Runs the job; its units are run one after the other, by a worker in another folder."""
 
     @contextmanager
-    def in_this_process(spec: RunnerSpec, _: Compute) -> Iterator[RunUnits]:
+    def in_this_process(spec: RunnerSpec, *_: object) -> Iterator[RunUnits]:
         def run(
             units: Sequence[Unit],
             _: Mapping[str, Unit],
@@ -151,3 +157,45 @@ def test_a_worker_whose_model_folder_is_another_does_nothing(
         with pytest.raises(ModelMismatchError, match=f"{model} on .* was planned with"):
             worker.run(unit)
         assert not store.find(unit.kind, unit.key)
+
+
+@pytest.fixture
+def earlier(store: Store, tiny_store: TinyStore) -> Store:
+    """The store as an earlier version left it, which called a fused mask a mask."""
+    fused = tiny_store.plan.fused
+    assert fused
+    commit = tiny_store.commits[fused.key]
+    write(store, f"commits/{FusedMaskUnit.kind}/{fused.key}.json", None)
+    store.commit(replace(commit, kind="mask"))
+    rows = read_ledger(store, tiny_store.plan.run)
+    for row in rows:
+        row["kind"] = "mask" if row["key"] == fused.key else row["kind"]
+    write(store, f"runs/run={tiny_store.plan.run}/ledger.parquet", None)
+    write_ledger(store, tiny_store.plan.run, rows)
+    return store
+
+
+@pytest.mark.parametrize("rerun_first", [False, True])
+def test_a_fused_mask_is_found_where_an_earlier_version_committed_it(
+    earlier: Store, tiny_store: TinyStore, rerun: Rerun, rerun_first: bool
+) -> None:
+    fused = tiny_store.plan.fused
+    assert fused
+    if rerun_first:
+        # Nothing is done again; from then on the ledger has the kind's new name.
+        assert rerun(earlier.uri, verify=True).outcome.computed == 0
+        rows = {row["key"]: row for row in read_ledger(earlier, tiny_store.plan.run)}
+        assert rows[fused.key]["kind"] == FusedMaskUnit.kind
+        assert rows[fused.key]["objects"]
+    digest = tiny_store.commits[fused.key].objects["mask"].digest
+    assert read_mask(earlier, fused.key).digest == digest
+    report = read_report(earlier.uri, tiny_store.plan.run)
+    assert report.fused
+    assert report.fused.digest == digest
+    shown = StringIO()
+    show_status(earlier.uri, Console(file=shown))
+    assert "a rerun would compute nothing" in shown.getvalue()
+    # It is no garbage, either.
+    two_days = time.time() + 2 * 86400
+    collect_garbage(earlier.uri, Console(file=StringIO()), yes=True, now=two_days)
+    assert earlier.find("mask", fused.key)

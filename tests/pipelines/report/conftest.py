@@ -15,12 +15,13 @@ from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.scoring import Scorers
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
-from conceptprune.units.plan import Plan, collection_settings, prompts_units
+from conceptprune.units.plan import Plan, collection_settings
 from conceptprune.units.unit import Unit
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
 from pipelines.scheduling.graph import Graph
 from pipelines.scheduling.loop import Result
+from tests.pipelines.conftest import whole_plan
 from tests.support.browser import Browser, chromium
 
 HOSTILE = "<script>document.title='owned'</script>"
@@ -89,9 +90,7 @@ def run_here(
 ) -> Run:
     """What the job does, one unit after the other in this process; chosen units fail."""
     worker = JudgingWorker(store, prepared.model, collection_settings(prepared.manifest))
-    for unit in prompts_units(prepared.manifest):
-        worker.run(unit)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     RunRecord(
         run=plan.run,
         manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),

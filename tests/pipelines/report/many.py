@@ -15,16 +15,19 @@ from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
 from conceptprune.evaluation.tables import scores_table
 from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.prompts.table import prompts_table
 from conceptprune.store import Commit, Store, table_to_parquet
 from conceptprune.studio.judge import Verdicts
 from conceptprune.studio.names import ARTISTS, LOOKS, THINGS
 from conceptprune.units.plan import Plan
 from conceptprune.units.preview import preview_table
 from conceptprune.units.unit import Unit
-from conceptprune.units.units import MaskUnit, PreviewUnit
+from conceptprune.units.units import MaskUnit, PreviewUnit, PromptsUnit
 from conceptprune.versions import versions
-from pipelines.jobs.preparation import Prepared, plan_here, prepare
+from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
+from tests.pipelines.conftest import whole_plan
 
 MANIFEST = """
 version: 1
@@ -56,13 +59,13 @@ def store_of_many(folder: Path, count: int) -> tuple[Store, Plan]:
     )
     manifest.write_text(MANIFEST.format(concepts=concepts), encoding="utf-8")
     prepared = prepare(manifest)
-    plan = plan_here(prepared)
+    plan = whole_plan(prepared)
     store = Store(str(folder / "store"))
     _record(prepared, plan).write(store)
     rng = np.random.default_rng(0)
     made = {}
     for unit in plan.units():
-        if isinstance(unit, MaskUnit | PreviewUnit | PreviewScoresUnit):
+        if isinstance(unit, PromptsUnit | MaskUnit | PreviewUnit | PreviewScoresUnit):
             commit = _commit(store, plan, unit, rng)
             store.commit(commit)
             made[unit.key] = made_by(commit)
@@ -89,6 +92,10 @@ def _commit(store: Store, plan: Plan, unit: Unit, rng: np.random.Generator) -> C
         mask = _mask(plan, unit, rng)
         facts |= {"entries": mask.num_entries, "site_weights": mask.num_weights}
         role, data, suffix = "mask", mask.to_bytes(), "safetensors"
+    elif isinstance(unit, PromptsUnit):
+        pairs = {each.name: prompt_pairs(each, seed=unit.seed) for each in unit.concepts}
+        kinds = {each.name: each.kind for each in unit.concepts}
+        role, data, suffix = "prompts", table_to_parquet(prompts_table(pairs, kinds)), "parquet"
     elif isinstance(unit, PreviewScoresUnit):
         forgotten = plan.of(PreviewUnit)[unit.preview].mask is not None
         table = scores_table(unit.cases, _readings(unit.cases, rng, forgotten=forgotten))
@@ -171,15 +178,17 @@ def score(**changes: object) -> dict[str, object]:
     return row | changes
 
 
-def commit_summary(store: Store, rows: list[dict[str, object]], *, finished: float = 0.0) -> None:
+def commit_summary(
+    store: Store,
+    rows: list[dict[str, object]],
+    *,
+    finished: float = 0.0,
+    kind: str = EvaluationUnit.kind,
+) -> None:
     """Put a summary into the store as an evaluation does."""
     ordered = sorted(rows, key=lambda row: [str(row[name]) for name in SORTED_BY])
     table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-    ref = store.put(
-        table_to_parquet(table), kind=EvaluationUnit.kind, model="any", suffix="parquet"
-    )
+    ref = store.put(table_to_parquet(table), kind="evaluation", model="any", suffix="parquet")
     key = digest_json([ref.digest, finished])
     provenance = {"finished": finished}
-    store.commit(
-        Commit(kind=EvaluationUnit.kind, key=key, objects={OBJECT: ref}, provenance=provenance)
-    )
+    store.commit(Commit(kind=kind, key=key, objects={OBJECT: ref}, provenance=provenance))

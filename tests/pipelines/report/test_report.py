@@ -175,7 +175,7 @@ def test_cost_and_masks_are_those_of_the_run(runs: dict[str, Run]) -> None:
     run = runs["judged"]
     report = read_report(run.store.uri, run.plan.run)
     done = [unit for unit in run.plan.units() if run.store.find(unit.kind, unit.key)]
-    assert report.cost.evaluations == sum(map(run.plan.evaluations, done))
+    assert report.cost.evaluations == sum(unit.evaluations for unit in done)
     mask: PruningMask = read_mask(run.store, run.plan.concepts[0].mask.key)
     facts = report.concepts[0].mask
     assert facts

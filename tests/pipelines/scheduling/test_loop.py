@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,13 @@ from ray.cluster_utils import Cluster
 from conceptprune.collection.collect import Window
 from conceptprune.manifest import Compute
 from conceptprune.store import Commit, Store
-from conceptprune.store.claims import Claims
+from conceptprune.store.claims import Claim, Claims
 from conceptprune.units.commit import Done, Held, Made, UnitWorker
 from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import WindowUnit
 from pipelines.scheduling.cluster import draining_nodes, is_up
-from pipelines.scheduling.loop import Result, Tick, run_units
+from pipelines.scheduling.loop import OnHeld, Result, Tick, run_units
+from pipelines.scheduling.others import OtherJobs
 from pipelines.scheduling.workers import WorkerPool
 
 
@@ -132,6 +134,7 @@ def run(head: Cluster) -> Iterator[Run]:
         known: tuple[Unit, ...] = (),
         actors: int = 1,
         on_tick: Callable[[Tick], None] = lambda _: None,
+        on_held: OnHeld = lambda _: None,
     ) -> tuple[dict[str, Result], Tick]:
         while len(nodes) < actors:
             nodes.append(head.add_node(num_cpus=2))
@@ -151,6 +154,7 @@ def run(head: Cluster) -> Iterator[Run]:
                 max_attempts=2,
                 on_result=lambda result: results.__setitem__(result.unit.key, result),
                 on_tick=tick,
+                on_held=on_held,
             )
         finally:
             pool.close()
@@ -220,6 +224,34 @@ def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -
 
     results, _ = run(spec, window("a"), on_tick=release)
     assert (results["a"].status, results["a"].attempts) == ("done", 1)
+
+
+@pytest.mark.parametrize("unit", [window("a"), mask("a")], ids=["of an actor", "of a task"])
+def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: Unit
+) -> None:
+    """Each look is another worker's, so only the driver sees that nothing changes."""
+    spec = Spec(tmp_path)
+    later = time.time() + 3600
+    dead = Claim(
+        kind=unit.kind,
+        key=unit.key,
+        job="theirs",
+        worker="node-7/1",
+        since=later,
+        expires=later + 1,
+        seconds=1.0,
+    )
+    spec.store.write_claim(dead.path, dead.to_bytes())
+    waited_for: list[str | None] = []
+    with OtherJobs(spec.store) as others:
+        results, _ = run(
+            spec, unit, on_held=others.held, on_tick=lambda tick: waited_for.append(tick.held)
+        )
+    assert (results["a"].status, results["a"].attempts) == ("done", 1)
+    assert "job theirs on node-7/1 has not renewed its claim for 1 s" in caplog.text
+    said = f"{unit.kind} a, which job theirs on node-7/1 is computing"
+    assert said in waited_for
 
 
 def test_a_node_that_is_taken_away_costs_no_attempt(

@@ -41,6 +41,11 @@ def test_a_wait_without_a_break_is_warned_of(caplog: pytest.LogCaptureFixture) -
     assert not caplog.messages
     patience.look("room")
     assert caplog.messages == ["waiting for room in the cluster: room"]
+    caplog.clear()
+    with_others = Patience(seconds=0, waiting_for="another job")
+    with_others.look("mask a, which job b is computing")
+    with_others.look("mask a, which job b is computing")
+    assert caplog.messages == ["waiting for another job: mask a, which job b is computing"]
     patient = Patience()
     patient.look("room")
     patient.look("room")

@@ -1,9 +1,11 @@
 """What `submit` sends: each command with all that it names, or nothing at all."""
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+import pipelines
 from conceptprune.errors import UserError
 from pipelines.cli import main
 from pipelines.submit.submission import COMMANDS, Command, Submission, command_and_file
+from pipelines.submit.upload import stage
 
 STORE = "s3://bucket/store"
 MANIFEST = {
@@ -29,6 +33,7 @@ SUITE = {
     "scorers": [{"scorer": "studio-judge"}],
 }
 MASK = "mask:masks/ada.safetensors"
+CODE = ("conceptprune", pipelines.__name__)
 
 
 @pytest.fixture
@@ -82,32 +87,16 @@ def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) ->
     }
     manifest, suite = (["manifests/m.yaml", "--store", STORE], ["suites/s.yaml", "--store", STORE])
     assert {name: words(one) for name, one in sent.items()} == {
-        "erase": ["python", "-m", "conceptprune_pipelines.erase", *manifest],
-        "sweep": ["python", "-m", "conceptprune_pipelines.sweep", *manifest],
-        "evaluate": [
-            "python",
-            "-m",
-            "conceptprune_pipelines.evaluate",
-            *suite,
-            "--of",
-            "base",
-            "--of",
-            MASK,
-        ],
+        "erase": ["python", "-m", "pipelines.erase", *manifest],
+        "sweep": ["python", "-m", "pipelines.sweep", *manifest],
+        "evaluate": ["python", "-m", "pipelines.evaluate", *suite, "--of", "base", "--of", MASK],
         "attack": [
-            *("python", "-m", "conceptprune_pipelines.attack", *suite, "--of", MASK),
+            *("python", "-m", "pipelines.attack", *suite, "--of", MASK),
             *("--attack", "refill-amplify", "--attack", "none"),
         ],
     }
     assert set(sent) == set(COMMANDS)
     assert len({one.run for one in sent.values()}) == len(COMMANDS)
-
-
-def test_a_clone_runs_its_own_code_and_any_other_folder_what_is_installed(work: Path) -> None:
-    put(work / "pipelines" / "__init__.py", "")
-    assert words(submission("base"))[2] == "conceptprune_pipelines.evaluate"
-    put(work / "conceptprune" / "__init__.py", "")
-    assert words(submission("base"))[2] == "pipelines.evaluate"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -142,7 +131,7 @@ def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
     names = ["mask:$(touch x)", "it's;ls=base", "mask:masks/*&| `id`.safetensors"]
     put(work / "masks" / "*&| `id`.safetensors", "a mask")
     entrypoint = submission(*names).entrypoint
-    echo = entrypoint.replace("python -m conceptprune_pipelines.evaluate", r"printf '%s\n'", 1)
+    echo = entrypoint.replace("python -m pipelines.evaluate", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
     assert shown.stdout.splitlines()[3:] == [word for name in names for word in ("--of", name)]
     assert not (work / "x").exists()
@@ -179,7 +168,7 @@ def test_the_id_follows_all_that_is_run_and_nothing_else(
 OUT_OF_REACH = [
     ({"model": {"folder": "../../outside"}}, r"s\.yaml: folder: \.\./\.\./outside is not in"),
     ({"model": {"folder": "../models/none"}}, r"s\.yaml: folder: \.\./models/none is not there"),
-    ({"model": {"folder": "../runs/model"}}, r"runs/model/model_index.json is left out by submit"),
+    ({"model": {"folder": "../venv/model"}}, r"venv/model/model_index.json lies in, or is, venv"),
     (
         {"groups": {"general": [{"name": "x", "file": "../../outside/prompts.txt"}]}},
         r"s\.yaml: file: .* is not in --working-dir",
@@ -216,7 +205,7 @@ def test_what_a_suite_names_must_travel_with_it(
     work: Path, changes: dict[str, Any], message: str
 ) -> None:
     put(work.parent / "outside" / "prompts.txt", "a portrait")
-    put(work / "runs" / "model" / "model_index.json", "{}")
+    put(work / "venv" / "model" / "model_index.json", "{}")
     write(work / "suites" / "s.yaml", SUITE, **changes)
     with pytest.raises(UserError, match=message) as refused:
         submission("base")
@@ -231,26 +220,159 @@ def test_what_a_manifest_names_must_travel_with_it(work: Path) -> None:
     assert submission(file="manifests/m.yaml", command="erase").run
 
 
-def test_what_an_ignore_file_names_does_not_travel(work: Path) -> None:
-    put(work / "data" / ".gitignore", "*.csv\n")
-    with pytest.raises(UserError, match=r"csv: .*data/prompts\.csv is left out by .*\.gitignore"):
-        submission("base")
-    put(work / "data" / ".gitignore", "")
+def test_what_is_named_travels_whatever_an_ignore_file_says(work: Path) -> None:
+    put(work / ".gitignore", "*.csv\n/exports/\nruns/\n")
     put(work / ".rayignore", "*.safetensors\n")
-    with pytest.raises(UserError, match=r"masks/ada\.safetensors is left out by .*\.rayignore"):
-        submission(MASK)
     put(work / "exports" / "ada" / "unet" / "x.safetensors", "weights")
-    with pytest.raises(UserError, match=r"exports/ada/unet/x\.safetensors is left out"):
+    put(work / "runs" / "ada.safetensors", "a mask")
+    sent = submission(MASK, "folder:exports/ada", "mask:runs/ada.safetensors")
+    assert {
+        "suites/s.yaml",
+        "data/prompts.csv",
+        "masks/ada.safetensors",
+        "exports/ada/model_index.json",
+        "exports/ada/unet/x.safetensors",
+        "runs/ada.safetensors",
+    } == named(sent)
+    # By an absolute path that lies elsewhere it is what every node has.
+    assert named(submission("mask:/shared/ada.safetensors")) == {
+        "suites/s.yaml",
+        "data/prompts.csv",
+    }
+
+
+def named(submission: Submission) -> set[str]:
+    """What travels beside the code."""
+    return {path for path in submission.files if path.split("/")[0] not in CODE}
+
+
+def test_of_a_folder_only_what_a_job_reads_travels(work: Path) -> None:
+    for name in (
+        "README.md",
+        "unet/x.bin",
+        "onnx/x.onnx",
+        ".git/config",
+        ".env",
+        "unet/.aws/x.json",
+    ):
+        put(work / "exports" / "ada" / name, "planted-secret")
+    put(work / "exports" / "ada" / "unet" / "config.json", "{}")
+    assert named(submission("folder:exports/ada")) == {
+        "suites/s.yaml",
+        "data/prompts.csv",
+        "exports/ada/model_index.json",
+        "exports/ada/unet/config.json",
+    }
+
+
+BESIDE = (
+    ".env",
+    ".env.production",
+    ".aws/credentials",
+    ".kube/config",
+    ".git/config",
+    "kubeconfig",
+    "id_rsa",
+    "server.pem",
+    "venv/lib/x.py",
+    ".venv/lib/x.py",
+    "notes.txt",
+    "conceptprune.log",
+    "data/other.csv",
+    "core.1234",
+)
+
+
+def test_what_lies_beside_it_does_not_travel(work: Path) -> None:
+    for name in BESIDE:
+        put(work / name, "planted-secret")
+    sent = submission("base", MASK)
+    assert named(sent) == {"suites/s.yaml", "data/prompts.csv", "masks/ada.safetensors"}
+    assert not any("planted-secret" in here.read_text("latin-1") for here in sent.files.values())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".env.yaml",
+        "venv/m.yaml",
+        "a/__pycache__/m.yaml",
+        ".venv/m.yaml",
+        ".git/m.yaml",
+        ".aws/m.yaml",
+        "kubeconfig.yaml",
+    ],
+)
+def test_what_never_travels_is_refused_also_as_the_manifest(work: Path, path: str) -> None:
+    write(work / path, MANIFEST)
+    with pytest.raises(UserError, match=r"is not uploaded: .* which never is; move it elsewhere"):
+        submission(file=path, command="erase")
+
+
+def test_a_secret_in_a_folder_that_is_named_is_refused_and_not_sent(work: Path) -> None:
+    put(work / "exports" / "ada" / "credentials.json", "planted-secret")
+    with pytest.raises(UserError, match=r"exports/ada/credentials\.json lies in, or is") as refused:
         submission("folder:exports/ada")
-    # What a clone of a model has beside the model is not missed.
-    put(work / ".rayignore", ".git/\n*.bin\n/exports/ada/onnx\n")
-    for beside in (".git/config", "unet/x.bin", "onnx/x.onnx"):
-        put(work / "exports" / "ada" / beside, "")
-    assert words(submission("folder:exports/ada"))[-1] == "folder:exports/ada"
-    put(work / ".rayignore", "*.safetensors\n")
-    # By an absolute path it is what every node has.
-    absolute = f"mask:{work}/masks/ada.safetensors"
-    assert words(submission(absolute))[-1] == absolute
+    assert "planted-secret" not in str(refused.value)
+
+
+def test_code_and_what_is_named_are_all_that_travels_from_this_repository() -> None:
+    root = Path(__file__).parents[3]
+    sent = Submission.of(root / "manifests" / "demo.yaml", STORE, root)
+    assert named(sent) == {"manifests/demo.yaml"}
+    assert {path.split("/")[0] for path in sent.files} == {"manifests", *CODE}
+    assert not any(path.endswith(".pyc") for path in sent.files)
+
+
+def test_the_installed_packages_travel_where_the_working_directory_has_none(work: Path) -> None:
+    sent = submission("base")
+    assert {f"{CODE[1]}/evaluate.py", "conceptprune/store/s3.py", "conceptprune/py.typed"} <= set(
+        sent.files
+    )
+    # One of both does not make it a copy of the code.
+    put(work / CODE[1] / "__init__.py", "raise ImportError")
+    assert submission("base").files == sent.files
+    put(work / "conceptprune" / "__init__.py", "mine")
+    assert submission("base").files["conceptprune/__init__.py"] == (
+        work.resolve() / "conceptprune" / "__init__.py"
+    )
+
+
+def test_what_travels_runs_by_itself(work: Path, tmp_path: Path) -> None:
+    sent = submission("base")
+    job = tmp_path / "job"
+    stage(sent.files, job)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import {CODE[1]}.cli, conceptprune; print(conceptprune.__file__)"],
+        cwd=job,
+        env={**os.environ, "PYTHONPATH": ""},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert ran.stdout.strip() == str(job / "conceptprune" / "__init__.py"), ran.stderr
+
+
+def test_more_than_ray_takes_is_refused_with_its_size_and_its_largest_part(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(work / "exports" / "ada" / "unet" / "small.safetensors", "")
+    with (work / "exports" / "ada" / "unet" / "x.safetensors").open("wb") as large:
+        large.truncate(110 * 2**20)
+    # Not even read: it may be much larger than this.
+    with monkeypatch.context() as unread:
+        unread.setattr("pipelines.submit.upload.digest_file", None)
+        with pytest.raises(UserError) as refused:
+            submission(MASK, "folder:exports/ada")
+    for part in ("Ray takes 100 MiB", "--of folder:exports/ada with 110 MiB", "model: {uri: ...}"):
+        assert part in str(refused.value)
+    shutil.move(work / "exports" / "ada", work / "model")
+    write(work / "manifests" / "m.yaml", MANIFEST, model={"folder": "../model"})
+    with pytest.raises(UserError, match=r"the largest part is \.\./model with 110 MiB"):
+        submission(file="manifests/m.yaml", command="erase")
+    # What lies beside it counts for nothing.
+    write(work / "manifests" / "m.yaml", MANIFEST)
+    assert submission(file="manifests/m.yaml", command="erase").run
 
 
 @pytest.mark.parametrize(
@@ -260,13 +382,13 @@ def test_what_an_ignore_file_names_does_not_travel(work: Path) -> None:
         (["mask"], "--of mask: give "),
         (["mask:masks/none.safetensors"], "masks/none.safetensors is not there"),
         (["delta:../outside.safetensors"], "is not in --working-dir"),
-        (["folder:runs/x"], "not uploaded: runs/x/model_index.json is left out by submit"),
+        (["folder:__pycache__/x"], "not uploaded: __pycache__/x/model_index.json lies in"),
         (["folder:s3://bucket/x"], "a file or folder, not a URI"),
     ],
 )
 def test_a_checkpoint_out_of_reach_is_refused(work: Path, of: list[str], message: str) -> None:
     put(work.parent / "outside.safetensors", "a delta")
-    put(work / "runs" / "x" / "model_index.json", "{}")
+    put(work / "__pycache__" / "x" / "model_index.json", "{}")
     with pytest.raises(UserError, match=message):
         submission(*of)
 

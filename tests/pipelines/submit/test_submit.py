@@ -5,10 +5,12 @@ import subprocess
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
+from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
@@ -17,7 +19,6 @@ from conceptprune.errors import UserError
 from pipelines.submit import submit as module
 from pipelines.submit.submission import Submission
 from pipelines.submit.submit import submit
-from pipelines.submit.upload import EXCLUDES
 
 ROOT = Path(__file__).parents[3]
 STORE = "s3://bucket/store"
@@ -51,6 +52,9 @@ class Cluster:
         self.log: list[str | BaseException] = ["0/1 concepts\n", "1/1 concepts\n"]
         self.failures = 0
         self.not_ready = 0
+        self.packs = False
+        self.staged: set[str] = set()
+        self.packed: set[str] = set()
 
     def __call__(self, address: str) -> "Cluster":
         if isinstance(self.refusal, AuthenticationError | OSError):
@@ -67,6 +71,12 @@ class Cluster:
         if self.refusal is not None:
             raise self.refusal
         self.calls.append(call)
+        folder = Path(call["runtime_env"]["working_dir"])
+        self.staged = {
+            f"{file.relative_to(folder)}" for file in folder.rglob("*") if file.is_file()
+        }
+        if self.packs:
+            self.packed = package_of(f"{folder}")
         return call["submission_id"]
 
     async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
@@ -114,13 +124,13 @@ def test_the_documented_entrypoint_is_submitted_under_the_runs_id(
 ) -> None:
     assert submitted(manifest) == 0
     (call,) = cluster.calls
-    assert (
-        call["entrypoint"]
-        == f"python -m conceptprune_pipelines.erase manifests/m.yaml --store {STORE}"
-    )
+    assert call["entrypoint"] == f"python -m pipelines.erase manifests/m.yaml --store {STORE}"
     assert call["submission_id"] == run_id(manifest)
     assert set(call) == {"entrypoint", "submission_id", "runtime_env"}
-    assert set(call["runtime_env"]) == {"working_dir", "excludes"}
+    assert set(call["runtime_env"]) == {"working_dir"}
+    assert {"manifests/m.yaml", "pipelines/erase.py"} <= cluster.staged
+    # What was staged is gone again.
+    assert not Path(call["runtime_env"]["working_dir"]).exists()
     assert "1/1 concepts" in capsys.readouterr().out
 
 
@@ -129,7 +139,7 @@ def test_a_hostile_name_reaches_the_job_as_one_word(tmp_path: Path, name: str) -
     store = f"{tmp_path}/st ore;$HOME"
     entrypoint = Submission.of(write(tmp_path / name), store, tmp_path).entrypoint
     assert shlex.split(entrypoint)[3:] == [name, "--store", store]
-    echo = entrypoint.replace("python -m conceptprune_pipelines.erase", r"printf '%s\n'", 1)
+    echo = entrypoint.replace("python -m pipelines.erase", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
     assert shown.stdout.splitlines() == [name, "--store", store]
 
@@ -250,7 +260,7 @@ def test_bad_input_is_found_before_the_cluster_is_asked(cluster: Cluster, tmp_pa
     inside = good.parent
     bad = write(inside / "bad.yaml", pruning={"sparsity": 9})
     outside = write(tmp_path / "m.yaml")
-    left_behind = write(inside / "runs" / "m.yaml")
+    left_behind = write(inside / "venv" / "m.yaml")
     cluster.refusal = ConnectionError("was asked")
     cases = [
         (bad, STORE, inside, r"pruning\.sparsity"),
@@ -311,21 +321,23 @@ def test_no_credential_is_part_of_the_call_or_shown(
     assert secret not in str(refused.value) + "".join(capsys.readouterr())
 
 
-def test_the_upload_of_this_repository_is_small_and_has_what_a_job_needs(tmp_path: Path) -> None:
+def test_ray_packs_all_that_was_staged(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.packs = True
     submission = Submission.of(ROOT / "manifests" / "demo.yaml", STORE, ROOT)
-    package = package_of(submission, tmp_path / "package.zip")
-    names = zipfile.ZipFile(package).namelist()
-    assert {"manifests/demo.yaml", "pipelines/erase.py", "conceptprune/mask.py"} <= set(names)
-    assert not {name.split("/")[0] for name in names} & set(EXCLUDES)
-    assert package.stat().st_size < 20e6
+    assert submit(submission, address=ADDRESS) == 0
+    assert cluster.packed == cluster.staged == set(submission.files)
+    assert sum(path.stat().st_size for path in submission.files.values()) < 20e6
 
 
-def package_of(submission: Submission, target: Path) -> Path:
-    """What Ray's client would upload (it has no public function for this)."""
-    create_package(
-        submission.runtime_env["working_dir"],
-        target,
-        include_gitignore=True,
-        excludes=submission.runtime_env["excludes"],
-    )
-    return target
+def package_of(working_dir: str) -> set[str]:
+    """The files that Ray's client would upload (it has no public function for this)."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder, "package.zip")
+        create_package(
+            working_dir,
+            target,
+            include_gitignore=True,
+            excludes=get_runtime_env_default_excludes(),
+        )
+        names = zipfile.ZipFile(target).namelist()
+    return {name for name in names if not name.endswith("/")}

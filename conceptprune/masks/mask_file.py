@@ -1,0 +1,224 @@
+"""The file format of masks, and the one strict reader of it.
+
+A mask file is a safetensors file: one uint8 tensor of coded entries (see `codec`) for each layer,
+and one metadata key, "conceptprune", whose value is JSON: format, concepts, component, provenance,
+and of each layer its shape and the digests of the weights it was made for.
+
+The JSON has the file's own digest, too, as `sha256`: that of the whole file with 64 zeros in the
+digest's place. Files that were written before there was one have none, and are read all the same.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.types import JsonValue
+from safetensors import SafetensorError
+
+from conceptprune.digest import canonical_json, digest_bytes
+from conceptprune.errors import UserError
+from conceptprune.masks.codec import decode_entries, encode_entries
+
+FORMAT = "conceptprune.mask/1"
+METADATA_KEY = "conceptprune"
+MOST_BYTES = 1 << 33
+"""Of a file: half of FLUX.1's weights would fit."""
+MOST_HEADER_BYTES = 100_000_000
+"""Of its JSON, as in safetensors: thousands of concepts in one fused mask."""
+DIGEST_KEY = "sha256"
+
+_PLACEHOLDER = "0" * 64
+_DAMAGED = "; it is damaged or was edited: copy or export it again"
+
+Entries = NDArray[np.int64]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LayerHeader(_Strict):
+    """What a mask file says of one layer beside its entries."""
+
+    shape: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    weight_digest: Digest
+    rounded_digests: tuple[Digest, ...] = ()
+    first_column: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _site_has_columns(self) -> "LayerHeader":
+        if self.first_column >= self.shape[1]:
+            raise ValueError(f"first_column must be below the {self.shape[1]} columns")
+        return self
+
+
+class MaskHeader(_Strict):
+    """The JSON of a mask file."""
+
+    format: Literal["conceptprune.mask/1"]
+    concepts: Annotated[tuple[Name, ...], Field(min_length=1)]
+    component: Name
+    provenance: dict[str, JsonValue]
+    layers: Annotated[dict[Name, LayerHeader], Field(min_length=1)]
+    sha256: Digest | None = None
+
+    @field_validator("concepts")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a concept is named twice")
+        return names
+
+
+def write_mask(
+    header: Mapping[str, Any], entries: Mapping[str, Entries], *, checked: bool
+) -> bytes:
+    """The file with this header and these entries by layer; `checked`: with its own digest.
+
+    Raises:
+        ValueError: entries that are not strictly increasing from 0 on.
+    """
+    tensors = {name: encode_entries(flat) for name, flat in entries.items()}
+    own = {DIGEST_KEY: _PLACEHOLDER} if checked else {}
+    # One metadata key only: safetensors writes several in no fixed order.
+    data = safetensors.numpy.save(tensors, {METADATA_KEY: canonical_json({**header, **own})})
+    return data.replace(_place(_PLACEHOLDER), _place(digest_bytes(data)), 1) if checked else data
+
+
+def read_mask_file(data: bytes) -> tuple[MaskHeader, dict[str, Entries]]:
+    """The header and the entries by layer, in the order of the layers' names.
+
+    Raises:
+        UserError: whatever is wrong with it, in one line.
+    """
+    tensors_header = _tensors_header(data)
+    header = _mask_header(tensors_header)
+    if header.sha256 is not None:
+        _check_digest(data, header.sha256)
+    coded = _coded(data, tensors_header, header)
+    return header, {
+        name: _entries(name, coded[name], header.layers[name]) for name in sorted(coded)
+    }
+
+
+def _tensors_header(data: bytes) -> dict[str, Any]:
+    if len(data) > MOST_BYTES:
+        raise UserError(f"not a conceptprune mask: {len(data):,} bytes, at most {MOST_BYTES:,}")
+    if len(data) < struct.calcsize("<Q"):
+        raise UserError(f"not a conceptprune mask: it has {len(data)} bytes")
+    (size,) = struct.unpack_from("<Q", data)
+    if size > min(MOST_HEADER_BYTES, len(data) - 8):
+        raise UserError(f"not a conceptprune mask, or cut short: no header of {size:,} bytes")
+    header = _json(data[8 : 8 + size], "not a conceptprune mask: its safetensors header")
+    if not isinstance(header, dict):
+        raise UserError("not a conceptprune mask: no safetensors header")
+    return header
+
+
+def _mask_header(tensors_header: Mapping[str, Any]) -> MaskHeader:
+    metadata = tensors_header.get("__metadata__")
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str) or metadata != {METADATA_KEY: text}:
+        raise UserError(f"not a conceptprune mask: its metadata is not the one key {METADATA_KEY}")
+    content = _json(text.encode(), "not a conceptprune mask: its metadata")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"a mask of format {found!r:.60}; this version reads {FORMAT}")
+    try:
+        return MaskHeader.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"damaged mask: {where:.200}: {first['msg']}{_DAMAGED}") from error
+
+
+def _check_digest(data: bytes, digest: str) -> None:
+    (size,) = struct.unpack_from("<Q", data)
+    place = _place(digest)
+    head = data[: 8 + size]
+    same = head.count(place) == 1
+    if same:
+        blank = head.replace(place, _place(_PLACEHOLDER))
+        same = digest_bytes(blank + data[8 + size :]) == digest
+    if not same:
+        raise UserError(f"damaged mask: its content is not that of its own digest{_DAMAGED}")
+
+
+def _coded(
+    data: bytes, tensors_header: Mapping[str, Any], header: MaskHeader
+) -> dict[str, NDArray[np.uint8]]:
+    names = tensors_header.keys() - {"__metadata__"}
+    for name in sorted(names ^ header.layers.keys()):
+        lacks = "no entries" if name in header.layers else "entries, and no shape"
+        raise UserError(f"damaged mask: there are {lacks} of {name!r:.200}{_DAMAGED}")
+    for name in sorted(names):
+        entry = tensors_header[name]
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if dtype != "U8" or not isinstance(shape, list) or len(shape) != 1:
+            raise UserError(
+                f"damaged mask: {name!r:.200} is {dtype!r:.20} {shape!r:.60}, and must be a row of "
+                f"U8{_DAMAGED}"
+            )
+    try:
+        found: dict[str, NDArray[np.uint8]] = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(f"damaged mask: {_one_line(error)}{_DAMAGED}") from error
+    return found
+
+
+def _entries(name: str, coded: NDArray[np.uint8], layer: LayerHeader) -> Entries:
+    rows, columns = layer.shape
+    # A byte moves on by one at least, but for the very first: more cannot be right.
+    if len(coded) > rows * columns:
+        raise UserError(
+            f"damaged mask: {name} has more entries than its {rows} x {columns}{_DAMAGED}"
+        )
+    try:
+        entries = decode_entries(coded)
+    except ValueError as error:
+        raise UserError(f"damaged mask: {name}: {error}{_DAMAGED}") from error
+    if len(entries) and entries[-1] >= rows * columns:
+        raise UserError(
+            f"damaged mask: an entry of {name} lies outside {rows} x {columns}{_DAMAGED}"
+        )
+    if layer.first_column and (entries % columns < layer.first_column).any():
+        raise UserError(
+            f"damaged mask: an entry of {name} lies before column {layer.first_column}{_DAMAGED}"
+        )
+    return entries
+
+
+def _json(text: bytes, what: str) -> Any:
+    """JSON without repeated names and numbers that are none."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} is not read: {_one_line(error)}{_DAMAGED}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
+
+
+def _place(digest: str) -> bytes:
+    """Where the digest stands in a file: JSON within a string of JSON."""
+    return f'\\"{DIGEST_KEY}\\":\\"{digest}\\"'.encode("ascii")
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,67 @@
+"""What a run of `erase` collected, by its ledger: which prompts, and where their statistics are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
+from conceptprune.prompts.table import pairs_from_table
+from conceptprune.store import Store, parquet_to_table
+from conceptprune.units.find import find_commit
+
+from .earlier import completed
+from .ledger import PROMPTS_KINDS, Ledger, RunRecord, need_of
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The prompts of a run and the statistics of these."""
+
+    rows: Sequence[Row]
+    """The ledger, with all that an earlier version left out of it."""
+    pairs: Mapping[str, tuple[PromptPair, ...]]
+    """The prompt pairs that are in the store, by the name of their concept."""
+    statistics: Mapping[str, str]
+    """Keys of statistics by the digest of their prompts."""
+
+    @classmethod
+    def of(cls, store: Store, record: RunRecord, ledger: Ledger) -> "Collected":
+        """What a run's ledger leads to.
+
+        Raises:
+            UnknownFormatError: a later version recorded the prompts.
+            StoreError: an object is missing or damaged.
+        """
+        rows = ledger.rows
+        if ledger.is_earlier:
+            rows = completed(store, record.asked, rows)
+        pairs: dict[str, tuple[PromptPair, ...]] = {}
+        for row in rows:
+            made = row["kind"] in PROMPTS_KINDS
+            commit = find_commit(store, row["kind"], row["key"]) if made else None
+            if commit is not None:
+                pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+        return cls(
+            rows=rows,
+            pairs=pairs,
+            statistics={row["prompts"]: row["key"] for row in rows if row["prompts"]},
+        )
+
+    def sides(self, concept: str) -> tuple[str | None, str | None]:
+        """Keys of a concept's (target, base) statistics; None for one that was not collected.
+
+        Raises:
+            KeyError: the concept's prompts are not in the store.
+        """
+        pairs = self.pairs[concept]
+        target = prompts_digest([pair.target for pair in pairs])
+        base = prompts_digest([pair.base for pair in pairs])
+        return self.statistics.get(target), self.statistics.get(base)
+
+
+def compared(row: Row) -> list[str]:
+    """Keys of the statistics that a mask compares, in the order of its unit."""
+    needs = (need_of(text) for text in row["needs"])
+    return [key for kind, key in needs if kind == "statistics"]

@@ -1,0 +1,167 @@
+"""Ledgers that earlier versions wrote (ledger/1 and /2), which leave out what a run refers to.
+
+They have no row for the units that made the prompts, no `needs`, and do not say which prompts
+statistics are of. All of it can be told from what such a run left in the store: masks and
+statistics name their prompts by a digest. Nothing is planned again.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from conceptprune.errors import UserError
+from conceptprune.masks.mask import PruningMask
+from conceptprune.prompts.pairs import PromptPair, prompts_digest
+from conceptprune.prompts.table import Pairs, pairs_from_table
+from conceptprune.store import (
+    Commit,
+    LostUnitError,
+    Store,
+    UnknownFormatError,
+    parquet_to_table,
+)
+from conceptprune.units.unit import Need
+
+from .asked import Asked
+from .evaluation import EvaluationRecord
+from .ledger import PROMPTS_KINDS, empty_row, is_own_mask, made_by
+
+Row = dict[str, Any]
+
+
+def needs_beside_rows(store: Store) -> Iterator[Need]:
+    """What such a run may refer to beside its rows: which prompts are its own is not on record."""
+    for kind in PROMPTS_KINDS:
+        yield from ((kind, key) for key in store.committed(kind))
+
+
+def edits_beside_rows(store: Store, run: str) -> frozenset[str]:
+    """Paths of the masks and deltas that such an evaluation applies and no unit of it made."""
+    record = EvaluationRecord.read(store, run)
+    return frozenset() if record is None else record.edits
+
+
+def completed(store: Store, asked: Asked, rows: Sequence[Row]) -> list[Row]:
+    """The rows of such a run of `erase` as a ledger of today has them.
+
+    Raises:
+        StoreError: an object is missing or damaged.
+    """
+    digests = {
+        row["key"]: digest
+        for row in rows
+        if row["kind"] == "statistics" and (digest := _prompts_of_statistics(store, row))
+    }
+    own = [row for row in rows if is_own_mask(row)]
+    made = _Prompts.of(store, asked, own, digests.values())
+    by_digest = {digest: key for key, digest in digests.items()}
+    return [
+        *made.rows,
+        *(
+            {
+                **row,
+                "prompts": digests.get(row["key"]),
+                "needs": _sides(store, asked, row, made.pairs, by_digest),
+            }
+            for row in rows
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompts:
+    """The units in the store that made a run's prompts, and these."""
+
+    rows: list[Row]
+    pairs: Pairs
+
+    @classmethod
+    def of(
+        cls, store: Store, asked: Asked, own: Collection[Row], collected: Collection[str]
+    ) -> "_Prompts":
+        """Those of a run with `own` masks of its concepts, and statistics of `collected` prompts.
+
+        Another run may be about the same concepts with other prompts: what a finished mask compares
+        was collected, so these are not the run's if that was not.
+        """
+        erased = {concept.name for concept in asked.concepts}
+        done = {row["concepts"][0] for row in own if row["objects"]}
+        found: list[tuple[int, Commit, Pairs]] = []
+        for kind, key in sorted(needs_beside_rows(store)):
+            try:
+                commit = store.find(kind, key)
+                if commit is None:
+                    continue
+                pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+            except (LostUnitError, UnknownFormatError):
+                # Of another run, maybe; where it is this one's, its concepts are without prompts.
+                continue
+            matching = {name for name in pairs if _digests(pairs[name]) <= set(collected)}
+            if pairs.keys() <= erased | set(asked.retained) and done & pairs.keys() <= matching:
+                found.append((len(matching), commit, pairs))
+        # What was collected for certain comes last, where it counts.
+        found.sort(key=lambda each: each[0])
+        together: dict[str, tuple[PromptPair, ...]] = {}
+        for _, _, made in found:
+            together.update(made)
+        rows = [_row(commit, sorted(made.keys() & erased)) for _, commit, made in found]
+        return cls(rows=rows, pairs=together)
+
+
+def _row(commit: Commit, concepts: list[str]) -> Row:
+    made = made_by(commit)
+    finished = made["finished"]
+    return {
+        **empty_row(),
+        "kind": commit.kind,
+        "key": commit.key,
+        "concepts": concepts,
+        "status": "done",
+        **made,
+        # As a ledger that was read has it.
+        "finished": None if finished is None else datetime.fromtimestamp(finished / 1000, UTC),
+    }
+
+
+def _digests(pairs: Sequence[PromptPair]) -> set[str]:
+    """Of the prompts on either side."""
+    return {
+        prompts_digest([pair.target for pair in pairs]),
+        prompts_digest([pair.base for pair in pairs]),
+    }
+
+
+def _prompts_of_statistics(store: Store, row: Row) -> str | None:
+    commit = store.find("statistics", row["key"])
+    if commit is None:
+        return None
+    table = parquet_to_table(store.load(commit, "statistics"))
+    provenance = json.loads(table.schema.metadata.get(b"conceptprune.provenance", b"{}"))
+    digest: str | None = provenance.get("prompts")
+    return digest
+
+
+def _sides(
+    store: Store, asked: Asked, row: Row, pairs: Pairs, by_digest: Mapping[str, str]
+) -> list[str]:
+    """The statistics that a concept's mask compares, as `needs`; none where one is not known."""
+    commit = store.find("mask", row["key"]) if is_own_mask(row) and row["objects"] else None
+    if commit is None:
+        return []
+    try:
+        provenance = PruningMask.from_bytes(store.load(commit, "mask")).provenance
+    except UserError:
+        return []
+    own = provenance.get("prompts_digest", {})
+    digests = [own.get("target"), own.get("base")]
+    if provenance.get("base") != "plain":
+        others = (name for name in asked.retained if name != row["concepts"][0])
+        digests += [_target(pairs, name) for name in others]
+    keys = [by_digest.get(digest or "") for digest in digests]
+    return [f"statistics/{key}" for key in keys] if all(keys) else []
+
+
+def _target(pairs: Pairs, name: str) -> str | None:
+    return prompts_digest([pair.target for pair in pairs[name]]) if name in pairs else None

@@ -1,0 +1,28 @@
+"""What is on record of a run that this version does not know, because another one wrote it."""
+
+from collections.abc import Iterator, Sequence
+
+from .ledger import Ledger, RunRecord
+from .runs import AnyRecord, UnknownRecord
+
+SHOWN_NAMES = 6
+
+
+def unknown_to_this_version(record: AnyRecord, ledger: Ledger) -> Iterator[str]:
+    """In words, one after the other: what a reader of today passes over."""
+    if isinstance(record, UnknownRecord):
+        yield "what kind of run it is"
+    elif record.later:
+        yield "what its record says in a later format"
+    if ledger.is_later:
+        yield f"what its ledger says in the later format ledger/{ledger.number}"
+    if ledger.unknown:
+        yield f"the ledger's {_some('column', ledger.unknown)}"
+    if isinstance(record, RunRecord) and (fields := record.asked.unknown):
+        yield f"the manifest's {_some('field', fields)}"
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN_NAMES])
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{what}{'s' if len(names) > 1 else ''} {shown}{more}"

@@ -1,0 +1,16 @@
+"""What `import conceptprune` offers, without torch until it is used."""
+
+import subprocess
+import sys
+
+import conceptprune
+
+
+def test_dir_shows_all_there_is() -> None:
+    assert set(conceptprune.__all__) <= set(dir(conceptprune))
+    assert all(getattr(conceptprune, name) for name in conceptprune.__all__)
+
+
+def test_looking_at_the_names_imports_no_torch() -> None:
+    code = "import sys, conceptprune; dir(conceptprune); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
