@@ -37,7 +37,9 @@ def test_a_model_is_checked_collected_pruned_and_drawn() -> None:
         rows, columns = weight.shape
         strongest = np.sort(np.argsort(layer.sum_sq[0])[-columns // 2 :])
         layers[name] = LayerMask(
-            shape=(rows, columns), entries=strongest, weight_digest=weight_digest(weight)
+            shape=(rows, columns),
+            entries=(np.arange(rows)[:, None] * columns + strongest).reshape(-1),
+            weight_digest=weight_digest(weight),
         )
     mask = PruningMask(concepts=("a",), component="unet", layers=layers, provenance={})
     mask.apply(model.pipe)

@@ -55,7 +55,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "batch_size": 8,
         "shard_prompts": 32,
         "window": None,
-        "dtype": "float16",
+        "dtype": None,
         "device": "auto",
     }
     assert manifest.pruning.model_dump() == {
