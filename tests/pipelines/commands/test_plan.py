@@ -1,7 +1,6 @@
 """`plan` counts what a job would do and write, and does and writes nothing."""
 
 import re
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -175,17 +174,14 @@ def test_calibration_has_an_actors_threads_and_gives_them_back(
     assert asked == [5, before]
 
 
-def test_five_hundred_concepts_are_planned_in_seconds(
+def test_five_hundred_concepts_are_planned_with_what_they_share(
     tiny_store: TinyStore, tmp_path: Path
 ) -> None:
     concepts = [{"name": f"artist {index}", "kind": "style"} for index in range(500)]
     manifest = write_manifest(
         tmp_path / "m.yaml", tiny_store.model, concepts=concepts, fillers={}, collection={}
     )
-    started = time.perf_counter()
     text = shown(manifest, tiny_store.uri)
-    # About one second where nothing else runs.
-    assert time.perf_counter() - started < 10
     assert "and 492 more" in text
     assert cells(text, "base")[:2] == ["1", "500"]
     assert cells(text, "target")[-1] == f"{500 * 20 * 2 * 10:,}"
