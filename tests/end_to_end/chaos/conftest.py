@@ -60,7 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if config.stash[OUTCOMES]:
         terminalreporter.section("faults")
-        for line in table_of(config.stash[OUTCOMES]):
+        outcomes = config.stash[OUTCOMES]
+        for line in table_of(outcomes):
             terminalreporter.write_line(line)
 
 

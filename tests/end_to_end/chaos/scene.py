@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psutil
 
@@ -166,9 +167,10 @@ class Scene:
 
     def attempts(self) -> int:
         """The largest number of attempts at a unit, as the last ledger has it."""
-        return max(row["attempts"] for run in self.store.runs() for row in self.ledger(run))
+        rows = (row for run in self.store.runs() for row in self.ledger(run))
+        return max(int(row["attempts"]) for row in rows)
 
-    def ledger(self, run: str) -> list[dict[str, object]]:
+    def ledger(self, run: str) -> list[dict[str, Any]]:
         return read_ledger(self.store, run)
 
     def masks(self) -> Masks:

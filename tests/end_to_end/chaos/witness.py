@@ -28,6 +28,9 @@ class Witness(Protocol):
     def begun(self) -> Counter[str]:
         """How often each unit was begun, by key."""
 
+    def close(self) -> None:
+        """Look no longer."""
+
 
 class FolderWitness:
     """Watches the claims of a store in a folder, from before its first until `close`."""
