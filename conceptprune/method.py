@@ -24,6 +24,7 @@ from conceptprune.masks.by_call import MasksByCall
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import (
     Evidence,
+    NamedSelector,
     Selector,
     named_selector,
     select_mask,
@@ -54,7 +55,7 @@ def find_mask(
 ) -> PruningMask:
     """The mask that erases `concept` from `pipe`, a loaded diffusers pipeline that stays as it is.
 
-    The defaults are ConceptPrune's for styles (arXiv 2405.19237). A job with the same settings
+    The defaults are ConceptPrune's for the kind (arXiv 2405.19237). A job with the same settings
     selects the same entries, as long as its `collection.shard_prompts` holds all prompts of a side.
 
     Args:
@@ -63,8 +64,8 @@ def find_mask(
         kind: whose published prompts are used: "style", "object", "nudity", ...
         pairs: (base, target) prompts in the place of the published ones; a base prompt asks for the
             same image without the concept.
-        sparsity: k, the fraction of each row's columns that one denoiser call may select; 0.01 by
-            default.
+        sparsity: k, the fraction of each row's columns that one denoiser call may select; by
+            default as published for the kind: 0.02 for an object, 0.01 for others.
         tau: only the first so many denoiser calls are run.
         steps: of the scheduler, as for a whole image.
         guidance: classifier-free guidance.
@@ -83,6 +84,8 @@ def find_mask(
     erased = _concept(concept, kind, pairs)
     prompts = prompt_pairs(erased, seed=seed)
     chosen = _selector(selector, sparsity)
+    if isinstance(chosen, NamedSelector) and not callable(selector):
+        chosen = NamedSelector(settings=chosen.settings.of_concept(erased, tau))
     collection = checked_section(
         Collection,
         steps=steps,

@@ -213,7 +213,9 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            "--as", help="pipeline (a folder), single-file, delta (edited tensors), or mask."
+            "--as",
+            help="pipeline (a folder), single-file, unet (the denoiser's whole state dict), delta "
+            "(edited tensors), or mask.",
         ),
     ] = "pipeline",
     fuse: Annotated[

@@ -45,7 +45,7 @@ def gentle_rece(lamb: float) -> ReceSettings:
 
 
 UCE_PUBLISHED = TextEdit(settings=UceSettings(), guide="art")
-RECE_PUBLISHED = TextEdit(settings=ReceSettings(), guide=" ")
+RECE_PUBLISHED = TextEdit(settings=ReceSettings(), guide="art")
 UCE_CANDIDATES = (
     UCE_PUBLISHED,
     TextEdit(settings=OLD, guide=" "),
@@ -68,6 +68,7 @@ UCE_CANDIDATES = (
 """Published settings, the present and the earlier script's, and changes to them."""
 RECE_CANDIDATES = (
     RECE_PUBLISHED,
+    TextEdit(settings=ReceSettings(epochs=10), guide=" "),
     TextEdit(settings=ReceSettings(epochs=1), guide=" "),
     TextEdit(settings=gentle_rece(50.0), guide=" "),
     TextEdit(settings=gentle_rece(800.0), guide=" "),

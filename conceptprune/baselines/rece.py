@@ -2,7 +2,7 @@
 
 Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models" (ECCV 2024,
 arXiv 2407.12383), after the authors' repository CharlesGong12/RECE (`train_artists.py` with
-`close_regzero`, the paper's equation 8). The embedding that makes the edited projections W_i say
+`close_regzero`, the paper's equation 8; its README and `scripts/` have the settings by kind). The embedding that makes the edited projections W_i say
 of it what the untouched ones said of the concept's c, kept short by `regularisation`, is
 
     c' = (regularisation I + sum_i W_i^T W_i)^-1 (sum_i W_i^T W_i_old) c,
@@ -13,7 +13,7 @@ As UCE's edits are one map M for all layers (`uce.py`), so are RECE's, and all i
 layers is their Gram matrix `H = sum_i W_i_old^T W_i_old`. Shapes: D, the encoded prompt's width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,10 +21,36 @@ from torch import Tensor
 
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.errors import UserError
+from conceptprune.manifest import Kind
 
 FIRST = UceSettings(preserve_scale=0.1, tokens="rest")
 """UCE as it was when RECE was published: its checkpoints are what RECE starts from."""
 AGAIN = UceSettings(preserve_scale=0.1, lamb=0.1, tokens="all")
+
+
+PUBLISHED: Mapping[Kind, tuple[int, float]] = {
+    "style": (1, 1e-3),
+    "nudity": (3, 0.1),
+    "object": (1, 1e-3),
+}
+"""By kind, the authors' (epochs, regularisation). Objects that UCE erases easily (English springer,
+golf ball, parachute) have a regularisation of 0.1; of those that it erases wholly, none is needed.
+"""
+
+
+def published(kinds: Iterable[Kind]) -> tuple[int, float]:
+    """The authors' (epochs, regularisation) for concepts that are erased together.
+
+    Raises:
+        UserError: they are of kinds with different ones.
+    """
+    found = {PUBLISHED[kind] for kind in kinds if kind in PUBLISHED}
+    if len(found) > 1:
+        raise UserError(
+            "RECE's published settings differ between the manifest's kinds of concepts: give "
+            "--epochs and --regularisation, or erase each kind by a manifest of its own"
+        )
+    return found.pop() if found else PUBLISHED["style"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +61,7 @@ class ReceSettings:
     """The erasure of the concepts themselves."""
     again: UceSettings = field(default=AGAIN)
     """The erasures of what was found."""
-    epochs: int = 10
+    epochs: int = 1
     regularisation: float = 1e-3
     """Above 0; the larger, the less like the concept is what is erased."""
 

@@ -13,6 +13,13 @@ from conceptprune.models.base import DiffusionModel
 GUIDES: Mapping[Kind, str] = {"style": "art", "object": "", "nudity": ""}
 """By kind, what UCE's script draws in a concept's place; other kinds have no name to erase."""
 
+_OF_THINGS = (
+    "image of {}",
+    "photo of {}",
+    "portrait of {}",
+    "picture of {}",
+    "painting of {}",
+)
 PHRASES: Mapping[Kind, tuple[str, ...]] = {
     "style": (
         "painting by {}",
@@ -21,15 +28,11 @@ PHRASES: Mapping[Kind, tuple[str, ...]] = {
         "picture by {}",
         "style of {}",
     ),
-    "object": (
-        "image of {}",
-        "photo of {}",
-        "portrait of {}",
-        "picture of {}",
-        "painting of {}",
-    ),
+    "object": _OF_THINGS,
+    "nudity": _OF_THINGS,
 }
-"""What UCE's script also erases of a concept when it is told to expand prompts."""
+"""What UCE's script also erases of a concept when it is told to expand prompts: of all that is no
+style, what it erases of things."""
 
 PROMPT_SITES = ("attn_key", "attn_value")
 
@@ -61,13 +64,20 @@ def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
 def edits_of(
     model: DiffusionModel, concepts: Sequence[Concept], guides: Sequence[str], *, expand: bool
 ) -> list[Edit]:
-    """What to erase, each concept in favour of its guide; with `expand`, its phrases too."""
+    """What to erase, each concept in favour of its guide.
+
+    With `expand` also its phrases, each in favour of the same phrase of the guide.
+    """
     edits = []
     for concept, guide in zip(concepts, guides, strict=True):
-        texts = [concept.name]
-        if expand:
-            texts += [phrase.format(concept.name) for phrase in PHRASES.get(concept.kind, ())]
-        edits += [Edit(erased=encoded(model, text), guide=encoded(model, guide)) for text in texts]
+        phrases = ("{}", *PHRASES[concept.kind]) if expand else ("{}",)
+        edits += [
+            Edit(
+                erased=encoded(model, phrase.format(concept.name)),
+                guide=encoded(model, phrase.format(guide)),
+            )
+            for phrase in phrases
+        ]
     return edits
 
 

@@ -18,12 +18,14 @@ FORMAT = "conceptprune.export/1"
 METADATA_FILE = "conceptprune.json"
 CARD_FILE = "README.md"
 
-Form = Literal["pipeline", "single-file", "delta", "mask"]
+Form = Literal["pipeline", "single-file", "unet", "delta", "mask"]
 
 _KINDS_OF_FILE: dict[Form, str] = {
     "pipeline": "A `from_pretrained` folder",
     "single-file": "One safetensors file of the whole model, under the key names of the original "
     "Stable Diffusion files, for A1111, ComfyUI and the like",
+    "unet": "The whole state dict of the denoiser, under diffusers' key names, for code that loads "
+    "one strictly",
     "delta": "The edited tensors of the denoiser, under diffusers' key names",
     "mask": "A pruning mask, to apply to the base model and to take back",
 }
@@ -103,7 +105,7 @@ class Exported:
     file: str | None
     """Name of the safetensors file; None for a pipeline, which is the folder."""
     delta_files: Mapping[str, str] = field(default_factory=dict)
-    """Of a delta, the file of each component."""
+    """Of a delta or a state dict, the file of each component."""
     measurements: Sequence[Measurement] = ()
     """From the run's own pictures, where it drew and judged some."""
     evaluations: Sequence[Evaluation] = ()
@@ -277,11 +279,12 @@ def load_lines(
                 f"pipe = {pipeline}.from_single_file({json.dumps(file)}, config={config}{pinned})",
                 _DRAW,
             ]
-        case "delta":
+        case "delta" | "unet":
             imports.append("from safetensors.torch import load_file")
             lines = [f"pipe = {load}"]
             for component, name in (delta_files or {}).items():
-                lines += _load_delta(component, name)
+                whole = form == "unet" and not is_text_encoder(component)
+                lines += _load_whole(component, name) if whole else _load_delta(component, name)
             lines.append(_DRAW)
         case "mask":
             imports = [*(imports or ["import conceptprune"])]
@@ -295,6 +298,10 @@ def load_lines(
     first = [line for line in imports if line.startswith("import ")]
     then = [f"from diffusers import {diffusers}", *(line for line in imports if line not in first)]
     return "\n".join([*first, *then, "", *lines])
+
+
+def _load_whole(component: str, name: str) -> list[str]:
+    return [f"pipe.{component}.load_state_dict(load_file({json.dumps(name)}))"]
 
 
 def _load_delta(component: str, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from conceptprune.models.weights import (
     checkpoint_files,
     find_checkpoint,
     known_as,
+    read_tensors,
     read_weights,
 )
 
@@ -35,11 +36,18 @@ def zeroed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
 
 
 def delta_file(
-    mask: PruningMask, model_folder: Path, component: str | None = None, edit: Edit = zeroed
+    mask: PruningMask,
+    model_folder: Path,
+    component: str | None = None,
+    edit: Edit = zeroed,
+    *,
+    whole: bool = False,
 ) -> bytes:
     """One safetensors file of a component's edited tensors, under its own parameter names.
 
-    `component` is the mask's first one by default; a mask of several needs a file for each.
+    `component` is the mask's first one by default; a mask of several needs a file for each. With
+    `whole`, the tensors that are not edited are in it too: it is the component's state dict, for
+    a `load_state_dict` that wants all of them.
 
     Tensors keep the dtype of the model's own files, so that only pruned weights change.
 
@@ -50,6 +58,10 @@ def delta_file(
     names = [name for name, layer in part.items() if len(layer.entries)]
     weights = read_weights(model_folder / component, names)
     tensors = {f"{name}.weight": edit(name, part[name], weights[name]) for name in names}
+    if whole:
+        others = read_tensors(model_folder / component)
+        keys = {known_as(name, others) or name: name for name in tensors}
+        tensors = others | {key: tensors[name] for key, name in keys.items()}
     return encode_delta(
         tensors,
         component=component,

@@ -5,8 +5,8 @@ from conceptprune.manifest.fields import concept_key
 from conceptprune.manifest.generator import Generator
 from conceptprune.manifest.loading import load_manifest, parse_manifest
 from conceptprune.manifest.model import BuiltinModel, FileModel, FolderModel, HubModel, RemoteModel
+from conceptprune.manifest.pruning import BaseRule, Pruning, SelectorName
 from conceptprune.manifest.schema import (
-    BaseRule,
     Collection,
     Compute,
     Fuse,
@@ -14,8 +14,6 @@ from conceptprune.manifest.schema import (
     Manifest,
     Outputs,
     Preview,
-    Pruning,
-    SelectorName,
     Sweep,
 )
 

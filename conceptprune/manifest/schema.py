@@ -4,19 +4,16 @@ A rule that involves a second field is checked on the later one of the two, so t
 points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
-import re
+from collections.abc import Iterable
 from itertools import product
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
-    Strict,
-    Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
@@ -37,8 +34,15 @@ from conceptprune.manifest.fields import (
 )
 from conceptprune.manifest.generator import Prompts
 from conceptprune.manifest.model import ModelRef
+from conceptprune.manifest.pruning import (
+    PUBLISHED_ALPHA,
+    ErasedConcept,
+    Fraction,
+    Pruning,
+    SelectorName,
+    settings_of,
+)
 from conceptprune.models.settings import Offload
-from conceptprune.models.sites import PATTERN_PREFIX, SITES
 
 Scheduler = Literal[
     "DDIMScheduler",
@@ -49,39 +53,8 @@ Scheduler = Literal[
 ]
 
 
-def _site_name(name: str) -> str:
-    if name.startswith(PATTERN_PREFIX):
-        try:
-            re.compile(name.removeprefix(PATTERN_PREFIX))
-        except re.error as error:
-            raise refusal_here(f"'re:' and a regular expression (this one: {error})") from error
-    elif name not in SITES:
-        raise refusal_here(f"one of {', '.join(SITES)}, or 're:' and a regular expression")
-    return name
-
-
-SiteName = Annotated[str, Strict(), AfterValidator(_site_name)]
-
-
-def _one_or_several(value: Any) -> str:
-    return "<one>" if isinstance(value, str) else "<several>"
-
-
 GuidanceHalves = Literal["both", "conditional"]
-BaseRule = Literal["plain", "plain+retained-mean", "plain+retained-max"]
-SelectorName = Literal["conceptprune", "fia"]
-
-# The settings that only one selector has.
-SELECTOR_OF: dict[str, SelectorName] = {
-    "sparsity": "conceptprune",
-    "threshold": "conceptprune",
-    "min_per_row": "conceptprune",
-    "r1": "fia",
-    "r2": "fia",
-}
-Fraction = Annotated[Float, Field(gt=0, le=1)]
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
-
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -134,73 +107,6 @@ class Collection(Section):
         return window
 
 
-class Pruning(Section):
-    """How the weights to zero are selected from the collected statistics.
-
-    `sparsity` is k, the fraction of each row's columns that a single call may select. An entry is
-    pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row`
-    selects at least so many columns a row where k of a narrow layer rounds down to none. `r1` is
-    the fraction of a layer's weights that count as salient at a single call; an entry is pruned
-    when it is among the fraction `r2` both of its row and of its layer. Of the collected calls, the
-    first `tau` are looked at.
-    """
-
-    selector: SelectorName = "conceptprune"
-    sparsity: Annotated[
-        Fraction, Field(description="a number above 0 and at most 1 (0.01 is 1 %)")
-    ] = 0.01
-    tau: Annotated[
-        Positive | None,
-        Field(description="a whole number from 1 to collection.tau, or null for all collected"),
-    ] = None
-    threshold: Annotated[
-        Float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")
-    ] = 0.0
-    min_per_row: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 0
-    r1: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.05
-    r2: Annotated[Fraction, Field(description="a number above 0 and at most 1")] = 0.02
-    site: Annotated[
-        Annotated[SiteName, Tag("<one>")] | Annotated[Some[SiteName], Tag("<several>")],
-        Discriminator(_one_or_several),
-        Field(
-            description=f"one of {', '.join(SITES)}, or a list of them, or 're:' and a regular "
-            "expression for the module names of linears in the denoiser"
-        ),
-    ] = "ffn_out"
-    base: BaseRule = "plain"
-
-    @field_validator(*SELECTOR_OF)
-    @classmethod
-    def _belongs_to_the_selector(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.field_name or ""
-        selector = info.data.get("selector", SELECTOR_OF[name])
-        if selector != SELECTOR_OF[name] and value != cls.model_fields[name].default:
-            mine = [field for field, owner in SELECTOR_OF.items() if owner == selector]
-            raise refusal_here(
-                f"nothing: it is a setting of selector {SELECTOR_OF[name]}; {selector} has "
-                f"{', '.join(mine)}"
-            )
-        return value
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """The settings of its selector by name: what decides a selection from given statistics."""
-        names = [name for name, owner in SELECTOR_OF.items() if owner == self.selector]
-        return {name: getattr(self, name) for name in (*names, "tau")}
-
-    def columns_per_row(self, width: int) -> int:
-        """How many of a row's `width` columns a single call may select; 0 where k is too small."""
-        return min(max(int(self.sparsity * width), self.min_per_row), width)
-
-    def most_entries(self, num_rows: int, width: int, num_calls: int) -> int:
-        """The most entries a layer can lose, where so many calls are looked at."""
-        if self.selector == "fia":
-            return int(self.r2 * num_rows * width)
-        # All that no two calls select together.
-        calls_needed = int(self.threshold * num_calls) + 1
-        return num_rows * min(self.columns_per_row(width) * num_calls // calls_needed, width)
-
-
 class Sweep(Section):
     """Settings of pruning to compare; what is left out stays as under pruning."""
 
@@ -228,8 +134,8 @@ class Sweep(Section):
         """Every combination, each selector with its own settings only, in the order written."""
         made = []
         for selector in self.selector or (pruning.selector,):
-            mine = [name for name, owner in SELECTOR_OF.items() if owner == selector]
-            fields = [name for name in (*mine, "tau") if getattr(self, name, None) is not None]
+            names = (*settings_of(selector), "tau")
+            fields = [name for name in names if getattr(self, name, None) is not None]
             for values in product(*(getattr(self, name) for name in fields)):
                 changes = dict(zip(fields, values, strict=True))
                 made.append(pruning.model_copy(update={"selector": selector, **changes}))
@@ -309,6 +215,16 @@ class Fuse(Section):
                 return {"fraction": 0.02 if self.fraction is None else self.fraction}
         return {}
 
+    def for_kinds(self, kinds: Iterable[str]) -> "Fuse":
+        """Itself, with the published alpha of such concepts where none is written.
+
+        Concepts whose published ones differ, or that have none, are fused by 0.8, that of styles.
+        """
+        alphas = {PUBLISHED_ALPHA.get(kind, 0.8) for kind in kinds}
+        if self.how != "retain-shared" or self.alpha is not None or len(alphas) != 1:
+            return self
+        return self.model_copy(update={"alpha": alphas.pop()})
+
     @property
     def key_parts(self) -> dict[str, Any]:
         """What decides the fused mask."""
@@ -359,6 +275,11 @@ class Compute(Section):
     """A worker that dies holds up other jobs on the same store for so long, at most."""
 
 
+def _prompts_of(concept: Concept) -> dict[str, Any]:
+    """All of a concept that decides its prompts."""
+    return {name: getattr(concept, name) for name in Concept.model_fields}
+
+
 class Manifest(Section):
     """A whole manifest: the model, the concepts to erase from it, and how.
 
@@ -378,7 +299,7 @@ class Manifest(Section):
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()
     concepts: Annotated[
-        Some[Concept],
+        Some[ErasedConcept],
         Field(description="a list of at least one {name, kind, ...}"),
     ]
     retain: Annotated[
@@ -447,7 +368,7 @@ class Manifest(Section):
         problems: list[tuple[FieldPath, str]] = [
             ((index,), "the same concept as under concepts:, or another name")
             for index, concept in enumerate(retain)
-            if erased.get(concept_key(concept.name), concept) != concept
+            if _prompts_of(erased.get(concept_key(concept.name), concept)) != _prompts_of(concept)
         ]
         if problems:
             raise refusal(*problems)
@@ -480,3 +401,25 @@ class Manifest(Section):
         if problems:
             raise refusal(*problems)
         return sweep
+
+    @model_validator(mode="after")
+    def _concepts_can_be_selected(self) -> Self:
+        """A concept's own settings are those of its selector, and of calls that are collected."""
+        num_calls = self.collection.tau
+        problems: list[tuple[FieldPath, str]] = []
+        for index, concept in enumerate(self.concepts):
+            own = concept.pruning
+            if own is None:
+                continue
+            at = ("concepts", index, "pruning")
+            selector = own.selector if "selector" in own.model_fields_set else self.pruning.selector
+            problems += [((*at, name), text) for name, text in own.misplaced(selector)]
+            if own.tau is not None and own.tau > num_calls:
+                problems.append(((*at, "tau"), f"at most collection.tau, which is {num_calls}"))
+        if problems:
+            raise refusal(*problems)
+        return self
+
+    def pruning_of(self, concept: Concept) -> Pruning:
+        """How the weights of one concept are selected."""
+        return self.pruning.of_concept(concept, self.collection.tau)

@@ -135,6 +135,12 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
         without["prompts"] = {"generator": {"model"}}
         asked_of["language_model"] = model.language_model
     asked = manifest.model_dump(mode="json", exclude=without)
+    for concept, entry in zip(manifest.concepts, asked["concepts"], strict=True):
+        # What holds for it, wherever it is written; that of all concepts is there already.
+        entry.pop("pruning")
+        pruning = manifest.pruning_of(concept)
+        if pruning != manifest.pruning:
+            entry["pruning"] = pruning.selection | {"selector": pruning.selector}
     return digest_json({"manifest": asked, **model.key_parts, **asked_of})[:16]
 
 
@@ -334,7 +340,7 @@ class _ErasePlanner(Planner):
         if self.manifest.sweep is None:
             return ()
         passes: dict[tuple[Any, ...], list[Pruning]] = {}
-        for pruning in self.manifest.sweep.settings(self.manifest.pruning):
+        for pruning in self.manifest.sweep.settings(mask.pruning):
             shared = (pruning.selector, pruning.sparsity, pruning.r1, pruning.r2)
             passes.setdefault(shared, []).append(pruning)
         return tuple(
@@ -350,7 +356,7 @@ class _ErasePlanner(Planner):
         return [other for other in self.manifest.retain if other.name != concept.name]
 
     def mask(self, concept: Concept, target: StatisticsUnit, base: StatisticsUnit) -> MaskUnit:
-        pruning = self.manifest.pruning
+        pruning = self.manifest.pruning_of(concept)
         retained: tuple[StatisticsUnit, ...] = ()
         if pruning.base != "plain":
             retained = tuple(
@@ -402,7 +408,9 @@ class _ErasePlanner(Planner):
         )
 
     def fused(self, concepts: Sequence[ConceptPlan]) -> FusedMaskUnit:
-        asked = self.manifest.outputs.fuse or Fuse()
+        asked = (self.manifest.outputs.fuse or Fuse()).for_kinds(
+            plan.concept.kind for plan in concepts
+        )
         masks = tuple(plan.mask.key for plan in concepts)
         if asked.how != "budget":
             return self.add(FusedMaskUnit(masks=masks, fusion=asked))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from conceptprune.units.sizes import Sizes
 
 
+def _prompts_of(concept: Concept) -> dict[str, Any]:
+    """All of a concept that decides its prompts, as JSON: not how its weights are selected."""
+    return concept.model_dump(mode="json", exclude={"pruning"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptsUnit(Unit):
     """Make the prompt pairs of a few concepts."""
@@ -27,7 +32,7 @@ class PromptsUnit(Unit):
     @property
     def key(self) -> str:
         """Identity: the concepts as validated, and the collection seed."""
-        concepts = [concept.model_dump(mode="json") for concept in self.concepts]
+        concepts = [_prompts_of(concept) for concept in self.concepts]
         return unit_key({"kind": "prompts", "concepts": concepts, "seed": self.seed})
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
@@ -55,7 +60,7 @@ class GeneratedPromptsUnit(Unit):
         return unit_key(
             {
                 "kind": "generated-prompts",
-                "concept": self.concept.model_dump(mode="json"),
+                "concept": _prompts_of(self.concept),
                 "seed": self.seed,
                 "question": question_about(self.concept, self.generator),
                 "generator.identity": self.language_model,

@@ -27,7 +27,11 @@ Preserve = Annotated[
     typer.Option("--preserve", help="A text to preserve, beside the manifest's retain list."),
 ]
 Expand = Annotated[
-    bool, typer.Option("--expand", help="Also erase the published phrases, as in art by {concept}.")
+    bool,
+    typer.Option(
+        "--expand",
+        help="Also erase the published phrases: art by {concept} becomes art by {guide}.",
+    ),
 ]
 EraseScale = Annotated[float, typer.Option("--erase-scale", help="Weight of what is erased.")]
 PreserveScale = Annotated[
@@ -85,13 +89,19 @@ def rece(
     preserve_scale: PreserveScale = 0.1,
     lamb: Lamb = 0.1,
     tokens: TokensOf = "all",
-    epochs: Annotated[int, typer.Option("--epochs", help="How often to find and erase.")] = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", help="How often to find and erase; 1, and 3 for nudity."),
+    ] = None,
     regularisation: Annotated[
-        float, typer.Option("--regularisation", help="Of what is found; the larger, the milder.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            "--regularisation",
+            help="Of what is found, the larger the milder; 0.001, and 0.1 for nudity.",
+        ),
+    ] = None,
 ) -> None:
     """RECE: after UCE's published edit, erase what still draws the concept, again and again."""
-    from conceptprune.baselines.rece import ReceSettings
     from conceptprune.baselines.uce import UceSettings, tokens_named
 
     from . import programs
@@ -102,9 +112,15 @@ def rece(
         lamb=lamb,
         tokens=tokens_named(tokens),
     )
-    settings = ReceSettings(again=again, epochs=epochs, regularisation=regularisation)
     programs.rece(
-        manifest, out, guides=guide or (), preserve=preserve or (), expand=expand, settings=settings
+        manifest,
+        out,
+        guides=guide or (),
+        preserve=preserve or (),
+        expand=expand,
+        again=again,
+        epochs=epochs,
+        regularisation=regularisation,
     )
 
 

@@ -19,7 +19,7 @@ from conceptprune.baselines.controls import (
     unpruned,
 )
 from conceptprune.baselines.esd import changed, read_esd
-from conceptprune.baselines.rece import ReceSettings, gram_of, rece_map
+from conceptprune.baselines.rece import ReceSettings, gram_of, published, rece_map
 from conceptprune.baselines.texts import (
     edits_of,
     encoded,
@@ -171,14 +171,23 @@ def rece(
     guides: Sequence[str],
     preserve: Sequence[str],
     expand: bool,
-    settings: ReceSettings,
+    again: UceSettings,
+    epochs: int | None = None,
+    regularisation: float | None = None,
 ) -> None:
     """Erase all concepts of a manifest by RECE; the empty prompt is preserved, as published.
+
+    Epochs and regularisation that are not given are those published for the concepts' kind.
 
     Raises:
         UserError: as `uce`.
     """
     scene = Scene.of(manifest, out)
+    if epochs is None or regularisation is None:
+        known = published(concept.kind for concept in scene.manifest.concepts)
+        epochs = known[0] if epochs is None else epochs
+        regularisation = known[1] if regularisation is None else regularisation
+    settings = ReceSettings(again=again, epochs=epochs, regularisation=regularisation)
     texts = Texts.of(scene, guides, ["", *preserve], expand)
     gram = gram_of(list(texts.weights(scene).values()))
     change = rece_map(texts.edits, texts.preserved, gram, settings)

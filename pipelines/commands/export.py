@@ -145,7 +145,7 @@ def export_concepts(
                 delta_files={
                     component: checkpoint.delta_file(component)
                     for component in checkpoint.mask.components
-                    if chosen == "delta"
+                    if chosen in ("delta", "unet")
                 },
             )
             # Last, because a base model's folder may bring a card of its own.
@@ -187,7 +187,13 @@ def _writer(form: Form, record: RunRecord, model: Path | None, *, seal: bool) ->
         (
             (
                 checkpoint.delta_file(component),
-                delta_file(checkpoint.mask, base, component, _edit_of(checkpoint.mask, seal)),
+                delta_file(
+                    checkpoint.mask,
+                    base,
+                    component,
+                    _edit_of(checkpoint.mask, seal),
+                    whole=form == "unet",
+                ),
             )
             for component in checkpoint.mask.components
         ),
@@ -225,13 +231,16 @@ def _fused(
     model: Path | None,
 ) -> PruningMask:
     """One mask of several concepts; `keys` are their masks' by concept name."""
+    kinds = {concept.name: concept.kind for concept in record.asked.concepts}
+    fuse = fuse.for_kinds(kinds[name] for name in keys)
     unit = FusedMaskUnit(masks=tuple(keys.values()), fusion=fuse)
     if fuse.how != "budget":
         return fuse_masks((read_mask(store, key) for key in unit.masks), fuse)
     folder = _base_model(record, model)
     provenance = read_mask(store, unit.masks[0]).provenance
     sides, retained = _sides(store, record, list(keys))
-    tau: int | None = provenance["selection"]["tau"]
+    # As all concepts of the run have it: one concept's mask may look at fewer calls.
+    tau: int | None = record.asked.get("pruning", "tau")
     unit = replace(unit, sides=sides, retained=retained, tau=tau)
     dtype: torch.dtype = getattr(torch, provenance["dtype"])
     return fused(store, unit, folder, dtype)

@@ -133,15 +133,20 @@ class _Reader:
     def report(self) -> ReportData:
         fused = next((row for row in self.rows if is_fused(row)), None)
         provenance: Mapping[str, Any] = {}
+        asked = self.record.asked
+        own_settings = False
         concepts = []
         for each in self.concepts:
             row = self.masks.get(each.name)
             mask = self.mask(row) if row else None
             provenance = provenance or (mask.provenance if mask else {})
+            if mask:
+                made = mask.provenance
+                chosen = {**made.get("selection", {}), "selector": made.get("selector")}
+                own_settings |= any(chosen[name] != asked.get("pruning", name) for name in chosen)
             concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
         finished = [row["finished"] for row in self.rows if row["finished"]]
-        asked = self.record.asked
         kinds = dict.fromkeys(row["kind"] for row in self.rows if class_of(row["kind"]) is None)
         if kinds:
             self.not_shown[f"what units of the kinds {', '.join(kinds)} made"] = None
@@ -152,6 +157,7 @@ class _Reader:
             finished=max(finished, default=None),
             asked=asked,
             calls=asked.get("pruning", "tau") or asked.get("collection", "tau"),
+            own_settings=own_settings,
             concepts=tuple(concepts),
             failures=failures_of([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,

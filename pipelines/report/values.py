@@ -98,6 +98,8 @@ class ReportData:
     """The manifest, as plain values."""
     calls: int | None
     """Denoiser calls the masks were selected from; None where that is not known."""
+    own_settings: bool
+    """Whether some concept was selected by other settings than those that are on record for all."""
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Units that failed and belong to no one concept."""

@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptprune.baselines.rece import AGAIN, FIRST, ReceSettings, gram_of, rece_map, returning
+from conceptprune.baselines.rece import (
+    AGAIN,
+    FIRST,
+    ReceSettings,
+    gram_of,
+    published,
+    rece_map,
+    returning,
+)
 from conceptprune.baselines.uce import Edit, edited, uce_map
 from conceptprune.errors import UserError
+from conceptprune.manifest import Kind
 from tests.conceptprune.baselines.random_texts import WIDTH, Texts
 
 
@@ -65,6 +74,25 @@ def test_an_epoch_is_one_more_edit_of_what_returned() -> None:
     by_hand = edited(edited({"w": old[0]}, first), uce_map([found], kept, AGAIN))["w"]
     at_once = edited({"w": old[0]}, rece_map([edit], kept, gram, settings))["w"]
     assert torch.allclose(at_once, by_hand, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings"),
+    [
+        (["style", "style"], (1, 1e-3)),
+        (["nudity"], (3, 0.1)),
+        (["object", "style"], (1, 1e-3)),
+    ],
+)
+def test_published_settings_are_those_of_the_authors_for_the_kind(
+    kinds: list[Kind], settings: tuple[int, float]
+) -> None:
+    assert published(kinds) == settings
+
+
+def test_kinds_whose_published_settings_differ_are_not_erased_together() -> None:
+    with pytest.raises(UserError, match="--epochs and --regularisation"):
+        published(["style", "nudity"])
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"regularisation": 0.0}])

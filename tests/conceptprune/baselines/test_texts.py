@@ -52,13 +52,24 @@ def test_a_family_without_cross_attention_is_refused(tiny: TinyModel) -> None:
         prompt_projections(model_of(tiny))
 
 
-def test_expanding_adds_the_published_phrases_of_each_concept() -> None:
+def test_expanding_adds_the_published_phrases_of_each_concept_and_of_its_guide() -> None:
     model = model_of(TINY_MODELS[0])
-    concepts = [Concept(name="Ada", kind="style"), Concept(name="car", kind="object")]
+    concepts = [
+        Concept(name="Ada", kind="style"),
+        Concept(name="car", kind="object"),
+        Concept(name="nudity", kind="nudity"),
+    ]
     guides = guides_for(concepts, [])
-    assert guides == ["art", ""]
+    assert guides == ["art", "", ""]
     plain = edits_of(model, concepts, guides, expand=False)
     more = edits_of(model, concepts, guides, expand=True)
-    assert (len(plain), len(more)) == (2, 12)
-    assert torch.equal(more[1].erased.states, encoded(model, "painting by Ada").states)
-    assert torch.equal(more[11].guide.states, encoded(model, "").states)
+    assert (len(plain), len(more)) == (3, 18)
+    for index, erased, guide in [
+        (0, "Ada", "art"),
+        (1, "painting by Ada", "painting by art"),
+        (5, "style of Ada", "style of art"),
+        (11, "painting of car", "painting of "),
+        (13, "image of nudity", "image of "),
+    ]:
+        assert torch.equal(more[index].erased.states, encoded(model, erased).states)
+        assert torch.equal(more[index].guide.states, encoded(model, guide).states)

@@ -258,6 +258,28 @@ def test_five_hundred_painters_are_each_named_once_the_older_ones_first() -> Non
     assert all(name == " ".join(name.split()) and name[0].isupper() for name in names)
 
 
+def test_the_nightly_list_has_the_settings_of_each_kind_and_one_of_a_concepts_own() -> None:
+    manifest = load_manifest(next(path for path in SHIPPED if path.stem == "nightly"))
+    found = {each.name: manifest.pruning_of(each) for each in manifest.concepts}
+    assert {name: (each.sparsity, each.tau) for name, each in found.items()} == {
+        each.name: {
+            "object": (0.02, None),
+            "nudity": (0.01, 9),
+            "custom": (0.02, None),
+        }.get(each.kind, (0.01, None))
+        for each in manifest.concepts
+    }
+
+
+def test_a_concept_can_be_erased_by_settings_of_its_own_and_retained() -> None:
+    manifest = parse(
+        "version: 1\nmodel: {builtin: studio}\n"
+        "concepts:\n  - {name: x, kind: style, pruning: {sparsity: 0.02}}\n"
+        "retain: [{name: x, kind: style}]\n"
+    )
+    assert manifest.pruning_of(manifest.concepts[0]).sparsity == 0.02
+
+
 def test_the_nightly_list_has_every_kind_and_makes_prompts_of_all_of_them() -> None:
     path = next(path for path in SHIPPED if path.stem == "nightly")
     manifest = load_manifest(path)

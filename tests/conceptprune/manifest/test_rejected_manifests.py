@@ -55,6 +55,34 @@ BAD = [
     (section("pruning: {selector: fai}"), "pruning.selector", "nearest: fia"),
     (section("pruning: {selector: fia, sparsity: 0.05}"), "pruning.sparsity", "fia has r1, r2"),
     (section("pruning: {r2: 0.1}"), "pruning.r2", "a setting of selector fia"),
+    (concept("kind: style, pruning: {sparsty: 1}"), "concepts[0].pruning.sparsty", "sparsity"),
+    (concept("kind: style, pruning: {site: ffn_in}"), "m.yaml:4: concepts[0].pruning.site", "tau"),
+    (
+        concept("kind: style, pruning: {sparsity: 0}"),
+        "m.yaml:4: concepts[0].pruning.sparsity",
+        "above 0 and at most 1",
+    ),
+    (
+        concept("kind: style, pruning: {r2: 0.1}"),
+        "m.yaml:4: concepts[0].pruning.r2",
+        "a setting of selector fia; conceptprune has sparsity, threshold, min_per_row",
+    ),
+    (
+        concept("kind: style, pruning: {sparsity: 0.1}") + "pruning: {selector: fia}",
+        "m.yaml:4: concepts[0].pruning.sparsity",
+        "a setting of selector conceptprune; fia has r1, r2",
+    ),
+    (
+        concept("kind: style, pruning: {tau: 11}"),
+        "m.yaml:4: concepts[0].pruning.tau",
+        "at most collection.tau, which is 10",
+    ),
+    # What is kept is not pruned.
+    (
+        section("retain: [{name: y, kind: style, pruning: {tau: 2}}]"),
+        "m.yaml:4: retain[0].pruning",
+        "an unknown key",
+    ),
     (section("pruning: {selector: fia, r1: 0}"), "pruning.r1", "a number above 0"),
     (section("sweep: {tau: [5, 11]}"), "sweep.tau[1]", "at most collection.tau, which is 10"),
     (section("sweep: {sparsity: [0.1, 0.1]}"), "sweep.sparsity[1]", "no value twice"),

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from conceptprune import digest
 from conceptprune.manifest import Manifest, parse_manifest
 from conceptprune.manifest.model import source_of
+from conceptprune.manifest.pruning import ConceptPruning
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import build_plan, concepts_in, prompts_units
@@ -35,7 +36,7 @@ BASE: Content = {
     ],
     "retain": [{"name": "Eve Fox", "kind": "style"}],
     "collection": {"steps": 20, "tau": 6, "window": 3, "shard_prompts": 8, "dtype": "float32"},
-    "pruning": {"base": "plain+retained-mean"},
+    "pruning": {"base": "plain+retained-mean", "sparsity": 0.01},
     "sweep": {"sparsity": [0.01, 0.02]},
     "outputs": {"deltas": True, "fuse": "union", "preview": {}},
 }
@@ -66,13 +67,13 @@ FIELDS: Mapping[str, tuple[Content, set[str]]] = {
     "collection.window": ({"window": 2}, {"window"}),
     "collection.dtype": ({"dtype": "float16"}, FROM_STATISTICS),
     "collection.device": ({"device": "cpu"}, NONE),
-    "pruning.selector": ({"selector": "fia"}, FROM_MASKS),
+    "pruning.selector": ({"selector": "fia", "sparsity": None}, FROM_MASKS),
     "pruning.sparsity": ({"sparsity": 0.03}, FROM_MASKS),
     "pruning.tau": ({"tau": 4}, FROM_MASKS),
     "pruning.threshold": ({"threshold": 0.5}, FROM_MASKS),
     "pruning.min_per_row": ({"min_per_row": 1}, FROM_MASKS),
-    "pruning.r1": ({"selector": "fia", "r1": 0.1}, FROM_MASKS),
-    "pruning.r2": ({"selector": "fia", "r2": 0.1}, FROM_MASKS),
+    "pruning.r1": ({"selector": "fia", "sparsity": None, "r1": 0.1}, FROM_MASKS),
+    "pruning.r2": ({"selector": "fia", "sparsity": None, "r2": 0.1}, FROM_MASKS),
     "pruning.site": ({"site": "ffn_in"}, FROM_STATISTICS),
     "pruning.base": ({"base": "plain+retained-max"}, FROM_MASKS),
     "sweep.selector": ({"selector": ["fia"], "sparsity": None}, {"sweep", "sweep-table"}),
@@ -129,6 +130,14 @@ CONCEPT: Mapping[str, tuple[int, Content, set[str]]] = {
     "direction": (2, {"direction": "female_to_male"}, FROM_PROMPTS - COLLECTED),
     "captions": (3, {"captions": ["the known image"]}, FROM_PROMPTS),
     "caption_base": (3, {"caption_base": "a painting"}, FROM_PROMPTS),
+    # Prompts and statistics are shared with those whose settings differ.
+    "pruning": (0, {"pruning": {"sparsity": 0.03}}, FROM_MASKS),
+    "pruning.selector": (0, {"pruning": {"selector": "fia"}}, FROM_MASKS),
+    "pruning.tau": (0, {"pruning": {"tau": 4}}, FROM_MASKS),
+    "pruning.threshold": (0, {"pruning": {"threshold": 0.5}}, FROM_MASKS),
+    "pruning.min_per_row": (0, {"pruning": {"min_per_row": 1}}, FROM_MASKS),
+    "pruning.r1": (0, {"pruning": {"selector": "fia", "r1": 0.1}}, FROM_MASKS),
+    "pruning.r2": (0, {"pruning": {"selector": "fia", "r2": 0.1}}, FROM_MASKS),
 }
 """Changes of the concept with that index."""
 
@@ -201,6 +210,14 @@ def test_a_concepts_field_changes_its_prompts_and_all_that_is_made_of_them(
     assert changed(base, plan_keys({**BASE, "concepts": concepts})) == kinds
 
 
+@pytest.mark.parametrize("written", [{}, {"sparsity": 0.01}, {"tau": None, "threshold": 0.0}])
+def test_what_a_concept_says_as_all_have_it_changes_no_key(
+    written: Content, base: dict[str, set[str]]
+) -> None:
+    concepts = [{**concept, "pruning": written} for concept in BASE["concepts"]]
+    assert plan_keys({**BASE, "concepts": concepts}) == base
+
+
 def test_a_retained_concept_is_in_the_masks_that_are_compared_with_it(
     base: dict[str, set[str]],
 ) -> None:
@@ -271,7 +288,8 @@ def test_every_field_of_a_manifest_has_its_row() -> None:
     assert {*fields(Manifest)} == {*FIELDS, *ELSEWHERE}
     concept = Manifest.model_fields["concepts"].annotation
     (section,) = {t for t in _classes(concept) if issubclass(t, BaseModel)}
-    assert set(section.model_fields) == set(CONCEPT)
+    own = {f"pruning.{name}" for name in ConceptPruning.model_fields} - {"pruning.sparsity"}
+    assert {*section.model_fields, *own} == set(CONCEPT)
 
 
 GOLDEN = {

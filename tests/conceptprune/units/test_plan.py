@@ -27,7 +27,9 @@ def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
         "collection": {"steps": 20, "tau": 6, "shard_prompts": 8},
     }
     for name, section in sections.items():
-        content[name] = section if name == "retain" else {**content.get(name, {}), **section}
+        content[name] = (
+            section if isinstance(section, list) else {**content.get(name, {}), **section}
+        )
     manifest = parse_manifest(yaml.safe_dump(content), source="m.yaml", folder=Path())
     collection = manifest.collection
     model = ModelSettings(
@@ -109,6 +111,91 @@ def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
     assert {unit.kind for unit in left} == {"mask", "fused-mask", "checkpoint", "preview"}
     # Two concepts' masks and the fused one, a delta of each, images after each.
     assert len(left) == 3 + 3 + 3
+
+
+OF_EVERY_KIND = [
+    {"name": "Ada Bell", "kind": "style"},
+    {"name": "snow", "kind": "object"},
+    {"name": "nudity", "kind": "nudity"},
+    {"name": "gender", "kind": "bias", "direction": "male_to_female"},
+    {"name": "known", "kind": "memorised", "captions": ["a known image"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("pruning", "collected", "name", "expected"),
+    [
+        # Nothing written: as published for the kind.
+        ({}, 10, "sparsity", [0.01, 0.02, 0.01, 0.01, 0.01]),
+        ({}, 10, "tau", [None, None, 9, None, None]),
+        ({}, 12, "tau", [None, None, 9, 10, None]),
+        # Never more calls than are collected.
+        ({}, 6, "tau", [None] * 5),
+        ({"selector": "fia"}, 10, "r2", [0.02, 0.007, 0.01, 0.02, 0.02]),
+        ({"selector": "fia"}, 10, "r1", [0.05] * 5),
+        # Written for all: it holds for all, the default's value and null too.
+        ({"sparsity": 0.01}, 10, "sparsity", [0.01] * 5),
+        ({"tau": None}, 10, "tau", [None] * 5),
+        ({"selector": "fia", "r2": 0.03}, 10, "r2", [0.03] * 5),
+    ],
+)
+def test_a_setting_that_is_not_written_is_the_published_one_of_the_concepts_kind(
+    pruning: dict[str, Any], collected: int, name: str, expected: list[Any]
+) -> None:
+    plan = make_plan(
+        concepts=OF_EVERY_KIND, collection={"steps": 50, "tau": collected}, pruning=pruning
+    )
+    assert [getattr(each.mask.pruning, name) for each in plan.concepts] == expected
+    assert [each.mask.provenance["selection"][name] for each in plan.concepts] == expected
+
+
+def test_what_a_concept_says_of_its_selection_counts_before_what_is_written_for_all() -> None:
+    own = [{"sparsity": 0.3}, {"selector": "fia", "r1": 0.2}, {"tau": 2}, {"tau": None}, {}]
+    concepts = [
+        {**each, "pruning": pruning} for each, pruning in zip(OF_EVERY_KIND, own, strict=True)
+    ]
+    plan = make_plan(concepts=concepts, pruning={"sparsity": 0.05, "tau": 4})
+    assert [each.mask.pruning.selection for each in plan.concepts] == [
+        {"sparsity": 0.3, "threshold": 0.0, "min_per_row": 0, "tau": 4},
+        {"r1": 0.2, "r2": 0.007, "tau": 4},
+        {"sparsity": 0.05, "threshold": 0.0, "min_per_row": 0, "tau": 2},
+        {"sparsity": 0.05, "threshold": 0.0, "min_per_row": 0, "tau": None},
+        {"sparsity": 0.05, "threshold": 0.0, "min_per_row": 0, "tau": 4},
+    ]
+
+
+def test_a_concepts_own_settings_are_where_its_sweep_starts() -> None:
+    concepts = [
+        {"name": "Ada Bell", "kind": "style", "pruning": {"threshold": 0.5}},
+        {"name": "Cy Dorn", "kind": "style"},
+    ]
+    plan = make_plan(concepts=concepts, sweep={"sparsity": [0.1, 0.2]})
+    swept = [[s.threshold for unit in each.sweeps for s in unit.settings] for each in plan.concepts]
+    assert swept == [[0.5, 0.5], [0.0, 0.0]]
+
+
+def test_a_run_is_another_when_and_only_when_a_concept_is_selected_otherwise() -> None:
+    def run(pruning: dict[str, Any] | None) -> str:
+        section = {} if pruning is None else {"pruning": pruning}
+        return make_plan(concepts=[{"name": "Ada Bell", "kind": "style", **section}]).run
+
+    assert run({}) == run({"sparsity": 0.01}) == run(None) == make_plan(artists=("Ada Bell",)).run
+    assert len({run(None), run({"sparsity": 0.02}), run({"tau": 3})}) == 3
+
+
+@pytest.mark.parametrize(
+    ("concepts", "alpha"),
+    [(OF_EVERY_KIND[:1], 0.8), (OF_EVERY_KIND[1:3], 0.6), (OF_EVERY_KIND, 0.8)],
+)
+def test_shared_weights_are_kept_by_the_published_alpha_of_the_kinds(
+    concepts: list[dict[str, Any]], alpha: float
+) -> None:
+    plan = make_plan(concepts=concepts, outputs={"fuse": "retain-shared"})
+    assert plan.fused
+    assert plan.fused.fusion.settings == {"alpha": alpha}
+    written = make_plan(concepts=concepts, outputs={"fuse": {"how": "retain-shared", "alpha": 0.5}})
+    assert written.fused
+    assert written.fused.fusion.settings == {"alpha": 0.5}
 
 
 def test_a_budget_needs_the_statistics_of_what_it_erases_and_of_what_it_spares() -> None:

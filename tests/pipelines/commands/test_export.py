@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,6 +97,24 @@ def only_safetensors(folder: Path) -> Path:
 def metadata(folder: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((folder / "conceptprune.json").read_text())
     return content
+
+
+def test_an_exported_unet_is_the_whole_state_dict_of_the_base_with_the_mask(
+    run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    out = run_export(ADA, form="unet")
+    state = load_file(only_safetensors(out))
+    fresh = UNet2DConditionModel.from_config(tiny_pipe.unet.config)
+    fresh.load_state_dict(state, strict=True)
+    untouched = {name: tensor.clone() for name, tensor in tiny_pipe.unet.state_dict().items()}
+    mask_of(tiny_store, ADA).apply(tiny_pipe)
+    expected = tiny_pipe.unet.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert any(not torch.equal(state[name], untouched[name]) for name in untouched)
+    assert metadata(out)["form"] == "unet"
+    # What attack and benchmark code takes: a pickled state dict, made of it in one line.
+    torch.save(state, out / "unet.pt")
+    fresh.load_state_dict(torch.load(out / "unet.pt", weights_only=True))
 
 
 def test_an_exported_pipeline_draws_what_the_base_with_the_mask_draws(
@@ -303,7 +321,7 @@ def test_the_metadata_says_where_the_checkpoint_comes_from(
     assert "torch" in part["versions"]
 
 
-@pytest.mark.parametrize("form", ["pipeline", "single-file", "delta", "mask"])
+@pytest.mark.parametrize("form", ["pipeline", "single-file", "unet", "delta", "mask"])
 def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     run_export: Run, tiny_store: TinyStore, form: str
 ) -> None:
@@ -334,6 +352,7 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
         "pipeline": "from_pretrained",
         "single-file": "StableDiffusionPipeline.from_single_file",
         "delta": "load_state_dict",
+        "unet": "load_state_dict",
         "mask": "load_mask",
     }[form]
     code = body.split("```python\n")[1].split("```")[0]
@@ -348,7 +367,7 @@ def code_of(card: Path) -> str:
     return str(code)
 
 
-@pytest.mark.parametrize("form", ["pipeline", "single-file", "delta", "mask"])
+@pytest.mark.parametrize("form", ["pipeline", "single-file", "unet", "delta", "mask"])
 def test_the_code_of_a_card_runs_as_it_is_in_a_fresh_process(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline, form: str
 ) -> None:
