@@ -2,7 +2,8 @@
 
 Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models" (ECCV 2024,
 arXiv 2407.12383), after the authors' repository CharlesGong12/RECE (`train_artists.py` with
-`close_regzero`, the paper's equation 8; its README and `scripts/` have the settings by kind). The embedding that makes the edited projections W_i say
+`close_regzero`, the paper's equation 8; `scripts/` and the README have the settings by kind). The
+embedding that makes the edited projections W_i say
 of it what the untouched ones said of the concept's c, kept short by `regularisation`, is
 
     c' = (regularisation I + sum_i W_i^T W_i)^-1 (sum_i W_i^T W_i_old) c,

@@ -1,5 +1,6 @@
 """The schema of a suite: which prompts to draw, how, and who looks at the images."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,14 @@ class Source(Section):
             description="a CSV file with a column prompt, relative to the suite",
         ),
     ] = None
+    sha256: Annotated[
+        str | None,
+        Field(
+            pattern="^[0-9a-f]{64}$",
+            description="the SHA-256 of file or csv, 64 hexadecimal digits",
+        ),
+    ] = None
+    """That these are the prompts that were meant, where their file may not be passed on."""
     name: Annotated[
         Name | None,
         Field(validate_default=True, description="what the prompts are about, for the summary"),
@@ -113,6 +122,19 @@ class Source(Section):
         path = beside(file, info)
         file_prompts(Path(path), csv_file=info.field_name == "csv")
         return path
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_the_file_that_was_meant(cls, digest: str | None, info: ValidationInfo) -> str | None:
+        path = info.data.get("file") or info.data.get("csv")
+        if digest is None or not {"file", "csv"} <= info.data.keys():
+            return digest
+        if path is None:
+            raise refusal_here("nothing: only a file or a csv has one")
+        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if found != digest:
+            raise refusal_here(f"the SHA-256 of {path}, which is {found}: is it the right file?")
+        return digest
 
     @property
     def title(self) -> str:

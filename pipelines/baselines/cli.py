@@ -30,7 +30,7 @@ Expand = Annotated[
     bool,
     typer.Option(
         "--expand",
-        help="Also erase the published phrases: art by {concept} becomes art by {guide}.",
+        help="Also erase art by {concept} and such, each by art by {guide}.",
     ),
 ]
 EraseScale = Annotated[float, typer.Option("--erase-scale", help="Weight of what is erased.")]

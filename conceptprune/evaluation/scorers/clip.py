@@ -74,6 +74,26 @@ class ClipSimilaritySettings(_ClipSettings):
         return ClipSimilarity(self, Clip(self.model, device, self.batch_size))
 
 
+class ClipDropSettings(_ClipSettings):
+    """ConceptPrune's score of an erased style: whether an image fits its prompt less than before."""
+
+    scorer: Literal["clip-drop"]
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """1 where the cosine is lower than that of the base model's image, else 0."""
+        return {"fell": Metric(erased="higher", is_share=True)}
+
+    @property
+    def compares(self) -> bool:
+        """With the base model's images."""
+        return True
+
+    def load(self, device: str) -> "ClipDrop":
+        """The scorer with its model."""
+        return ClipDrop(Clip(self.model, device, self.batch_size))
+
+
 class ClipAccuracySettings(_ClipSettings):
     """Zero-shot classification: whether the image's label fits it best of those given."""
 
@@ -193,6 +213,25 @@ class ClipSimilarity:
                 value=float(seen[index] @ by_text[own or case.text]),
             )
             for index, case in enumerate(cases)
+        ]
+
+
+class ClipDrop:
+    """Whether images fit their prompts less than the base model's images do."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+
+    def score(
+        self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
+    ) -> list[Reading]:
+        """One reading an image."""
+        texts = self._clip.texts([case.text for case in cases])
+        after = (self._clip.images(images) * texts).sum(1)
+        before = (self._clip.images(references or ()) * texts).sum(1)
+        return [
+            Reading(case=index, metric="fell", value=float(fell))
+            for index, fell in enumerate(after < before)
         ]
 
 

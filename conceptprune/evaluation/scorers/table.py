@@ -9,6 +9,7 @@ from conceptprune.evaluation.scorers.base import Metric, ScorerSettings
 from conceptprune.evaluation.scorers.classifier import ClassifierSettings
 from conceptprune.evaluation.scorers.clip import (
     ClipAccuracySettings,
+    ClipDropSettings,
     ClipSimilaritySettings,
     GenderRatioSettings,
 )
@@ -23,6 +24,7 @@ from conceptprune.manifest.fields import FieldPath, refusal
 SCORERS: Mapping[str, type[ScorerSettings]] = {
     "classifier": ClassifierSettings,
     "clip-accuracy": ClipAccuracySettings,
+    "clip-drop": ClipDropSettings,
     "clip-similarity": ClipSimilaritySettings,
     "copies": CopiesSettings,
     "fid": DistributionSettings,
@@ -76,6 +78,7 @@ def _tag(value: Any) -> str | None:
 AnyScorer = Annotated[
     Annotated[ClassifierSettings, Tag("<ClassifierSettings>")]
     | Annotated[ClipAccuracySettings, Tag("<ClipAccuracySettings>")]
+    | Annotated[ClipDropSettings, Tag("<ClipDropSettings>")]
     | Annotated[ClipSimilaritySettings, Tag("<ClipSimilaritySettings>")]
     | Annotated[CopiesSettings, Tag("<CopiesSettings>")]
     | Annotated[DistributionSettings, Tag("<DistributionSettings>")]
