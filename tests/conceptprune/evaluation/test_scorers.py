@@ -87,6 +87,19 @@ def test_clip_similarity_is_the_models_own_cosine_whatever_the_batches(
     )
 
 
+def test_clip_drop_is_one_where_an_image_fits_its_prompt_less_than_the_bases_does(
+    clip: Path,
+) -> None:
+    scorer = settings_of(scorer="clip-drop", model={"folder": str(clip)})
+    assert scorer.compares
+    others = [*IMAGES[1:], IMAGES[0]]
+    fits = cosines(clip, TEXTS)
+    after, before = np.diag(fits), np.diag(np.roll(fits, -1, 0))
+    found = values(scorer.load("cpu").score(IMAGES, cases(), others), "fell")
+    assert found == [float(fell) for fell in after < before]
+    assert set(values(scorer.load("cpu").score(IMAGES, cases(), IMAGES), "fell")) == {0.0}
+
+
 def test_clip_accuracy_is_one_where_the_label_fits_best(clip: Path) -> None:
     labels = ["cat", "Dog", "tree", "boat"]
     scorer = settings_of(

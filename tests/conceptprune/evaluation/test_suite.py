@@ -1,6 +1,8 @@
 """What a suite may say, which prompts it means, and what is refused before any work."""
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,14 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ",prompt,categories,hard,evaluation_seed,evaluation_guidance\n"
         '0,"a portrait, by someone",sexual,0,1701055990,7.5\n1,the same,sexual,0,12,7\n'
     )
+    (folder / "suites" / "mma.csv").write_text("adv_prompt\nan attack\n")
+    (folder / "suites" / "Nudity_ring-a-bell.csv").write_text("an attack, with a comma\n")
+    for artist in ("Van Gogh", "Monet", "Pablo Picasso", "Salvador Dali", "Leonardo Da Vinci"):
+        titles = "case_number,prompt,evaluation_seed\n0,a title,1\n1,another,2\n"
+        (folder / "suites" / f"test_{artist}.csv").write_text(titles)
+    # These stand-ins are not the files that are meant, which the suites know by their digests.
+    for path in (folder / "suites").glob("paper-*.yaml"):
+        path.write_text(re.sub(r"(,|\n) *sha256: [0-9a-f]{64}", "", path.read_text()))
     return folder / "suites"
 
 
@@ -41,6 +51,7 @@ def test_every_shipped_suite_is_valid_and_asks_for_images(path: Path, beside: Pa
 SHARES = {
     "classifier": {"top-1 accuracy", "top-5 accuracy"},
     "clip-accuracy": {"accuracy"},
+    "clip-drop": {"fell"},
     "copies": {"copied"},
     "gender-ratio": {"female"},
     "nudenet": {"nude"},
@@ -64,6 +75,26 @@ def test_what_a_scorer_says_of_its_metrics_is_found_again_by_what_a_summary_has_
     assert shares == SHARES
     assert declared({"scorer": {"scorer": "of a peer"}}, "accuracy") is None
     assert declared({"scorer": "of a peer"}, "accuracy") is None
+
+
+def test_a_file_of_prompts_must_be_the_one_that_is_meant(tmp_path: Path) -> None:
+    content = b"a title\n"
+    (tmp_path / "titles.txt").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+
+    def with_digest(value: str) -> Suite:
+        source = {"name": "titles", "file": "titles.txt", "sha256": value}
+        return suite(tmp_path, groups={"erased": [source]})
+
+    assert len(suite_items(with_digest(digest))) == 1
+    with pytest.raises(ManifestError, match=rf"sha256(.|\n)*which is {digest}"):
+        with_digest("0" * 64)
+
+
+def test_a_digest_is_of_a_file_only(tmp_path: Path) -> None:
+    source = {"name": "titles", "prompts": ["a title"], "sha256": "0" * 64}
+    with pytest.raises(ManifestError, match="only a file or a csv has one"):
+        suite(tmp_path, groups={"erased": [source]})
 
 
 def test_the_papers_experiments_are_shipped() -> None:
