@@ -214,7 +214,7 @@ def test_a_concepts_field_changes_its_prompts_and_all_that_is_made_of_them(
 def test_what_a_concept_says_as_all_have_it_changes_no_key(
     written: Content, base: dict[str, set[str]]
 ) -> None:
-    concepts = [{**concept, "pruning": written} for concept in BASE["concepts"]]
+    concepts = [{**concept, "pruning": dict(written)} for concept in BASE["concepts"]]
     assert plan_keys({**BASE, "concepts": concepts}) == base
 
 
