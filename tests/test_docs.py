@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/MEASURED.md",
     "docs/RELIABILITY.md",
     "docs/LIMITS.md",
+    "docs/TOOLS.md",
 )
 
 
