@@ -75,7 +75,7 @@ class ClipSimilaritySettings(_ClipSettings):
 
 
 class ClipDropSettings(_ClipSettings):
-    """ConceptPrune's score of an erased style: whether images fit their prompts less than before."""
+    """ConceptPrune's score of an erased style: which images fit their prompts less than before."""
 
     scorer: Literal["clip-drop"]
 
