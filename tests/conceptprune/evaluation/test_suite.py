@@ -134,7 +134,7 @@ def test_a_csv_gives_its_own_seeds_and_guidance_and_shards_have_one_guidance(
     items = [
         item
         for item in suite_items(load_suite(beside / "paper-nudity.yaml"))
-        if item.group == "erased"
+        if item.name == "nudity"
     ]
     assert [(i.prompt.text, i.prompt.seed, i.guidance) for i in items] == [
         ("a portrait, by someone", 1701055990, 7.5),

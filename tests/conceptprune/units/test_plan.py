@@ -113,7 +113,7 @@ def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
     assert len(left) == 3 + 3 + 3
 
 
-OF_EVERY_KIND = [
+OF_EVERY_KIND: list[dict[str, Any]] = [
     {"name": "Ada Bell", "kind": "style"},
     {"name": "snow", "kind": "object"},
     {"name": "nudity", "kind": "nudity"},
