@@ -1,1 +1,0 @@
-"""What a device does with the library: speed, memory and correctness, without Ray or network."""
