@@ -459,12 +459,10 @@ class DiffusionModel(ABC):
         Without `tell_halves`, nobody asks which halves are the prompts' own.
         """
         trajectory = batch.trajectory
-        # All at once: asking a GPU at each call would wait for the call before.
-        timesteps = trajectory.timesteps.tolist()
         while trajectory.call < stop:
             call = DenoiserCall(
                 number=trajectory.call,
-                timestep=float(timesteps[trajectory.call]),
+                timestep=float(trajectory.timestep),
                 conditional=(False, True)[-batch.halves :],
                 in_parts=at_once is not None,
             )
