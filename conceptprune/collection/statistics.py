@@ -5,30 +5,38 @@ Shapes: C denoiser calls, W input columns ("neurons") of a prunable linear, P pr
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from conceptprune.digest import canonical_json
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT_VERSION = 1
 
-SCHEMA = pa.schema(
-    [
-        pa.field("layer", pa.string(), nullable=False),
-        pa.field("call", pa.int32(), nullable=False),
-        pa.field("timestep", pa.float64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("prompts", pa.int64(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("sum_sq", pa.list_(pa.float64()), nullable=False),
-        pa.field("sum_norm", pa.list_(pa.float64()), nullable=False),
-    ]
-)
-"""One row per (layer, call); widths differ by layer, so the columns are lists with their width."""
+
+@cache
+def schema() -> "pa.Schema":
+    """One row per (layer, call); widths differ by layer: the columns are lists with their width."""
+    # Imported here: who only makes masks needs no tables, and pyarrow is a large package.
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("layer", pa.string(), nullable=False),
+            pa.field("call", pa.int32(), nullable=False),
+            pa.field("timestep", pa.float64(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("prompts", pa.int64(), nullable=False),
+            pa.field("rows", pa.int64(), nullable=False),
+            pa.field("sum_sq", pa.list_(pa.float64()), nullable=False),
+            pa.field("sum_norm", pa.list_(pa.float64()), nullable=False),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +132,11 @@ class Statistics:
             self, first_call=call, timesteps=self.timesteps[index : index + 1], layers=layers
         )
 
-    def to_arrow(self, provenance: Mapping[str, Any] | None = None) -> pa.Table:
+    def to_arrow(self, provenance: Mapping[str, Any] | None = None) -> "pa.Table":
         """A tidy table, rows sorted by (layer, call); `provenance` goes into its metadata."""
-        columns: dict[str, list[Any]] = {field.name: [] for field in SCHEMA}
+        import pyarrow as pa
+
+        columns: dict[str, list[Any]] = {field.name: [] for field in schema()}
         for name in sorted(self.layers):
             layer = self.layers[name]
             for index, timestep in enumerate(self.timesteps):
@@ -143,17 +153,17 @@ class Statistics:
             "conceptprune.sorted_by": "layer,call",
             "conceptprune.provenance": canonical_json(dict(provenance or {})),
         }
-        return pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+        return pa.table(columns, schema=schema().with_metadata(metadata))
 
     @classmethod
-    def from_arrow(cls, table: pa.Table) -> "Statistics":
+    def from_arrow(cls, table: "pa.Table") -> "Statistics":
         """The inverse of `to_arrow`.
 
         Raises:
             ValueError: the table is not a complete grid of layers x calls in this format.
         """
         declared = (table.schema.metadata or {}).get(b"conceptprune.format", b"?").decode()
-        if declared != f"statistics/{FORMAT_VERSION}" or not table.schema.equals(SCHEMA):
+        if declared != f"statistics/{FORMAT_VERSION}" or not table.schema.equals(schema()):
             raise ValueError(f"not a statistics table of format {FORMAT_VERSION}: {declared}")
         names = table["layer"].to_pylist()
         order = sorted(set(names))
@@ -177,7 +187,7 @@ class Statistics:
         )
 
 
-def _matrix(column: pa.ChunkedArray, num_calls: int) -> NDArray[np.float64]:
+def _matrix(column: "pa.ChunkedArray", num_calls: int) -> NDArray[np.float64]:
     flat: NDArray[np.float64] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(num_calls, -1)
 
