@@ -57,6 +57,7 @@ class Submission:
         command: Command = "erase",
         of: Sequence[str] = (),
         attacks: Sequence[str] = (),
+        files_from: Sequence[Path] = (),
     ) -> "Submission":
         """The call for a manifest or suite and a store, and the format of the job's log.
 
@@ -81,6 +82,7 @@ class Submission:
         words = ["python", "-m", f"{upload.jobs}.{command}", travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
+        words += [word for place in files_from for word in ("--files-from", upload.folder(place))]
         if log_format is not None:
             words += ["--log-format", checked_format(log_format)]
         asked = {
