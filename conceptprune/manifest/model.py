@@ -90,9 +90,9 @@ class RemoteModel(Section):
         Strict(),
         Field(
             # By name: others read files of this machine (file), or open what they find (zip).
-            pattern=r"^(s3|gs|az|hf|https)://[^@?#\s:]+(:[0-9]+)?(/[^@?#\s:]*)?$",
-            description="a URI such as s3://bucket/models/name, of s3, gs, az, hf or https, without "
-            "credentials in it",
+            pattern=r"^(s3|gs|az|hf|https)://[^@?#\s:/]+(:[0-9]+)?(/[^@?#\s:]*(:[^@?#\s:]+)*)?$",
+            description="a URI such as s3://bucket/models/name, of s3, gs, az, hf or https, "
+            "without credentials in it",
         ),
     ]
 
