@@ -364,6 +364,5 @@ def _read(path: Path, asked: Asked) -> bytes:
         with open_regular(path, MOST_BYTES) as stream:
             return stream.read()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--of {asked.kind}:{asked.value}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--of {asked.kind}:{asked.value}: cannot be read: {reason}") from error
