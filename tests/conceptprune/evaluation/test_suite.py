@@ -235,7 +235,7 @@ def test_prompts_come_from_regular_files_below_the_suites_folder(
     (tmp_path / "outside.csv").write_text("prompt\nplanted-secret\n")
     (folder / "link.csv").symlink_to("../outside.csv")
     os.mkfifo(folder / "pipe.csv")
-    named = {field: path for field in source}
+    named = dict.fromkeys(source, path)
     with pytest.raises(ManifestError, match=r"is elsewhere|not a regular file") as refused:
         suite(folder, groups={"general": [{"name": "x", **named}]})
     assert "planted-secret" not in str(refused.value)
@@ -259,5 +259,5 @@ def test_of_a_long_csv_no_more_is_read_than_the_limit_asks_for(tmp_path: Path) -
     (tmp_path / "p.csv").write_bytes(b"prompt\na cat\n" + b"a\n" * 50_000 + b"\xff\xff\n")
     groups = {"general": [{"name": "x", "csv": "p.csv", "limit": 1}]}
     assert len(suite_items(suite(tmp_path, groups=groups))) == 1
-    with pytest.raises(ManifestError, match="can't decode|codec"):
+    with pytest.raises(ManifestError, match="can't decode"):
         suite(tmp_path, groups={"general": [{"name": "x", "csv": "p.csv"}]})

@@ -26,7 +26,6 @@ from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
 from conceptprune.units.plan import collection_settings
-from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
@@ -578,5 +577,6 @@ def test_the_mask_of_another_concept_is_not_exported_whatever_its_record_says(
     with pytest.raises(StoreError, match=f'recorded as the mask of "{ADA}".*mask of {CY}'):
         run_export(ADA, form="mask", store=store.uri)
     assert not (tmp_path / "out").exists()
+    assert _is_lost(store, mine)  # As `erase --verify` looks at it.
     assert _is_lost(store, mine)  # As `erase --verify` looks at it.
     assert store.find("mask", mine.key) is None
