@@ -4,11 +4,20 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
-from conceptprune.store import Commit, LostUnitError, ObjectRef, Store
+from conceptprune.store import (
+    Commit,
+    LostUnitError,
+    ObjectRef,
+    Store,
+    parquet_to_table,
+    table_to_parquet,
+)
 
 DIGEST = digest_bytes(b"data")
 GOOD = f"objects/mask/model=m/{DIGEST}.bin"
@@ -159,3 +168,41 @@ def test_records_written_so_far_are_read(store: Store) -> None:
     written = json.loads(Path(store.uri, "commits/mask/k.json").read_bytes())
     assert (written["kind"], written["key"]) == ("mask", "k")
     assert store.find("mask", "k") == made
+
+
+def bomb(kind: str, path: Path) -> None:
+    """A small file of a large table."""
+    match kind:
+        case "one text, repeated":
+            array = pa.DictionaryArray.from_arrays(
+                pa.array([0] * 400_000, pa.int32()), ["x" * 200_000]
+            )
+        case "one text, repeated in lists":
+            texts = pa.DictionaryArray.from_arrays(
+                pa.array([0] * 400_000, pa.int32()), ["x" * 20_000]
+            )
+            array = pa.ListArray.from_arrays(pa.array([0, 200_000, 400_000], pa.int32()), texts)
+    pq.write_table(pa.table({"a": array}), path, store_schema=False, compression="zstd")
+
+
+@pytest.mark.parametrize("kind", ["one text, repeated", "one text, repeated in lists"])
+def test_a_table_that_would_fill_the_memory_is_refused_within_little_of_it(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "bomb.parquet"
+    bomb(kind, path)
+    assert path.stat().st_size < 5_000_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(StoreError, match="expands to over"):
+        parquet_to_table(path.read_bytes())
+    assert pa.default_memory_pool().max_memory() - before < 1 << 30
+
+
+def test_texts_that_repeat_are_read_while_they_fit(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [("key", pa.string()), ("needs", pa.list_(pa.string()))],
+        metadata={"conceptprune.format": "x/1", "conceptprune.sorted_by": "key"},
+    )
+    rows = [{"key": f"{index:06}", "needs": ["n" * 64] * 3} for index in range(20_000)]
+    table = pa.Table.from_pylist(rows, schema=schema)
+    assert parquet_to_table(table_to_parquet(table)).equals(table)

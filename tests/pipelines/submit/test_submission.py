@@ -184,7 +184,7 @@ OUT_OF_REACH = [
     ({"model": {"folder": "../venv/model"}}, r"venv/model/model_index.json lies in, or is, venv"),
     (
         {"groups": {"general": [{"name": "x", "file": "../../outside/prompts.txt"}]}},
-        r"groups.*file: .*a file below .*--files-from",
+        r"a folder that --files-from names: \.\./\.\./outside",
     ),
     (
         {"scorers": [{"scorer": "kid", "reference": "../../outside"}]},
@@ -208,7 +208,7 @@ OUT_OF_REACH = [
                 ]
             }
         },
-        r"captions: .*a file below .*--files-from",
+        r"a folder that --files-from names: \.\./\.\./outside",
     ),
 ]
 
