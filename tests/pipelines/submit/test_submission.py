@@ -146,7 +146,8 @@ def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
     entrypoint = submission(*names).entrypoint
     echo = entrypoint.replace("python -m pipelines.evaluate", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
-    assert shown.stdout.splitlines()[3:] == [word for name in names for word in ("--of", name)]
+    asked = [word for name in names for word in ("--of", name)]
+    assert shown.stdout.splitlines()[3:] == [*asked, *HERE]
     assert not (work / "x").exists()
 
 
