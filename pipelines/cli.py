@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 
 from .baselines.cli import app as baseline
 from .console import exits
+from .console.logs import configure
+from .console.terminal import complain, echo, terminal
 
 app = typer.Typer(
     name="conceptprune",
@@ -23,6 +24,15 @@ app = typer.Typer(
 
 app.add_typer(baseline, name="baseline")
 
+
+def _allow(folders: list[Path] | None) -> list[Path] | None:
+    # Here, because the package of manifests takes seconds to import.
+    from conceptprune.manifest.files import allow_files_from
+
+    allow_files_from(folders or ())
+    return folders
+
+
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Artifact store: a folder or s3://...")]
 StoreArgument = Annotated[str, typer.Argument(help="Artifact store: a folder or s3://...")]
@@ -32,6 +42,16 @@ LogFormatOption = Annotated[
         "--log-format",
         help="json (one object a line, on standard error) or plain; by default what "
         "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
+    ),
+]
+FilesFromOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--files-from",
+        metavar="FOLDER",
+        callback=_allow,
+        help="Prompts and captions may be in files of this folder, too, and not only beside the "
+        "manifest or suite; may be given several times.",
     ),
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
@@ -46,6 +66,7 @@ def validate(
             "--model", help="Also check its model: configs, and that no tensor is missing."
         ),
     ] = False,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Check a manifest completely; print nothing but its summary or every problem in it."""
     from conceptprune.evaluation.job_manifest import load_job_manifest
@@ -55,7 +76,7 @@ def validate(
         from .jobs.preparation import prepare
 
         prepare(manifest)
-    typer.echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
+    echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
 
 
 @app.command()
@@ -67,11 +88,12 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few denoiser calls, estimate the job.")
     ] = False,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Say what a manifest would cost, without running or writing anything."""
     from .commands.plan import show_plan
 
-    show_plan(manifest, store, calibrate=calibrate, console=Console())
+    show_plan(manifest, store, calibrate=calibrate, console=terminal())
 
 
 @app.command()
@@ -83,19 +105,25 @@ def erase(
         bool,
         typer.Option("--verify", help="Read every result that is there; make damaged ones anew."),
     ] = False,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Erase every concept of a manifest; safe to run again, finished work is not repeated."""
     from .jobs.erase import erase as run
 
-    raise typer.Exit(run(manifest, store, Console(), log_format, verify=verify))
+    raise typer.Exit(run(manifest, store, terminal(), log_format, verify=verify))
 
 
 @app.command()
-def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption = None) -> None:
+def sweep(
+    manifest: ManifestPath,
+    store: StoreUri,
+    log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
+) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
     from .jobs.sweep import sweep as run
 
-    raise typer.Exit(run(manifest, store, Console(), log_format))
+    raise typer.Exit(run(manifest, store, terminal(), log_format))
 
 
 @app.command()
@@ -112,11 +140,12 @@ def evaluate(
         ),
     ],
     log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
     from .jobs.evaluate import evaluate as run
 
-    raise typer.Exit(run(suite, store, of, Console(), log_format))
+    raise typer.Exit(run(suite, store, of, terminal(), log_format))
 
 
 @app.command()
@@ -137,11 +166,12 @@ def attack(
         ),
     ],
     log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Attack erased checkpoints, and say how often the concept is seen again; resumable."""
     from .jobs.attack import attack as run
 
-    raise typer.Exit(run(suite, store, of, names, Console(), log_format))
+    raise typer.Exit(run(suite, store, of, names, terminal(), log_format))
 
 
 @app.command()
@@ -185,6 +215,7 @@ def submit(
         ),
     ] = Path(),
     log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
 ) -> None:
     """Run a command on a Ray cluster: submit it, show its log, exit with its verdict."""
     from .submit.submission import Submission, command_and_file
@@ -192,7 +223,14 @@ def submit(
 
     command, path = command_and_file(first, file)
     submission = Submission.of(
-        path, store, working_dir, log_format, command=command, of=of or (), attacks=names or ()
+        path,
+        store,
+        working_dir,
+        log_format,
+        command=command,
+        of=of or (),
+        attacks=names or (),
+        files_from=files_from or (),
     )
     raise typer.Exit(run(submission, address=address))
 
@@ -202,7 +240,7 @@ def status(store: StoreArgument) -> None:
     """Show each run of a store: what is done, what failed and why, what a rerun would do."""
     from .commands.status import show_status
 
-    show_status(store, Console())
+    show_status(store, terminal())
 
 
 @app.command()
@@ -273,10 +311,10 @@ def report(
     from .report import write_report
 
     not_shown = write_report(store, out=out, run=run)
-    typer.echo(f"wrote {out}")
+    echo(f"wrote {out}")
     if not_shown:
         passed_over = one_line("; ".join(not_shown))
-        typer.echo(
+        echo(
             f"note: not shown, as another version of conceptprune recorded it: {passed_over}",
             err=True,
         )
@@ -297,18 +335,19 @@ def gc(
     """List what no run of a store refers to; with --yes, remove it."""
     from .commands.gc import collect_garbage
 
-    collect_garbage(store, Console(), yes=yes, forget=forget or (), grace_hours=grace)
+    collect_garbage(store, terminal(), yes=yes, forget=forget or (), grace_hours=grace)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
+    configure("plain")
     try:
         app(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(exits.BAD_INPUT)
     except (ClusterError, StoreError, NumericalError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(exits.FAILED)
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from conceptprune.checkpoints.card import METADATA_FILE
+from conceptprune.checkpoints.delta_reader import MOST_BYTES, read_delta
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
+from conceptprune.manifest.files import open_regular
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.switch import difference
 from conceptprune.models.base import DiffusionModel
@@ -108,17 +109,13 @@ class Delta:
             UserError: not a safetensors file, or one without tensors.
             ModelMismatchError: a tensor is none of the base model's, or has another shape.
         """
-        try:
-            tensors = safetensors.torch.load(data)
-            size = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"not a safetensors file of edited tensors: {error}") from error
-        if not tensors:
-            raise UserError("a safetensors file without a tensor edits nothing")
-        own = json.loads(header["conceptprune"]) if "conceptprune" in header else {}
-        default = own.get("component") or denoiser_of(folder)
+        own, tensors = read_delta(data)
+        default = own.component if own else denoiser_of(folder)
         known = components(folder)
+        if default not in known:
+            raise ModelMismatchError(
+                f"edits {default!r:.200}, and the base model has {', '.join(known)}"
+            )
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             component, _, rest = name.partition(".")
@@ -126,7 +123,7 @@ class Delta:
                 component, rest = default, name
             parts.setdefault(component, {})[rest] = tensor
         _check_shapes(parts, folder)
-        return cls(tensors=parts, concepts=tuple(own.get("concepts", ())))
+        return cls(tensors=parts, concepts=own.concepts if own else ())
 
 
 def _check_shapes(parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
@@ -364,8 +361,8 @@ def _claimed(folder: Path) -> tuple[str, ...]:
 
 def _read(path: Path, asked: Asked) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"--of {asked.kind}:{asked.value}: cannot be read: {error.strerror or error}"
-        ) from error
+        with open_regular(path, MOST_BYTES) as stream:
+            return stream.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--of {asked.kind}:{asked.value}: cannot be read: {reason}") from error

@@ -105,7 +105,7 @@ def _texts(source: Source, suite: Suite) -> Sequence[_Text]:
     path, is_csv = (source.csv, True) if source.csv else (source.file, False)
     return [
         _Text(text=row.text, seed=row.seed, guidance=row.guidance, labels=mine)
-        for row in file_prompts(Path(path or ""), csv_file=is_csv)
+        for row in file_prompts(Path(path or ""), csv_file=is_csv, limit=source.limit)
     ]
 
 

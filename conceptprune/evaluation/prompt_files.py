@@ -7,12 +7,17 @@ Other columns are left alone.
 """
 
 import csv
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic_core import PydanticCustomError
+
 from conceptprune.manifest.fields import refusal_here
+from conceptprune.manifest.files import open_regular
 
 PROMPT_COLUMNS = ("prompt", "adv_prompt", "sensitive prompt")
 """Where a CSV's prompts are: the first of these that it has."""
@@ -32,35 +37,45 @@ class FilePrompt:
     case: str | None = None
 
 
-def file_prompts(path: Path, *, csv_file: bool) -> list[FilePrompt]:
-    """The prompts of a file, in its order.
+def file_prompts(path: Path, *, csv_file: bool, limit: int | None = None) -> list[FilePrompt]:
+    """The prompts of a file, in its order; with a `limit`, no more of it is read than these.
 
     Raises:
         PydanticCustomError: it cannot be read, has no column `prompt`, or a line of it is wrong;
             the message names the line.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise refusal_here(f"a file of at most {MAX_BYTES} bytes: {path}")
-        text = path.read_text(encoding="utf-8-sig")
+        with (
+            open_regular(path, MAX_BYTES) as stream,
+            io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text,
+        ):
+            lines = _split(text)
+            found = list(islice(_rows(path, lines) if csv_file else _lines(lines), limit))
+    except PydanticCustomError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise refusal_here(f"a file of prompts that can be read: {path}: {reason}") from error
-    found = list(_rows(path, text) if csv_file else _lines(text))
     if not found:
         raise refusal_here(f"a file with at least one prompt: {path} has none")
     return found
 
 
-def _lines(text: str) -> Iterator[FilePrompt]:
-    for line in text.splitlines():
+def _split(text: Iterable[str]) -> Iterator[str]:
+    """All that Python takes for the end of a line ends one, in every file."""
+    for line in text:
+        yield from line.splitlines(keepends=True)
+
+
+def _lines(lines: Iterable[str]) -> Iterator[FilePrompt]:
+    for line in lines:
         if line.strip() and not line.startswith("#"):
             yield FilePrompt(text=_one_line(line))
 
 
-def _rows(path: Path, text: str) -> Iterator[FilePrompt]:
+def _rows(path: Path, lines: Iterable[str]) -> Iterator[FilePrompt]:
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(lines, strict=True)
     try:
         names = reader.fieldnames or ()
         column = next((name for name in PROMPT_COLUMNS if name in names), None)

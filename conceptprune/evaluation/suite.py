@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
@@ -21,11 +22,12 @@ from conceptprune.manifest.fields import (
     Section,
     Seed,
     Some,
-    beside,
     concept_key,
+    refusal,
     refusal_here,
     refuse_duplicates,
 )
+from conceptprune.manifest.files import text_beside
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
 from conceptprune.manifest.schema import Compute, Device, Dtype, Scheduler, default_dtype
@@ -116,12 +118,21 @@ class Source(Section):
 
     @field_validator("file", "csv")
     @classmethod
-    def _can_be_read(cls, file: str | None, info: ValidationInfo) -> str | None:
+    def _where_it_may_be(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file is None:
             return None
-        path = beside(file, info)
-        file_prompts(Path(path), csv_file=info.field_name == "csv")
-        return path
+        return str(text_beside(file, info))
+
+    @model_validator(mode="after")
+    def _prompts_are_right(self) -> "Source":
+        for field, path in (("file", self.file), ("csv", self.csv)):
+            if path is None:
+                continue
+            try:
+                file_prompts(Path(path), csv_file=field == "csv", limit=self.limit)
+            except PydanticCustomError as error:
+                raise refusal(((field,), error.message())) from error
+        return self
 
     @field_validator("sha256")
     @classmethod

@@ -1,6 +1,5 @@
 """One concept of a manifest, and the prompts or fillers it may bring."""
 
-from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,12 +22,12 @@ from conceptprune.manifest.fields import (
     Section,
     Seed,
     Some,
-    beside,
     concept_key,
     refusal,
     refusal_here,
     refuse_duplicates,
 )
+from conceptprune.manifest.files import open_regular, text_beside
 
 Kind = Literal["style", "nudity", "object", "bias", "memorised", "custom"]
 Direction = Literal["male_to_female", "female_to_male"]
@@ -103,15 +102,13 @@ def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
     file = value.get("file")
     if set(value) != {"file"} or not isinstance(file, str):
         raise refusal_here(CAPTIONS)
-    path = Path(beside(file, info))
+    path = text_beside(file, info)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_CAPTIONS_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        with open_regular(path, MAX_CAPTIONS_BYTES) as stream:
+            # Some files have more bytes than they say.
+            text = stream.read(MAX_CAPTIONS_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise refusal_here(f"a file of captions that can be read: {path}: {error}") from error
-    if len(content) > MAX_CAPTIONS_BYTES:
-        raise refusal_here(f"a file of at most {MAX_CAPTIONS_BYTES} bytes")
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

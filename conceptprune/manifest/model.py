@@ -89,8 +89,10 @@ class RemoteModel(Section):
         str,
         Strict(),
         Field(
-            pattern=r"^[a-z][a-z0-9+]*://[^@?#\s]+$",
-            description="a URI such as s3://bucket/models/name, without credentials in it",
+            # By name: others read files of this machine (file), or open what they find (zip).
+            pattern=r"^(s3|gs|az|hf|https)://[^@?#\s:/]+(:[0-9]+)?(/[^@?#\s:]*(:[^@?#\s:]+)*)?$",
+            description="a URI such as s3://bucket/models/name, of s3, gs, az, hf or https, "
+            "without credentials in it",
         ),
     ]
 

@@ -162,7 +162,11 @@ class DiffusionModel(ABC):
         modules |= {name: None for name, entry in index.items() if entry == ABSENT}
         try:
             pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=dtype, local_files_only=True, **modules
+                folder,
+                torch_dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                **modules,
             )
             if scheduler is not None:
                 new = getattr(diffusers, scheduler).from_pretrained(folder / "scheduler")

@@ -169,6 +169,9 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> A
 
 def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
     checkpoint = find_checkpoint(folder)
+    if kind.__module__.startswith("transformers."):
+        # diffusers' own classes have no such option, and run no code but their own.
+        how["trust_remote_code"] = False
     variant = {} if checkpoint.variant is None else {"variant": checkpoint.variant}
     if kind.__name__.startswith("CLIPTextModel") and versions()["transformers"].startswith("4."):
         how["key_mapping"] = OLDER_NAMES

@@ -57,12 +57,11 @@ class LanguageModel:
         """
         import transformers
 
-        common = {"local_files_only": True, "trust_remote_code": False}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
-            model = load_component(
-                transformers.AutoModelForCausalLM, folder, dtype, trust_remote_code=False
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
             )
+            model = load_component(transformers.AutoModelForCausalLM, folder, dtype)
         except (UserError, OSError, ValueError, ImportError, KeyError) as error:
             raise UserError(
                 f"prompts.generator.model: cannot load a language model from {folder}: {error}"

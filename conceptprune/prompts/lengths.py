@@ -120,7 +120,7 @@ def _readers(folder: Path) -> list[Reader]:
     return [
         Reader(
             tokenizer=getattr(transformers, index[name][1]).from_pretrained(
-                folder / name, local_files_only=True
+                folder / name, local_files_only=True, trust_remote_code=False
             ),
             limit=limit,
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
 
 
@@ -16,6 +17,21 @@ class Entry:
     size: int
     modified: float
     """Seconds since 1970."""
+
+
+def below(root: str, path: str) -> str:
+    """`path` itself, where it is the plain name of something below the store's root.
+
+    Paths are also taken from records, ledgers and claims, which anyone who can write the store
+    may have written.
+
+    Raises:
+        StoreError: it is absolute, or has empty parts, `.`, `..` or control characters.
+    """
+    parts = path.split("/")
+    if {"", ".", ".."} & set(parts) or any(ord(sign) < 32 for sign in path):
+        raise StoreError(f"{root}: {path!r:.200} is no path below a store's root")
+    return path
 
 
 class Backend(Protocol):

@@ -3,15 +3,20 @@
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
-from conceptprune.store.backend import Entry
+from conceptprune.store.backend import Entry, below
 
 TEMPORARY_PREFIX = ".writing-"
+
+MOST_BYTES = 1 << 30
+"""Of a file whose size no record says: a record, a claim, a ledger."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
@@ -29,9 +34,18 @@ class LocalFiles:
 
         def read() -> bytes | None:
             try:
-                return (self._root / path).read_bytes()
+                # Without waiting: a pipe would let nobody go on.
+                handle = os.open(self._full(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
+            with os.fdopen(handle, "rb") as stream:
+                found = os.fstat(handle)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                if not size and found.st_size > MOST_BYTES:
+                    raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes")
+                # What is larger than its record says is damaged, however much larger it is.
+                return stream.read(min(found.st_size, size + 1) if size else found.st_size)
 
         return self.access(f"read {path}", read)
 
@@ -39,9 +53,10 @@ class LocalFiles:
         """Write a file unless it exists; False where it did."""
 
         def create() -> bool:
-            with _written_beside(self._root / path, data, durable) as temporary:
+            target = self._full(path)
+            with _written_beside(target, data, durable) as temporary:
                 try:
-                    os.link(temporary, self._root / path)
+                    os.link(temporary, target)
                 except FileExistsError:
                     return False
                 except OSError as error:
@@ -49,9 +64,9 @@ class LocalFiles:
                     if error.errno not in NO_HARD_LINKS:
                         raise
                     self.conditional = False
-                    if (self._root / path).exists():
+                    if target.exists():
                         return False
-                    temporary.replace(self._root / path)
+                    temporary.replace(target)
                 return True
 
         return self.access(f"write {path}", create)
@@ -60,22 +75,23 @@ class LocalFiles:
         """Write or replace a file, whole or not at all."""
 
         def replace() -> None:
-            with _written_beside(self._root / path, data, durable) as temporary:
-                temporary.replace(self._root / path)
+            target = self._full(path)
+            with _written_beside(target, data, durable) as temporary:
+                temporary.replace(target)
 
         self.access(f"write {path}", replace)
 
     def stat(self, path: str) -> Entry | None:
         """What a listing would show of a file, or None where there is none."""
 
-        def stat() -> Entry | None:
+        def look() -> Entry | None:
             try:
-                found = (self._root / path).stat()
+                found = self._full(path).stat(follow_symlinks=False)
             except FileNotFoundError:
                 return None
             return Entry(path=path, size=found.st_size, modified=found.st_mtime)
 
-        return self.access(f"look for {path}", stat)
+        return self.access(f"look for {path}", look)
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of the files and folders in a folder."""
@@ -83,10 +99,10 @@ class LocalFiles:
         return (found.name for found in self._scan(folder))
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """All files below a folder."""
+        """All files below a folder; links are passed over, wherever they lead."""
         for found in self._scan(folder):
             path = f"{folder}/{found.name}"
-            if found.is_dir():
+            if found.is_dir(follow_symlinks=False):
                 yield from self.entries(path)
             elif entry := self.stat(path):
                 yield entry
@@ -95,10 +111,10 @@ class LocalFiles:
         """Move a file, over one that may be there; nothing happens where there is none."""
 
         def move() -> None:
-            target = self._root / to
+            source, target = self._full(path), self._full(to)
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                (self._root / path).replace(target)
+                source.replace(target)
                 # As in an object store, where a moved object is a new one.
                 os.utime(target)
 
@@ -107,14 +123,29 @@ class LocalFiles:
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; those that do not exist are passed over."""
         for path in paths:
-            unlink = partial((self._root / path).unlink, missing_ok=True)
-            self.access(f"remove {path}", unlink)
+            self.access(f"remove {path}", partial(self._remove_one, path))
+
+    def _remove_one(self, path: str) -> None:
+        self._full(path).unlink(missing_ok=True)
+
+    def _full(self, path: str) -> Path:
+        """Where a path is, which is never behind a link that leads out of the root.
+
+        Raises:
+            StoreError: it would be.
+        """
+        full = self._root / below(self.access.uri, path)
+        if not full.parent.resolve().is_relative_to(self._root.resolve()) or full.is_symlink():
+            raise StoreError(
+                f"{self.access.uri}: {path} is a link, or behind one that leads out of the store"
+            )
+        return full
 
     def _scan(self, folder: str) -> list[os.DirEntry[str]]:
         def scan() -> list[os.DirEntry[str]]:
             try:
-                with os.scandir(self._root / folder) as found:
-                    return list(found)
+                with os.scandir(self._full(folder)) as found:
+                    return [entry for entry in found if not entry.is_symlink()]
             except FileNotFoundError:
                 return []
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conceptprune.store.access import Access
-from conceptprune.store.backend import Entry
+from conceptprune.store.backend import Entry, below
 
 
 class FsspecObjects:
@@ -119,4 +119,4 @@ class FsspecObjects:
         return {"timeout": seconds} if self._fs.async_impl else {}
 
     def _full(self, path: str) -> str:
-        return f"{self._root}/{path}"
+        return f"{self._root}/{below(self.access.uri, path)}"

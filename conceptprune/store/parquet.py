@@ -19,6 +19,9 @@ FORMAT_KEY = b"conceptprune.format"
 SORTED_BY_KEY = b"conceptprune.sorted_by"
 DIGEST_KEY = b"conceptprune.digest"
 
+MOST_BYTES = 1 << 32
+"""Of a table in memory: more than the statistics of any unit, and a ledger of a million units."""
+
 DECLARED = (FORMAT_KEY, SORTED_BY_KEY)
 """What a table's schema must say of itself; the digest is added when it is written."""
 
@@ -63,6 +66,7 @@ def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
         StoreError: the bytes are damaged, or no such table.
     """
     try:
+        _check_expanded(data)
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"a Parquet table is damaged: {error}") from error
@@ -76,6 +80,44 @@ def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
     if (found := table_digest(table)) != digest:
         raise StoreError(f"a Parquet table is damaged: its digest was {digest} and is {found}")
     return table
+
+
+def _check_expanded(data: bytes) -> None:
+    """Refuse a small file that would fill the memory: its pages compress, its texts repeat.
+
+    Raises:
+        StoreError: it would be larger than `MOST_BYTES`.
+        ArrowException, OSError: it is damaged.
+    """
+    found = pq.ParquetFile(io.BytesIO(data)).metadata
+    groups = [found.row_group(index) for index in range(found.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(found.num_columns)]
+    size = sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)
+    # Every value of a column could be its longest: only then is it worth counting.
+    texts = {
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.physical_type == "BYTE_ARRAY"
+        and chunk.num_values * chunk.total_uncompressed_size > MOST_BYTES
+    }
+    if texts and size <= MOST_BYTES:
+        # Each different text is in memory once, however often it is repeated.
+        coded = pq.ParquetFile(io.BytesIO(data), read_dictionary=sorted(texts))
+        for batch in coded.iter_batches(columns=sorted(texts)):
+            size += sum(_text_bytes(column) for column in batch.columns)
+            if size > MOST_BYTES:
+                break
+    if size > MOST_BYTES:
+        raise StoreError(f"a Parquet table of {len(data):,} bytes expands to over {MOST_BYTES:,}")
+
+
+def _text_bytes(array: pa.Array) -> int:
+    if pa.types.is_list(array.type):
+        return _text_bytes(array.flatten())
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    lengths = pc.binary_length(array.dictionary).take(array.indices)
+    return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
 
 
 def format_number(schema: pa.Schema) -> int:

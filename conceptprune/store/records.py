@@ -1,6 +1,7 @@
 """What the store keeps about finished work: references to objects, and commit records."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,12 @@ from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
 
 FORMAT = "conceptprune.store/3"
+
+OBJECT_PATH = re.compile(
+    r"objects/[A-Za-z0-9][A-Za-z0-9_.-]*/model=[A-Za-z0-9][A-Za-z0-9_.-]*/"
+    r"(?P<digest>[0-9a-f]{64})\.[A-Za-z0-9]+"
+)
+"""Where objects are put, and nothing that a record says lies elsewhere is read or moved."""
 
 
 class UnknownFormatError(StoreError):
@@ -40,6 +47,20 @@ class ObjectRef:
     path: str
     digest: str
     size: int
+
+    @classmethod
+    def from_json(cls, content: Any) -> "ObjectRef":
+        """A reference as a commit record has it.
+
+        Raises:
+            ValueError: it is none, or its path is not where an object of its digest is put.
+        """
+        match content:
+            case {"path": str(path), "digest": str(digest), "size": int(size)} if len(content) == 3:
+                found = OBJECT_PATH.fullmatch(path)
+                if found and found["digest"] == digest and size >= 0 and size is not True:
+                    return cls(path=path, digest=digest, size=size)
+        raise ValueError("a commit record refers to what is no object of the store")
 
     def fault(self, data: bytes | None) -> str:
         """What is wrong with `data` as this object's bytes; empty where nothing is."""
@@ -80,7 +101,10 @@ class Commit:
             ValueError: the bytes are not those of a record, or were damaged.
             UnknownFormatError: the record is whole, and of another format.
         """
-        content = json.loads(data)
+        try:
+            content = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("not a commit record") from error
         if not isinstance(content, dict):
             raise ValueError("not a commit record")
         whole = content.pop("sha256", None) == digest_json(content)
@@ -93,13 +117,11 @@ class Commit:
                 f"a commit record has the format {declared}, and this version of "
                 f"conceptprune knows {FORMAT}: use another store"
             )
-        objects = {role: ObjectRef(**ref) for role, ref in content["objects"].items()}
-        return cls(
-            kind=content["kind"],
-            key=content["key"],
-            objects=objects,
-            provenance=content["provenance"],
-        )
+        match content:
+            case {"kind": str(kind), "key": str(key), "objects": dict(refs), "provenance": dict()}:
+                objects = {role: ObjectRef.from_json(ref) for role, ref in refs.items()}
+                return cls(kind=kind, key=key, objects=objects, provenance=content["provenance"])
+        raise ValueError("not a commit record")
 
     def difference(self, earlier: "Commit") -> str:
         """How this result differs from an earlier one of the same work; empty where equal."""

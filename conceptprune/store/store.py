@@ -210,6 +210,10 @@ class Store:
             self._move_aside(_commit_path(commit.kind, commit.key), "names a damaged object")
         return damaged
 
+    def disown(self, commit: Commit, why: str) -> None:
+        """Move a record to `damaged/` whose objects are whole, and not those of its unit."""
+        self._move_aside(_commit_path(commit.kind, commit.key), f"is not to be trusted ({why})")
+
     def commit(self, commit: Commit) -> None:
         """Record that work is done; of two results the first record stays.
 
@@ -311,7 +315,10 @@ class Store:
             if data is None:
                 return None, False
             with contextlib.suppress(ValueError):
-                return Commit.from_bytes(data), False
+                commit = Commit.from_bytes(data)
+                # A copy under another key would hand out another unit's result.
+                if (commit.kind, commit.key) == (kind, key):
+                    return commit, False
         return None, True
 
     def _examine(self, ref: ObjectRef) -> tuple[bytes | None, str]:

@@ -11,7 +11,8 @@ import torch
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.collection.collect import CollectionSettings, collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
-from conceptprune.errors import NoEffectError
+from conceptprune.errors import NoEffectError, StoreError
+from conceptprune.manifest import concept_key
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import PruningMask
@@ -34,7 +35,7 @@ from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
-from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
@@ -366,16 +367,34 @@ def _images(table: pa.Table) -> Iterator[tuple[str, int, bytes]]:
     return zip(*columns, strict=True)
 
 
-def read_mask(store: Store, key: str) -> PruningMask:
+def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
     """The committed mask of that key, a concept's or a fused one.
 
     Raises:
-        StoreError: it is not committed, or is damaged.
+        StoreError: it is not committed, is damaged, or says itself that it is not `of` that
+            concept, whatever its record says.
     """
     commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
     if commit is None:
         commit = store.get(MaskUnit.kind, key)
-    return PruningMask.from_bytes(store.load(commit, "mask"))
+    mask = PruningMask.from_bytes(store.load(commit, "mask"))
+    if of is not None:
+        check_whose(store, commit, mask, of)
+    return mask
+
+
+def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -> None:
+    """Refuse the mask of another concept: the wrong one would be erased, or said to be.
+
+    Raises:
+        StoreError: it is not this concept's own mask.
+    """
+    if list(map(concept_key, mask.concepts)) != [concept_key(concept)]:
+        raise StoreError(
+            f'{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of "{concept}", '
+            f"and its file is a mask of {', '.join(mask.concepts)}: somebody changed its record; "
+            "run `conceptprune erase --verify` to compute it again"
+        )
 
 
 def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from torch import Tensor
 
 from conceptprune.baselines.checkpoint import FILE, Baseline, Method
@@ -38,6 +37,7 @@ from conceptprune.models.weights import read_tensors, read_weights
 
 from ..commands.output import check_unused, complete_or_absent
 from ..console.logs import one_line
+from ..console.terminal import echo
 from ..jobs.preparation import prepare
 
 
@@ -104,7 +104,7 @@ class Scene:
             (temporary / FILE).write_bytes(delta)
             (temporary / METADATA_FILE).write_text(made.metadata_json(), encoding="utf-8")
             (temporary / CARD_FILE).write_text(made.card(), encoding="utf-8")
-        typer.echo(
+        echo(
             f"wrote {self.out / FILE}: {method} of {one_line(', '.join(made.concepts))}, "
             f"{len(tensors)} tensors, {len(delta):,} bytes"
         )

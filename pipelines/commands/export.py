@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 import torch
-import typer
 from pydantic import ValidationError
 
 from conceptprune.checkpoints.card import (
@@ -34,6 +33,7 @@ from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
 from ..console.names import slug
+from ..console.terminal import echo
 from ..records.collected import Collected
 from ..records.ledger import RunRecord, open_ledger
 from ..records.runs import _nearest, find_run, mask_keys
@@ -115,7 +115,7 @@ def export_concepts(
             "one can export it: use that version"
         )
     keys = mask_keys(store, record, concepts)
-    masks = [read_mask(store, key) for key in keys.values()]
+    masks = [read_mask(store, key, of=name) for name, key in keys.items()]
     write = _writer(chosen, record, model, seal=seal)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
@@ -153,7 +153,7 @@ def export_concepts(
             (inside / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         mask = checkpoint.mask
-        typer.echo(
+        echo(
             f"wrote {folder}: {chosen} without {one_line(', '.join(mask.concepts))}, "
             f"{mask.num_entries:,} weights {'sealed' if seal else 'zeroed'} "
             f"({100 * mask.density:.2f} % of the site)"
@@ -165,7 +165,7 @@ def _evaluated(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
         return evaluated_masks(store)
     except StoreError as error:
         # A checkpoint is as good without: `report` is where evaluations must be readable.
-        typer.echo(f"note: the card is without evaluations: {error}", err=True)
+        echo(f"note: the card is without evaluations: {error}", err=True)
         return lambda _: ()
 
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from conceptprune.errors import UserError
 from conceptprune.store.credentials import redacted
 
+from .terminal import harmless
+
 FORMAT_VARIABLE = "CONCEPTPRUNE_LOG_FORMAT"
 LogFormat = Literal["json", "plain"]
 LOG_WIDTH = 200
@@ -61,6 +63,9 @@ def configure(form: LogFormat) -> None:
         handler.setFormatter(JsonFormatter())
         package.addHandler(handler)
     package.propagate = form == "plain"
+    if logging.lastResort is not None:
+        # What writes plain lines where no program around this one has set up a log of its own.
+        logging.lastResort.setFormatter(PlainFormatter())
     package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
 
 
@@ -75,6 +80,14 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+class PlainFormatter(logging.Formatter):
+    """The message alone; credentials of this process and control characters are taken out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as lines of text."""
+        return harmless(redacted(super().format(record)))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, message, and the identity of run and unit."""
 
@@ -84,11 +97,11 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redacted(record.getMessage()),
+            "message": harmless(redacted(record.getMessage())),
             **(_identity.get() or {}),
         }
         if record.exc_info:
-            content["error"] = redacted(self.formatException(record.exc_info))
+            content["error"] = harmless(redacted(self.formatException(record.exc_info)))
         return json.dumps(content, ensure_ascii=False)
 
 

@@ -215,7 +215,7 @@ def _named_mask(store: str, name: str) -> PruningMask:
     opened = Store(store)
     try:
         record = run_records(opened)[0]
-        (key,) = mask_keys(opened, record, [name]).values()
+        ((concept, key),) = mask_keys(opened, record, [name]).items()
     except UserError as error:
         raise UserError(f"--of mask:{name}: no such file, and {error}") from error
-    return read_mask(opened, key)
+    return read_mask(opened, key, of=concept)

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.units.find import find_commit
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
+from conceptprune.units.units import MaskUnit
 
 from ..scheduling.graph import committed_in, units_to_do
 from .ledger import READERS, Made, reused_units
@@ -65,4 +67,17 @@ def _cut_short(results: Sequence[Unit], store: Store, reused: Mapping[str, Made]
 
 def _is_lost(store: Store, unit: Unit) -> bool:
     commit = find_commit(store, unit.kind, unit.key)
-    return commit is None or store.set_aside(commit)
+    if commit is None or store.set_aside(commit):
+        return True
+    if isinstance(unit, MaskUnit):
+        # Here, because they import torch, which a plan that has no masks yet does without.
+        from conceptprune.masks.mask import PruningMask
+        from conceptprune.units.worker import check_whose
+
+        try:
+            mask = PruningMask.from_bytes(store.load(commit, "mask"))
+            check_whose(store, commit, mask, unit.concept)
+        except (UserError, StoreError) as error:
+            store.disown(commit, str(error))
+            return True
+    return False

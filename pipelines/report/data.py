@@ -15,6 +15,7 @@ from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.find import find_commit
+from conceptprune.units.worker import check_whose
 
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
@@ -253,7 +254,10 @@ class _Reader:
             return None
         data = self.store.load(commit, "mask")
         try:
-            return PruningMask.from_bytes(data)
+            mask = PruningMask.from_bytes(data)
+            if is_own_mask(row):
+                check_whose(self.store, commit, mask, row["concepts"][0])
+            return mask
         except UserError as error:
             # Its bytes are those that were written: another version wrote them.
             self.not_shown[f"where masks prune ({error})"] = None

@@ -20,6 +20,7 @@ from conceptprune.errors import UserError
 from conceptprune.evaluation.job_manifest import JobManifest
 from conceptprune.evaluation.suite import Suite
 from conceptprune.manifest.fields import NamedPath
+from conceptprune.manifest.files import allow_files_from
 from conceptprune.manifest.loading import load_with_paths
 from conceptprune.store.credentials import holds_credentials
 from conceptprune.store.uri import check_uri
@@ -34,6 +35,10 @@ ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
 
 ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
+
+
+TEXT_FIELDS = ("file", "csv", "captions")
+"""What names a file of prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,7 @@ class Submission:
         command: Command = "erase",
         of: Sequence[str] = (),
         attacks: Sequence[str] = (),
+        files_from: Sequence[Path] = (),
     ) -> "Submission":
         """The call for a manifest or suite and a store, and the format of the job's log.
 
@@ -65,6 +71,8 @@ class Submission:
                 is out of a cluster's reach; or it is more than Ray takes.
         """
         _check_arguments(command, of, attacks)
+        # What is sent along is the command line's to say: so it may name the prompts, too.
+        allow_files_from((*files_from, working_dir))
         content, named = _content(file, command)
         _check_store(store)
         upload = Upload.of(working_dir)
@@ -81,6 +89,12 @@ class Submission:
         words = ["python", "-m", f"{upload.jobs}.{command}", travelling.path, "--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
+        folders = [upload.folder(place) for place in files_from]
+        beside = file.parent.resolve()
+        texts = [Path(one.found).resolve() for one in named if one.field in TEXT_FIELDS]
+        if not all(path.is_relative_to(beside) for path in texts):
+            folders = [".", *folders]
+        words += [word for folder in folders for word in ("--files-from", folder)]
         if log_format is not None:
             words += ["--log-format", checked_format(log_format)]
         asked = {

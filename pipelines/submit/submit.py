@@ -8,7 +8,6 @@ import asyncio
 import os
 import re
 import shlex
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from conceptprune.errors import UserError
 
 from ..console import exits
+from ..console.terminal import echo
 from .submission import Submission, refuse_credentials
 from .upload import stage
 
@@ -50,16 +50,16 @@ def submit(submission: Submission, *, address: str) -> int:
         client = _connect(address)
         job = _start(client, submission, address)
     except OSError as error:
-        print(f"error: nothing was submitted to {address}: {error}", file=sys.stderr)
+        echo(f"error: nothing was submitted to {address}: {error}", err=True)
         return exits.FAILED
     try:
-        print(f"submitted {job}", flush=True)
+        echo(f"submitted {job}")
         details = _wait(client, job)
     except KeyboardInterrupt:
-        print(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", file=sys.stderr)
+        echo(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", err=True)
         return exits.DETACHED
     if details is None:
-        print(f"error: {job} is out of sight. {_how_to_go_on(job, address)}", file=sys.stderr)
+        echo(f"error: {job} is out of sight. {_how_to_go_on(job, address)}", err=True)
         return exits.FAILED
     return _verdict(job, details)
 
@@ -125,7 +125,7 @@ def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:
         asyncio.run(_print_log(client, job))
     except Exception as error:
         # Whatever breaks the log says nothing about the job.
-        print(f"the log broke off ({error}), the job may go on; waiting for it", file=sys.stderr)
+        echo(f"the log broke off ({error}), the job may go on; waiting for it", err=True)
     failures = 0
     while failures < LOOKS_BEFORE_GIVING_UP:
         try:
@@ -142,7 +142,7 @@ def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:
 
 async def _print_log(client: JobSubmissionClient, job: str) -> None:
     async for lines in client.tail_job_logs(job):
-        print(lines, end="", flush=True)
+        echo(lines, end="")
 
 
 def _verdict(job: str, details: JobDetails) -> int:
@@ -151,11 +151,11 @@ def _verdict(job: str, details: JobDetails) -> int:
         return 0
     code = details.driver_exit_code
     if details.status == JobStatus.STOPPED:
-        print(f"error: {job} was stopped", file=sys.stderr)
+        echo(f"error: {job} was stopped", err=True)
     elif code is None:
-        print(f"error: {job} did not run: {details.message}", file=sys.stderr)
+        echo(f"error: {job} did not run: {details.message}", err=True)
     elif code not in (exits.FAILED, exits.BAD_INPUT):
-        print(f"error: {job} ended with exit code {code}", file=sys.stderr)
+        echo(f"error: {job} ended with exit code {code}", err=True)
     return exits.BAD_INPUT if code == exits.BAD_INPUT else exits.FAILED
 
 

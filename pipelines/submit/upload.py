@@ -138,6 +138,11 @@ class Upload:
             return StaysBehind(why=f"cannot be read: {error}")
         return Travelling(path=inside.as_posix(), files=files)
 
+    def folder(self, path: Path) -> str:
+        """What a folder is for the job: below its working directory, else by its absolute path."""
+        inside = self._inside(path)
+        return str(path.absolute()) if inside is None else inside.as_posix()
+
     def _inside(self, path: Path) -> Path | None:
         """The path below the working directory: as it is written, else by where links lead.
 

@@ -146,7 +146,7 @@ class Clip:
 
         self._model = load_network(CLIPModel, network, device)
         self._tokenizer = AutoTokenizer.from_pretrained(
-            network_folder(network), local_files_only=True
+            network_folder(network), local_files_only=True, trust_remote_code=False
         )
         self._processor = load_processor(network)
         self._device = device

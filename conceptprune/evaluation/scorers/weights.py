@@ -107,7 +107,11 @@ def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) 
     folder = network_folder(network)
     try:
         model, told = auto_class.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"scorers: cannot load {folder}: {error}") from error
@@ -129,7 +133,9 @@ def load_processor(network: FolderModel | HubModel) -> Any:
 
     folder = network_folder(network)
     try:
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+        return AutoImageProcessor.from_pretrained(
+            folder, use_fast=False, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"scorers: {folder} has no image processor: {error}") from error
 

@@ -1,5 +1,7 @@
 """What `--of` may name, and that a model has every byte back after each of them."""
 
+import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
@@ -216,3 +220,82 @@ def test_the_decoder_is_part_of_what_decides_images(tiny_folder: Path, tmp_path:
         pipe.vae.decoder.conv_out.bias += 1
     pipe.save_pretrained(tmp_path / "other")
     assert pictures_identity(tmp_path / "other") != pictures_identity(tiny_folder)
+
+
+def crafted(kind: str) -> bytes:
+    weight = {"down_blocks.0.weight": torch.zeros(2, 2)}
+    good = {
+        "format": "conceptprune.delta/1",
+        "component": "unet",
+        "concepts": ["x"],
+        "mask": None,
+        "provenance": {},
+    }
+
+    def saying(**changes: object) -> bytes:
+        return safetensors.torch.save(weight, {"conceptprune": json.dumps({**good, **changes})})
+
+    match kind:
+        case "zeros":
+            return bytes(1_000_000)
+        case "empty":
+            return b""
+        case "long header":
+            return b"\xff" * 16
+        case "list for a header":
+            return (2).to_bytes(8, "little") + b"[]"
+        case "deep header":
+            return (200_000).to_bytes(8, "little") + b"[" * 200_000
+        case "integers":
+            return safetensors.torch.save({"a.weight": torch.zeros(2, dtype=torch.int8)})
+        case "nan":
+            return safetensors.torch.save({"a.weight": torch.tensor([float("nan")])})
+        case "metadata is no JSON":
+            return safetensors.torch.save(weight, {"conceptprune": "{"})
+        case "metadata is a list":
+            return safetensors.torch.save(weight, {"conceptprune": "[]"})
+        case "concepts of numbers":
+            return saying(concepts=[1])
+        case "another format":
+            return saying(format="conceptprune.delta/9")
+        case "component of a path":
+            return saying(component="../../etc")
+    return saying(extra=1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "zeros",
+        "empty",
+        "long header",
+        "list for a header",
+        "deep header",
+        "integers",
+        "nan",
+        "metadata is no JSON",
+        "metadata is a list",
+        "concepts of numbers",
+        "another format",
+        "component of a path",
+        "unknown field",
+    ],
+)
+def test_a_crafted_delta_is_refused_in_one_line(kind: str, tiny_folder: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        Delta.from_bytes(crafted(kind), tiny_folder)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 400))
+def test_a_delta_with_changed_or_missing_bytes_is_read_or_refused_and_nothing_else(
+    tiny_folder: Path, place: int, value: int, cut: int
+) -> None:
+    data = bytearray(
+        safetensors.torch.save(
+            {"conv_in.bias": torch.zeros(32)}, {"conceptprune": '{"format":"conceptprune.delta/1"}'}
+        )
+    )
+    data[place % len(data)] = value
+    with contextlib.suppress(UserError):
+        Delta.from_bytes(bytes(data[: len(data) - cut % 3]), tiny_folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from conceptprune.evaluation.scorers import Facts, declared
 from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.manifest import load_manifest
+from conceptprune.manifest.files import allow_files_from
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "manifests" / "suites").glob("*.yaml"))
@@ -251,3 +253,42 @@ def test_a_wrong_line_of_a_csv_is_named(tmp_path: Path, content: str, fix: str) 
     with pytest.raises(ManifestError) as refused:
         suite(tmp_path, groups={"general": [{"name": "x", "csv": "p.csv"}]})
     assert fix in str(refused.value)
+
+
+@pytest.mark.parametrize("source", [{"csv": "{}"}, {"file": "{}"}])
+@pytest.mark.parametrize("path", ["/proc/self/environ", "../outside.csv", "link.csv", "pipe.csv"])
+def test_prompts_come_from_regular_files_below_the_suites_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, str], path: str
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    (tmp_path / "outside.csv").write_text("prompt\nplanted-secret\n")
+    (folder / "link.csv").symlink_to("../outside.csv")
+    os.mkfifo(folder / "pipe.csv")
+    named = dict.fromkeys(source, path)
+    with pytest.raises(ManifestError, match=r"is elsewhere|not a regular file") as refused:
+        suite(folder, groups={"general": [{"name": "x", **named}]})
+    assert "planted-secret" not in str(refused.value)
+
+
+def test_the_command_line_may_allow_another_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    (tmp_path / "outside.csv").write_text("prompt\na cat\n")
+    groups = {"general": [{"name": "x", "csv": "../outside.csv"}]}
+    allow_files_from([tmp_path])
+    try:
+        found = suite_items(suite(folder, groups=groups))
+    finally:
+        allow_files_from([])
+    assert len(found) == 1
+
+
+def test_of_a_long_csv_no_more_is_read_than_the_limit_asks_for(tmp_path: Path) -> None:
+    # What follows would be refused, were it read.
+    (tmp_path / "p.csv").write_bytes(b"prompt\na cat\n" + b"a\n" * 50_000 + b"\xff\xff\n")
+    groups = {"general": [{"name": "x", "csv": "p.csv", "limit": 1}]}
+    assert len(suite_items(suite(tmp_path, groups=groups))) == 1
+    with pytest.raises(ManifestError, match="can't decode"):
+        suite(tmp_path, groups={"general": [{"name": "x", "csv": "p.csv"}]})

@@ -111,14 +111,31 @@ def test_a_place_without_a_model_is_refused(tmp_path: Path) -> None:
         listing_digest("nowhere://x", PIPELINE_FILES)
 
 
-def test_a_manifest_names_it_by_uri(place: Path) -> None:
-    text = "version: 1\nmodel: {uri: %s}\nconcepts: [{name: x, kind: style}]"
-    manifest = parse_manifest(text % f"file://{place}/", source="m.yaml", folder=Path())
-    source = source_of(manifest.model).pinned()
-    assert source.label == "place"
+def test_a_source_by_uri_is_pinned_and_fetched(place: Path) -> None:
+    source = ModelSource(label="place", uri=f"file://{place}/").pinned()
     assert source.listing
     assert identity(source.folder()) == identity(place)
-    for uri in ("s3://key:secret@bucket/x", "bucket/x", "'s3://b/x?versionId=1'"):
+
+
+def test_a_manifest_names_it_by_uri() -> None:
+    text = "version: 1\nmodel: {uri: '%s'}\nconcepts: [{name: x, kind: style}]"
+    for uri in ("s3://bucket/a/place", "gs://b/place/", "az://c/place", "https://h:8443/place"):
+        manifest = parse_manifest(text % uri, source="m.yaml", folder=Path())
+        source = source_of(manifest.model)
+        assert (source.label, source.uri) == ("place", uri)
+    for uri in (
+        "s3://key:secret@bucket/x",
+        "s3://key:secret/x",
+        "bucket/x",
+        "s3://b/x?versionId=1",
+        "file:///etc",
+        "ftp://host/x",
+        "zip://a::s3://b/x",
+        "s3://b/x::zip://a",
+        "simplecache::s3://b/x",
+        "memory://x",
+        "http://h/x",
+    ):
         with pytest.raises(ManifestError, match=r"model\.uri"):
             parse_manifest(text % uri, source="m.yaml", folder=Path())
 

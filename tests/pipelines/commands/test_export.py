@@ -20,7 +20,7 @@ from torch import Tensor
 import conceptprune
 from conceptprune.checkpoints.card import Exported, code_span, load_lines, model_card
 from conceptprune.checkpoints.single_file import write_single_file
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
@@ -30,10 +30,12 @@ from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
+from pipelines.records.reuse import _is_lost
 from tests.pipelines.conftest import (
     CONCEPTS,
     HOSTILE_NAME,
     TinyStore,
+    copied,
     done,
     record_run,
     whole_plan,
@@ -580,3 +582,20 @@ def test_a_failed_export_leaves_nothing_behind(
     with pytest.raises(RuntimeError, match="disk full"):
         run_export(ADA, form="pipeline")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mask_of_another_concept_is_not_exported_whatever_its_record_says(
+    tiny_store: TinyStore, tmp_path: Path, run_export: Run
+) -> None:
+    store = copied(tiny_store, tmp_path / "store")
+    mine, other = (plan.mask for plan in tiny_store.plan.concepts if plan.concept.name in (ADA, CY))
+    record = replace(store.get("mask", mine.key), objects=store.get("mask", other.key).objects)
+    place = Path(store.uri, "commits", "mask", f"{mine.key}.json")
+    place.unlink()
+    place.write_bytes(record.to_bytes())
+    with pytest.raises(StoreError, match=f'recorded as the mask of "{ADA}".*mask of {CY}'):
+        run_export(ADA, form="mask", store=store.uri)
+    assert not (tmp_path / "out").exists()
+    assert _is_lost(store, mine)  # As `erase --verify` looks at it.
+    assert _is_lost(store, mine)  # As `erase --verify` looks at it.
+    assert store.find("mask", mine.key) is None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,6 +34,8 @@ SUITE = {
     "scorers": [{"scorer": "studio-judge"}],
 }
 MASK = "mask:masks/ada.safetensors"
+HERE = ("--files-from", ".")
+"""Prompts of the suite are not beside it, and in what travels."""
 CODE = ("conceptprune", pipelines.__name__)
 
 
@@ -89,10 +92,20 @@ def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) ->
     assert {name: words(one) for name, one in sent.items()} == {
         "erase": ["python", "-m", "pipelines.erase", *manifest],
         "sweep": ["python", "-m", "pipelines.sweep", *manifest],
-        "evaluate": ["python", "-m", "pipelines.evaluate", *suite, "--of", "base", "--of", MASK],
+        "evaluate": [
+            "python",
+            "-m",
+            "pipelines.evaluate",
+            *suite,
+            "--of",
+            "base",
+            "--of",
+            MASK,
+            *HERE,
+        ],
         "attack": [
             *("python", "-m", "pipelines.attack", *suite, "--of", MASK),
-            *("--attack", "refill-amplify", "--attack", "none"),
+            *("--attack", "refill-amplify", "--attack", "none", *HERE),
         ],
     }
     assert set(sent) == set(COMMANDS)
@@ -119,12 +132,12 @@ def test_a_checkpoint_is_named_as_the_job_finds_it(
         "mask:/shared/ada.safetensors": "mask:/shared/ada.safetensors",
         f"folder:{tmp_path}": f"folder:{tmp_path}",
     }
-    assert words(submission(*of))[6:] == [word for one in of.values() for word in ("--of", one)]
+    assert words(submission(*of))[6:-2] == [word for one in of.values() for word in ("--of", one)]
     monkeypatch.chdir(work / "masks")
     inside = Submission.of(
         Path("../suites/s.yaml"), STORE, work, command="evaluate", of=["mask:ada.safetensors"]
     )
-    assert words(inside)[3:] == ["suites/s.yaml", "--store", STORE, "--of", MASK]
+    assert words(inside)[3:] == ["suites/s.yaml", "--store", STORE, "--of", MASK, *HERE]
 
 
 def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
@@ -133,7 +146,8 @@ def test_hostile_names_reach_the_job_as_one_word_each(work: Path) -> None:
     entrypoint = submission(*names).entrypoint
     echo = entrypoint.replace("python -m pipelines.evaluate", r"printf '%s\n'", 1)
     shown = subprocess.run(["sh", "-c", echo], text=True, capture_output=True, check=True)
-    assert shown.stdout.splitlines()[3:] == [word for name in names for word in ("--of", name)]
+    asked = [word for name in names for word in ("--of", name)]
+    assert shown.stdout.splitlines()[3:] == [*asked, *HERE]
     assert not (work / "x").exists()
 
 
@@ -171,7 +185,7 @@ OUT_OF_REACH = [
     ({"model": {"folder": "../venv/model"}}, r"venv/model/model_index.json lies in, or is, venv"),
     (
         {"groups": {"general": [{"name": "x", "file": "../../outside/prompts.txt"}]}},
-        r"s\.yaml: file: .* is not in --working-dir",
+        r"a folder that --files-from names: \.\./\.\./outside",
     ),
     (
         {"scorers": [{"scorer": "kid", "reference": "../../outside"}]},
@@ -195,7 +209,7 @@ OUT_OF_REACH = [
                 ]
             }
         },
-        r"s\.yaml: captions: .* is not in --working-dir",
+        r"a folder that --files-from names: \.\./\.\./outside",
     ),
 ]
 
@@ -209,7 +223,7 @@ def test_what_a_suite_names_must_travel_with_it(
     write(work / "suites" / "s.yaml", SUITE, **changes)
     with pytest.raises(UserError, match=message) as refused:
         submission("base")
-    assert "give an absolute path that every node has" in str(refused.value)
+    assert re.search("give an absolute path that every node has|--files-from", str(refused.value))
 
 
 def test_what_a_manifest_names_must_travel_with_it(work: Path) -> None:

@@ -1,0 +1,64 @@
+"""What this program writes to a terminal: no control character of foreign text gets there.
+
+Names, errors and paths come from manifests, stores and services. An escape sequence in one would
+recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
+"""
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+from rich.segment import Segment
+
+from conceptprune.store.credentials import redacted
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def harmless(text: str) -> str:
+    """Text with line breaks and tabs, and a mark in the place of every other control character."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(REPLACEMENT if _is_control(char) else char for char in text)
+
+
+def _is_control(char: str) -> bool:
+    return char not in "\n\t" and (unicodedata.category(char) in _CONTROL or char in _BIDI)
+
+
+def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print text to standard output or standard error, at once."""
+    print(harmless(text), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def complain(error: BaseException) -> None:
+    """Print what went wrong, without the credentials of this process."""
+    print(harmless(redacted(f"error: {error}")), file=sys.stderr)
+
+
+def terminal() -> Console:
+    """A console on standard output; only rich's own control characters get through it."""
+    console = Console()
+    console.push_render_hook(_Harmless())
+    return console
+
+
+class _Harmless(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Rendered(renderables)]
+
+
+class _Rendered:
+    """Renderables, with the control characters of their text replaced, and rich's own kept."""
+
+    def __init__(self, renderables: Iterable[ConsoleRenderable]) -> None:
+        self._renderables = renderables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for renderable in self._renderables:
+            for segment in console.render(renderable, options):
+                yield segment if segment.control else segment._replace(text=harmless(segment.text))

@@ -1,0 +1,208 @@
+"""A store that somebody else can write: nothing in it leads out of it, or hands out another's."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conceptprune.digest import canonical_json, digest_bytes, digest_json
+from conceptprune.errors import StoreError
+from conceptprune.store import (
+    Commit,
+    LostUnitError,
+    ObjectRef,
+    Store,
+    parquet_to_table,
+    table_to_parquet,
+)
+
+DIGEST = digest_bytes(b"data")
+GOOD = f"objects/mask/model=m/{DIGEST}.bin"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def commit(store: Store, key: str = "k") -> Commit:
+    ref = store.put(b"data", kind="mask", model="m", suffix="bin")
+    made = Commit(kind="mask", key=key, objects={"mask": ref}, provenance={})
+    store.commit(made)
+    return made
+
+
+def plant(store: Store, path: str, **changes: object) -> None:
+    """A record that is whole, by its own digest, and says what it should not."""
+    content = {
+        "format": "conceptprune.store/3",
+        "kind": "mask",
+        "key": "k",
+        "objects": {"mask": {"path": GOOD, "digest": DIGEST, "size": 4}},
+        "provenance": {},
+        **changes,
+    }
+    place = Path(store.uri, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(canonical_json({**content, "sha256": digest_json(content)}))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{outside}",
+        "../outside.bin",
+        "objects/../../outside.bin",
+        f"objects/mask/../{DIGEST}.bin",
+        f"objects/mask/model=m/{'0' * 64}.bin",
+        f"objects/mask/model=../{DIGEST}.bin",
+        f"objects/mask/model=m/{DIGEST}",
+        f"objects/mask/model=m/x/{DIGEST}.bin",
+        f"commits/mask/model=m/{DIGEST}.bin",
+        f"objects/mask/model=m/{DIGEST}.bin\n",
+    ],
+)
+def test_a_record_of_an_object_elsewhere_moves_nothing_and_counts_as_damaged(
+    store: Store, tmp_path: Path, path: str
+) -> None:
+    outside = tmp_path / "outside.bin"
+    outside.write_bytes(b"private")
+    ref = {"path": path.format(outside=outside), "digest": DIGEST, "size": 4}
+    plant(store, "commits/mask/k.json", objects={"mask": ref})
+    assert store.find("mask", "k") is None
+    with pytest.raises(LostUnitError):
+        store.get("mask", "k")
+    assert outside.read_bytes() == b"private"
+    assert Path(store.uri, "damaged/commits/mask/k.json").is_file()
+
+
+def test_a_record_without_a_fault_is_read(store: Store) -> None:
+    plant(store, "commits/mask/k.json")
+    assert store.get("mask", "k").objects["mask"].path == GOOD
+
+
+@pytest.mark.parametrize(
+    "objects", [[], {"mask": 1}, {"mask": {"path": GOOD}}, {"mask": {"path": 1, "digest": 2}}]
+)
+def test_a_record_of_another_shape_counts_as_damaged(store: Store, objects: object) -> None:
+    plant(store, "commits/mask/k.json", objects=objects)
+    assert store.find("mask", "k") is None
+
+
+@pytest.mark.parametrize("place", ["commits/mask/other.json", "commits/preview/k.json"])
+def test_a_record_copied_under_another_key_or_kind_is_not_that_units(
+    store: Store, place: str
+) -> None:
+    commit(store)
+    copy = Path(store.uri, place)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(Path(store.uri, "commits/mask/k.json").read_bytes())
+    kind, key = copy.parent.name, copy.stem
+    assert store.find(kind, key) is None
+    assert store.find("mask", "k") is not None
+    with pytest.raises(LostUnitError, match="run the job again"):
+        store.get(kind, key)
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../x", "objects/../../x", "objects//x", ""])
+@pytest.mark.parametrize("uri", ["{folder}", "memory-of-tests://{folder}"])
+def test_no_path_resolves_outside_the_root(tmp_path: Path, uri: str, path: str) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    fsspec.register_implementation("memory-of-tests", MemoryFileSystem, clobber=True)
+    store = Store(uri.format(folder=tmp_path / "store"))
+    with pytest.raises(StoreError, match="no path below"):
+        store.read(ObjectRef(path=path, digest=DIGEST, size=4))
+    with pytest.raises(StoreError, match="no path below"):
+        store.remove([path])
+    with pytest.raises(StoreError, match="no path below"):
+        store.find("..", f"../{path}")
+
+
+def test_a_listing_follows_no_link_and_ends_at_a_loop(store: Store, tmp_path: Path) -> None:
+    made = commit(store)
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "file").write_bytes(b"private")
+    objects = Path(store.uri, "objects")
+    (objects / "loop").symlink_to(objects)
+    (objects / "private").symlink_to(private)
+    (objects / "mask" / "file").symlink_to(private / "file")
+    assert [entry.path for entry in store.entries("objects")] == [made.objects["mask"].path]
+    for path in ("objects/private/file", "objects/mask/file"):
+        with pytest.raises(StoreError, match="link"):
+            store.read(ObjectRef(path=path, digest=digest_bytes(b"private"), size=7))
+        with pytest.raises(StoreError, match="link"):
+            store.remove([path])
+    assert (private / "file").read_bytes() == b"private"
+
+
+def test_a_store_whose_own_folder_is_a_link_is_one(store: Store, tmp_path: Path) -> None:
+    made = commit(store)
+    (tmp_path / "link").symlink_to(store.uri)
+    assert Store(str(tmp_path / "link")).find("mask", "k") == made
+
+
+def test_a_pipe_in_the_place_of_a_record_lets_nobody_wait(store: Store) -> None:
+    place = Path(store.uri, "commits/mask/k.json")
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    with pytest.raises(StoreError, match="not a regular file"):
+        store.find("mask", "k")
+
+
+def test_of_an_object_that_grew_no_more_is_read_than_its_record_says(store: Store) -> None:
+    ref = commit(store).objects["mask"]
+    with Path(store.uri, ref.path).open("r+b") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(StoreError, match="is damaged: 5 of 4 bytes"):
+        store.read(ref)
+
+
+def test_records_written_so_far_are_read(store: Store) -> None:
+    made = commit(store)
+    written = json.loads(Path(store.uri, "commits/mask/k.json").read_bytes())
+    assert (written["kind"], written["key"]) == ("mask", "k")
+    assert store.find("mask", "k") == made
+
+
+def bomb(kind: str, path: Path) -> None:
+    """A small file of a large table."""
+    match kind:
+        case "one text, repeated":
+            array = pa.DictionaryArray.from_arrays(
+                pa.array([0] * 400_000, pa.int32()), ["x" * 200_000]
+            )
+        case "one text, repeated in lists":
+            texts = pa.DictionaryArray.from_arrays(
+                pa.array([0] * 400_000, pa.int32()), ["x" * 20_000]
+            )
+            array = pa.ListArray.from_arrays(pa.array([0, 200_000, 400_000], pa.int32()), texts)
+    pq.write_table(pa.table({"a": array}), path, store_schema=False, compression="zstd")
+
+
+@pytest.mark.parametrize("kind", ["one text, repeated", "one text, repeated in lists"])
+def test_a_table_that_would_fill_the_memory_is_refused_within_little_of_it(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "bomb.parquet"
+    bomb(kind, path)
+    assert path.stat().st_size < 5_000_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(StoreError, match="expands to over"):
+        parquet_to_table(path.read_bytes())
+    assert pa.default_memory_pool().max_memory() - before < 1 << 30
+
+
+def test_texts_that_repeat_are_read_while_they_fit(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [("key", pa.string()), ("needs", pa.list_(pa.string()))],
+        metadata={"conceptprune.format": "x/1", "conceptprune.sorted_by": "key"},
+    )
+    rows = [{"key": f"{index:06}", "needs": ["n" * 64] * 3} for index in range(20_000)]
+    table = pa.Table.from_pylist(rows, schema=schema)
+    assert parquet_to_table(table_to_parquet(table)).equals(table)

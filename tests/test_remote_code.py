@@ -1,0 +1,56 @@
+"""Nothing that is loaded may bring code of its own: a rule over the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import conceptprune
+
+ROOT = Path(conceptprune.__file__).parents[1]
+OURS = ROOT / "conceptprune" / "studio"
+"""The recipe of the shipped model, which loads what it has itself just trained."""
+
+OTHERWISE = {
+    "getattr(diffusers, scheduler).from_pretrained": "diffusers' schedulers have no such option",
+    "kind.from_pretrained": "for transformers' classes it is among `how`; see the last test",
+}
+
+CALLS = [
+    (path.relative_to(ROOT).as_posix(), node)
+    for part in ("conceptprune", "pipelines")
+    for path in sorted((ROOT / part).rglob("*.py"))
+    if not path.is_relative_to(OURS)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Call)
+]
+LOADS = [
+    (path, call)
+    for path, call in CALLS
+    if isinstance(call.func, ast.Attribute)
+    and call.func.attr == "from_pretrained"
+    and ast.unparse(call.func) not in OTHERWISE
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "call"), LOADS, ids=[f"{path}:{call.lineno}" for path, call in LOADS]
+)
+def test_every_load_refuses_remote_code(path: str, call: ast.Call) -> None:
+    said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert said.get("trust_remote_code") == "False"
+
+
+def test_the_rule_sees_the_loads() -> None:
+    assert len(LOADS) >= 6
+
+
+def test_components_of_transformers_are_told_too() -> None:
+    source = (ROOT / "conceptprune" / "models" / "components.py").read_text(encoding="utf-8")
+    told = source.index('how["trust_remote_code"] = False')
+    assert source.index("def _loaded(") < told < source.index("kind.from_pretrained(")
+
+
+def test_nothing_says_the_opposite() -> None:
+    said = [ast.unparse(keyword) for _, call in CALLS for keyword in call.keywords]
+    assert not [text for text in said if text.startswith("trust_remote_code=True")]
