@@ -1,22 +1,27 @@
 """The command line: from a manifest to masks and checkpoints, and from a suite to numbers."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from conceptprune import __version__
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 
 from .baselines.cli import app as baseline
 from .console import exits
+from .console.stopping import Commands, stops_with_a_line
 
 app = typer.Typer(
     name="conceptprune",
     help="Erase many concepts at once from a text-to-image diffusion model, by pruning.",
     no_args_is_help=True,
     add_completion=False,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -34,7 +39,77 @@ LogFormatOption = Annotated[
         "CONCEPTPRUNE_LOG_FORMAT says, else plain.",
     ),
 ]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on standard output; all else on the other."),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"conceptprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def conceptprune(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Erase many concepts at once from a text-to-image diffusion model, by pruning."""
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Argument(help="The manifest to write; must not exist yet.")],
+    names: Annotated[
+        Path | None,
+        typer.Option("--from", help="A list of names: a .csv, or a text file with one a line."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="The kind of all concepts that name none.")
+    ] = None,
+) -> None:
+    """Write a commented manifest to start from."""
+    from .commands.init import write_manifest
+
+    count = write_manifest(out, names, kind)
+    typer.echo(f"wrote {out}: {count} concepts to erase")
+
+
+@app.command()
+def schema(
+    document: Annotated[str, typer.Argument(metavar="manifest|suite", help="Which.")],
+) -> None:
+    """Print the JSON Schema of a manifest or a suite, for editors."""
+    from .commands.schema import schema_text
+
+    typer.echo(schema_text(document), nl=False)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The earlier manifest.")],
+    new: Annotated[Path, typer.Argument(help="The manifest to compare with it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which concepts a manifest adds, drops and keeps against another, and what that costs."""
+    from .commands.diff import difference, show_difference
+
+    found = difference(old, new)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        show_difference(found, Console())
 
 
 @app.command()
@@ -301,7 +376,8 @@ def gc(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     try:
-        app(arguments)
+        with stops_with_a_line():
+            app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exits.BAD_INPUT)
