@@ -142,11 +142,24 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few denoiser calls, estimate the job.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Evaluations/s of one worker, in the place of --calibrate."),
+    ] = None,
+    gpu_hour: Annotated[
+        float | None, typer.Option("--gpu-hour", help="Price of a GPU for an hour: also say money.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a manifest would cost, without running or writing anything."""
     from .commands.plan import show_plan
 
-    show_plan(manifest, store, calibrate=calibrate, console=Console())
+    console = Console(stderr=as_json)
+    document = show_plan(
+        manifest, store, calibrate=calibrate, console=console, rate=rate, gpu_hour=gpu_hour
+    )
+    if as_json:
+        _print_json(document)
 
 
 @app.command()
@@ -166,11 +179,17 @@ def erase(
 
 
 @app.command()
-def sweep(manifest: ManifestPath, store: StoreUri, log_format: LogFormatOption = None) -> None:
+def sweep(
+    manifest: ManifestPath,
+    store: StoreUri,
+    log_format: LogFormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
     from .jobs.sweep import sweep as run
 
-    raise typer.Exit(run(manifest, store, Console(), log_format))
+    tell = _print_json if as_json else None
+    raise typer.Exit(run(manifest, store, Console(stderr=as_json), log_format, tell))
 
 
 @app.command()
@@ -187,11 +206,13 @@ def evaluate(
         ),
     ],
     log_format: LogFormatOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
     from .jobs.evaluate import evaluate as run
 
-    raise typer.Exit(run(suite, store, of, Console(), log_format))
+    tell = _print_json if as_json else None
+    raise typer.Exit(run(suite, store, of, Console(stderr=as_json), log_format, tell))
 
 
 @app.command()
@@ -273,11 +294,16 @@ def submit(
 
 
 @app.command()
-def status(store: StoreArgument) -> None:
+def status(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Show each run of a store: what is done, what failed and why, what a rerun would do."""
-    from .commands.status import show_status
+    if as_json:
+        from .commands.status_json import status_document
 
-    show_status(store, Console())
+        _print_json(status_document(store))
+    else:
+        from .commands.status import show_status
+
+        show_status(store, Console())
 
 
 @app.command()

@@ -97,7 +97,7 @@ def show_difference(found: Difference, console: Console) -> None:
     say(
         console,
         f"cost     {found.units:,} units and {found.evaluations:,} denoiser evaluations, of "
-        f"{found.all_evaluations:,} on an empty store; about {decimal(found.bytes_written)} written",
+        f"{found.all_evaluations:,} on an empty store; {decimal(found.bytes_written)} written",
     )
 
 

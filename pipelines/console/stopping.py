@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import click
 from typer.core import TyperGroup
 
 from . import exits
@@ -25,7 +24,7 @@ class Stopped(SystemExit):
 class Commands(TyperGroup):
     """The commands; Ctrl-C ends one as a signal does, not in the parser's own way."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)

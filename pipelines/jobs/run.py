@@ -42,6 +42,16 @@ class Outcome:
         """Whether a unit has no result."""
         return any(row["status"] in ("failed", "blocked") for row in self.rows)
 
+    def as_json(self) -> dict[str, Any]:
+        """How many units there were of each sort, for programs."""
+        counts = Counter(row["status"] for row in self.rows)
+        return {
+            "computed": self.computed,
+            "reused": self.reused,
+            "failed": counts["failed"],
+            "blocked": counts["blocked"],
+        }
+
 
 def tell_outcome(
     console: Console, title: str, outcome: Outcome, seconds: float, store: str
