@@ -23,6 +23,9 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "cluster/README.md",
     "examples/README.md",
+    "docs/MEASURED.md",
+    "docs/RELIABILITY.md",
+    "docs/LIMITS.md",
 )
 
 
