@@ -1,16 +1,19 @@
 """The command line: from a manifest to masks and checkpoints, and from a suite to numbers."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from conceptprune import __version__
 from conceptprune.errors import ClusterError, NumericalError, StoreError, UserError
 
 from .baselines.cli import app as baseline
 from .console import exits
 from .console.logs import configure
+from .console.stopping import Commands, stops_with_a_line
 from .console.terminal import complain, echo, terminal
 
 app = typer.Typer(
@@ -18,6 +21,8 @@ app = typer.Typer(
     help="Erase many concepts at once from a text-to-image diffusion model, by pruning.",
     no_args_is_help=True,
     add_completion=False,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,7 +59,77 @@ FilesFromOption = Annotated[
         "manifest or suite; may be given several times.",
     ),
 ]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on standard output; all else on the other."),
+]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the newest by default.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        echo(f"conceptprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def conceptprune(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Erase many concepts at once from a text-to-image diffusion model, by pruning."""
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Argument(help="The manifest to write; must not exist yet.")],
+    names: Annotated[
+        Path | None,
+        typer.Option("--from", help="A list of names: a .csv, or a text file with one a line."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="The kind of all concepts that name none.")
+    ] = None,
+) -> None:
+    """Write a commented manifest to start from."""
+    from .commands.init import write_manifest
+
+    count = write_manifest(out, names, kind)
+    echo(f"wrote {out}: {count} concepts to erase")
+
+
+@app.command()
+def schema(
+    document: Annotated[str, typer.Argument(metavar="manifest|suite", help="Which.")],
+) -> None:
+    """Print the JSON Schema of a manifest or a suite, for editors."""
+    from .commands.schema import schema_text
+
+    echo(schema_text(document), end="")
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The earlier manifest.")],
+    new: Annotated[Path, typer.Argument(help="The manifest to compare with it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which concepts a manifest adds, drops and keeps against another, and what that costs."""
+    from .commands.diff import difference, show_difference
+
+    found = difference(old, new)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        show_difference(found, terminal())
 
 
 @app.command()
@@ -89,11 +164,24 @@ def plan(
         bool, typer.Option("--calibrate", help="Time a few denoiser calls, estimate the job.")
     ] = False,
     files_from: FilesFromOption = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Evaluations/s of one worker, in the place of --calibrate."),
+    ] = None,
+    gpu_hour: Annotated[
+        float | None, typer.Option("--gpu-hour", help="Price of a GPU for an hour: also say money.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a manifest would cost, without running or writing anything."""
     from .commands.plan import show_plan
 
-    show_plan(manifest, store, calibrate=calibrate, console=terminal())
+    console = terminal(stderr=as_json)
+    document = show_plan(
+        manifest, store, calibrate=calibrate, console=console, rate=rate, gpu_hour=gpu_hour
+    )
+    if as_json:
+        _print_json(document)
 
 
 @app.command()
@@ -119,11 +207,13 @@ def sweep(
     store: StoreUri,
     log_format: LogFormatOption = None,
     files_from: FilesFromOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the settings under sweep: from one collection; writes a table, erases nothing."""
     from .jobs.sweep import sweep as run
 
-    raise typer.Exit(run(manifest, store, terminal(), log_format))
+    tell = _print_json if as_json else None
+    raise typer.Exit(run(manifest, store, terminal(stderr=as_json), log_format, tell))
 
 
 @app.command()
@@ -141,11 +231,13 @@ def evaluate(
     ],
     log_format: LogFormatOption = None,
     files_from: FilesFromOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
     from .jobs.evaluate import evaluate as run
 
-    raise typer.Exit(run(suite, store, of, terminal(), log_format))
+    tell = _print_json if as_json else None
+    raise typer.Exit(run(suite, store, of, terminal(stderr=as_json), log_format, tell))
 
 
 @app.command()
@@ -236,11 +328,16 @@ def submit(
 
 
 @app.command()
-def status(store: StoreArgument) -> None:
+def status(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Show each run of a store: what is done, what failed and why, what a rerun would do."""
-    from .commands.status import show_status
+    if as_json:
+        from .commands.status_json import status_document
 
-    show_status(store, terminal())
+        _print_json(status_document(store))
+    else:
+        from .commands.status import show_status
+
+        show_status(store, terminal())
 
 
 @app.command()
@@ -342,7 +439,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     configure("plain")
     try:
-        app(arguments)
+        with stops_with_a_line():
+            app(arguments)
     except UserError as error:
         complain(error)
         sys.exit(exits.BAD_INPUT)

@@ -59,7 +59,13 @@ class Source(Section):
 
     concept: Annotated[Concept | None, Field(description="a section {name, kind, ...}")] = None
     prompts: Annotated[
-        Some[Annotated[SuitePrompt, BeforeValidator(_as_prompt)]] | None,
+        Some[
+            Annotated[
+                SuitePrompt,
+                BeforeValidator(_as_prompt, json_schema_input_type=SuitePrompt | str),
+            ]
+        ]
+        | None,
         Field(description="a list of prompts, each a line or {text, seed, guidance, labels}"),
     ] = None
     file: Annotated[
@@ -182,6 +188,12 @@ class Groups(Section):
         return sources
 
 
+class SeedCount(Section):
+    """The first so many seeds: what an editor is told; `_counted` reads it."""
+
+    count: Annotated[Int, Field(ge=1, le=MAX_SEEDS)]
+
+
 def _counted(value: Any) -> Any:
     match value:
         case {"count": int(count)} if len(value) == 1 and 1 <= count <= MAX_SEEDS:
@@ -201,7 +213,7 @@ class Drawing(Section):
     ] = None
     seeds: Annotated[
         Some[Seed],
-        BeforeValidator(_counted),
+        BeforeValidator(_counted, json_schema_input_type=Some[Seed] | SeedCount),
         Field(description="a list of seeds, none of them twice, or {count: n} for 0 to n - 1"),
     ] = (0,)
     seed_of: Annotated[

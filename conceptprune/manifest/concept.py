@@ -92,6 +92,12 @@ class DefaultTemplates(Section):
     bias: PromptTemplate | None = None
 
 
+class CaptionsFile(Section):
+    """Captions of a file, one a line: what an editor is told; `_captions_of_file` reads it."""
+
+    file: PromptText
+
+
 MAX_CAPTIONS_BYTES = 1024 * 1024
 
 
@@ -181,7 +187,9 @@ class Concept(Section):
     ] = None
     captions: Annotated[
         Some[PromptText] | None,
-        BeforeValidator(_captions_of_file),
+        BeforeValidator(
+            _captions_of_file, json_schema_input_type=Some[PromptText] | CaptionsFile | None
+        ),
         Field(validate_default=True, description=CAPTIONS),
     ] = None
     caption_base: Annotated[

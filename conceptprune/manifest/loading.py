@@ -1,8 +1,8 @@
 """Load a manifest from a file, and describe everything that is wrong with it in one error."""
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -11,11 +11,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError, UserError
+from conceptprune.manifest.concept_lists import Listed
 from conceptprune.manifest.fields import FieldPath, NamedPath, is_union_tag
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
 
 MAX_BYTES = 4 * 1024 * 1024
+MAX_SHOWN_PROBLEMS = 100
+"""A list of thousands of names, all of them wrong, is told by its first ones."""
 _MAX_SHOWN_CHARS = 80
 _MIN_ABBREVIATION_CHARS = 3
 
@@ -29,6 +32,21 @@ class _Reading:
 
     document: Document
     schema: type[BaseModel]
+    files: Mapping[FieldPath, str] = field(default_factory=dict)
+    """The files of entries that come from lists beside the document."""
+
+    @classmethod
+    def of(
+        cls, document: Document, schema: type[BaseModel], listed: Mapping[str, Listed]
+    ) -> "_Reading":
+        """With the lists' entries in the places of the sections that name the lists."""
+        files: dict[FieldPath, str] = {}
+        for name, each in listed.items():
+            document.data[name] = each.concepts
+            for index, line in enumerate(each.lines):
+                files[name, index] = each.file
+                document.lines[name, index] = line
+        return cls(document, schema, files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +56,8 @@ class _Problem:
     found: str
     allowed: str
     nearest: str | None = None
+    file: str | None = None
+    """Where that line is, if not in the document itself."""
 
 
 def load_manifest(path: Path | str) -> Manifest:
@@ -145,11 +165,13 @@ def _parse(
     ]
     try:
         named: list[NamedPath] = []
-        context = {"folder": str(folder.absolute()), "named": named}
+        listed: dict[str, Listed] = {}
+        context = {"folder": str(folder.absolute()), "named": named, "listed": listed}
         checked = schema.model_validate(document.data, context=context)
     except ValidationError as error:
+        reading = _Reading.of(document, schema, listed)
         for details in error.errors(include_url=False):
-            problems.extend(_problems_in(details, _Reading(document, schema)))
+            problems.extend(_problems_in(details, reading))
         raise ManifestError(_message(source, problems)) from error
     if problems:
         raise ManifestError(_message(source, problems))
@@ -159,15 +181,18 @@ def _parse(
 def _message(source: str, problems: list[_Problem]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"{source} has {count}:"]
-    for problem in sorted(problems, key=lambda problem: problem.line):
+    ordered = sorted(problems, key=lambda problem: (problem.file or "", problem.line))
+    for problem in ordered[:MAX_SHOWN_PROBLEMS]:
         where = f": {_dotted(problem.path)}" if problem.path else ""
         lines += [
-            f"{source}:{problem.line}{where}",
+            f"{problem.file or source}:{problem.line}{where}",
             f"    found:   {problem.found}",
             f"    allowed: {problem.allowed}",
         ]
         if problem.nearest is not None:
             lines.append(f"    nearest: {problem.nearest}")
+    if len(problems) > MAX_SHOWN_PROBLEMS:
+        lines.append(f"and {len(problems) - MAX_SHOWN_PROBLEMS} problems more")
     return "\n".join(lines)
 
 
@@ -212,8 +237,10 @@ def _problem(
     reading: _Reading, path: FieldPath, allowed: str, *, wants_text: bool = False
 ) -> _Problem:
     document, schema = reading.document, reading.schema
+    # Cells of a list are not on lines of the document's own.
+    file = reading.files.get(path[:2])
     exists, value = _value_at(document.data, path)
-    spelling = document.unquoted.get(path, "")
+    spelling = "" if file else document.unquoted.get(path, "")
     if wants_text and spelling:
         allowed += f'; to mean the text, put it in quotes: "{_printable(spelling)}"'
     return _Problem(
@@ -222,6 +249,7 @@ def _problem(
         found=_shown(value, spelling) if exists else _shown_default(schema, path),
         allowed=allowed,
         nearest=_nearest_in(schema, value, path),
+        file=file,
     )
 
 
@@ -233,6 +261,7 @@ def _unknown_key(reading: _Reading, path: FieldPath) -> _Problem:
         found="an unknown key",
         allowed=", ".join(keys),
         nearest=_nearest(str(path[-1]), keys),
+        file=reading.files.get(path[:2]),
     )
 
 

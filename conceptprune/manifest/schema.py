@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
+from conceptprune.manifest.concept_lists import LISTS, ConceptList, listed_concepts, place_of
 from conceptprune.manifest.fields import (
     Bool,
     FieldPath,
@@ -250,7 +251,7 @@ class Outputs(Section):
     pipelines: Annotated[Bool, Field(description="true or false")] = False
     fuse: Annotated[
         Fuse | None,
-        BeforeValidator(_fuse_section),
+        BeforeValidator(_fuse_section, json_schema_input_type=Fuse | FuseName | bool | None),
         Field(description=FUSE_FORMS, examples=list(get_args(FuseName))),
     ] = None
     preview: Annotated[
@@ -300,10 +301,13 @@ class Manifest(Section):
     templates: DefaultTemplates = DefaultTemplates()
     concepts: Annotated[
         Some[ErasedConcept],
-        Field(description="a list of at least one {name, kind, ...}"),
+        BeforeValidator(listed_concepts, json_schema_input_type=Some[ErasedConcept] | ConceptList),
+        Field(description=f"a list of at least one {{name, kind, ...}}, or {LISTS}"),
     ]
     retain: Annotated[
-        tuple[Concept, ...], Field(description="a list of concepts, {name, kind, ...}")
+        tuple[Concept, ...],
+        BeforeValidator(listed_concepts, json_schema_input_type=tuple[Concept, ...] | ConceptList),
+        Field(description=f"a list of concepts, {{name, kind, ...}}, or {LISTS}"),
     ] = ()
     prompts: Prompts = Prompts()
     collection: Collection = Collection()
@@ -331,7 +335,7 @@ class Manifest(Section):
                 problems.append(
                     (
                         (index, "name"),
-                        f"a name of its own: {info.field_name}[{first}] has the same one "
+                        f"a name of its own: {place_of(first, info)} has the same one "
                         "(upper and lower case and spacing do not count)",
                     )
                 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,18 +28,36 @@ from conceptprune.units.units import (
 from ..console.logs import say
 from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
 from ..scheduling.graph import Committed, committed_in, units_to_do
+from .estimate import Estimate, check_prices
+from .plan_json import plan_document
 from .sizes import sizes_of
 
 SHOWN_CONCEPTS = 8
 TIMED_CALLS = 3
 
 
-def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Console) -> None:
+def show_plan(
+    manifest: Path,
+    store: str | None,
+    *,
+    calibrate: bool,
+    console: Console,
+    rate: float | None = None,
+    gpu_hour: float | None = None,
+) -> dict[str, Any]:
     """Print what the manifest asks for and costs, and with `store` what is left of it.
 
+    `rate` is a worker's speed in denoiser evaluations a second, where it is known and need not be
+    measured; `gpu_hour` the price of a GPU for an hour, in any currency.
+
+    Returns:
+        The same as a document, for programs.
+
     Raises:
-        UserError: the manifest is wrong, or the model is not there.
+        UserError: the manifest is wrong, or the model is not there, or a price has nothing to be
+            told from.
     """
+    check_prices(rate, gpu_hour, calibrate=calibrate)
     prepared = prepare(manifest)
     opened = None if store is None else Store(store)
     plan = plan_here(prepared, opened)
@@ -63,9 +82,14 @@ def show_plan(manifest: Path, store: str | None, *, calibrate: bool, console: Co
     if todo is not None:
         count = f"{len(todo):,} of {len(units):,} units are left" if todo else "nothing to compute"
         say(console, f"store {store}: {count}")
-    if calibrate:
-        left = [unit for unit in units if todo is None or unit.key in todo]
-        _print_estimate(prepared, plan, left, console)
+    left = [unit for unit in units if todo is None or unit.key in todo]
+    document = plan_document(plan, units, left, sizes)
+    if calibrate or rate is not None:
+        speed = evaluations_per_second(prepared, plan) if rate is None else rate
+        estimate = Estimate.of(left, prepared.manifest.compute, speed, gpu_hour)
+        say(console, estimate.line(measured=rate is None))
+        document["estimate"] = estimate.as_json()
+    return document
 
 
 def _left(units: Iterable[Unit], plan: Plan, committed: Committed) -> set[str]:
@@ -173,18 +197,6 @@ def _cost(units: list[Unit], known: Mapping[str, Unit], sizes: Sizes) -> list[st
     return [f"{len(units):,}", f"{evaluations:,}", decimal(sizes.total(units, known))]
 
 
-def _print_estimate(prepared: Prepared, plan: Plan, units: list[Unit], console: Console) -> None:
-    rate = evaluations_per_second(prepared, plan)
-    actors = prepared.manifest.compute.actors
-    evaluations = sum(unit.evaluations for unit in units)
-    seconds = evaluations / rate / actors
-    say(
-        console,
-        f"calibration: {rate:,.1f} evaluations/s in this process; {evaluations:,} evaluations take "
-        f"about {_duration(seconds)} with {actors} actors as fast as it (denoising alone)",
-    )
-
-
 def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     """Speed of the manifest's model, batch size and threads in this process, on its device."""
     device = prepared.model.device
@@ -215,14 +227,6 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
         torch.set_num_threads(threads)
     # The first call warms up.
     return len(prompts) * batch.halves / median(seconds[1:])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _table(*columns: str) -> Table:

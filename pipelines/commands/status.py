@@ -93,7 +93,23 @@ def show_status(store: str, console: Console) -> None:
         UserError: the store has no run.
         StoreError: the record of a run is damaged.
     """
-    opened = Store(store)
+    for record, status in read_statuses(Store(store)):
+        # Something of a run may be damaged, which says nothing of the others.
+        if isinstance(status, StoreError):
+            lines = [one_line(f"run {record.run}: {status}")]
+        else:
+            lines = list(_lines(status))
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def read_statuses(opened: Store) -> Iterator[tuple[AnyRecord, "RunStatus | StoreError"]]:
+    """Each run of a store, the newest first, and what became of it or why that cannot be read.
+
+    Raises:
+        UserError: the store has no run.
+        StoreError: the record of a run is damaged.
+    """
     committed = committed_in(opened)
     claims = live_claims(opened)
     evaluations = evaluation_records(opened)
@@ -102,12 +118,9 @@ def show_status(store: str, console: Console) -> None:
         runs += run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         try:
-            lines = list(_lines(RunStatus.read(opened, record, committed, claims)))
+            yield record, RunStatus.read(opened, record, committed, claims)
         except StoreError as error:
-            # Something of this run is damaged, which says nothing of the others.
-            lines = [one_line(f"run {record.run}: {error}")]
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            yield record, error
 
 
 def _lines(status: RunStatus) -> Iterator[str]:
@@ -142,6 +155,7 @@ def _lines(status: RunStatus) -> Iterator[str]:
     for row in status.rows:
         if row["status"] == "failed":
             yield f"  failed    {_failure(row)}"
+    yield from _blocked(status.rows)
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
     yield f"  rerun     a rerun would {verb}"
@@ -177,11 +191,26 @@ def _jobs(jobs: list[JobRecord]) -> Iterator[str]:
             yield one_line(f"  job       {job.job}, {job.worker}: {job.state} {age}")
 
 
+def _blocked(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What is blocked, a line for each reason and kind of unit."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "blocked":
+            groups.setdefault((row["error"] or "", row["kind"]), []).append(row)
+    for (reason, kind), group in groups.items():
+        names = list(dict.fromkeys(name for row in group for name in row["concepts"]))
+        units = f"{len(group)} {kind} {'unit' if len(group) == 1 else 'units'}"
+        yield one_line(f"  blocked   {units} ({_some(names) or 'of all together'}): {reason}")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_CONCEPTS} more" if len(names) > SHOWN_CONCEPTS else ""
+    return ", ".join(names[:SHOWN_CONCEPTS]) + more
+
+
 def _failure(row: dict[str, Any]) -> str:
     concepts = row["concepts"]
-    names = ", ".join(concepts[:SHOWN_CONCEPTS])
-    if len(concepts) > SHOWN_CONCEPTS:
-        names += f" and {len(concepts) - SHOWN_CONCEPTS} more"
+    names = _some(concepts)
     detail = f", {row['detail']}" if row["detail"] and row["detail"] not in concepts else ""
     attempts = f"{row['attempts']} {'attempt' if row['attempts'] == 1 else 'attempts'}"
     unit = f"{row['kind']} {row['key'][:12]} ({(names + detail).removeprefix(', ')})"

@@ -8,7 +8,11 @@ FAILED: Final = 1
 BAD_INPUT: Final = 2
 """Nothing was done: the input must be changed."""
 DETACHED: Final = 130
-"""What a shell makes of Ctrl-C: the job goes on, its verdict is not known."""
+"""What a shell makes of Ctrl-C: `submit`'s job goes on, its verdict is not known."""
+INTERRUPTED: Final = 130
+"""Stopped by Ctrl-C (SIGINT): what was finished by then stays."""
+TERMINATED: Final = 143
+"""Stopped by SIGTERM, as a scheduler does: what was finished by then stays."""
 
 
 def of_job(failed: bool) -> int:

@@ -40,9 +40,9 @@ def complain(error: BaseException) -> None:
     print(harmless(redacted(f"error: {error}")), file=sys.stderr)
 
 
-def terminal() -> Console:
-    """A console on standard output; only rich's own control characters get through it."""
-    console = Console()
+def terminal(*, stderr: bool = False) -> Console:
+    """A console on standard output or error; only rich's own control characters get through it."""
+    console = Console(stderr=stderr)
     console.push_render_hook(_Harmless())
     return console
 

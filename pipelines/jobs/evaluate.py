@@ -1,9 +1,10 @@
 """The evaluation job: a suite's images by each checkpoint, scored side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -86,9 +87,14 @@ class EvaluatorSpec:
 
 
 def evaluate(
-    suite: Path, store: str, of: Sequence[str], console: Console, asked_format: str | None = None
+    suite: Path,
+    store: str,
+    of: Sequence[str],
+    console: Console,
+    asked_format: str | None = None,
+    tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
-    """Run the evaluation and print its summary.
+    """Run the evaluation and print its summary; `tell` gets it as a document, too.
 
     Returns:
         0 when every number is there, 1 when some unit failed; bad input raises UserError.
@@ -106,7 +112,24 @@ def evaluate(
         tell_summary(
             console, opened, f"evaluation {plan.run}", plan.evaluation, labels, outcome, started
         )
+    if tell is not None:
+        tell(_document(opened, plan, labels, outcome))
     return exits.of_job(outcome.failed)
+
+
+def _document(
+    store: Store, plan: EvaluationPlan, labels: Sequence[str], outcome: Outcome
+) -> dict[str, Any]:
+    """The evaluation, with a number a row, for programs."""
+    commit = find_commit(store, plan.evaluation.kind, plan.evaluation.key)
+    table = None if commit is None else parquet_to_table(store.load(commit, OBJECT))
+    return {
+        "format": "conceptprune.evaluate/1",
+        "run": plan.run,
+        "checkpoints": list(labels),
+        **outcome.as_json(),
+        "numbers": [] if table is None or outcome.failed else table.to_pylist(),
+    }
 
 
 def tell_summary(

@@ -29,9 +29,10 @@ class JobProgress:
         self._names = plan.labels
         self._waiting = _units_by_concept(self._names, units)
         self._total_concepts = len({name for names in self._names.values() for name in names})
-        self._units = 0
+        self._units_done = 0
         self._done_evaluations = 0
         self._failed = 0
+        self._blocked = 0
         self._started = time.monotonic()
         self._last_line = self._started
         self._bar: Progress | None = None
@@ -69,8 +70,14 @@ class JobProgress:
             self._evaluations[key] = result.unit.evaluations
             self._total_evaluations += self._evaluations[key]
             self._total_units += 1
-        self._units += 1
-        self._failed += result.error is not None
+        if result.error is not None:
+            # No progress: its evaluations are not to come any more, and its concepts stay undone.
+            self._failed += result.status == "failed"
+            self._blocked += result.status == "blocked"
+            self._total_evaluations -= self._evaluations[key]
+            self._tell()
+            return
+        self._units_done += 1
         self._done_evaluations += self._evaluations[key]
         for name in self._names.get(key, ()):
             waiting = self._waiting.get(name, set())
@@ -78,8 +85,17 @@ class JobProgress:
             if not waiting:
                 # Already gone where the unit is one that was lost, of a concept that was done.
                 self._waiting.pop(name, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Move the bar, or print a line where the last one is a while ago."""
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self._done_evaluations, description=self._text())
+            self._bar.update(
+                self._task,
+                completed=self._done_evaluations,
+                total=max(1, self._total_evaluations),
+                description=self._text(),
+            )
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(self._text(), markup=False, highlight=False)
@@ -90,13 +106,14 @@ class JobProgress:
         left = self._total_evaluations - self._done_evaluations
         parts = [
             f"{self._total_concepts - len(self._waiting)}/{self._total_concepts} {self._parts}",
-            f"{self._units}/{self._total_units} units",
+            f"{self._units_done}/{self._total_units} units",
             f"{rate:.0f} evaluations/s",
         ]
         if rate and left:
             parts.append(f"about {left / rate:.0f} s left")
-        if self._failed:
-            parts.append(f"{self._failed} failed")
+        for count, word in ((self._failed, "failed"), (self._blocked, "blocked")):
+            if count:
+                parts.append(f"{count} {word}")
         return ", ".join(parts)
 
 

@@ -1,5 +1,6 @@
 """Carrying out any plan of units on a cluster: what is missing runs, and the ledger says how."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,11 +42,24 @@ class Outcome:
         """Whether a unit has no result."""
         return any(row["status"] in ("failed", "blocked") for row in self.rows)
 
+    def as_json(self) -> dict[str, Any]:
+        """How many units there were of each sort, for programs."""
+        counts = Counter(row["status"] for row in self.rows)
+        return {
+            "computed": self.computed,
+            "reused": self.reused,
+            "failed": counts["failed"],
+            "blocked": counts["blocked"],
+        }
+
 
 def tell_outcome(
     console: Console, title: str, outcome: Outcome, seconds: float, store: str
 ) -> None:
-    """Print what failed of a plan, a line a unit, and how much was computed."""
+    """Print what failed of a plan, a line a unit, and how much was computed.
+
+    The last line tells a failed run from one that had nothing to do: both may compute no unit.
+    """
     for row in outcome.rows:
         if row["status"] == "failed":
             say(
@@ -53,10 +67,16 @@ def tell_outcome(
                 f"failed: {row['kind']} {row['key'][:12]} ({', '.join(row['concepts'])}) after "
                 f"{row['attempts']} attempts: {row['error']}",
             )
-    nothing = "" if outcome.computed else "nothing to compute: "
+    counts = Counter(row["status"] for row in outcome.rows)
+    start, without = "", ""
+    if outcome.failed:
+        start = "failed: "
+        without = f", {counts['failed']} failed, {counts['blocked']} blocked"
+    elif not outcome.computed:
+        start = "nothing to compute: "
     say(
         console,
-        f"{nothing}{title}: {outcome.computed} units computed, {outcome.reused} reused, "
+        f"{start}{title}: {outcome.computed} units computed, {outcome.reused} reused{without}, "
         f"{seconds:.0f} s, store {store}",
     )
 
@@ -99,7 +119,7 @@ def run_plan(
                 if left:
                     run(left, plan.by_key, on_result, journal.on_tick)
     except BaseException:
-        # Also when the job is told to stop (Ray turns a termination signal into SystemExit): what
+        # Also when the job is told to stop (a termination signal is a SystemExit here): what
         # has been done so far is on record.
         journal.end("stopped")
         raise

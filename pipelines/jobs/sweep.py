@@ -1,5 +1,6 @@
 """The sweep job: settings compared from one collection."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from .run import tell_outcome
 SETTINGS = KEY[1:]
 
 
-def sweep(manifest: Path, store: str, console: Console, asked_format: str | None = None) -> int:
+def sweep(
+    manifest: Path,
+    store: str,
+    console: Console,
+    asked_format: str | None = None,
+    tell: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
     """Run the sweep of a manifest and print its table, as lines of the log where that is JSON.
+
+    `tell` gets the table as a document, too.
 
     Returns:
         0 when every concept is done, 1 when some failed; bad input raises UserError.
@@ -32,16 +41,37 @@ def sweep(manifest: Path, store: str, console: Console, asked_format: str | None
     with identified(run=run_id(prepared.manifest, prepared.model)):
         result = run_job(prepared, store, console, form)
         _print_result(result, store, console)
+        if tell is not None:
+            tell(_document(result, store))
         return exits.of_job(result.outcome.failed)
 
 
-def _print_result(result: JobResult, store: str, console: Console) -> None:
+def _table_of(result: JobResult, store: str) -> tuple[pa.Table, str] | None:
+    """The table of all settings, and its path in the store; None where it was not made."""
     table = result.plan.sweep_table
     opened = Store(store)
     commit = opened.find(table.kind, table.key) if table else None
-    if commit is not None:
-        _print_table(parquet_to_table(opened.load(commit, "sweep")), console)
-        path = commit.objects["sweep"].path
+    if commit is None:
+        return None
+    return parquet_to_table(opened.load(commit, "sweep")), commit.objects["sweep"].path
+
+
+def _document(result: JobResult, store: str) -> dict[str, Any]:
+    """The sweep, with a row for each concept and setting, for programs."""
+    found = _table_of(result, store)
+    return {
+        "format": "conceptprune.sweep/1",
+        "run": result.plan.run,
+        **result.outcome.as_json(),
+        "rows": found[0].to_pylist() if found else [],
+    }
+
+
+def _print_result(result: JobResult, store: str, console: Console) -> None:
+    found = _table_of(result, store)
+    if found:
+        rows, path = found
+        _print_table(rows, console)
         say(console, f"every concept and layer: {path}")
     tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 

@@ -13,6 +13,8 @@ from ray._private.state import state  # Ray shows nowhere else which nodes are b
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 
+from ..console.stopping import sigterm_as_before
+
 SECONDS_TO_ANSWER = 2.0
 SECONDS_TO_CONNECT = 10.0
 
@@ -36,7 +38,8 @@ def connected(compute: Compute) -> Iterator[None]:
         # tasks are short, and without one of their own they would wait for ever.
         actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
         cpus = max(os.cpu_count() or 1, actor_cpus + 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        with sigterm_as_before():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     try:
         if not address:
             check_fits(compute, ray.cluster_resources())
@@ -80,7 +83,8 @@ def _join(address: str) -> None:
         if found:
             # Ray itself tries for many minutes where nobody answers.
             socket.create_connection((found[1], int(found[2])), SECONDS_TO_CONNECT).close()
-        ray.init(log_to_driver=False)
+        with sigterm_as_before():
+            ray.init(log_to_driver=False)
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset "

@@ -1,24 +1,30 @@
 """The command line's surface: its commands and options, and what bad input gets."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import typer
 
+from conceptprune import __version__
 from pipelines.cli import app, main
+from pipelines.console.stopping import sigterm_as_before
 
 SURFACE = {
     "validate": [],
-    "plan": ["--calibrate", "--store"],
+    "init": ["--from", "--kind"],
+    "schema": [],
+    "diff": ["--json"],
+    "plan": ["--calibrate", "--gpu-hour", "--json", "--rate", "--store"],
     "erase": ["--log-format", "--store", "--verify"],
-    "status": [],
+    "status": ["--json"],
     "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run", "--seal"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
-    "sweep": ["--log-format", "--store"],
+    "sweep": ["--json", "--log-format", "--store"],
     "submit": ["--address", "--attack", "--log-format", "--of", "--store", "--working-dir"],
-    "evaluate": ["--log-format", "--of", "--store"],
+    "evaluate": ["--json", "--log-format", "--of", "--store"],
     "attack": ["--attack", "--log-format", "--of", "--store"],
 }
 
@@ -82,3 +88,36 @@ def test_an_error_that_looks_like_markup_is_printed_as_it_is(
     shown = capsys.readouterr().err
     assert re.search(r"m\.yaml:3: concepts\[0\]\.kind", shown)
     assert "nearest: style" in shown
+
+
+def test_version_and_both_spellings_of_help_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"conceptprune {__version__}\n"
+    for arguments in (["-h"], ["--help"], ["erase", "-h"]):
+        assert run(*arguments) == 0
+        assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_with_one_line_and_its_code(
+    number: signal.Signals,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped_in_mid_work(*_: object) -> None:
+        signal.raise_signal(number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pipelines.commands.schema.schema_text", stopped_in_mid_work)
+    assert run("schema", "manifest") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stopped by {number.name}: ")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_takes_the_handler_of_sigterm_gives_it_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_as_before():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,187 @@
+"""Concepts from a file: a text file with a name a line, or a CSV with a concept a row.
+
+Each row becomes a concept as if it stood in the manifest, and is checked by the same rules; what is
+wrong with one is told with the list's own name and line.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationInfo
+
+from conceptprune.manifest.concept import Kind
+from conceptprune.manifest.fields import FieldPath, PromptText, Section, beside, refusal
+
+MAX_BYTES = 16 * 1024 * 1024
+BETWEEN = "|"
+"""What stands between the entries of a cell that holds several."""
+KINDS = get_args(Kind)
+KEYS = ("file", "kind")
+
+COLUMNS = (
+    "name",
+    "kind",
+    "fillers",
+    "template.base",
+    "template.target",
+    "direction",
+    "captions",
+    "caption_base",
+)
+SEVERAL = frozenset({"fillers", "captions"})
+LISTS = "{file: NAMES.csv or NAMES.txt, kind}"
+
+
+class ConceptList(Section):
+    """A file of concepts: what an editor is told; `listed_concepts` reads it."""
+
+    file: PromptText
+    kind: Kind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a file has: the concepts as a manifest would write them, and the line of each."""
+
+    file: str
+    concepts: list[Any]
+    lines: list[int]
+
+
+def listed_concepts(value: Any, info: ValidationInfo) -> Any:
+    """The concepts of `{file: path, kind: kind}`; anything else as it is.
+
+    `loading` has a place for them in its context, so that it can tell of each where it stands.
+
+    Raises:
+        PydanticCustomError: the file cannot be read, or is no list of concepts.
+    """
+    if not isinstance(value, dict):
+        return value
+    kind = _checked(value)
+    path = Path(beside(value["file"], info))
+    rows = _rows(path, _text(path), kind)
+    listed = Listed(file=str(path), concepts=[], lines=[])
+    for line, concept in rows:
+        listed.lines.append(line)
+        listed.concepts.append(concept)
+    if not listed.concepts:
+        raise _refused(f"a file with at least one name: {path} has none")
+    if info.context:
+        info.context["listed"][info.field_name] = listed
+    return listed.concepts
+
+
+def place_of(index: int, info: ValidationInfo) -> str:
+    """How the concept at an index is called: by file and line where it comes from a list."""
+    listed = info.context["listed"].get(info.field_name) if info.context else None
+    if listed is None:
+        return f"{info.field_name}[{index}]"
+    return f"{listed.file}:{listed.lines[index]}"
+
+
+def _checked(section: dict[str, Any]) -> str | None:
+    problems: list[tuple[FieldPath, str]] = [
+        ((key,), f"a list of concepts, or a section {LISTS}") for key in section if key not in KEYS
+    ]
+    if not isinstance(section.get("file"), str):
+        problems.append((("file",), "the path of a .csv or .txt file, relative to the manifest"))
+    kind = section.get("kind")
+    if kind is not None and kind not in KINDS:
+        problems.append((("kind",), ", ".join(KINDS)))
+        kind = None
+    if problems:
+        raise refusal(*problems)
+    return kind
+
+
+def _refused(allowed: str) -> Exception:
+    return refusal((("file",), allowed))
+
+
+def _text(path: Path) -> str:
+    try:
+        # A pipe would be waited for without end.
+        if not path.is_file():
+            raise _refused(f"a file: {path} is {'none' if path.exists() else 'not there'}")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _refused(f"a file that can be read: {path}: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise _refused(f"a file of at most {MAX_BYTES} bytes: {path}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _refused(f"UTF-8 text: {path}:{line} is not ({error.reason})") from error
+
+
+def _rows(path: Path, text: str, kind: str | None) -> Iterator[tuple[int, Any]]:
+    if path.suffix.lower() == ".csv":
+        return _of_csv(path, text, kind)
+    if kind is None:
+        allowed = f"{', '.join(KINDS)}: a text file has names only, and all get this kind"
+        raise refusal((("kind",), allowed))
+    return _of_lines(text, kind)
+
+
+def _of_lines(text: str, kind: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        name = line.strip()
+        if name and not name.startswith("#"):
+            yield number, {"name": name, "kind": kind}
+
+
+def _of_csv(path: Path, text: str, kind: str | None) -> Iterator[tuple[int, Any]]:
+    # strict: a quote that is never closed would otherwise swallow the rest of the file.
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        _check_columns(path, names, kind)
+        # Of a row whose cells have line breaks, the first line.
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                if len(cells) > len(names):
+                    raise _refused(
+                        f"rows of {len(names)} cells: {path}:{line} has {len(cells)} (a comma in a "
+                        "name needs quotes around the name)"
+                    )
+                yield line, _concept(dict(zip(names, cells, strict=False)), kind)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _refused(f"a CSV file: {path}:{reader.line_num}: {error}") from error
+
+
+def _check_columns(path: Path, names: list[str], kind: str | None) -> None:
+    wrong = [name for name in names if name not in COLUMNS]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    shown = ", ".join(repr(name[:40]) for name in wrong or twice)
+    allowed = f"columns {', '.join(COLUMNS)}, each once, name always"
+    if wrong or twice:
+        raise _refused(f"{allowed}: {path}:1 has {shown}")
+    if "name" not in names:
+        raise _refused(f"{allowed}: {path}:1 has no column name")
+    if "kind" not in names and kind is None:
+        raise _refused(f"{allowed}: {path}:1 has no column kind, nor is one given beside the file")
+
+
+def _concept(row: dict[str, str], kind: str | None) -> dict[str, Any]:
+    """A row as a manifest would write it: an empty cell says nothing."""
+    concept: dict[str, Any] = {} if kind is None else {"kind": kind}
+    for column, cell in row.items():
+        text = cell.strip()
+        if not text:
+            continue
+        section, _, field = column.partition(".")
+        if field:
+            concept.setdefault(section, {})[field] = text
+        elif column in SEVERAL:
+            concept[column] = [part.strip() for part in text.split(BETWEEN)]
+        else:
+            concept[column] = text
+    return concept

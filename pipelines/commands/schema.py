@@ -1,0 +1,37 @@
+"""`conceptprune schema`: JSON Schemas of a manifest and of a suite, for editors."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from conceptprune.errors import UserError
+from conceptprune.evaluation.job_manifest import JobManifest
+from conceptprune.evaluation.suite import Suite
+
+DOCUMENTS: dict[str, type[BaseModel]] = {"manifest": JobManifest, "suite": Suite}
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema_of(document: str) -> dict[str, Any]:
+    """The JSON Schema of a manifest or a suite, as its author writes it.
+
+    It knows fields, types and ranges. Rules between fields, and what lies in files, are known to
+    `conceptprune validate` only.
+
+    Raises:
+        UserError: there is no such document.
+    """
+    if document not in DOCUMENTS:
+        raise UserError(f"schema {document}: one of {', '.join(DOCUMENTS)}")
+    found = DOCUMENTS[document].model_json_schema(mode="validation")
+    return {"$schema": DRAFT, **found, "title": f"conceptprune {document}"}
+
+
+def schema_text(document: str) -> str:
+    """The schema as the repository has it under `manifests/`.
+
+    Raises:
+        UserError: there is no such document.
+    """
+    return json.dumps(schema_of(document), indent=2, ensure_ascii=False) + "\n"

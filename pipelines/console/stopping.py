@@ -1,0 +1,70 @@
+"""Commands that are told to stop: one line, and the code that a shell expects of the signal."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from typer.core import TyperGroup
+
+from . import exits
+
+
+class Stopped(SystemExit):
+    """A signal has asked this process to stop; clean-up on the way out runs as for any exit."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(code)
+        self.name = name
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C ends one as a signal does, not in the parser's own way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped("SIGINT", exits.INTERRUPTED) from None
+
+
+@contextmanager
+def stops_with_a_line() -> Iterator[None]:
+    """Within it, SIGTERM raises `Stopped`; what stopped the process is said in one line.
+
+    A second SIGTERM ends the process at once.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _on_sigterm) if main else None
+    try:
+        yield
+    except Stopped as stopped:
+        print(
+            f"stopped by {stopped.name}: what was finished is kept, and the same command goes on "
+            "from there",
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def sigterm_as_before() -> Iterator[None]:
+    """What is called within it, such as `ray.init`, leaves no handler of SIGTERM behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped("SIGTERM", exits.TERMINATED)
