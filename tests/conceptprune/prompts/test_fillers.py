@@ -200,6 +200,9 @@ def test_without_a_generator_a_run_has_the_name_it_had_before_there_were_any() -
     model = make_plan().model
     manifest = parse()
     before = manifest.model_dump(mode="json", exclude={"compute", "model", "sweep", "prompts"})
+    # Nor had concepts settings of their own.
+    for concept in before["concepts"]:
+        assert concept.pop("pruning") is None
     assert run_id(manifest, model) == digest_json({"manifest": before, **model.key_parts})[:16]
     generated = parse("prompts: {generator: {model: {folder: lists}}}")
     ids = {
