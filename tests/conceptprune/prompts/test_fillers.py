@@ -198,9 +198,9 @@ def test_whatever_decides_the_answers_is_in_the_key_and_the_folder_is_not() -> N
 
 def test_without_a_generator_a_run_has_the_name_it_had_before_there_were_any() -> None:
     model = make_plan().model
-    manifest = parse()
+    # Settings that are written hold for all kinds of concepts.
+    manifest = parse("pruning: {sparsity: 0.01, tau: null}")
     before = manifest.model_dump(mode="json", exclude={"compute", "model", "sweep", "prompts"})
-    # Nor had concepts settings of their own.
     for concept in before["concepts"]:
         assert concept.pop("pruning") is None
     assert run_id(manifest, model) == digest_json({"manifest": before, **model.key_parts})[:16]
