@@ -1,0 +1,208 @@
+"""A denoiser's training: the plain denoising loss, without the caption now and then, and no more."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.gallery.autoencoder import encode
+from benchmarks.gallery.captions import NUM_TEMPLATES, caption
+from benchmarks.gallery.denoisers import KINDS, NOISE, Painter
+from benchmarks.gallery.names import NUM_LOOKS, THINGS
+from benchmarks.gallery.renderings import Renderings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Every choice in the training of a denoiser."""
+
+    num_steps: int
+    batch: int = 16
+    rate: float = 8e-4
+    warm_up: int = 300
+    cool_down: int = 2000
+    """The rate falls to nothing over the last so many steps."""
+    average: float = 0.9985
+    """The exported weights are a moving average with this decay."""
+    seed: int = 0
+    first_photos: float = 0.5
+    photos: float = 0.15
+    photos_until: int = 5000
+    """Things first: the share of photos falls from the first to the second until this step."""
+    no_caption: float = 0.1
+
+
+class Latents:
+    """The encoded images, drawn by thing and look."""
+
+    def __init__(self, autoencoder: AutoencoderKL, renderings: Renderings) -> None:
+        means, deviations = encode(autoencoder, torch.from_numpy(renderings.images))
+        scale = autoencoder.config.scaling_factor
+        self.means, self.deviations = means * scale, deviations * scale
+        label = torch.from_numpy(renderings.thing * NUM_LOOKS + renderings.look)
+        self.order = label.argsort(stable=True)
+        self.counts = torch.bincount(label, minlength=len(THINGS) * NUM_LOOKS)
+        self.first = self.counts.cumsum(0) - self.counts
+
+    def draw(self, thing: Tensor, look: Tensor) -> Tensor:
+        """A latent of each thing in each look, from the posterior of a random rendering."""
+        label = thing * NUM_LOOKS + look
+        number = (torch.rand(len(label)) * self.counts[label]).long()
+        index = self.order[self.first[label] + number]
+        return self.means[index] + self.deviations[index] * torch.randn_like(self.means[index])
+
+
+def captions_as_ids(painter: Painter) -> Tensor:
+    """All captions as token ids, int64 [things, looks, templates, tokens]."""
+    return torch.tensor(
+        [
+            [
+                [painter.token_ids(caption(thing, look, n)) for n in range(NUM_TEMPLATES)]
+                for look in range(NUM_LOOKS)
+            ]
+            for thing in range(len(THINGS))
+        ]
+    )
+
+
+def denoising_loss(painter: nn.Module, noise: DDPMScheduler, clean: Tensor, ids: Tensor) -> Tensor:
+    """The whole loss: the mean squared error of the velocity at timesteps spread evenly.
+
+    `clean` are scaled latents [n, channels, 16, 16], `ids` their captions' tokens [n, tokens].
+    """
+    size, steps = len(clean), noise.config.num_train_timesteps
+    spread = torch.randint(steps, (1,)) + torch.arange(size) * steps // size
+    times = (spread % steps)[torch.randperm(size)]
+    added = torch.randn_like(clean)
+    predicted = painter(noise.add_noise(clean, added, times), times, ids)
+    return F.mse_loss(predicted, noise.get_velocity(clean, added, times))
+
+
+class Trainer:
+    """State of a run: the models, their optimiser and their moving average."""
+
+    def __init__(self, kind: str, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.kind, self.recipe = kind, recipe
+        self.painter = KINDS[kind]()
+        self.ids = captions_as_ids(self.painter)
+        self.empty = torch.tensor(self.painter.token_ids(""))
+        self.noise = DDPMScheduler(**NOISE)
+        self.parameters = list(self.painter.parameters())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, recipe.rate, (0.9, 0.99), weight_decay=1e-3, fused=True
+        )
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.step = 0
+        self.seconds = 0.0
+
+    def rate(self) -> float:
+        """This step's learning rate: up, level, and down at the end."""
+        r = self.recipe
+        rise = min(1.0, (self.step + 1) / r.warm_up)
+        fall = min(1.0, (r.num_steps - self.step) / r.cool_down)
+        return r.rate * rise * fall
+
+    def sample(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        """A batch of latents and their captions' tokens."""
+        r = self.recipe
+        share = r.photos + (r.first_photos - r.photos) * max(0.0, 1 - self.step / r.photos_until)
+        thing = torch.randint(len(THINGS), (r.batch,))
+        look = torch.randint(1, NUM_LOOKS, (r.batch,)) * (torch.rand(r.batch) >= share)
+        template = torch.randint(NUM_TEMPLATES, (r.batch,)) * (torch.rand(r.batch) < 0.5)
+        ids = self.ids[thing, look, template]
+        ids[torch.rand(r.batch) < r.no_caption] = self.empty
+        return latents.draw(thing, look), ids
+
+    def advance(self, latents: Latents) -> float:
+        """One optimiser step; its randomness depends on the seed and the step's number only."""
+        begun = time.monotonic()
+        torch.manual_seed(self.recipe.seed * 1_000_000 + self.step + 1)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        clean, ids = self.sample(latents)
+        loss = denoising_loss(self.painter, self.noise, clean, ids)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.seconds += time.monotonic() - begun
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """All that a run needs to go on, in one file that is whole or absent."""
+        state: dict[str, Tensor] = {}
+        for index, (parameter, average) in enumerate(
+            zip(self.parameters, self.average, strict=True)
+        ):
+            moments = self.optimiser.state[parameter]
+            state |= {f"parameter.{index}": parameter.detach(), f"average.{index}": average}
+            state |= {f"{name}.{index}": moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        recipe = {name: str(value) for name, value in asdict(self.recipe).items()}
+        about = {"kind": self.kind, "step": str(self.step), "seconds": str(self.seconds)}
+        partial = path.with_suffix(".partial")
+        save_file(state, partial, metadata=about | recipe)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        state = load_file(path)
+        self.step, self.seconds = int(about["step"]), float(about["seconds"])
+        with torch.no_grad():
+            for index, (parameter, average) in enumerate(
+                zip(self.parameters, self.average, strict=True)
+            ):
+                parameter.copy_(state[f"parameter.{index}"])
+                average.copy_(state[f"average.{index}"])
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    **{
+                        name: torch.empty_like(parameter).copy_(state[f"{name}.{index}"])
+                        for name in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+
+    def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
+        """The averaged weights as a stock pipeline in float16."""
+        painter = KINDS[self.kind]()
+        with torch.no_grad():
+            for target, average in zip(painter.parameters(), self.average, strict=True):
+                target.copy_(average)
+        painter.save(autoencoder, folder)
+
+
+def train(
+    trainer: Trainer,
+    latents: Latents,
+    autoencoder: AutoencoderKL,
+    work: Path,
+    save_every: float = 300.0,
+) -> None:
+    """Run the recipe, or go on with it; leaves WORK/KIND, the exported pipeline."""
+    checkpoint = work / f"{trainer.kind}.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    seen: list[float] = []
+    saved = time.monotonic()
+    while trainer.step < trainer.recipe.num_steps:
+        seen.append(trainer.advance(latents))
+        if trainer.step % 50 == 0:
+            mean = sum(seen) / len(seen)
+            print(f"{trainer.step} {trainer.seconds:.0f}s {mean:.4f}", flush=True)
+            seen.clear()
+        if trainer.step == trainer.recipe.num_steps or time.monotonic() - saved > save_every:
+            trainer.save(checkpoint)
+            trainer.export(autoencoder, work / trainer.kind)
+            saved = time.monotonic()

@@ -1,0 +1,120 @@
+"""Stages of the gallery's recipe, in order: renderings, autoencoder, judge, unet, transformer.
+
+    python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
+
+A denoiser's stage goes on where it stopped: give the same command again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from benchmarks.gallery import autoencoder, judging, renderings
+from benchmarks.gallery.denoisers import KINDS
+from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.photos import FONT
+from benchmarks.gallery.trainer import Latents, Recipe, Trainer, train
+
+AUTOENCODER_STEPS = 2600
+JUDGE_STEPS = 2500
+DENOISER_STEPS = 30_000
+
+# Stream of the seeds, photos of each thing, images of each thing by each artist.
+SETS = {"model": (1, 96, 8), "judge": (2, 32, 4), "test": (3, 8, 1)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a stage is told."""
+
+    work: Path
+    font: Path
+    steps: int | None = None
+    """Optimiser steps of a stage that trains, instead of the recipe's."""
+
+
+def images(work: Path, name: str) -> renderings.Renderings:
+    """One of the three sets of renderings."""
+    return renderings.Renderings.load(work / f"{name}-renderings.npz")
+
+
+def trained_autoencoder(work: Path) -> AutoencoderKL:
+    """What the autoencoder's stage left."""
+    return AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+
+
+def trained_judge(work: Path) -> Judge:
+    """What the judge's stage left."""
+    return Judge.load(work / "judge" / "model.safetensors")
+
+
+def make_renderings(options: Options) -> None:
+    """Draw all sets."""
+    for name, (stream, num_photos, num_each) in SETS.items():
+        made = renderings.render_set(stream, num_photos, num_each, options.font)
+        made.save(options.work / f"{name}-renderings.npz")
+
+
+def train_autoencoder(options: Options) -> None:
+    """Train and save the autoencoder; print its PSNR on unseen images."""
+    work = options.work
+    model = autoencoder.train(images(work, "model"), options.steps or AUTOENCODER_STEPS)
+    model.save_pretrained(work / "autoencoder")
+    test = torch.from_numpy(images(work, "test").images)
+    print(f"{autoencoder.signal_to_noise(model, test):.2f} dB")
+
+
+def train_judge(options: Options) -> None:
+    """Train and save the judge; write and print its accuracies on unseen images."""
+    work = options.work
+    model = trained_autoencoder(work)
+    judge = judging.train(model, images(work, "judge"), options.steps or JUDGE_STEPS)
+    judge.save(work / "judge" / "model.safetensors")
+    measured = judging.accuracy(trained_judge(work), model, images(work, "test"))
+    (work / "judge" / "accuracy.json").write_text(json.dumps(measured, indent=2) + "\n")
+    print(measured)
+
+
+def train_denoiser(kind: str) -> Callable[[Options], None]:
+    """The stage that trains one denoiser with its text encoder."""
+
+    def stage(options: Options) -> None:
+        work, model = options.work, trained_autoencoder(options.work)
+        recipe = Recipe(num_steps=options.steps or DENOISER_STEPS)
+        latents = Latents(model, images(work, "model"))
+        train(Trainer(kind, recipe), latents, model, work)
+
+    return stage
+
+
+STAGES: dict[str, Callable[[Options], None]] = {
+    "renderings": make_renderings,
+    "autoencoder": train_autoencoder,
+    "judge": train_judge,
+    **{kind: train_denoiser(kind) for kind in KINDS},
+}
+
+
+def main() -> None:
+    """Run stages, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery.training")
+    parser.add_argument("stages", choices=STAGES, nargs="+", metavar="STAGE")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
+    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    options = Options(work=arguments.work, font=arguments.font, steps=arguments.steps)
+    for stage in arguments.stages:
+        STAGES[stage](options)
+
+
+if __name__ == "__main__":
+    main()
