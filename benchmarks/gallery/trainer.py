@@ -24,7 +24,7 @@ class Recipe:
 
     num_steps: int
     batch: int = 16
-    rate: float = 8e-4
+    rate: float = 1e-3
     warm_up: int = 300
     cool_down: int = 2000
     """The rate falls to nothing over the last so many steps."""
@@ -33,7 +33,7 @@ class Recipe:
     seed: int = 0
     first_photos: float = 0.5
     photos: float = 0.15
-    photos_until: int = 5000
+    photos_until: int = 4000
     """Things first: the share of photos falls from the first to the second until this step."""
     no_caption: float = 0.1
 
@@ -41,14 +41,29 @@ class Recipe:
 class Latents:
     """The encoded images, drawn by thing and look."""
 
-    def __init__(self, autoencoder: AutoencoderKL, renderings: Renderings) -> None:
-        means, deviations = encode(autoencoder, torch.from_numpy(renderings.images))
-        scale = autoencoder.config.scaling_factor
-        self.means, self.deviations = means * scale, deviations * scale
+    def __init__(self, means: Tensor, deviations: Tensor, renderings: Renderings) -> None:
+        self.means, self.deviations = means, deviations
         label = torch.from_numpy(renderings.thing * NUM_LOOKS + renderings.look)
         self.order = label.argsort(stable=True)
         self.counts = torch.bincount(label, minlength=len(THINGS) * NUM_LOOKS)
         self.first = self.counts.cumsum(0) - self.counts
+
+    @classmethod
+    def of(
+        cls, autoencoder: AutoencoderKL, renderings: Renderings, cache: Path | None = None
+    ) -> "Latents":
+        """Encode and scale, or read what an earlier run left in `cache`."""
+        if cache is not None and cache.exists():
+            kept = load_file(cache)
+            return cls(kept["means"], kept["deviations"], renderings)
+        parts = encode(autoencoder, torch.from_numpy(renderings.images))
+        scale = autoencoder.config.scaling_factor
+        means, deviations = (part.contiguous() * scale for part in parts)
+        if cache is not None:
+            partial = cache.with_suffix(".partial")
+            save_file({"means": means, "deviations": deviations}, partial)
+            partial.replace(cache)
+        return cls(means, deviations, renderings)
 
     def draw(self, thing: Tensor, look: Tensor) -> Tensor:
         """A latent of each thing in each look, from the posterior of a random rendering."""

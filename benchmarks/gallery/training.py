@@ -86,7 +86,7 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
     def stage(options: Options) -> None:
         work, model = options.work, trained_autoencoder(options.work)
         recipe = Recipe(num_steps=options.steps or DENOISER_STEPS)
-        latents = Latents(model, images(work, "model"))
+        latents = Latents.of(model, images(work, "model"), work / "latents.safetensors")
         train(Trainer(kind, recipe), latents, model, work)
 
     return stage
