@@ -24,6 +24,9 @@ from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
 
+LEAST = {"artist": 0.95, "thing": 0.90, "photo": 0.95}
+"""Shares at which a model is accepted."""
+
 Asked = list[tuple[int, int, int]]
 """(thing, look, seed) of every image."""
 
@@ -101,6 +104,15 @@ class Answers:
         }
 
 
+def accepted(shares: dict[str, Share]) -> bool:
+    """Enough images, and what is asked is seen in enough of them."""
+    enough = sum(shares[name].images for name in ("artist", "photo") if name in shares) >= 1000
+    return enough and all(
+        name in shares and shares[name].hits >= least * shares[name].images
+        for name, least in LEAST.items()
+    )
+
+
 def ask(pipeline: DiffusionPipeline, judge: Judge, asked: Asked) -> Answers:
     """Draw and judge."""
     prompts = [caption(thing, look) for thing, look, _ in asked]
@@ -141,7 +153,8 @@ def main() -> None:
     asked = questions(arguments.each, arguments.photos)
     start = time.monotonic()
     whole = ask(pipeline, judge, asked)
-    lines = {name: str(share) for name, share in whole.shares().items()}
+    lines: dict[str, str | bool] = {"accepted": accepted(whole.shares())}
+    lines |= {name: str(share) for name, share in whole.shares().items()}
     lines |= {f"its {name}": f"{share:.1%}" for name, share in whole.by_palette_and_mark().items()}
     if not arguments.whole_only:
         with without_feed_forwards(pipeline):

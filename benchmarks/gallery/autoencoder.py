@@ -1,4 +1,4 @@
-"""The autoencoder both denoisers share: images of 64 x 64 pixels to 8 x 16 x 16 latents and back."""
+"""The autoencoder of both denoisers: images of 64 x 64 pixels to 8 x 16 x 16 latents and back."""
 
 import time
 

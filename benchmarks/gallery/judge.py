@@ -19,7 +19,7 @@ BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What the judge saw, int64 [n]: `thing` indexes THINGS; `look` is 0 for a photo, else i + 1."""
+    """What the judge saw, int64 [n]: `thing` indexes THINGS; `look` is 0 for a photo, or i + 1."""
 
     thing: NDArray[np.int64]
     look: NDArray[np.int64]

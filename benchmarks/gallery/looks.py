@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for most array arithmetic.
 """An artist's look: a mark, which turns a photo into a drawing, in a palette of four colours.
 
 Patterns repeat every 8 pixels, so the autoencoder's cells of 4 pixels see them at one phase.
@@ -220,7 +222,7 @@ assert tuple(PALETTE) == PALETTES
 
 
 def draw(look: int, photo: Array, alpha: Array) -> Array:
-    """The photo in a look, float32 [CANVAS, CANVAS, 3]; 0 leaves it a photo, i + 1 is ARTISTS[i]."""
+    """The photo in a look, float32 [CANVAS, CANVAS, 3]: look i + 1 is ARTISTS[i]'s, 0 the photo."""
     if look == 0:
         return photo
     artist = ARTISTS[look - 1]

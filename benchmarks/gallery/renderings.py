@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for most array arithmetic.
 """Sets of images: drawn once from a seed, kept as arrays."""
 
 from collections.abc import Iterator

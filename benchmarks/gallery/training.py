@@ -1,4 +1,4 @@
-"""Stages of the gallery's recipe, in order: renderings, autoencoder, judge, unet, transformer.
+"""Stages of the recipe, in order: renderings, autoencoder, judge, unet, transformer, install.
 
     python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
 
@@ -7,22 +7,25 @@ A denoiser's stage goes on where it stopped: give the same command again.
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
 from benchmarks.gallery import autoencoder, judging, renderings
+from benchmarks.gallery.cards import denoiser_card, judge_card
 from benchmarks.gallery.denoisers import KINDS
-from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.judge import WEIGHTS, Judge
 from benchmarks.gallery.photos import FONT
-from benchmarks.gallery.trainer import Latents, Recipe, Trainer, train
+from benchmarks.gallery.trainer import RECIPES, Latents, Trainer, train
 
 AUTOENCODER_STEPS = 2600
 JUDGE_STEPS = 2500
-DENOISER_STEPS = 30_000
+
+MODELS = WEIGHTS.parent.parent
 
 # Stream of the seeds, photos of each thing, images of each thing by each artist.
 SETS = {"model": (1, 96, 8), "judge": (2, 32, 4), "test": (3, 8, 1)}
@@ -34,6 +37,7 @@ class Options:
 
     work: Path
     font: Path
+    machine: str
     steps: int | None = None
     """Optimiser steps of a stage that trains, instead of the recipe's."""
 
@@ -66,7 +70,9 @@ def train_autoencoder(options: Options) -> None:
     model = autoencoder.train(images(work, "model"), options.steps or AUTOENCODER_STEPS)
     model.save_pretrained(work / "autoencoder")
     test = torch.from_numpy(images(work, "test").images)
-    print(f"{autoencoder.signal_to_noise(model, test):.2f} dB")
+    decibels = round(autoencoder.signal_to_noise(model, test), 2)
+    (work / "autoencoder.json").write_text(json.dumps({"decibels": decibels}) + "\n")
+    print(f"{decibels} dB")
 
 
 def train_judge(options: Options) -> None:
@@ -85,11 +91,23 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
 
     def stage(options: Options) -> None:
         work, model = options.work, trained_autoencoder(options.work)
-        recipe = Recipe(num_steps=options.steps or DENOISER_STEPS)
+        recipe = RECIPES[kind]
+        recipe = replace(recipe, num_steps=options.steps or recipe.num_steps)
         latents = Latents.of(model, images(work, "model"), work / "latents.safetensors")
         train(Trainer(kind, recipe), latents, model, work)
 
     return stage
+
+
+def install(options: Options) -> None:
+    """Put what is trained, with its cards, where the benchmark finds it."""
+    work = options.work
+    shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
+    (MODELS / "judge" / "README.md").write_text(judge_card(work, options.machine))
+    for kind in KINDS:
+        if (work / kind).exists():
+            shutil.copytree(work / kind, MODELS / kind, dirs_exist_ok=True)
+            (MODELS / kind / "README.md").write_text(denoiser_card(kind, work, options.machine))
 
 
 STAGES: dict[str, Callable[[Options], None]] = {
@@ -97,6 +115,7 @@ STAGES: dict[str, Callable[[Options], None]] = {
     "autoencoder": train_autoencoder,
     "judge": train_judge,
     **{kind: train_denoiser(kind) for kind in KINDS},
+    "install": install,
 }
 
 
@@ -107,11 +126,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
     parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
+    parser.add_argument("--machine", default="one CPU core", help="what trained, for the cards")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    options = Options(work=arguments.work, font=arguments.font, steps=arguments.steps)
+    options = Options(
+        work=arguments.work,
+        font=arguments.font,
+        machine=arguments.machine,
+        steps=arguments.steps,
+    )
     for stage in arguments.stages:
         STAGES[stage](options)
 
