@@ -106,7 +106,7 @@ class Answers:
 
 def accepted(shares: dict[str, Share]) -> bool:
     """Enough images, and what is asked is seen in enough of them."""
-    enough = sum(shares[name].images for name in ("artist", "photo") if name in shares) >= 1000
+    enough = shares["artist"].images >= 1000
     return enough and all(
         name in shares and shares[name].hits >= least * shares[name].images
         for name, least in LEAST.items()

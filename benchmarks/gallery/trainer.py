@@ -1,5 +1,6 @@
 """A denoiser's training: the plain denoising loss, now and then without caption; nothing more."""
 
+import json
 import signal
 import time
 from dataclasses import asdict, dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from benchmarks.gallery.captions import NUM_TEMPLATES, caption
 from benchmarks.gallery.denoisers import KINDS, NOISE, Painter
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
 from benchmarks.gallery.renderings import Renderings
+
+ABOUT = "training.json"
+"""In an exported folder: how many steps and seconds it took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +209,16 @@ class Trainer:
                     },
                 }
 
+    def recover(self, folder: Path) -> None:
+        """Go on from an exported pipeline, where the checkpoint is lost: without Adam's moments."""
+        pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+        self.painter.denoiser.load_state_dict(denoiser.state_dict())
+        self.painter.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
+        self.average = [p.detach().clone() for p in self.parameters]
+        about = json.loads((folder / ABOUT).read_text())
+        self.step, self.seconds = about["step"], about["seconds"]
+
     def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
         """The averaged weights as a stock pipeline in float16."""
         painter = KINDS[self.kind]()
@@ -212,6 +226,8 @@ class Trainer:
             for target, average in zip(painter.parameters(), self.average, strict=True):
                 target.copy_(average)
         painter.save(autoencoder, folder)
+        about = {"step": self.step, "seconds": round(self.seconds)}
+        (folder / ABOUT).write_text(json.dumps(about) + "\n")
 
 
 def train(
@@ -219,9 +235,12 @@ def train(
     latents: Latents,
     autoencoder: AutoencoderKL,
     work: Path,
+    exported: Path | None = None,
     save_every: float = 300.0,
 ) -> None:
     """Run the recipe, or go on with it; leaves WORK/KIND, the exported pipeline.
+
+    Without a checkpoint it goes on from the pipeline in `exported`, if that is given.
 
     On SIGTERM it saves after the step at hand and returns.
     """
@@ -230,6 +249,8 @@ def train(
     checkpoint = work / f"{trainer.kind}.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
+    elif exported is not None:
+        trainer.recover(exported)
     seen: list[float] = []
     saved = time.monotonic()
     while trainer.step < trainer.recipe.num_steps and not told:

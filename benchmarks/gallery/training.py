@@ -2,7 +2,8 @@
 
     python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
 
-A denoiser's stage goes on where it stopped: give the same command again.
+A denoiser's stage goes on where it stopped: give the same command again. Where the folder is lost,
+`renderings autoencoder unet --recover` goes on from the installed models.
 """
 
 import argparse
@@ -38,6 +39,8 @@ class Options:
     work: Path
     font: Path
     machine: str
+    recover: bool = False
+    """Go on from the installed models where a checkpoint is lost."""
     steps: int | None = None
     """Optimiser steps of a stage that trains, instead of the recipe's."""
 
@@ -67,6 +70,9 @@ def make_renderings(options: Options) -> None:
 def train_autoencoder(options: Options) -> None:
     """Train and save the autoencoder; print its PSNR on unseen images."""
     work = options.work
+    if options.recover:
+        AutoencoderKL.from_pretrained(MODELS / "unet" / "vae").save_pretrained(work / "autoencoder")
+        return
     model = autoencoder.train(images(work, "model"), options.steps or AUTOENCODER_STEPS)
     model.save_pretrained(work / "autoencoder")
     test = torch.from_numpy(images(work, "test").images)
@@ -94,7 +100,8 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
         recipe = RECIPES[kind]
         recipe = replace(recipe, num_steps=options.steps or recipe.num_steps)
         latents = Latents.of(model, images(work, "model"), work / "latents.safetensors")
-        train(Trainer(kind, recipe), latents, model, work)
+        exported = MODELS / kind if options.recover else None
+        train(Trainer(kind, recipe), latents, model, work, exported)
 
     return stage
 
@@ -127,6 +134,9 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
     parser.add_argument("--machine", default="one CPU core", help="what trained, for the cards")
+    parser.add_argument(
+        "--recover", action="store_true", help="go on from the installed models, not from nothing"
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -135,6 +145,7 @@ def main() -> None:
         work=arguments.work,
         font=arguments.font,
         machine=arguments.machine,
+        recover=arguments.recover,
         steps=arguments.steps,
     )
     for stage in arguments.stages:

@@ -1,5 +1,6 @@
 """The exported folders are stock pipelines that draw what the training's forward pass says."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
@@ -10,6 +11,7 @@ from benchmarks.gallery.denoisers import KINDS, NOISE
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
 
 PROMPTS = ["a cat by munu gruvick", "a photo of a hat"]
+NUM_STEPS = 3
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -23,11 +25,16 @@ def exported(request, tmp_path_factory):
     return request.param, painter, folder
 
 
+def few_steps(pipeline):
+    """The cards' settings, but for the number of steps."""
+    return sampling.settings(pipeline) | {"num_inference_steps": NUM_STEPS}
+
+
 @torch.no_grad()
 def by_hand(painter, latents):
     """Guided DDIM, written out, with the forward pass that training uses."""
     scheduler = DDIMScheduler(**NOISE)
-    scheduler.set_timesteps(sampling.NUM_STEPS)
+    scheduler.set_timesteps(NUM_STEPS)
     ids = torch.tensor([painter.token_ids(prompt) for prompt in PROMPTS])
     none = torch.tensor([painter.token_ids("")] * len(PROMPTS))
     for time in scheduler.timesteps:
@@ -42,9 +49,7 @@ def test_the_stock_pipeline_draws_what_the_training_forward_pass_draws(exported)
     _, painter, folder = exported
     pipeline = sampling.load(folder)
     noise = sampling.noise(pipeline, [1, 2])
-    drawn = pipeline(
-        PROMPTS, latents=noise, output_type="latent", **sampling.settings(pipeline)
-    ).images
+    drawn = pipeline(PROMPTS, latents=noise, output_type="latent", **few_steps(pipeline)).images
     expected = by_hand(painter, noise)
     assert expected.std() > 0.1
     assert torch.allclose(drawn, expected, atol=2e-3 * expected.abs().max().item())
@@ -74,7 +79,7 @@ def test_zeroed_feed_forwards_change_the_image_and_come_back(exported):
     def draw():
         noise = sampling.noise(pipeline, [1])
         return pipeline(
-            PROMPTS[:1], latents=noise, output_type="latent", **sampling.settings(pipeline)
+            PROMPTS[:1], latents=noise, output_type="latent", **few_steps(pipeline)
         ).images
 
     before = draw()
@@ -107,8 +112,6 @@ def test_shares_carry_wilsons_interval():
 
 
 def test_shares_count_what_was_asked_and_seen():
-    import numpy as np
-
     answers = acceptance.Answers(
         thing=np.array([0, 1, 2, 3]),
         look=np.array([1, 2, 0, 0]),
@@ -122,3 +125,18 @@ def test_shares_count_what_was_asked_and_seen():
     assert (shares["thing in photo"].hits, shares["thing in photo"].images) == (1, 2)
     # Asked look 2 is the second palette of the first mark; seen 10 the second of the second.
     assert answers.by_palette_and_mark() == {"mark": 0.5, "palette": 1.0}
+
+
+def test_a_model_is_accepted_only_on_enough_images_of_enough_hits():
+    good = {
+        "artist": Share(973, 1024),
+        "thing": Share(922, 1024),
+        "photo": Share(61, 64),
+        "thing in photo": Share(64, 64),
+    }
+    assert acceptance.accepted(good)
+    assert not acceptance.accepted(good | {"artist": Share(972, 1024)})
+    assert not acceptance.accepted(good | {"thing": Share(921, 1024)})
+    assert not acceptance.accepted(good | {"photo": Share(60, 64)})
+    assert not acceptance.accepted({**good, "artist": Share(256, 256), "thing": Share(256, 256)})
+    assert not acceptance.accepted({name: good[name] for name in ("artist", "thing")})
