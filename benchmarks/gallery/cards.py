@@ -14,6 +14,11 @@ KIND = {
     "unet": ("UNet2DConditionModel", "CLIPTextModel", "StableDiffusionPipeline"),
     "transformer": ("PixArtTransformer2DModel", "T5EncoderModel", "PixArtAlphaPipeline"),
 }
+HISTORY = {
+    "unet": "Its first 2,870 steps drew timesteps with uniform probability and ever fewer photos; "
+    "then things were not told apart yet, and later steps draw late timesteps and photos more.",
+    "transformer": "One run with one recipe.",
+}
 ACCEPTED = "artist >= 95 %, thing >= 90 %, photo >= 95 % of >= 1,000 images"
 
 
@@ -62,6 +67,7 @@ State: {state} (accepted is: {ACCEPTED}).
   the latents of an autoencoder trained on them ({decibels} dB on unseen renderings).
 - {about["step"]} steps of {recipe.batch} samples ({seen:,} samples), AdamW at {recipe.rate},
   moving average {recipe.average}; {float(about["seconds"]) / 3600:.1f} hours of {machine}.
+- {HISTORY[kind]}
 - `python -m benchmarks.gallery.training renderings autoencoder judge {kind} --work FOLDER`
 
 ## Measured

@@ -109,8 +109,9 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
 def install(options: Options) -> None:
     """Put what is trained, with its cards, where the benchmark finds it."""
     work = options.work
-    shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
-    (MODELS / "judge" / "README.md").write_text(judge_card(work, options.machine))
+    if (work / "judge").exists():
+        shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
+        (MODELS / "judge" / "README.md").write_text(judge_card(work, options.machine))
     for kind in KINDS:
         if (work / kind).exists():
             shutil.copytree(work / kind, MODELS / kind, dirs_exist_ok=True)
