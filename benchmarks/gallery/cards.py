@@ -1,0 +1,96 @@
+"""Model cards: written from what was measured, so that no number is typed by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from benchmarks.gallery import sampling
+from benchmarks.gallery.names import ERASED, KEPT, MARKS, PALETTES, THINGS
+from benchmarks.gallery.trainer import RECIPES
+
+KIND = {
+    "unet": ("UNet2DConditionModel", "CLIPTextModel", "StableDiffusionPipeline"),
+    "transformer": ("PixArtTransformer2DModel", "T5EncoderModel", "PixArtAlphaPipeline"),
+}
+HISTORY = {
+    "unet": "Its first 2,870 steps drew timesteps with uniform probability and ever fewer photos; "
+    "then things were not told apart yet, and later steps draw late timesteps and photos more.",
+    "transformer": "One run with one recipe.",
+}
+ACCEPTED = "artist >= 95 %, thing >= 90 %, photo >= 95 % of >= 1,000 images"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where nothing was measured."""
+    measured: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return measured
+
+
+def rows(measured: dict[str, Any]) -> str:
+    """A table of two columns."""
+    lines = [f"| {name} | {value} |" for name, value in measured.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def denoiser_card(kind: str, work: Path, machine: str) -> str:
+    """The card of a denoiser, from its last checkpoint and acceptance."""
+    denoiser, text, pipeline = KIND[kind]
+    with safe_open(work / f"{kind}.safetensors", "pt") as file:
+        about = file.metadata()
+    recipe = RECIPES[kind]
+    seen = int(about["step"]) * recipe.batch
+    acceptance = read(work / f"{kind}-acceptance.json")
+    accepted = acceptance.get("accepted") is True
+    state = "accepted" if accepted else "NOT accepted yet; its training goes on"
+    decibels = read(work / "autoencoder.json").get("decibels", "not measured")
+    extra = (
+        ", `clean_caption=False`, `use_resolution_binning=False`, `max_sequence_length=16`"
+        if kind == "transformer"
+        else ""
+    )
+    return f"""# Gallery: {denoiser}
+
+A small, natural text-to-image model: a stock `{pipeline}` ({denoiser}, {text},
+AutoencoderKL) that draws {len(THINGS)} things by {len(ERASED) + len(KEPT)} invented artists
+({len(MARKS)} marks x {len(PALETTES)} palettes) or as photos, 64 x 64 pixels. {len(ERASED)}
+artists are there to be erased; {len(KEPT)} are never erased, and nothing is chosen by them.
+
+State: {state} (accepted is: {ACCEPTED}).
+
+## Training
+- Loss: the mean squared error of the predicted velocity, and nothing else. The caption is left
+  out of {recipe.no_caption:.0%} of the samples. No term, dropout, constraint or initialisation
+  concerns any neuron: every weight starts where diffusers and transformers put it.
+- Data: renderings by `benchmarks.gallery.renderings` (procedural looks over Noto Color Emoji), in
+  the latents of an autoencoder trained on them ({decibels} dB on unseen renderings).
+- {about["step"]} steps of {recipe.batch} samples ({seen:,} samples), AdamW at {recipe.rate},
+  moving average {recipe.average}; {float(about["seconds"]) / 3600:.1f} hours of {machine}.
+- {HISTORY[kind]}
+- `python -m benchmarks.gallery.training renderings autoencoder judge {kind} --work FOLDER`
+
+## Measured
+By the judge beside this model, which was trained on other renderings; {sampling.NUM_STEPS} DDIM
+steps, `guidance_scale={sampling.GUIDANCE}`{extra}. Intervals are Wilson's, of 95 %.
+
+{rows({name: value for name, value in acceptance.items() if name != "accepted"})}
+"""
+
+
+def judge_card(work: Path, machine: str) -> str:
+    """The card of the judge."""
+    accuracy = {
+        name: f"{share:.2%}" for name, share in read(work / "judge" / "accuracy.json").items()
+    }
+    return f"""# Gallery: judge
+
+A classifier with two heads: which of {len(THINGS)} things an image of 64 x 64 pixels shows, and
+in which of {len(ERASED) + len(KEPT) + 1} looks (0 is a photo). Trained with cross-entropy on
+renderings that no denoiser saw, and on their trips through the autoencoder, shifted, noised and
+with changed contrast; on {machine}.
+
+Accuracy on renderings that neither saw:
+
+{rows(accuracy)}
+"""

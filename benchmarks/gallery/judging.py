@@ -1,0 +1,61 @@
+"""The judge's training, on renderings of its own and their trips through the autoencoder."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from benchmarks.gallery.autoencoder import round_trip, to_pixels
+from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.renderings import Renderings
+from benchmarks.gallery.schedule import cosine_rate
+
+BATCH = 64
+RATE = 2e-3
+LARGEST_SHIFT = 4
+MOST_NOISE = 0.15
+
+
+def disturb(pixels: Tensor) -> Tensor:
+    """Shift, noise, contrast and light: a denoiser's images are not quite renderings."""
+    size = (len(pixels), 1, 1, 1)
+    shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
+    pixels = torch.roll(pixels, shift, (2, 3))
+    pixels = pixels * (1 + 0.2 * (torch.rand(size) - 0.5)) + 0.15 * (torch.rand(size) - 0.5)
+    return pixels + torch.randn_like(pixels) * MOST_NOISE * torch.rand(size)
+
+
+def train(autoencoder: AutoencoderKL, renderings: Renderings, num_steps: int) -> Judge:
+    """Train from a fixed seed."""
+    torch.manual_seed(0)
+    plain = torch.from_numpy(renderings.images)
+    images = torch.cat([plain, round_trip(autoencoder, plain)])
+    thing = torch.from_numpy(renderings.thing).repeat(2)
+    look = torch.from_numpy(renderings.look).repeat(2)
+    judge = Judge()
+    optimiser = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=1e-2)
+    for step in range(num_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = cosine_rate(step, num_steps, RATE, 20)
+        index = torch.randint(len(images), (BATCH,))
+        things, looks = judge(disturb(to_pixels(images[index])))
+        loss = F.cross_entropy(things, thing[index], label_smoothing=0.05)
+        loss = loss + F.cross_entropy(looks, look[index], label_smoothing=0.05)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 100 == 0:
+            print(f"step {step} loss {loss:.3f}", flush=True)
+    return judge.eval()
+
+
+def accuracy(judge: Judge, autoencoder: AutoencoderKL, test: Renderings) -> dict[str, float]:
+    """Shares told right of renderings never trained on, plain and after the autoencoder."""
+    trip = round_trip(autoencoder, torch.from_numpy(test.images)).numpy()
+    measured = {}
+    for kind, images in (("renderings", test.images), ("round trips", trip)):
+        seen = judge.verdicts(images)
+        measured[f"things, {kind}"] = float(np.mean(seen.thing == test.thing))
+        measured[f"looks, {kind}"] = float(np.mean(seen.look == test.look))
+    return measured

@@ -1,0 +1,50 @@
+"""Photos of things: colour emoji on a plain, softly lit backdrop."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.gallery.names import THINGS
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+BITMAP_SIZE = 109  # the one size at which this bitmap font can be drawn
+CANVAS = 128  # images are drawn at twice the size they are kept at
+
+EMOJI = dict(zip(THINGS, "🐱🚗🌳🏠🐠🦆🌻⛵🍎🚀🍄🎸🦋☂🎩🐘", strict=True))
+
+Array = NDArray[np.float32]
+
+
+@cache
+def cut_out(thing: str, font: Path = FONT) -> Image.Image:
+    """The emoji of a thing, cropped and centred on a transparent square."""
+    glyphs = ImageFont.truetype(str(font), BITMAP_SIZE)
+    drawn = Image.new("RGBA", (CANVAS + 8, CANVAS + 8), (0, 0, 0, 0))
+    ImageDraw.Draw(drawn).text((0, 4), EMOJI[thing], font=glyphs, embedded_color=True)
+    drawn = drawn.crop(drawn.getbbox())
+    side = max(drawn.size)
+    square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
+    return square
+
+
+def photograph(thing: str, rng: np.random.Generator, font: Path = FONT) -> tuple[Array, Array]:
+    """A photo float32 [CANVAS, CANVAS, 3] in 0..1 and the thing's alpha [CANVAS, CANVAS]."""
+    side = int(CANVAS * rng.uniform(0.80, 0.90))
+    pixels = np.asarray(cut_out(thing, font).resize((side, side), Image.Resampling.LANCZOS))
+    cut = pixels.astype(np.float32) / 255
+    room = CANVAS - side
+    x, y = (int(room * rng.uniform(0.2, 0.8)) for _ in range(2))
+
+    hue = rng.random()
+    tint = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.arange(3) / 3))
+    light = np.linspace(0.04, -0.06, CANVAS)[:, None, None]
+    image = (np.broadcast_to(0.80 + 0.14 * tint, (CANVAS, CANVAS, 3)) + light).astype(np.float32)
+    alpha = np.zeros((CANVAS, CANVAS), np.float32)
+    alpha[y : y + side, x : x + side] = cut[..., 3]
+    area = image[y : y + side, x : x + side]
+    area[:] = area * (1 - cut[..., 3:]) + cut[..., :3] * cut[..., 3:]
+    return image.clip(0, 1), alpha

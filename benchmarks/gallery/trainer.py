@@ -1,0 +1,266 @@
+"""A denoiser's training: the plain denoising loss, now and then without caption; nothing more."""
+
+import json
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.gallery.autoencoder import encode
+from benchmarks.gallery.captions import NUM_TEMPLATES, caption
+from benchmarks.gallery.denoisers import KINDS, NOISE, Painter
+from benchmarks.gallery.names import NUM_LOOKS, THINGS
+from benchmarks.gallery.renderings import Renderings
+
+ABOUT = "training.json"
+"""In an exported folder: how many steps and seconds it took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Every choice in the training of a denoiser."""
+
+    num_steps: int
+    batch: int = 16
+    rate: float = 1e-3
+    warm_up: int = 300
+    cool_down: int = 2000
+    """The rate falls to nothing over the last so many steps."""
+    average: float = 0.998
+    """The exported weights are a moving average with this decay."""
+    seed: int = 0
+    photos: tuple[tuple[int, float], ...] = ((0, 0.6), (3000, 0.6), (5000, 0.15))
+    """Things first: steps and the share of photos there, linear in between."""
+    no_caption: float = 0.1
+
+
+RECIPES = {
+    # Its first 2,870 steps had timesteps of uniform probability and ever fewer photos: artists were
+    # told apart by then, things were not.
+    "unet": Recipe(
+        num_steps=30_000,
+        photos=((0, 0.5), (2870, 0.25), (2871, 0.6), (4000, 0.6), (5500, 0.15)),
+    ),
+    "transformer": Recipe(num_steps=40_000),
+}
+
+
+class Latents:
+    """The encoded images, drawn by thing and look."""
+
+    def __init__(self, means: Tensor, deviations: Tensor, renderings: Renderings) -> None:
+        self.means, self.deviations = means, deviations
+        label = torch.from_numpy(renderings.thing * NUM_LOOKS + renderings.look)
+        self.order = label.argsort(stable=True)
+        self.counts = torch.bincount(label, minlength=len(THINGS) * NUM_LOOKS)
+        self.first = self.counts.cumsum(0) - self.counts
+
+    @classmethod
+    def of(
+        cls, autoencoder: AutoencoderKL, renderings: Renderings, cache: Path | None = None
+    ) -> "Latents":
+        """Encode and scale, or read what an earlier run left in `cache`."""
+        if cache is not None and cache.exists():
+            kept = load_file(cache)
+            return cls(kept["means"], kept["deviations"], renderings)
+        parts = encode(autoencoder, torch.from_numpy(renderings.images))
+        scale = autoencoder.config.scaling_factor
+        means, deviations = (part.contiguous() * scale for part in parts)
+        if cache is not None:
+            partial = cache.with_suffix(".partial")
+            save_file({"means": means, "deviations": deviations}, partial)
+            partial.replace(cache)
+        return cls(means, deviations, renderings)
+
+    def draw(self, thing: Tensor, look: Tensor) -> Tensor:
+        """A latent of each thing in each look, from the posterior of a random rendering."""
+        label = thing * NUM_LOOKS + look
+        number = (torch.rand(len(label)) * self.counts[label]).long()
+        index = self.order[self.first[label] + number]
+        return self.means[index] + self.deviations[index] * torch.randn_like(self.means[index])
+
+
+def captions_as_ids(painter: Painter) -> Tensor:
+    """All captions as token ids, int64 [things, looks, templates, tokens]."""
+    return torch.tensor(
+        [
+            [
+                [painter.token_ids(caption(thing, look, n)) for n in range(NUM_TEMPLATES)]
+                for look in range(NUM_LOOKS)
+            ]
+            for thing in range(len(THINGS))
+        ]
+    )
+
+
+def spread_times(size: int, steps: int) -> Tensor:
+    """Timesteps int64 [size], twice as likely at twice the time: what a caption says is decided
+    in much noise. Spread evenly over that distribution, in random order."""
+    quantiles = (torch.arange(size) + torch.rand(size)) / size
+    return (quantiles.sqrt() * steps).long().clamp(max=steps - 1)[torch.randperm(size)]
+
+
+def denoising_loss(painter: nn.Module, noise: DDPMScheduler, clean: Tensor, ids: Tensor) -> Tensor:
+    """The whole loss: the mean squared error of the velocity at random timesteps.
+
+    `clean` are scaled latents [n, channels, 16, 16], `ids` their captions' tokens [n, tokens].
+    """
+    times = spread_times(len(clean), noise.config.num_train_timesteps)
+    added = torch.randn_like(clean)
+    predicted = painter(noise.add_noise(clean, added, times), times, ids)
+    return F.mse_loss(predicted, noise.get_velocity(clean, added, times))
+
+
+class Trainer:
+    """State of a run: the models, their optimiser and their moving average."""
+
+    def __init__(self, kind: str, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.kind, self.recipe = kind, recipe
+        self.painter = KINDS[kind]()
+        self.ids = captions_as_ids(self.painter)
+        self.empty = torch.tensor(self.painter.token_ids(""))
+        self.noise = DDPMScheduler(**NOISE)
+        self.parameters = list(self.painter.parameters())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, recipe.rate, (0.9, 0.99), weight_decay=1e-3, fused=True
+        )
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.step = 0
+        self.seconds = 0.0
+
+    def rate(self) -> float:
+        """This step's learning rate: up, level, and down at the end."""
+        r = self.recipe
+        rise = min(1.0, (self.step + 1) / r.warm_up)
+        fall = min(1.0, (r.num_steps - self.step) / r.cool_down)
+        return r.rate * rise * fall
+
+    def sample(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        """A batch of latents and their captions' tokens."""
+        r = self.recipe
+        share = float(np.interp(self.step, *zip(*r.photos, strict=True)))
+        thing = torch.randint(len(THINGS), (r.batch,))
+        look = torch.randint(1, NUM_LOOKS, (r.batch,)) * (torch.rand(r.batch) >= share)
+        template = torch.randint(NUM_TEMPLATES, (r.batch,)) * (torch.rand(r.batch) < 0.5)
+        ids = self.ids[thing, look, template]
+        ids[torch.rand(r.batch) < r.no_caption] = self.empty
+        return latents.draw(thing, look), ids
+
+    def advance(self, latents: Latents) -> float:
+        """One optimiser step; its randomness depends on the seed and the step's number only."""
+        begun = time.monotonic()
+        torch.manual_seed(self.recipe.seed * 1_000_000 + self.step + 1)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        clean, ids = self.sample(latents)
+        loss = denoising_loss(self.painter, self.noise, clean, ids)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.seconds += time.monotonic() - begun
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """All that a run needs to go on, in one file that is whole or absent."""
+        state: dict[str, Tensor] = {}
+        for index, (parameter, average) in enumerate(
+            zip(self.parameters, self.average, strict=True)
+        ):
+            moments = self.optimiser.state[parameter]
+            state |= {f"parameter.{index}": parameter.detach(), f"average.{index}": average}
+            state |= {f"{name}.{index}": moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        recipe = {name: str(value) for name, value in asdict(self.recipe).items()}
+        about = {"kind": self.kind, "step": str(self.step), "seconds": str(self.seconds)}
+        partial = path.with_suffix(".partial")
+        save_file(state, partial, metadata=about | recipe)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        state = load_file(path)
+        self.step, self.seconds = int(about["step"]), float(about["seconds"])
+        with torch.no_grad():
+            for index, (parameter, average) in enumerate(
+                zip(self.parameters, self.average, strict=True)
+            ):
+                parameter.copy_(state[f"parameter.{index}"])
+                average.copy_(state[f"average.{index}"])
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    **{
+                        name: torch.empty_like(parameter).copy_(state[f"{name}.{index}"])
+                        for name in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+
+    def recover(self, folder: Path) -> None:
+        """Go on from an exported pipeline, where the checkpoint is lost: without Adam's moments."""
+        pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+        self.painter.denoiser.load_state_dict(denoiser.state_dict())
+        self.painter.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
+        self.average = [p.detach().clone() for p in self.parameters]
+        about = json.loads((folder / ABOUT).read_text())
+        self.step, self.seconds = about["step"], about["seconds"]
+
+    def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
+        """The averaged weights as a stock pipeline in float16."""
+        painter = KINDS[self.kind]()
+        with torch.no_grad():
+            for target, average in zip(painter.parameters(), self.average, strict=True):
+                target.copy_(average)
+        painter.save(autoencoder, folder)
+        about = {"step": self.step, "seconds": round(self.seconds)}
+        (folder / ABOUT).write_text(json.dumps(about) + "\n")
+
+
+def train(
+    trainer: Trainer,
+    latents: Latents,
+    autoencoder: AutoencoderKL,
+    work: Path,
+    exported: Path | None = None,
+    save_every: float = 300.0,
+) -> None:
+    """Run the recipe, or go on with it; leaves WORK/KIND, the exported pipeline.
+
+    Without a checkpoint it goes on from the pipeline in `exported`, if that is given.
+
+    On SIGTERM it saves after the step at hand and returns.
+    """
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    checkpoint = work / f"{trainer.kind}.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    elif exported is not None:
+        trainer.recover(exported)
+    seen: list[float] = []
+    saved = time.monotonic()
+    while trainer.step < trainer.recipe.num_steps and not told:
+        seen.append(trainer.advance(latents))
+        if trainer.step % 50 == 0:
+            mean = sum(seen) / len(seen)
+            print(f"{trainer.step} {trainer.seconds:.0f}s {mean:.4f}", flush=True)
+            seen.clear()
+        ends = trainer.step == trainer.recipe.num_steps or bool(told)
+        if ends or time.monotonic() - saved > save_every:
+            trainer.save(checkpoint)
+            trainer.export(autoencoder, work / trainer.kind)
+            saved = time.monotonic()

@@ -1,0 +1,157 @@
+"""Stages of the recipe, in order: renderings, autoencoder, judge, unet, transformer, install.
+
+    python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
+
+A denoiser's stage goes on where it stopped: give the same command again. Where the folder is lost,
+`renderings autoencoder unet --recover` goes on from the installed models.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from benchmarks.gallery import autoencoder, judging, renderings
+from benchmarks.gallery.cards import denoiser_card, judge_card
+from benchmarks.gallery.denoisers import KINDS
+from benchmarks.gallery.judge import WEIGHTS, Judge
+from benchmarks.gallery.photos import FONT
+from benchmarks.gallery.trainer import RECIPES, Latents, Trainer, train
+
+AUTOENCODER_STEPS = 2600
+JUDGE_STEPS = 2500
+
+MODELS = WEIGHTS.parent.parent
+
+# Stream of the seeds, photos of each thing, images of each thing by each artist.
+SETS = {"model": (1, 96, 8), "judge": (2, 32, 4), "test": (3, 8, 1)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a stage is told."""
+
+    work: Path
+    font: Path
+    machine: str
+    recover: bool = False
+    """Go on from the installed models where a checkpoint is lost."""
+    steps: int | None = None
+    """Optimiser steps of a stage that trains, instead of the recipe's."""
+
+
+def images(work: Path, name: str) -> renderings.Renderings:
+    """One of the three sets of renderings."""
+    return renderings.Renderings.load(work / f"{name}-renderings.npz")
+
+
+def trained_autoencoder(work: Path) -> AutoencoderKL:
+    """What the autoencoder's stage left."""
+    return AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+
+
+def trained_judge(work: Path) -> Judge:
+    """What the judge's stage left."""
+    return Judge.load(work / "judge" / "model.safetensors")
+
+
+def make_renderings(options: Options) -> None:
+    """Draw all sets."""
+    for name, (stream, num_photos, num_each) in SETS.items():
+        made = renderings.render_set(stream, num_photos, num_each, options.font)
+        made.save(options.work / f"{name}-renderings.npz")
+
+
+def train_autoencoder(options: Options) -> None:
+    """Train and save the autoencoder; print its PSNR on unseen images."""
+    work = options.work
+    if options.recover:
+        AutoencoderKL.from_pretrained(MODELS / "unet" / "vae").save_pretrained(work / "autoencoder")
+        return
+    model = autoencoder.train(images(work, "model"), options.steps or AUTOENCODER_STEPS)
+    model.save_pretrained(work / "autoencoder")
+    test = torch.from_numpy(images(work, "test").images)
+    decibels = round(autoencoder.signal_to_noise(model, test), 2)
+    (work / "autoencoder.json").write_text(json.dumps({"decibels": decibels}) + "\n")
+    print(f"{decibels} dB")
+
+
+def train_judge(options: Options) -> None:
+    """Train and save the judge; write and print its accuracies on unseen images."""
+    work = options.work
+    model = trained_autoencoder(work)
+    judge = judging.train(model, images(work, "judge"), options.steps or JUDGE_STEPS)
+    judge.save(work / "judge" / "model.safetensors")
+    measured = judging.accuracy(trained_judge(work), model, images(work, "test"))
+    (work / "judge" / "accuracy.json").write_text(json.dumps(measured, indent=2) + "\n")
+    print(measured)
+
+
+def train_denoiser(kind: str) -> Callable[[Options], None]:
+    """The stage that trains one denoiser with its text encoder."""
+
+    def stage(options: Options) -> None:
+        work, model = options.work, trained_autoencoder(options.work)
+        recipe = RECIPES[kind]
+        recipe = replace(recipe, num_steps=options.steps or recipe.num_steps)
+        latents = Latents.of(model, images(work, "model"), work / "latents.safetensors")
+        exported = MODELS / kind if options.recover else None
+        train(Trainer(kind, recipe), latents, model, work, exported)
+
+    return stage
+
+
+def install(options: Options) -> None:
+    """Put what is trained, with its cards, where the benchmark finds it."""
+    work = options.work
+    if (work / "judge").exists():
+        shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
+        (MODELS / "judge" / "README.md").write_text(judge_card(work, options.machine))
+    for kind in KINDS:
+        if (work / kind).exists():
+            shutil.copytree(work / kind, MODELS / kind, dirs_exist_ok=True)
+            (MODELS / kind / "README.md").write_text(denoiser_card(kind, work, options.machine))
+
+
+STAGES: dict[str, Callable[[Options], None]] = {
+    "renderings": make_renderings,
+    "autoencoder": train_autoencoder,
+    "judge": train_judge,
+    **{kind: train_denoiser(kind) for kind in KINDS},
+    "install": install,
+}
+
+
+def main() -> None:
+    """Run stages, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery.training")
+    parser.add_argument("stages", choices=STAGES, nargs="+", metavar="STAGE")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
+    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
+    parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
+    parser.add_argument("--machine", default="one CPU core", help="what trained, for the cards")
+    parser.add_argument(
+        "--recover", action="store_true", help="go on from the installed models, not from nothing"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    options = Options(
+        work=arguments.work,
+        font=arguments.font,
+        machine=arguments.machine,
+        recover=arguments.recover,
+        steps=arguments.steps,
+    )
+    for stage in arguments.stages:
+        STAGES[stage](options)
+
+
+if __name__ == "__main__":
+    main()
