@@ -147,7 +147,8 @@ class Trainer:
     def sample(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """A batch of latents and their captions' tokens."""
         r = self.recipe
-        share = float(np.interp(self.step, *zip(*r.photos, strict=True)))
+        steps, shares = zip(*r.photos, strict=True)
+        share = float(np.interp(self.step, steps, shares))
         thing = torch.randint(len(THINGS), (r.batch,))
         look = torch.randint(1, NUM_LOOKS, (r.batch,)) * (torch.rand(r.batch) >= share)
         template = torch.randint(NUM_TEMPLATES, (r.batch,)) * (torch.rand(r.batch) < 0.5)
