@@ -200,7 +200,8 @@ def _blocked(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for (reason, kind), group in groups.items():
         names = list(dict.fromkeys(name for row in group for name in row["concepts"]))
         units = f"{len(group)} {kind} {'unit' if len(group) == 1 else 'units'}"
-        yield one_line(f"  blocked   {units} ({_some(names) or 'of all together'}): {reason}")
+        whose = _some(names) or "of all together"
+        yield "  blocked   " + one_line(f"{units} ({whose}): {reason}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """Commands that are told to stop: one line, and the code that a shell expects of the signal."""
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from . import exits
+from .terminal import echo
 
 
 class Stopped(SystemExit):
@@ -43,10 +43,10 @@ def stops_with_a_line() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        print(
+        echo(
             f"stopped by {stopped.name}: what was finished is kept, and the same command goes on "
             "from there",
-            file=sys.stderr,
+            err=True,
         )
         raise
     finally:

@@ -12,20 +12,28 @@ from pipelines.cli import app, main
 from pipelines.console.stopping import sigterm_as_before
 
 SURFACE = {
-    "validate": [],
+    "validate": ["--files-from", "--model"],
     "init": ["--from", "--kind"],
     "schema": [],
     "diff": ["--json"],
-    "plan": ["--calibrate", "--gpu-hour", "--json", "--rate", "--store"],
-    "erase": ["--log-format", "--store", "--verify"],
+    "plan": ["--calibrate", "--files-from", "--gpu-hour", "--json", "--rate", "--store"],
+    "erase": ["--files-from", "--log-format", "--store", "--verify"],
     "status": ["--json"],
     "export": ["--alpha", "--as", "--fraction", "--fuse", "--model", "--out", "--run", "--seal"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
-    "sweep": ["--json", "--log-format", "--store"],
-    "submit": ["--address", "--attack", "--log-format", "--of", "--store", "--working-dir"],
-    "evaluate": ["--json", "--log-format", "--of", "--store"],
-    "attack": ["--attack", "--log-format", "--of", "--store"],
+    "sweep": ["--files-from", "--json", "--log-format", "--store"],
+    "submit": [
+        "--address",
+        "--attack",
+        "--files-from",
+        "--log-format",
+        "--of",
+        "--store",
+        "--working-dir",
+    ],
+    "evaluate": ["--files-from", "--json", "--log-format", "--of", "--store"],
+    "attack": ["--attack", "--files-from", "--log-format", "--of", "--store"],
 }
 
 

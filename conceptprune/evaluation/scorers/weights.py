@@ -10,7 +10,6 @@ from pydantic import Discriminator, Field, Tag
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.manifest.model import FolderModel, HubModel
-from conceptprune.models.components import check_told
 from conceptprune.models.images import Image
 
 if TYPE_CHECKING:
@@ -119,6 +118,9 @@ def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) 
     if pooler:
         # Networks trained without one: what it was initialised with says nothing of an image.
         model.pooler = None
+    # Here, because it imports torch.
+    from conceptprune.models.components import check_told
+
     check_told({**told, "missing_keys": set(told["missing_keys"]) - pooler}, folder)
     return model.float().to(device).eval()
 

@@ -99,7 +99,7 @@ def test_concepts_and_units_without_a_result_are_counted(
     assert num_blocked == 4
     assert "concepts  1 of 3 done" in shown
     assert f"1 failed, {num_blocked} blocked, {num_pending} pending" in shown
-    assert re.search(r"blocked   \d checkpoint units \(Ada Bell\): needs mask", shown)
+    assert re.search(r"blocked   \d checkpoint units? \(Ada Bell\): needs it", shown)
     assert f"a rerun would compute {len(left)} units" in shown
 
 

@@ -48,7 +48,8 @@ def test_a_plain_log_line_has_none(text: str) -> None:
 
 def test_what_rich_does_itself_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipelines.console.terminal.Console", lambda: Console(file=sink, force_terminal=True)
+        "pipelines.console.terminal.Console",
+        lambda **_: Console(file=sink, force_terminal=True),
     )
     sink = io.StringIO()
     terminal().print("[bold]\x9b x[/]")
