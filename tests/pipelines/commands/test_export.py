@@ -422,7 +422,7 @@ def test_all_files_of_an_export_have_one_mode(run_export: Run, tmp_path: Path) -
     [
         (
             {"form": "pipline"},
-            r"--as pipline: allowed are pipeline, single-file, unet, delta, mask; nearest: pipeline",
+            "--as pipline: allowed are pipeline, single-file, unet, delta, mask; nearest: pipeline",
         ),
         (
             {"form": "mask", "fuse": "unoin"},
