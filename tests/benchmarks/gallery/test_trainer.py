@@ -175,7 +175,7 @@ def test_an_exported_model_is_enough_to_go_on_from(kind, latents, tmp_path):
     found.recover(tmp_path / kind)
     assert found.step == 2
     for ours, theirs in zip(found.parameters, lost.average, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-3)
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)  # as float16 has them
     found.advance(latents)
     assert found.step == 3
 
