@@ -24,6 +24,8 @@ DOCUMENTS = (
     "cluster/README.md",
     "examples/README.md",
     "docs/MEASURED.md",
+    "docs/COMMANDS.md",
+    "docs/TOOLS.md",
     "docs/RELIABILITY.md",
     "docs/LIMITS.md",
     "docs/TOOLS.md",
