@@ -463,10 +463,12 @@ class DiffusionModel(ABC):
         Without `tell_halves`, nobody asks which halves are the prompts' own.
         """
         trajectory = batch.trajectory
+        # All at once: to ask a GPU at each call would be to wait for the call before.
+        timesteps = trajectory.timesteps.tolist()
         while trajectory.call < stop:
             call = DenoiserCall(
                 number=trajectory.call,
-                timestep=float(trajectory.timestep),
+                timestep=float(timesteps[trajectory.call]),
                 conditional=(False, True)[-batch.halves :],
                 in_parts=at_once is not None,
             )

@@ -1,0 +1,305 @@
+"""One model in one dtype: speed, memory, and the steps from statistics to a pruned model.
+
+An evaluation is one latent with one prompt and one half of guidance through the denoiser.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu.device import MIB, Peak, seconds
+from benchmarks.gpu.settings import CALLS, PROMPTS, OutOfTimeError, Settings
+from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.errors import NumericalError
+from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.select_conceptprune import top_columns
+from conceptprune.masks.selectors import Evidence, named_selector, select_mask
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import family_of
+from conceptprune.models.prompt import Prompt
+from conceptprune.models.settings import Offload
+from conceptprune.studio.names import THINGS
+from conceptprune.units.batch_memory import BatchMemory
+
+GUIDANCE = 7.5
+STEPS = 50
+SPARSITY = 0.01
+LAYOUTS = (torch.channels_last, torch.contiguous_format)
+
+
+class Measures:
+    """Everything that is measured of a loaded model; each method gives what goes into the JSON."""
+
+    def __init__(self, model: DiffusionModel, settings: Settings) -> None:
+        self.model = model
+        self.settings = settings
+        self.device = settings.device
+        self.halves = model.halves(GUIDANCE)
+
+    def weights(self) -> dict[str, Any]:
+        """Of the denoiser and of the default site."""
+        weights = list(self.model.denoiser.parameters())
+        site = self.model.metered(["ffn_out"]).values()
+        return {
+            "parameters": sum(weight.numel() for weight in weights),
+            "weights_mib": sum(weight.nbytes for weight in weights) / MIB,
+            "site_weights": sum(metered.linear.weight.numel() for metered in site),
+        }
+
+    def encoding(self) -> dict[str, Any]:
+        """Of prompts by the text encoders, one at a time as always."""
+        texts = [prompt.text for prompt in prompts(4)]
+        self.model.encode_all(["warm"])
+        spent = seconds(lambda: self.model.encode_all(texts), self.device)
+        return {"seconds_a_prompt": spent / len(texts)}
+
+    def operations(self) -> dict[str, Any]:
+        """Products, convolutions and attention of one evaluation, counted in a real call."""
+        with FlopCounterMode(display=False) as counted:
+            self._bare(1, calls=1)
+        return {"tflop": counted.get_total_flops() / self.halves / 1e12}
+
+    def speeds(self, peak_rate: float, tflop: float) -> list[dict[str, Any]]:
+        """At batches of one prompt, of a few, and of as many as fit (or as are tried)."""
+        largest = self._largest()
+        sizes = sorted({1, max(1, largest // 4), largest})
+        return [self.speed(size, peak_rate, tflop) for size in sizes]
+
+    def speed(self, batch: int, peak_rate: float, tflop: float) -> dict[str, Any]:
+        """The bare loop and collection in turn, so that a slow moment slows both."""
+        bare, collected = [], []
+        peaks: dict[str, float] = {}
+        for _ in range(self.settings.repeats):
+            self.settings.check_time()
+            memory = Peak(self.device)
+            bare.append(seconds(lambda: self._bare(batch), self.device))
+            peaks["bare"] = memory.mib()
+            memory = Peak(self.device)
+            collected.append(seconds(lambda: self._collect(batch), self.device))
+            peaks["collection"] = memory.mib()
+        evaluations = batch * self.halves * self.settings.calls
+        ratio = median(watched / alone for watched, alone in zip(collected, bare, strict=True))
+        rate = evaluations / median(bare)
+        return {
+            "prompts": batch,
+            "bare_evaluations_a_second": rate,
+            "collection_evaluations_a_second": evaluations / median(collected),
+            "overhead_percent": 100 * (ratio - 1),
+            "share_of_product_rate": rate * tflop * 1e12 / peak_rate,
+            "bare_peak_mib": peaks["bare"],
+            "collection_peak_mib": peaks["collection"],
+        }
+
+    def variants(self, batch: int, peak_rate: float, tflop: float) -> dict[str, Any]:
+        """The same with another layout, attention or way to run the denoiser's code.
+
+        Compiled code calls no hooks, so that only the bare loop can use it; collection runs the
+        module as it is.
+        """
+        found: dict[str, Any] = {}
+        ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+            "channels_last": lambda: _layout(self.model.denoiser),
+            "attention_as_products": lambda: sdpa_kernel(SDPBackend.MATH),
+        }
+        for name, way in ways.items():
+            with way():
+                self._bare(batch, calls=1)
+                found[name] = self.speed(batch, peak_rate, tflop)
+        backend = "inductor" if self.device.type == "cuda" else "eager"
+        compilations: dict[str, dict[str, Any]] = {f"compiled_{backend}": {"backend": backend}}
+        if self.device.type == "cuda":
+            compilations["compiled_with_cuda_graphs"] = {"mode": "reduce-overhead"}
+        for name, how in compilations.items():
+            self.settings.check_time()
+            found[name] = self._compiled(batch, how)
+        return found
+
+    def erasure(self) -> dict[str, Any]:
+        """From statistics of two prompts to a mask, applied and removed."""
+        model = self.model
+        weights = {
+            name: metered.linear.weight.detach()
+            for name, metered in model.metered(["ffn_out"]).items()
+        }
+        evidence = Evidence(
+            target=collect(model, prompts(1, "in the style of Van Gogh"), self._collection(1)),
+            base=collect(model, prompts(1), self._collection(1)),
+        )
+
+        def select() -> PruningMask:
+            return select_mask(
+                weights,
+                evidence,
+                named_selector("conceptprune", sparsity=SPARSITY),
+                concept="Van Gogh",
+                component=model.component,
+                provenance={},
+            )
+
+        def top(device: torch.device | str) -> float:
+            """A call's columns of all layers, by the energies of the target."""
+            here = [
+                (weight.to(device).float().abs(), torch.from_numpy(layer.sum_sq[0]).to(device))
+                for weight, layer in (
+                    (weights[name][:, -layer.sum_sq.shape[1] :], layer)
+                    for name, layer in evidence.target.layers.items()
+                )
+            ]
+
+            def work() -> None:
+                for magnitude, energy in here:
+                    top_columns(magnitude * energy.sqrt().float(), magnitude.shape[1] // 100 or 1)
+
+            work()
+            return seconds(work, self.device)
+
+        mask = select()
+        before = {name: weight.clone() for name, weight in weights.items()}
+        spent = {
+            "select_seconds": seconds(select, self.device),
+            "a_calls_columns_on_host_seconds": top("cpu"),
+            "a_calls_columns_on_device_seconds": top(self.device),
+            "apply_seconds": seconds(lambda: mask.apply(model.pipe), self.device),
+            "remove_seconds": seconds(lambda: mask.remove(model.pipe), self.device),
+        }
+        return {
+            **spent,
+            "calls": self.settings.calls,
+            "mask_bytes": len(mask.to_bytes()),
+            "mask_entries": mask.num_entries,
+            "restored": all(same_bytes(weights[name], before[name]) for name in weights),
+        }
+
+    def _bare(self, batch: int, calls: int | None = None) -> None:
+        """The same denoiser calls as collection makes, with no hook anywhere."""
+        begun = self.model.begin(prompts(batch), steps=STEPS, guidance=GUIDANCE)
+        for _ in range(calls or self.settings.calls):
+            self.model.advance(begun)
+
+    def _collect(self, batch: int) -> None:
+        collect(self.model, prompts(batch), self._collection(batch))
+
+    def _collection(self, batch: int) -> CollectionSettings:
+        return CollectionSettings(
+            steps=STEPS, tau=self.settings.calls, guidance=GUIDANCE, batch_size=batch
+        )
+
+    def _largest(self) -> int:
+        """Prompts that go through the denoiser together, halved until they fit as a job does."""
+        memory = BatchMemory(self.settings.most)
+        if self.settings.most > 1:
+            for attempt in memory.attempts():
+                with attempt as at_once:
+                    self._bare(at_once, calls=1)
+        return memory.at_once
+
+    def _compiled(self, batch: int, how: dict[str, Any]) -> dict[str, Any]:
+        denoiser = self.model.denoiser
+        try:
+            denoiser.compile(**how)
+            first = seconds(lambda: self._bare(batch, calls=1), self.device)
+            spent = [
+                seconds(lambda: self._bare(batch), self.device)
+                for _ in range(self.settings.repeats)
+            ]
+        finally:
+            denoiser._compiled_call_impl = None
+            torch.compiler.reset()
+        evaluations = batch * self.halves * self.settings.calls
+        return {
+            "prompts": batch,
+            "first_call_seconds": first,
+            "bare_evaluations_a_second": evaluations / median(spent),
+        }
+
+
+def offloads(pipe: Any, dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
+    """The model from a folder, with each way to save the device's memory: what it saves and costs.
+
+    `pipe` is on the host already, so that the device is empty.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pipe.save_pretrained(folder)
+        for offload in get_args(Offload):
+            settings.check_time()
+            memory = Peak(settings.device)
+            loaded: list[DiffusionModel] = []
+
+            def load(offload: Offload = offload, loaded: list[DiffusionModel] = loaded) -> None:
+                loaded.append(
+                    family_of(folder).load(
+                        folder, dtype=dtype, device=settings.device, offload=offload
+                    )
+                )
+
+            loading = seconds(load, settings.device)
+            measures = Measures(loaded.pop(), settings)
+            measures._bare(1, calls=1)
+            spent = seconds(lambda measures=measures: measures._collect(1), settings.device)
+            found[offload] = {
+                "load_seconds": loading,
+                "peak_mib": memory.mib(),
+                "collection_evaluations_a_second": measures.halves * settings.calls / spent,
+            }
+            del measures
+    return found
+
+
+def concept_cost(rate: float, halves: int, select_seconds: float) -> dict[str, float]:
+    """What a concept takes on one device: its own side at `rate` evaluations a second, and a mask.
+
+    The base side is shared by all concepts, and not counted.
+    """
+    spent = PROMPTS * CALLS * halves / rate
+    return {
+        "collection_seconds": spent,
+        "select_seconds": select_seconds,
+        "device_hours": spent / 3600,
+    }
+
+
+def prompts(count: int, more: str = "") -> list[Prompt]:
+    """As many prompts as asked for."""
+    return [
+        Prompt(text=f"a {THINGS[index % len(THINGS)]} {more}".strip(), seed=index)
+        for index in range(count)
+    ]
+
+
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits, as `==` does not tell of 0 and -0."""
+    return bool(torch.equal(one.view(torch.uint8), other.view(torch.uint8)))
+
+
+def attempted(work: Callable[[], Any]) -> Any:
+    """What `work` gives, or why it gave nothing: one failure must not hide the other numbers."""
+    try:
+        return work()
+    except OutOfTimeError as error:
+        return {"skipped": str(error)}
+    except NumericalError as error:
+        return {"failed": str(error)}
+    except Exception as error:
+        first = str(error).strip().splitlines() or [""]
+        return {"failed": f"{type(error).__name__}: {first[0]}"}
+
+
+@contextmanager
+def _layout(denoiser: nn.Module) -> Iterator[None]:
+    """The convolutions' weights with their channels last."""
+    last, first = LAYOUTS
+    denoiser.to(memory_format=last)
+    try:
+        yield
+    finally:
+        denoiser.to(memory_format=first)
