@@ -7,7 +7,9 @@ def main() -> None:
     # Each imported here: the one for a GPU does without what the others need, such as Ray.
     if sys.argv[1:2] == ["gpu"]:
         from benchmarks.gpu.cli import main as gpu
+        from benchmarks.gpu.cli import quiet
 
+        quiet()
         sys.exit(gpu(sys.argv[2:]))
     from benchmarks.cases import main as cases
 

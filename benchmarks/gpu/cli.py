@@ -2,18 +2,23 @@
 
 import argparse
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 
 from benchmarks.gpu import correctness
 from benchmarks.gpu.device import device_named, machine
 from benchmarks.gpu.run import TINY, run
-from benchmarks.gpu.settings import CALLS, DTYPES, Settings
+from benchmarks.gpu.settings import CALLS, DTYPES, PARTS, Settings
 from benchmarks.gpu.table import table
 
+SECONDS = {"cuda": 8, "cpu": 60}
+"""For the loops of one batch size."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,6 +34,14 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
+def quiet() -> None:
+    """No bars and warnings of the libraries between the lines of the table."""
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
 def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     there = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,6 +49,7 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     parser.add_argument("--small", action="store_true", help="tiny stand-ins: that it runs")
     parser.add_argument("--models", default=",".join(TINY), help="default: %(default)s")
     parser.add_argument("--dtypes", help=f"of {', '.join(DTYPES)}; the first is for all models")
+    parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--calls", type=int, help=f"denoiser calls (default: {CALLS})")
     parser.add_argument("--most", type=int, help="prompts in the largest batch that is tried")
     parser.add_argument("--repeats", type=int, help="of each measurement")
@@ -57,9 +71,11 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
             given.dtypes or ("float16,bfloat16,float32" if on_card else "float32"),
             DTYPES,
         ),
+        parts=_known(parser, "--parts", given.parts, PARTS),
         calls=given.calls or (2 if given.small else CALLS),
         most=given.most or (2 if given.small else 32 if on_card else 1),
         repeats=given.repeats or (3 if on_card else 1),
+        seconds=SECONDS[device.type],
         minutes=given.minutes,
     )
     slug = re.sub(r"[^a-z0-9]+", "-", machine(device)["device"].lower()).strip("-")

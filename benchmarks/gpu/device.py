@@ -3,7 +3,8 @@
 import gc
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,10 @@ def machine(device: torch.device) -> dict[str, Any]:
         card = torch.cuda.get_device_properties(device)
         known |= {"device": card.name, "memory_mib": card.total_memory // MIB}
         known["cuda"] = torch.version.cuda
+        known["tf32"] = {
+            "products": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        }
     return {"type": device.type, **known}
 
 
@@ -71,13 +76,24 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+@contextmanager
+def float32_in_full() -> Iterator[None]:
+    """No TF32, which torch lets a card's convolutions use for float32 by default."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 class Peak:
     """How far memory rose above its level at the start: the card's as torch allocates it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        gc.collect()
         if device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             self._start = torch.cuda.memory_allocated(device)

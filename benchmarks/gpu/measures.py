@@ -4,8 +4,9 @@ An evaluation is one latent with one prompt and one half of guidance through the
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.device import MIB, Peak, seconds
 from benchmarks.gpu.settings import CALLS, PROMPTS, OutOfTimeError, Settings
 from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import NumericalError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.select_conceptprune import top_columns
@@ -33,6 +35,17 @@ GUIDANCE = 7.5
 STEPS = 50
 SPARSITY = 0.01
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
+COMPILATIONS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "cuda": {
+        "compiled": {"backend": "inductor"},
+        "compiled_with_cuda_graphs": {"backend": "inductor", "mode": "reduce-overhead"},
+    },
+    # Inductor asks for a C++ compiler there, and what it makes says nothing about a card.
+    "cpu": {"traced": {"backend": "eager"}},
+}
+"""What `compile` is told, by the type of device and the name in the results."""
+COMPILING = 120
+"""Seconds that must be left for one of them: it cannot be interrupted."""
 
 
 class Measures:
@@ -64,7 +77,7 @@ class Measures:
     def operations(self) -> dict[str, Any]:
         """Products, convolutions and attention of one evaluation, counted in a real call."""
         with FlopCounterMode(display=False) as counted:
-            self._bare(1, calls=1)
+            self._bare(1, 1)
         return {"tflop": counted.get_total_flops() / self.halves / 1e12}
 
     def speeds(self, peak_rate: float, tflop: float) -> list[dict[str, Any]]:
@@ -74,22 +87,28 @@ class Measures:
         return [self.speed(size, peak_rate, tflop) for size in sizes]
 
     def speed(self, batch: int, peak_rate: float, tflop: float) -> dict[str, Any]:
-        """The bare loop and collection in turn, so that a slow moment slows both."""
+        """The bare loop and collection in turn, so that a slow moment slows both.
+
+        With fewer calls than a job makes, collection's overhead comes out too large, because the
+        sums are moved to the host once however many calls there were.
+        """
+        calls = self._calls_in_time(batch)
         bare, collected = [], []
         peaks: dict[str, float] = {}
+        for work, name in ((self._bare, "bare"), (self._collect, "collection")):
+            memory = Peak(self.device)
+            work(batch, min(2, calls))
+            peaks[name] = memory.mib()
         for _ in range(self.settings.repeats):
             self.settings.check_time()
-            memory = Peak(self.device)
-            bare.append(seconds(lambda: self._bare(batch), self.device))
-            peaks["bare"] = memory.mib()
-            memory = Peak(self.device)
-            collected.append(seconds(lambda: self._collect(batch), self.device))
-            peaks["collection"] = memory.mib()
-        evaluations = batch * self.halves * self.settings.calls
+            bare.append(seconds(lambda: self._bare(batch, calls), self.device))
+            collected.append(seconds(lambda: self._collect(batch, calls), self.device))
+        evaluations = batch * self.halves * calls
         ratio = median(watched / alone for watched, alone in zip(collected, bare, strict=True))
         rate = evaluations / median(bare)
         return {
             "prompts": batch,
+            "calls": calls,
             "bare_evaluations_a_second": rate,
             "collection_evaluations_a_second": evaluations / median(collected),
             "overhead_percent": 100 * (ratio - 1),
@@ -104,23 +123,21 @@ class Measures:
         Compiled code calls no hooks, so that only the bare loop can use it; collection runs the
         module as it is.
         """
-        found: dict[str, Any] = {}
-        ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-            "channels_last": lambda: _layout(self.model.denoiser),
-            "attention_as_products": lambda: sdpa_kernel(SDPBackend.MATH),
-        }
-        for name, way in ways.items():
+        found: dict[str, Any] = {"as_it_is": self.speed(batch, peak_rate, tflop)}
+        for name, way in self._ways().items():
             with way():
-                self._bare(batch, calls=1)
-                found[name] = self.speed(batch, peak_rate, tflop)
-        backend = "inductor" if self.device.type == "cuda" else "eager"
-        compilations: dict[str, dict[str, Any]] = {f"compiled_{backend}": {"backend": backend}}
-        if self.device.type == "cuda":
-            compilations["compiled_with_cuda_graphs"] = {"mode": "reduce-overhead"}
-        for name, how in compilations.items():
-            self.settings.check_time()
-            found[name] = self._compiled(batch, how)
+                found[name] = attempted(lambda: self.speed(batch, peak_rate, tflop))
+        for name, how in COMPILATIONS[self.device.type].items():
+            found[name] = attempted(lambda how=how: self._compiled(batch, how))
         return found
+
+    def _ways(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+        ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+            "attention_as_products": lambda: sdpa_kernel(SDPBackend.MATH)
+        }
+        if any(isinstance(module, nn.Conv2d) for module in self.model.denoiser.modules()):
+            ways["channels_last"] = lambda: _layout(self.model.denoiser)
+        return ways
 
     def erasure(self) -> dict[str, Any]:
         """From statistics of two prompts to a mask, applied and removed."""
@@ -129,16 +146,23 @@ class Measures:
             name: metered.linear.weight.detach()
             for name, metered in model.metered(["ffn_out"]).items()
         }
-        evidence = Evidence(
-            target=collect(model, prompts(1, "in the style of Van Gogh"), self._collection(1)),
-            base=collect(model, prompts(1), self._collection(1)),
+        memory = Peak(self.device)
+        target: list[Statistics] = []
+        collecting = seconds(
+            lambda: target.append(
+                collect(model, prompts(1, "in the style of Van Gogh"), self._collection(1))
+            ),
+            self.device,
         )
+        peak = memory.mib()
+        self.settings.check_time()
+        evidence = Evidence(target=target[0], base=collect(model, prompts(1), self._collection(1)))
 
         def select() -> PruningMask:
             return select_mask(
                 weights,
                 evidence,
-                named_selector("conceptprune", sparsity=SPARSITY),
+                named_selector("conceptprune", sparsity=SPARSITY, min_per_row=1),
                 concept="Van Gogh",
                 component=model.component,
                 provenance={},
@@ -164,6 +188,8 @@ class Measures:
         mask = select()
         before = {name: weight.clone() for name, weight in weights.items()}
         spent = {
+            "collection_seconds": collecting,
+            "collection_peak_mib": peak,
             "select_seconds": seconds(select, self.device),
             "a_calls_columns_on_host_seconds": top("cpu"),
             "a_calls_columns_on_device_seconds": top(self.device),
@@ -178,14 +204,25 @@ class Measures:
             "restored": all(same_bytes(weights[name], before[name]) for name in weights),
         }
 
-    def _bare(self, batch: int, calls: int | None = None) -> None:
+    def _bare(self, batch: int, calls: int) -> None:
         """The same denoiser calls as collection makes, with no hook anywhere."""
         begun = self.model.begin(prompts(batch), steps=STEPS, guidance=GUIDANCE)
-        for _ in range(calls or self.settings.calls):
+        for _ in range(calls):
             self.model.advance(begun)
 
-    def _collect(self, batch: int) -> None:
-        collect(self.model, prompts(batch), self._collection(batch))
+    def _collect(self, batch: int, calls: int) -> None:
+        collect(self.model, prompts(batch), replace(self._collection(batch), tau=calls))
+
+    def _calls_in_time(self, batch: int) -> int:
+        """So many calls that all loops of a batch size take the seconds for them; at least two.
+
+        The call that is timed for it also warms caches, and lets the device choose its kernels.
+        """
+        calls = self.settings.calls
+        self._bare(batch, 1)
+        one = seconds(lambda: self._bare(batch, 1), self.device) if calls > 2 else 0.0
+        in_time = int(self.settings.seconds / (2 * self.settings.repeats * one)) if one else calls
+        return max(min(2, calls), min(calls, in_time))
 
     def _collection(self, batch: int) -> CollectionSettings:
         return CollectionSettings(
@@ -198,26 +235,28 @@ class Measures:
         if self.settings.most > 1:
             for attempt in memory.attempts():
                 with attempt as at_once:
-                    self._bare(at_once, calls=1)
+                    self._bare(at_once, 1)
         return memory.at_once
 
     def _compiled(self, batch: int, how: dict[str, Any]) -> dict[str, Any]:
+        self.settings.check_time(needs=COMPILING)
         denoiser = self.model.denoiser
         try:
             denoiser.compile(**how)
-            first = seconds(lambda: self._bare(batch, calls=1), self.device)
+            first = seconds(lambda: self._bare(batch, 1), self.device)
+            calls = self._calls_in_time(batch)
             spent = [
-                seconds(lambda: self._bare(batch), self.device)
+                seconds(lambda: self._bare(batch, calls), self.device)
                 for _ in range(self.settings.repeats)
             ]
         finally:
             denoiser._compiled_call_impl = None
             torch.compiler.reset()
-        evaluations = batch * self.halves * self.settings.calls
         return {
             "prompts": batch,
+            "calls": calls,
             "first_call_seconds": first,
-            "bare_evaluations_a_second": evaluations / median(spent),
+            "bare_evaluations_a_second": batch * self.halves * calls / median(spent),
         }
 
 
@@ -232,40 +271,40 @@ def offloads(pipe: Any, dtype: torch.dtype, settings: Settings) -> dict[str, Any
         pipe.save_pretrained(folder)
         for offload in get_args(Offload):
             settings.check_time()
-            memory = Peak(settings.device)
-            loaded: list[DiffusionModel] = []
-
-            def load(offload: Offload = offload, loaded: list[DiffusionModel] = loaded) -> None:
-                loaded.append(
-                    family_of(folder).load(
-                        folder, dtype=dtype, device=settings.device, offload=offload
-                    )
-                )
-
-            loading = seconds(load, settings.device)
-            measures = Measures(loaded.pop(), settings)
-            measures._bare(1, calls=1)
-            spent = seconds(lambda measures=measures: measures._collect(1), settings.device)
-            found[offload] = {
-                "load_seconds": loading,
-                "peak_mib": memory.mib(),
-                "collection_evaluations_a_second": measures.halves * settings.calls / spent,
-            }
-            del measures
+            found[offload] = _offloaded(folder, offload, dtype, settings)
     return found
 
 
-def concept_cost(rate: float, halves: int, select_seconds: float) -> dict[str, float]:
-    """What a concept takes on one device: its own side at `rate` evaluations a second, and a mask.
+def _offloaded(
+    folder: Path, offload: Offload, dtype: torch.dtype, settings: Settings
+) -> dict[str, float]:
+    """Of the model loaded in that way."""
+    memory = Peak(settings.device)
+    loaded: list[DiffusionModel] = []
+    loading = seconds(
+        lambda: loaded.append(
+            family_of(folder).load(folder, dtype=dtype, device=settings.device, offload=offload)
+        ),
+        settings.device,
+    )
+    measures = Measures(loaded[0], settings)
+    measures._bare(1, 1)
+    spent = seconds(lambda: measures._collect(1, settings.calls), settings.device)
+    return {
+        "load_seconds": loading,
+        "peak_mib": memory.mib(),
+        "collection_evaluations_a_second": measures.halves * settings.calls / spent,
+    }
 
-    The base side is shared by all concepts, and not counted.
+
+def concept_cost(rate: float, halves: int) -> dict[str, float]:
+    """What a concept takes on one device: its own side, at `rate` evaluations a second.
+
+    The base side is shared by all concepts, and masks are selected beside the device: neither is
+    counted.
     """
     spent = PROMPTS * CALLS * halves / rate
-    return {
-        "collection_seconds": spent,
-        "select_seconds": select_seconds,
-        "device_hours": spent / 3600,
-    }
+    return {"collection_seconds": spent, "device_hours": spent / 3600}
 
 
 def prompts(count: int, more: str = "") -> list[Prompt]:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ PRODUCT_SIDE = {"cuda": 8192, "cpu": 2048}
 SMALL_SIDE = 128
 EVERY_DTYPE = ("sd15", "sdxl")
 """Models that are measured in all dtypes; the others in the first one only."""
-OFFLOADED = ("sd15", "sdxl")
+VARIED = ("sd15", "sdxl")
+"""Models that are also compiled, laid out otherwise and offloaded."""
 
 
 def run(settings: Settings, out: Path) -> dict[str, Any]:
@@ -42,67 +44,94 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
         out.write_text(json.dumps(results, indent=2) + "\n")
 
     # First: a few seconds, and what is fast but wrong is worth nothing.
-    results["correctness"] = correctness.check(settings)
+    results["correctness"] = correctness.check(settings) if "correctness" in settings.parts else {}
     write()
     side = SMALL_SIDE if settings.small else PRODUCT_SIDE[settings.device.type]
     results["product_tflops"] = {
         dtype: product_rate(settings.device, DTYPES[dtype], side=side) / 1e12
         for dtype in settings.dtypes
     }
-    results["models"] = {name: {} for name in settings.models}
-    # The first dtype of every model before the others: time may run out.
-    for number, dtype in enumerate(settings.dtypes):
-        for name in settings.models:
-            if number and name not in EVERY_DTYPE:
-                continue
-            rate = results["product_tflops"][dtype] * 1e12
-            results["models"][name][dtype] = found = {}
-            measured = attempted(
-                lambda name=name, dtype=dtype, rate=rate, found=found: _measure(
-                    name, dtype, rate, settings, found, first=dtype == settings.dtypes[0]
-                )
-            )
-            found.update(measured or {})
-            _let_go()
-            write()
+    results["models"] = {name: {dtype: {} for dtype in settings.dtypes} for name in settings.models}
+    # What is asked first of every model before the rest: time may run out.
+    for work, dtypes, of in (
+        (_measure, settings.dtypes[:1], settings.models),
+        (_measure, settings.dtypes[1:], EVERY_DTYPE),
+        (_vary, settings.dtypes[:1], VARIED),
+    ):
+        for dtype in dtypes:
+            for name in settings.models:
+                if name not in of:
+                    continue
+                asked = Asked(name, dtype, results["product_tflops"][dtype] * 1e12, settings)
+                found = results["models"][name][dtype]
+                found |= attempted(lambda work=work, asked=asked, found=found: work(asked, found))
+                _let_go()
+                write()
     return results
 
 
-def _measure(
-    name: str,
-    dtype: str,
-    rate: float,
-    settings: Settings,
-    found: dict[str, Any],
-    *,
-    first: bool,
-) -> None:
-    """Put what is found of one model in one dtype into `found`, step by step."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One model in one dtype."""
+
+    name: str
+    dtype: str
+    rate: float
+    """Operations a second of matrix products."""
+    settings: Settings
+
+
+def _measure(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
+    """Put speed and erasure into `found`, step by step, so that a failure leaves what was there."""
+    settings = asked.settings
     settings.check_time()
-    pipe, resolution = _pipeline(name, DTYPES[dtype], settings, found)
-    if pipe is None:
-        return
-    model: DiffusionModel = family_named(type(pipe).__name__)(pipe, resolution=resolution)
+    model = _model(asked, found)
+    if model is None:
+        return {}
     measures = Measures(model, settings)
     found |= measures.weights()
     found["encoding"] = measures.encoding()
-    found |= measures.operations()
-    found["speed"] = measures.speeds(rate, found["tflop"])
-    found["erasure"] = attempted(measures.erasure)
-    fastest = max(row["collection_evaluations_a_second"] for row in found["speed"])
-    selecting = found["erasure"].get("select_seconds", 0.0)
-    found["concept"] = concept_cost(fastest, model.halves(GUIDANCE), selecting)
-    if not first:
-        return
-    largest = found["speed"][-1]["prompts"]
-    found["variants"] = attempted(lambda: measures.variants(largest, rate, found["tflop"]))
-    if name in OFFLOADED:
+    if "speed" in settings.parts:
+        found |= measures.operations()
+        found["speed"] = measures.speeds(asked.rate, found["tflop"])
+        fastest = max(row["collection_evaluations_a_second"] for row in found["speed"])
+        found["concept"] = concept_cost(fastest, model.halves(GUIDANCE))
+    if "erasure" in settings.parts:
+        found["erasure"] = attempted(measures.erasure)
+    return {}
+
+
+def _vary(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
+    """Put the other ways to run the model, and to hold it, into `found`."""
+    settings = asked.settings
+    if not {"variants", "offload"} & set(settings.parts):
+        return {}
+    settings.check_time()
+    model = _model(asked, {})
+    if model is None:
+        return {}
+    if "variants" in settings.parts and "speed" in found:
+        # Not the largest batch: attention as plain products takes many times its memory.
+        middle = found["speed"][len(found["speed"]) // 2]["prompts"]
+        found["variants"] = Measures(model, settings).variants(middle, asked.rate, found["tflop"])
+    if "offload" in settings.parts:
+        pipe = model.pipe
         for module in pipe.components.values():
             if isinstance(module, nn.Module):
                 module.to("cpu")
-        del model, measures
+        del model
         _let_go()
-        found["offload"] = attempted(lambda: offloads(pipe, DTYPES[dtype], settings))
+        found["offload"] = attempted(lambda: offloads(pipe, DTYPES[asked.dtype], settings))
+    return {}
+
+
+def _model(asked: Asked, found: dict[str, Any]) -> DiffusionModel | None:
+    """The model, or None where it does not fit: `found` says what of it was made."""
+    pipe, resolution = _pipeline(asked.name, DTYPES[asked.dtype], asked.settings, found)
+    if pipe is None:
+        return None
+    model: DiffusionModel = family_named(type(pipe).__name__)(pipe, resolution=resolution)
+    return model
 
 
 def _pipeline(

@@ -10,6 +10,8 @@ PROMPTS = 20
 """Prompts a side of a concept, as jobs have it by default."""
 CALLS = 10
 """Denoiser calls of each, as jobs have it by default."""
+PARTS = ("correctness", "speed", "erasure", "variants", "offload")
+"""What can be measured, each alone where the time is short."""
 
 
 class OutOfTimeError(Exception):
@@ -24,14 +26,18 @@ class Settings:
     small: bool
     models: tuple[str, ...]
     dtypes: tuple[str, ...]
+    parts: tuple[str, ...]
+    """Of `PARTS`."""
     calls: int
     most: int
     """Prompts in the largest batch that is tried."""
     repeats: int
+    seconds: float
+    """For the loops of one batch size: where they take longer, fewer calls are made."""
     minutes: float
     started: float = field(default_factory=time.monotonic)
 
-    def check_time(self) -> None:
-        """Raise `OutOfTimeError` when the minutes are over."""
-        if time.monotonic() - self.started > 60 * self.minutes:
-            raise OutOfTimeError(f"the {self.minutes:g} minutes were over")
+    def check_time(self, needs: float = 0) -> None:
+        """Raise `OutOfTimeError` when fewer than `needs` seconds of the minutes are left."""
+        if time.monotonic() - self.started + needs > 60 * self.minutes:
+            raise OutOfTimeError(f"too little was left of the {self.minutes:g} minutes")
