@@ -197,16 +197,23 @@ def rows(seconds: Mapping[str, float]) -> dict[str, Sequence[str]]:
 
 def measured() -> list[dict[str, str]]:
     """A row for each model and dtype that was measured at real sizes, by device."""
-    found = []
-    for path in sorted(RESULTS.glob("*.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["small"]:
-            continue
-        for name, dtypes in results["models"].items():
-            for dtype, measures in dtypes.items():
-                if "concept" in measures:
-                    found.append(_measured_row(results["machine"], name, dtype, measures))
-    return found
+    return [
+        row
+        for path in sorted(RESULTS.glob("*.json"))
+        for row in measured_rows(json.loads(path.read_text(encoding="utf-8")))
+    ]
+
+
+def measured_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Of one run of `python -m benchmarks gpu`; none of one with --small."""
+    if results["small"]:
+        return []
+    return [
+        _measured_row(results["machine"], name, dtype, found)
+        for name, dtypes in results["models"].items()
+        for dtype, found in dtypes.items()
+        if "concept" in found
+    ]
 
 
 def _measured_row(

@@ -58,8 +58,8 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     given = parser.parse_args(arguments)
     try:
         device = device_named(given.device)
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error).splitlines()[0])
+    except ValueError as error:
+        parser.error(str(error))
     on_card = device.type == "cuda"
     settings = Settings(
         device=device,

@@ -24,7 +24,10 @@ def device_named(name: str) -> torch.device:
     Raises:
         ValueError: there is none.
     """
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name}: cpu or cuda is measured") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device {name}: cpu or cuda is measured")
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -18,6 +18,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     PNDMScheduler,
+    SchedulerMixin,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -121,6 +122,10 @@ class Shape:
         """The pipeline, made on `device`: the same seed, but other weights on another device."""
         with seeded(), of_dtype(dtype), device:
             pipe = self.pipeline(self.denoiser(**config))
+        for module in pipe.components.values():
+            if isinstance(module, nn.Module):
+                # Some buffers are made elsewhere, or in float32, whatever the context says.
+                module.to(device, dtype)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -142,6 +147,12 @@ def of_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _scheduler(kind: type[SchedulerMixin], **config: Any) -> SchedulerMixin:
+    """On the host and in float32, as every pipeline has it."""
+    with of_dtype(torch.float32), torch.device("cpu"):
+        return kind(**config)
 
 
 def _clip_l(kind: type[CLIPTextModel] = CLIPTextModel) -> CLIPTextModel:
@@ -202,7 +213,7 @@ def _stable_diffusion(unet: nn.Module) -> DiffusionPipeline:
         text_encoder=_clip_l(),
         tokenizer=clip_tokenizer(),
         unet=unet,
-        scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True),
+        scheduler=_scheduler(PNDMScheduler, **NOISE, skip_prk_steps=True),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -217,7 +228,7 @@ def _stable_diffusion_xl(unet: nn.Module) -> DiffusionPipeline:
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**NOISE),
+        scheduler=_scheduler(EulerDiscreteScheduler, **NOISE),
         add_watermarker=False,
     )
 
@@ -232,7 +243,7 @@ def _stable_diffusion_3(transformer: nn.Module) -> DiffusionPipeline:
         tokenizer_2=clip_tokenizer(),
         tokenizer_3=None,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=_scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
     )
 
 
@@ -244,7 +255,7 @@ def _flux(transformer: nn.Module) -> DiffusionPipeline:
         tokenizer=clip_tokenizer(),
         tokenizer_2=t5_tokenizer(),
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        scheduler=_scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0, use_dynamic_shifting=True),
     )
 
 
