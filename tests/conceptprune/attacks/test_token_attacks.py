@@ -32,6 +32,8 @@ from conceptprune.models.stable_diffusion_xl import StableDiffusionXL
 from tests.support.sd15_shaped import build_pipeline
 from tests.support.tiny_models import stable_diffusion_xl
 
+pytestmark = pytest.mark.slow
+
 SceneOf = Callable[..., Scene]
 
 

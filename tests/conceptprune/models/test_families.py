@@ -21,6 +21,8 @@ from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import weight_digest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
 GUIDANCE = 5.0
 SETTINGS = CollectionSettings(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)

@@ -22,6 +22,8 @@ from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
 SETTINGS = CollectionSettings(steps=STEPS, tau=2, guidance=5.0, batch_size=2)
 NAMES = ("ffn_out", "ffn_in", "attn_key", "attn_value", "text_ffn")
