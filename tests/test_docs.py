@@ -30,7 +30,6 @@ DOCUMENTS = (
     "docs/TOOLS.md",
     "docs/RELIABILITY.md",
     "docs/LIMITS.md",
-    "docs/TOOLS.md",
 )
 
 
