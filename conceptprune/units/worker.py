@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
-from conceptprune.collection.collect import CollectionSettings, collect_window
+from conceptprune.collection.collect import collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError, StoreError
 from conceptprune.manifest import concept_key
@@ -64,14 +64,11 @@ class Worker(UnitWorker):
         self,
         store: Store,
         model: ModelSettings,
-        settings: CollectionSettings,
         claims: Claims | None = None,
     ) -> None:
         super().__init__(store, claims)
         self.model = model
-        self.settings = settings
-        self._memory = BatchMemory(settings.batch_size)
-        self._preview_memory: dict[int, BatchMemory] = {}
+        self._memories: dict[tuple[str, int], BatchMemory] = {}
         self._language_models: dict[tuple[str, str], LanguageModel] = {}
 
     @cached_property
@@ -152,6 +149,10 @@ class Worker(UnitWorker):
             case _:
                 raise TypeError(f"an erase job's worker does not make units of kind {unit.kind}")
 
+    def _memory(self, kind: str, batch_size: int) -> BatchMemory:
+        """How much of a batch fits, which units of a kind and batch size learn from each other."""
+        return self._memories.setdefault((kind, batch_size), BatchMemory(batch_size))
+
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.model.identity, suffix=suffix)
 
@@ -197,14 +198,16 @@ class Worker(UnitWorker):
                 for index in range(count)
             ]
 
-        for attempt in self._memory.attempts():
+        memory = self._memory(unit.kind, unit.collection.batch_size)
+        for attempt in memory.attempts():
             with attempt as at_once:
                 result = collect_window(
                     self.denoiser,
                     unit.prompts,
-                    self.settings,
+                    unit.collection,
                     unit.window,
                     states,
+                    site=unit.site,
                     keep_states=not unit.last,
                     at_once=at_once,
                 )
@@ -213,7 +216,7 @@ class Worker(UnitWorker):
         for index, state in enumerate(result.states):
             data = state.to_bytes()
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
-        return Made(objects=objects, facts={"at_once": self._memory.at_once})
+        return Made(objects=objects, facts={"at_once": memory.at_once})
 
     def _reduced(self, unit: StatisticsUnit) -> Made:
         shards = [
@@ -311,7 +314,7 @@ class Worker(UnitWorker):
 
     def _preview(self, unit: PreviewUnit) -> Made:
         mask = None if unit.mask_key is None else read_mask(self.store, unit.mask_key)
-        memory = self._preview_memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
+        memory = self._memory(unit.kind, unit.batch_size)
         images = self._generated(unit, mask, memory)
         table = preview_table(unit.prompts, images)
         # An image's last bits depend on how many share its batch, and those of the untouched model

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conceptprune.checkpoints.single_file import write_single_file
-from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.manifest import parse_manifest
+from conceptprune.collection.collect import collect
+from conceptprune.manifest import Collection, parse_manifest
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.families import check_model, family_of
 from conceptprune.models.from_single_file import converted_folder
@@ -29,7 +29,7 @@ def test_a_model_is_checked_collected_pruned_and_drawn() -> None:
     assert parse_manifest(MANIFEST, source="m.yaml", folder=Path()).concepts[0].kind == "style"
     check_model(model_path())
     model = family_of(model_path()).load(model_path())
-    settings = CollectionSettings(steps=2, tau=1, guidance=3.0, batch_size=1)
+    settings = Collection(steps=2, tau=1, guidance=3.0, batch_size=1)
     statistics = collect(model, PROMPTS, settings)
     before = model.draw(PROMPTS, steps=2, guidance=3.0)
     modules = dict(model.denoiser.named_modules())

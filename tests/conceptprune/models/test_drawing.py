@@ -11,9 +11,10 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_torchsde_available
 
-from conceptprune.collection.collect import CollectionSettings, Window, collect, collect_window
+from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import join_calls
 from conceptprune.errors import UserError
+from conceptprune.manifest import Collection
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
 from conceptprune.models.prompt import Prompt
@@ -119,7 +120,7 @@ def test_every_scheduler_draws_what_it_draws_in_diffusers(
 
 def check_seeded(model: DiffusionModel, other: DiffusionModel) -> None:
     """The same every time, whatever the random state, the batch and the windows."""
-    settings = CollectionSettings(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
+    settings = Collection(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
     torch.manual_seed(1)
     whole = collect(model, PROMPTS, settings).to_arrow()
     torch.manual_seed(2)

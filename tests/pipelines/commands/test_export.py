@@ -24,7 +24,6 @@ from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
@@ -225,8 +224,7 @@ def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others
     shutil.copytree(tiny_store.uri, uri)
     # As if each concept's prompts had been a unit of their own, and the last one's had failed.
     monkeypatch.setattr("conceptprune.units.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
-    manifest = tiny_store.prepared.manifest
-    worker = Worker(Store(uri), tiny_store.prepared.model, collection_settings(manifest))
+    worker = Worker(Store(uri), tiny_store.prepared.model)
     for unit in tiny_store.prepared.prompts_units()[:2]:
         worker.run(unit)
     plan = whole_plan(tiny_store.prepared)
