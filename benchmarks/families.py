@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 
 from benchmarks.overhead import paired
 from benchmarks.results import Measurement
-from conceptprune.collection.collect import CollectionSettings
+from conceptprune.manifest import Collection
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -89,7 +89,7 @@ def measure(
             name,
             model,
             [Prompt(text=f"a photo of a {thing}", seed=0) for thing in THINGS[:2]],
-            CollectionSettings(tau=2, batch_size=2),
+            Collection(tau=2, batch_size=2),
             repeats=repeats,
             at_most=at_most,
         )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import Subject
-from conceptprune import CollectionSettings, Evidence, Prompt, collect, named_selector, select
+from conceptprune import Collection, Evidence, Prompt, collect, named_selector, select
 
 SEED = 0
 
@@ -23,7 +23,7 @@ class ErasedConcept:
 
 
 def erase_concepts(
-    subject: Subject, concepts: Sequence[str], collection: CollectionSettings, *, sparsity: float
+    subject: Subject, concepts: Sequence[str], collection: Collection, *, sparsity: float
 ) -> Iterator[ErasedConcept]:
     """Collect the base once, then each concept's target; masks come one by one."""
     selector = named_selector("conceptprune", sparsity=sparsity)

@@ -4,7 +4,8 @@ from benchmarks.library import as_prompts, erase_concepts
 from benchmarks.models import CONCEPTS, Subject
 from benchmarks.process import PeakMemory, in_own_lean_process
 from benchmarks.results import Measurement
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
+from conceptprune.manifest import Collection
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.names import THINGS
 from tests.support.sd15_shaped import build_pipeline
@@ -87,14 +88,14 @@ def collection_peak(channels: tuple[int, int, int, int], *, num_prompts: int, ta
     texts = as_prompts(subject.base_prompts)
     model = StableDiffusion.from_pipeline(subject.pipe)
     memory = PeakMemory()
-    collect(model, texts, CollectionSettings(tau=tau, batch_size=BATCH_SIZE))
+    collect(model, texts, Collection(tau=tau, batch_size=BATCH_SIZE))
     return memory.mib()
 
 
 def erasure_peak(channels: tuple[int, int, int, int], *, num_concepts: int, tau: int) -> float:
     """MiB above the loaded model while masks are made one after the other."""
     subject = _subject(channels, BATCH_SIZE)
-    collection = CollectionSettings(tau=tau, batch_size=BATCH_SIZE)
+    collection = Collection(tau=tau, batch_size=BATCH_SIZE)
     memory = PeakMemory()
     for _ in erase_concepts(subject, CONCEPTS[:num_concepts], collection, sparsity=0.01):
         pass

@@ -7,7 +7,8 @@ from statistics import median
 from benchmarks.library import as_prompts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.results import Measurement
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
+from conceptprune.manifest import Collection
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
@@ -35,7 +36,7 @@ def measure(
             subject.name,
             StableDiffusion.from_pipeline(subject.pipe),
             as_prompts(subject.target_prompts(CONCEPTS[0])),
-            CollectionSettings(tau=tau, batch_size=batch_size),
+            Collection(tau=tau, batch_size=batch_size),
             repeats=repeats,
             at_most=at_most,
         )
@@ -46,7 +47,7 @@ def paired(
     name: str,
     model: DiffusionModel,
     prompts: Sequence[Prompt],
-    settings: CollectionSettings,
+    settings: Collection,
     *,
     repeats: int,
     at_most: float | None,
@@ -71,9 +72,7 @@ def paired(
     )
 
 
-def _denoise(
-    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings
-) -> None:
+def _denoise(model: DiffusionModel, prompts: Sequence[Prompt], settings: Collection) -> None:
     """The same denoiser calls as collection makes, with no hook anywhere."""
     for start in range(0, len(prompts), settings.batch_size):
         batch = model.begin(

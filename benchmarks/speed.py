@@ -10,7 +10,7 @@ from benchmarks.library import SEED, ErasedConcept, erase_concepts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.published_procedure import Pair
 from benchmarks.results import Measurement
-from conceptprune.collection.collect import CollectionSettings
+from conceptprune.manifest import Collection
 
 PAPER_PROMPTS = 20
 MAX_DIFFERING = 0.001
@@ -65,7 +65,7 @@ def compare(
 ) -> list[Measurement]:
     """Erase `num_concepts` with the library and `num_published` of them as published."""
     concepts = CONCEPTS[:num_concepts]
-    collection = CollectionSettings(steps=steps, tau=tau, batch_size=batch_size)
+    collection = Collection(steps=steps, tau=tau, batch_size=batch_size)
     started = time.perf_counter()
     erased = list(erase_concepts(subject, concepts, collection, sparsity=sparsity))
     seconds = (time.perf_counter() - started) / num_concepts

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from conceptprune.errors import ModelMismatchError, UserError
 
 if TYPE_CHECKING:
-    from conceptprune.collection.collect import CollectionSettings, collect
+    from conceptprune.collection.collect import collect
     from conceptprune.collection.statistics import Statistics
-    from conceptprune.manifest import Concept
+    from conceptprune.manifest import Collection, Concept
     from conceptprune.masks.by_call import MasksByCall, load_masks_by_call
     from conceptprune.masks.mask import PruningMask, load_mask, union_masks
     from conceptprune.masks.selectors import Evidence, named_selector
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "CollectionSettings",
+    "Collection",
     "Concept",
     "Evidence",
     "MasksByCall",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CollectionSettings": "collection.settings",
+    "Collection": "manifest",
     "Concept": "manifest",
     "Evidence": "masks.selectors",
     "MasksByCall": "masks.by_call",

@@ -9,13 +9,12 @@ makes its masks by the same functions; only its prompts and calls are spread ove
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest import Collection, Concept, Kind, Pruning, SelectorName
 from conceptprune.manifest.loading import checked_section
@@ -95,17 +94,11 @@ def find_mask(
         batch_size=batch_size,
         resolution=resolution,
     )
-    settings = CollectionSettings(
-        steps=steps,
-        tau=tau,
-        guidance=collection.guidance,
-        batch_size=batch_size,
-        site=checked_section(Pruning, site=site).site,
-    )
+    watched = checked_section(Pruning, site=site)
     with borrowed(pipe, resolution=resolution) as model:
-        weights = _weights(model, model.metered(settings.sites))
-        target = collect(model, [pair.target for pair in prompts], settings)
-        base = collect(model, [pair.base for pair in prompts], settings)
+        weights = _weights(model, model.metered(watched.sites))
+        target = collect(model, [pair.target for pair in prompts], collection, site=watched.site)
+        base = collect(model, [pair.base for pair in prompts], collection, site=watched.site)
         return select_mask(
             weights,
             Evidence(target=target, base=base),
@@ -115,13 +108,13 @@ def find_mask(
             provenance={
                 **_origin(model),
                 "kind": erased.kind,
-                "collection": asdict(settings),
+                "collection": collection.recorded(watched.site),
                 "seed": seed,
                 "prompts_digest": {
                     "target": prompts_digest([pair.target for pair in prompts]),
                     "base": prompts_digest([pair.base for pair in prompts]),
                 },
-                "site": settings.site,
+                "site": watched.site,
             },
         )
 

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from conceptprune.baselines.controls import Choose, at_random, control_mask
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
 from conceptprune.collection.statistics import Statistics
-from conceptprune.manifest import BaseRule, Fuse, Pruning
+from conceptprune.manifest import BaseRule, Collection, Fuse, Pruning
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import LayerMask, PruningMask
@@ -71,17 +71,16 @@ class MaskMaker:
         """Statistics of an artist's prompts, or of photos (None)."""
         if (halves, artist) not in self._sides:
             texts = [artist_prompt(t, artist) if artist else photo_prompt(t) for t in THINGS]
-            settings = CollectionSettings(
+            settings = Collection(
                 steps=self.steps,
                 tau=self.calls,
                 guidance=self.guidance,
-                halves=halves,
+                guidance_halves=halves,
                 batch_size=BATCH_SIZE,
-                site=SITE,
             )
             prompts = [Prompt(text=text, seed=COLLECTION_SEED) for text in texts]
             started = time.process_time()
-            self._sides[halves, artist] = collect(self.model, prompts, settings)
+            self._sides[halves, artist] = collect(self.model, prompts, settings, site=SITE)
             self.seconds[halves, artist] = time.process_time() - started
         return self._sides[halves, artist]
 

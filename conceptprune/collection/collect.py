@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conceptprune.collection.settings import CollectionSettings as CollectionSettings
-from conceptprune.collection.settings import Window as Window
 from conceptprune.collection.statistics import LayerStatistics, Statistics
+from conceptprune.collection.window import Window as Window
 from conceptprune.errors import NumericalError
+from conceptprune.manifest import Collection
 from conceptprune.models.base import DenoiserCall, DiffusionModel, Guided, Metered
 from conceptprune.models.borrowed import borrowed
 from conceptprune.models.prompt import Prompt
@@ -44,31 +44,35 @@ class WindowResult:
 def collect(
     pipe: Any,
     prompts: Sequence[Prompt],
-    settings: CollectionSettings,
+    collection: Collection,
     *,
-    resolution: int | None = None,
+    site: str | Sequence[str] = "ffn_out",
 ) -> Statistics:
-    """Statistics of `prompts` over the first `settings.tau` denoiser calls.
+    """Statistics of `prompts` over the first `collection.tau` denoiser calls, of one site or more.
 
-    `pipe` is a diffusers pipeline, which stays as it is, or a model of ours; `resolution` the side
-    of a pipeline's images in pixels, its own by default.
+    `pipe` is a diffusers pipeline, which stays as it is, or a model of ours. It has its own
+    scheduler, dtype and device, and the prompts their own seeds: of `collection`, what asks for
+    others only counts where a job loads the model.
 
     Raises:
         UserError: the scheduler makes fewer than tau calls, or the pipeline has no such site.
         NumericalError: an activation overflowed or is not a number.
     """
-    window = Window(0, settings.tau)
-    with borrowed(pipe, resolution=resolution) as model:
-        return collect_window(model, prompts, settings, window, keep_states=False).statistics
+    window = Window(0, collection.tau)
+    with borrowed(pipe, resolution=collection.resolution) as model:
+        return collect_window(
+            model, prompts, collection, window, site=site, keep_states=False
+        ).statistics
 
 
 def collect_window(
     model: DiffusionModel,
     prompts: Sequence[Prompt],
-    settings: CollectionSettings,
+    collection: Collection,
     window: Window,
     states: Sequence[TrajectoryState] | None = None,
     *,
+    site: str | Sequence[str] = "ffn_out",
     keep_states: bool = True,
     at_once: int | None = None,
 ) -> WindowResult:
@@ -82,17 +86,18 @@ def collect_window(
         NumericalError: an activation overflowed or is not a number; names layer and call.
     """
     # Before anything else, because text encoders may be freed when denoising starts.
-    text_layers = _text_layers(model, prompts, settings, window)
-    linears = model.metered(settings.sites, ("latents", "prompt"))
+    sites = (site,) if isinstance(site, str) else tuple(site)
+    text_layers = _text_layers(model, prompts, collection, sites, window)
+    linears = model.metered(sites, ("latents", "prompt"))
     total: Statistics | None = None
     ends: list[TrajectoryState] = []
-    batches = model.batches(prompts, settings.batch_size, settings.guidance)
+    batches = model.batches(prompts, collection.batch_size, collection.guidance)
     for index, batch_prompts in enumerate(batches):
-        batch = model.begin(batch_prompts, steps=settings.steps, guidance=settings.guidance)
+        batch = model.begin(batch_prompts, steps=collection.steps, guidance=collection.guidance)
         model.check_calls(batch, window.stop)
         if states is not None:
             batch.trajectory.restore(states[index])
-        part = _collect_batch(model, batch, linears, settings, window, at_once)
+        part = _collect_batch(model, batch, linears, collection, window, at_once)
         part = replace(
             part, num_prompts=len(batch_prompts), layers={**part.layers, **text_layers[index]}
         )
@@ -109,7 +114,7 @@ def _collect_batch(
     model: DiffusionModel,
     batch: Guided,
     linears: Mapping[str, Metered],
-    settings: CollectionSettings,
+    collection: Collection,
     window: Window,
     at_once: int | None,
 ) -> Statistics:
@@ -119,7 +124,7 @@ def _collect_batch(
 
     def counted(conditional: tuple[bool, ...]) -> tuple[bool, ...]:
         """Of each half, whether it is summed."""
-        return tuple(own or settings.halves == "both" for own in conditional)
+        return tuple(own or collection.guidance_halves == "both" for own in conditional)
 
     if any(metered.sees == "latents" for metered in linears.values()):
         meter = _Meter(linears, model.device, num_calls=len(calls))
@@ -137,7 +142,7 @@ def _collect_batch(
                 window.stop,
                 on_call,
                 at_once=at_once,
-                tell_halves=settings.halves == "conditional",
+                tell_halves=collection.guidance_halves == "conditional",
             )
         timesteps = [timestep_of[call] for call in calls]
         layers = meter.layers(window.start)
@@ -156,11 +161,15 @@ def _collect_batch(
 
 
 def _text_layers(
-    model: DiffusionModel, prompts: Sequence[Prompt], settings: CollectionSettings, window: Window
+    model: DiffusionModel,
+    prompts: Sequence[Prompt],
+    collection: Collection,
+    sites: tuple[str, ...],
+    window: Window,
 ) -> list[dict[str, LayerStatistics]]:
     """What the text encoders' linears see, batch by batch; nothing where no site is in them."""
-    starts = range(0, len(prompts), settings.batch_size)
-    linears = model.metered(settings.sites, ("text",))
+    starts = range(0, len(prompts), collection.batch_size)
+    linears = model.metered(sites, ("text",))
     if not linears:
         return [{} for _ in starts]
     layers = []
@@ -169,7 +178,7 @@ def _text_layers(
         meter = _Meter(linears, model.device, num_calls=1)
         meter.counted = (True,)
         with meter.attached(), torch.no_grad():
-            for prompt in prompts[start : start + settings.batch_size]:
+            for prompt in prompts[start : start + collection.batch_size]:
                 meter.begin(0, in_parts=False)
                 model.encode_prompt(prompt.text)
         seen = meter.layers(window.start)

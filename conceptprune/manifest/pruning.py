@@ -156,6 +156,11 @@ class Pruning(Selection):
         return value
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of `site`, of one or several."""
+        return (self.site,) if isinstance(self.site, str) else self.site
+
+    @property
     def selection(self) -> dict[str, Any]:
         """The settings of its selector by name: what decides a selection from given statistics."""
         return {name: getattr(self, name) for name in (*settings_of(self.selector), "tau")}

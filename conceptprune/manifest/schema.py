@@ -93,6 +93,20 @@ class Collection(Section):
     """By default as `default_dtype` says."""
     device: Device = "auto"
 
+    @property
+    def sum_parts(self) -> dict[str, Any]:
+        """What decides the sums of a call beside the model, the prompts and the site."""
+        return {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "halves": self.guidance_halves,
+            "batch_size": self.batch_size,
+        }
+
+    def recorded(self, site: str | tuple[str, ...]) -> dict[str, Any]:
+        """How statistics of `site` were collected, as masks say it."""
+        return {**self.sum_parts, "tau": self.tau, "site": site}
+
     @field_validator("tau")
     @classmethod
     def _tau_within_steps(cls, tau: int, info: ValidationInfo) -> int:

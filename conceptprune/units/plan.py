@@ -1,13 +1,13 @@
 """From a manifest and its prompts to the units of work of a run, all known before it starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from conceptprune.collection.settings import CollectionSettings, Window
+from conceptprune.collection.window import Window
 from conceptprune.digest import digest_json, unit_key
-from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
+from conceptprune.manifest import Collection, Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.models.families import family_named
@@ -56,7 +56,6 @@ class Plan(UnitPlan):
     """Everything a run of `erase` will do; what is made of all masks together has no label."""
 
     model: ModelSettings
-    settings: CollectionSettings
     concepts: tuple[ConceptPlan, ...]
     fused: FusedMaskUnit | None
     fused_checkpoints: tuple[CheckpointUnit, ...]
@@ -144,19 +143,6 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
     return digest_json({"manifest": asked, **model.key_parts, **asked_of})[:16]
 
 
-def collection_settings(manifest: Manifest) -> CollectionSettings:
-    """The collection's settings as the library takes them."""
-    collection = manifest.collection
-    return CollectionSettings(
-        steps=collection.steps,
-        tau=collection.tau,
-        guidance=collection.guidance,
-        halves=collection.guidance_halves,
-        batch_size=collection.batch_size,
-        site=manifest.pruning.site,
-    )
-
-
 def build_plan(
     manifest: Manifest,
     model: ModelSettings,
@@ -173,31 +159,22 @@ def build_plan(
 def window_units(
     model: ModelSettings,
     prompts: tuple[Prompt, ...],
-    settings: CollectionSettings,
-    *,
-    shard_prompts: int,
-    window: int | None,
+    collection: Collection,
+    site: str | tuple[str, ...],
 ) -> tuple[StatisticsUnit, tuple[WindowUnit, ...]]:
     """The units of one side: its shards' windows, and the reduction over them."""
-    common = {
-        **model.key_parts,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "halves": settings.halves,
-        "batch_size": settings.batch_size,
-        "site": settings.site,
-    }
-    length = window or settings.tau
-    branches = family_named(model.pipeline).halves(settings.guidance)
+    common = {**model.key_parts, **collection.sum_parts, "site": site}
+    length = collection.window or collection.tau
+    branches = family_named(model.pipeline).halves(collection.guidance)
     grid: list[tuple[str, ...]] = []
     units: list[WindowUnit] = []
-    for first in range(0, len(prompts), shard_prompts):
-        shard = prompts[first : first + shard_prompts]
+    for first in range(0, len(prompts), collection.shard_prompts):
+        shard = prompts[first : first + collection.shard_prompts]
         shard_json = [[prompt.text, prompt.seed] for prompt in shard]
         keys: list[str] = []
-        for start in range(0, settings.tau, length):
-            stop = min(start + length, settings.tau)
-            last = stop == settings.tau
+        for start in range(0, collection.tau, length):
+            stop = min(start + length, collection.tau)
+            last = stop == collection.tau
             # The windows before it are not named: they cannot change a bit of this one. Whether
             # it keeps its state is, because a unit's objects follow from its key.
             key = unit_key(
@@ -214,6 +191,8 @@ def window_units(
                     key=key,
                     prompts=shard,
                     window=Window(start, stop),
+                    collection=collection,
+                    site=site,
                     branches=branches,
                     previous=keys[-1] if keys else None,
                     last=last,
@@ -228,13 +207,13 @@ def window_units(
                 "kind": "statistics",
                 **common,
                 "prompts": every_prompt,
-                "tau": settings.tau,
-                "shard_prompts": shard_prompts,
+                "tau": collection.tau,
+                "shard_prompts": collection.shard_prompts,
             }
         ),
         grid=tuple(grid),
         num_prompts=len(prompts),
-        num_calls=settings.tau,
+        num_calls=collection.tau,
         prompts_digest=prompts_digest(prompts),
     )
     return side, tuple(units)
@@ -252,7 +231,6 @@ class _ErasePlanner(Planner):
         super().__init__()
         self.manifest = manifest
         self.model = model
-        self.settings = collection_settings(manifest)
         self.pairs = pairs
 
     def plan(self, prompts: Sequence[AnyPromptsUnit]) -> Plan:
@@ -276,7 +254,6 @@ class _ErasePlanner(Planner):
             by_key=by_key,
             labels=labels_of(by_key, self.labelled(concepts, prompts)),
             model=self.model,
-            settings=self.settings,
             concepts=concepts,
             fused=fused,
             fused_checkpoints=fused_checkpoints,
@@ -305,9 +282,8 @@ class _ErasePlanner(Planner):
         side, windows = window_units(
             self.model,
             tuple(prompts),
-            self.settings,
-            shard_prompts=self.manifest.collection.shard_prompts,
-            window=self.manifest.collection.window,
+            self.manifest.collection,
+            self.manifest.pruning.site,
         )
         for window in windows:
             self.add(window)
@@ -370,7 +346,7 @@ class _ErasePlanner(Planner):
             "dtype": self.model.dtype,
             "scheduler": self.model.scheduler,
             "kind": concept.kind,
-            "collection": asdict(self.settings),
+            "collection": self.manifest.collection.recorded(self.manifest.pruning.site),
             "seed": self.manifest.collection.seed,
             "selector": pruning.selector,
             "selection": pruning.selection,
@@ -402,7 +378,7 @@ class _ErasePlanner(Planner):
                 base=base.key,
                 retained=tuple(side.key for side in retained),
                 pruning=pruning,
-                num_calls=self.settings.tau,
+                num_calls=self.manifest.collection.tau,
                 provenance=provenance,
             )
         )

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from conceptprune.collection.settings import Window
+from conceptprune.collection.window import Window
 from conceptprune.digest import unit_key
-from conceptprune.manifest import Concept, Fuse, Generator, Pruning, SelectorName
+from conceptprune.manifest import Collection, Concept, Fuse, Generator, Pruning, SelectorName
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.fillers import question_about
 from conceptprune.prompts.pairs import prompt_pairs
@@ -88,6 +88,8 @@ class WindowUnit(Unit):
     key: str
     prompts: tuple[Prompt, ...]
     window: Window
+    collection: Collection
+    site: str | tuple[str, ...]
     branches: int
     """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     previous: str | None

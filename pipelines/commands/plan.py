@@ -202,8 +202,8 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     device = prepared.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = plan.settings
-    prompts = next(iter(plan.of(WindowUnit).values())).prompts[: settings.batch_size]
+    collection = prepared.manifest.collection
+    prompts = next(iter(plan.of(WindowUnit).values())).prompts[: collection.batch_size]
     threads = torch.get_num_threads()
     torch.set_num_threads(prepared.manifest.compute.threads_per_actor)
     try:
@@ -217,7 +217,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
         )
         seconds = []
         for _ in range(1 + TIMED_CALLS):
-            batch = model.begin(prompts, steps=settings.steps, guidance=settings.guidance)
+            batch = model.begin(prompts, steps=collection.steps, guidance=collection.guidance)
             started = time.perf_counter()
             model.advance(batch)
             # Brought to the host, because a device works on after the call has returned.

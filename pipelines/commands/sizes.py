@@ -11,7 +11,6 @@ from conceptprune.checkpoints.files import folder_files
 from conceptprune.models.families import components, denoiser_of, family_named
 from conceptprune.models.sites import Site, find_sites, join_layer
 from conceptprune.models.weights import checkpoint_files
-from conceptprune.units.plan import collection_settings
 from conceptprune.units.sizes import Sizes
 
 from ..jobs.preparation import Prepared
@@ -26,7 +25,7 @@ def sizes_of(prepared: Prepared) -> Sizes:
     shapes: dict[str, tuple[int, int]] = {}
     edited: list[Path] = []
     encoders = [name for name in components(folder) if name.startswith("text_encoder")]
-    sites = collection_settings(prepared.manifest).sites
+    sites = prepared.manifest.pruning.sites
     for site in find_sites(family.sites, sites, prepared.model.pipeline):
         for part in encoders if site.sees == "text" else [denoiser]:
             found, files = _site_of(folder / part, site)

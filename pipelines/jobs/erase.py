@@ -13,7 +13,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import LostUnitError, Store, parquet_to_table
-from conceptprune.units.plan import Plan, collection_settings, concepts_in, run_id
+from conceptprune.units.plan import Plan, concepts_in, run_id
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import PreviewUnit, WindowUnit
 
@@ -151,7 +151,6 @@ def _spec(prepared: Prepared, store: Store, job: str, form: LogFormat) -> Worker
     return WorkerSpec(
         process=WorkerProcess.of(store, prepared.manifest.compute, job=job, run=run, form=form),
         model=prepared.model,
-        settings=collection_settings(prepared.manifest),
     )
 
 

@@ -31,7 +31,7 @@ from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import Plan, build_plan, collection_settings, prompts_units
+from conceptprune.units.plan import Plan, build_plan, prompts_units
 from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 
@@ -82,7 +82,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
         if manifest.collection.resolution is None:
             family.default_size(read_json(folder / denoiser_of(folder) / "config.json"))
-    check_sites(pipeline, collection_settings(manifest).sites)
+    check_sites(pipeline, manifest.pruning.sites)
     if manifest.collection.window is not None and not family.resumable:
         raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
     check_lengths(

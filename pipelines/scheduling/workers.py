@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from conceptprune.collection.settings import CollectionSettings
 from conceptprune.manifest import Compute
 from conceptprune.models.source import ModelSettings
 from conceptprune.store import Store
@@ -92,7 +91,6 @@ class WorkerSpec:
 
     process: WorkerProcess
     model: ModelSettings
-    settings: CollectionSettings
 
     @property
     def run_id(self) -> str:
@@ -105,7 +103,7 @@ class WorkerSpec:
         from conceptprune.evaluation.preview_worker import ScoringWorker
 
         claims = self.process.begin()
-        return ScoringWorker(claims.store, self.model, self.settings, claims)
+        return ScoringWorker(claims.store, self.model, claims)
 
 
 class DenoiserActor:

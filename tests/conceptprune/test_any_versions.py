@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conceptprune.checkpoints.single_file import write_single_file
-from conceptprune.collection.collect import CollectionSettings, collect
-from conceptprune.manifest import parse_manifest
+from conceptprune.collection.collect import collect
+from conceptprune.manifest import Collection, parse_manifest
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.families import check_model, family_of
 from conceptprune.models.from_single_file import converted_folder
@@ -18,6 +18,8 @@ from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.weights import weight_digest
 from conceptprune.studio import model_path
+
+pytestmark = pytest.mark.slow
 
 PROMPTS = [Prompt(text="a cat in the style of vorla brint", seed=3)]
 MANIFEST = "version: 1\nmodel: {builtin: studio}\nconcepts: [{name: Van Gogh, kind: style}]\n"
@@ -27,7 +29,7 @@ def test_a_model_is_checked_collected_pruned_and_drawn() -> None:
     assert parse_manifest(MANIFEST, source="m.yaml", folder=Path()).concepts[0].kind == "style"
     check_model(model_path())
     model = family_of(model_path()).load(model_path())
-    settings = CollectionSettings(steps=2, tau=1, guidance=3.0, batch_size=1)
+    settings = Collection(steps=2, tau=1, guidance=3.0, batch_size=1)
     statistics = collect(model, PROMPTS, settings)
     before = model.draw(PROMPTS, steps=2, guidance=3.0)
     modules = dict(model.denoiser.named_modules())

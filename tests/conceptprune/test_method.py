@@ -14,7 +14,6 @@ from diffusers import StableDiffusionPipeline
 
 import conceptprune
 from conceptprune import (
-    CollectionSettings,
     Concept,
     Evidence,
     ModelMismatchError,
@@ -25,6 +24,7 @@ from conceptprune import (
     named_selector,
 )
 from conceptprune.digest import canonical_json
+from conceptprune.manifest import Collection
 from conceptprune.store import Store
 from conceptprune.units.plan import prompts_units
 from conceptprune.units.units import StatisticsUnit, WindowUnit
@@ -34,6 +34,8 @@ from tests.conceptprune.models.test_other import FFN
 from tests.conceptprune.models.test_other import LCM as UNKNOWN
 from tests.pipelines.conftest import worker_of, write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+
+pytestmark = pytest.mark.slow
 
 THINGS = ["cat", "car", "tree"]
 QUICK: dict[str, Any] = {"steps": 4, "tau": 3, "batch_size": 2, "sparsity": 0.02}
@@ -146,7 +148,7 @@ def state(pipe: Any) -> dict[str, Any]:
 def test_what_was_stored_can_be_selected_from_in_another_process(
     tmp_path: Path, tiny_pipe: StableDiffusionPipeline
 ) -> None:
-    settings = CollectionSettings(steps=4, tau=3, batch_size=2)
+    settings = Collection(steps=4, tau=3, batch_size=2)
     sides = {}
     for side, texts in zip(("base", "target"), zip(*PAIRS, strict=True), strict=True):
         prompts = [Prompt(text=text, seed=0) for text in texts]
@@ -247,7 +249,7 @@ def test_something_else_than_a_pipeline_is_refused(tiny_pipe: StableDiffusionPip
 
 def test_statistics_of_another_model_are_refused(tiny_pipe: StableDiffusionPipeline) -> None:
     prompts = [Prompt(text="a cat", seed=0)]
-    statistics = conceptprune.collect(tiny_pipe, prompts, CollectionSettings(steps=4, tau=1))
+    statistics = conceptprune.collect(tiny_pipe, prompts, Collection(steps=4, tau=1))
     of_no_layer = Statistics(
         first_call=0,
         timesteps=statistics.timesteps,

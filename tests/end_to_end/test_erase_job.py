@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker
 from pipelines.cli import main
 from pipelines.commands.gc import collect_garbage
@@ -95,8 +94,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Any:
     def run(manifest: Path) -> dict[str, bytes]:
         folder = tmp_path_factory.mktemp("here")
         prepared = prepare(manifest)
-        settings = collection_settings(prepared.manifest)
-        worker = Worker(Store(str(folder)), prepared.model, settings)
+        worker = Worker(Store(str(folder)), prepared.model)
         for unit in reversed(prepared.prompts_units()):
             worker.run(unit)
         for unit in plan_here(prepared, worker.store).units():
@@ -154,7 +152,7 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
     plan = plan_here(prepared, Store(str(two)))
     bases = {pair.base.text for concept in plan.concepts for pair in concept.pairs}
     assert bases <= {f"a {word}" for word in (*WORDS, CONCEPT)}
-    worker = Worker(Store(str(two)), prepared.model, plan.settings)
+    worker = Worker(Store(str(two)), prepared.model)
     for unit in plan.units():
         worker.run(unit)
     assert (

@@ -18,7 +18,6 @@ from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, SCHEMA
 from conceptprune.evaluation.summary import SORTED_BY as ORDER
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker
 from pipelines.cli import main
 from pipelines.jobs.preparation import prepare
@@ -89,7 +88,7 @@ def erase_here(folder: Path) -> Store:
     prepared = prepare(manifest)
     plan = whole_plan(prepared)
     store = Store(str(folder / "store"))
-    worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
+    worker = Worker(store, prepared.model)
     results = {
         unit.key: Result(unit=unit, status="done", attempts=1, commit=worker.run(unit))
         for unit in plan.units()

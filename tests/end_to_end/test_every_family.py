@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.errors import NoEffectError, UserError
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import prompts_units
 from conceptprune.units.units import WindowUnit
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.cli import main
@@ -47,9 +47,7 @@ def write_manifest(folder: Path, tiny: TinyModel, **sections: Any) -> Path:
 @pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
 def test_a_concept_is_erased(tiny: TinyModel, tmp_path: Path) -> None:
     prepared = prepare(write_manifest(tmp_path, tiny))
-    worker = Worker(
-        Store(str(tmp_path / "store")), prepared.model, collection_settings(prepared.manifest)
-    )
+    worker = Worker(Store(str(tmp_path / "store")), prepared.model)
     plan = plan_here(prepared)
     for unit in (*prompts_units(prepared.manifest), *plan.units()):
         worker.run(unit)
@@ -118,9 +116,7 @@ def test_a_mask_that_changes_no_image_fails_loudly(tmp_path: Path) -> None:
             torch.nn.init.zeros_(module.weight)
     silent = dataclasses.replace(tiny, build=lambda: pipe)
     prepared = prepare(write_manifest(tmp_path, silent))
-    worker = Worker(
-        Store(str(tmp_path / "store")), prepared.model, collection_settings(prepared.manifest)
-    )
+    worker = Worker(Store(str(tmp_path / "store")), prepared.model)
     plan = plan_here(prepared)
     units = [*prompts_units(prepared.manifest), *plan.units()]
     for unit in units[:-1]:

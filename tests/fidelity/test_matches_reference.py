@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 import conceptprune
-from conceptprune import CollectionSettings, Concept, Evidence, Prompt, PruningMask, named_selector
+from conceptprune import Collection, Concept, Evidence, Prompt, PruningMask, named_selector
 from conceptprune.masks.mask import LayerMask
 from conceptprune.models.weights import weight_digest
 from tests.fidelity import reference
@@ -100,7 +100,7 @@ def evidence(pipe: StableDiffusionPipeline) -> Callable[[int, int], Evidence]:
 
 
 def _collect(pipe: Any, tau: int, batch_size: int) -> Evidence:
-    settings = CollectionSettings(tau=tau, batch_size=batch_size)
+    settings = Collection(tau=tau, batch_size=batch_size)
     base, target = (
         conceptprune.collect(pipe, [Prompt(text=text, seed=seed) for text, seed in side], settings)
         for side in (BASE, TARGET)

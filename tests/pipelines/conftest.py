@@ -11,7 +11,7 @@ import yaml
 
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Commit, Store
-from conceptprune.units.plan import Plan, collection_settings, concepts_in
+from conceptprune.units.plan import Plan, concepts_in
 from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, prepare
@@ -87,7 +87,7 @@ def whole_plan(prepared: Prepared) -> Plan:
 
 
 def worker_of(prepared: Prepared, store: Store) -> Worker:
-    return Worker(store, prepared.model, collection_settings(prepared.manifest))
+    return Worker(store, prepared.model)
 
 
 def record_run(

@@ -5,7 +5,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from conceptprune.collection.collect import (
-    CollectionSettings,
     Window,
     collect,
     collect_window,
@@ -13,15 +12,18 @@ from conceptprune.collection.collect import (
 )
 from conceptprune.collection.statistics import join_calls
 from conceptprune.errors import NumericalError, UserError
+from conceptprune.manifest import Collection
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.trajectory import TrajectoryState
+
+pytestmark = pytest.mark.slow
 
 PROMPTS = [
     Prompt(text=f"a photo of a {thing}", seed=seed)
     for seed, thing in enumerate(["cat", "dog", "car"])
 ]
-SETTINGS = CollectionSettings(steps=20, tau=6, batch_size=2)
+SETTINGS = Collection(steps=20, tau=6, batch_size=2)
 
 
 @pytest.mark.parametrize("length", [1, 3, 4])
@@ -69,9 +71,9 @@ def test_the_conditional_half_alone_is_half_of_the_rows(
 ) -> None:
     model = StableDiffusion.from_pipeline(tiny_pipe)
     settings = {"steps": 20, "tau": 2, "batch_size": 3}
-    both = collect(model, PROMPTS, CollectionSettings(**settings))
-    conditional = collect(model, PROMPTS, CollectionSettings(**settings, halves="conditional"))
-    alone = collect(model, PROMPTS, CollectionSettings(**settings, guidance=1.0))
+    both = collect(model, PROMPTS, Collection(**settings))
+    conditional = collect(model, PROMPTS, Collection(**settings, guidance_halves="conditional"))
+    alone = collect(model, PROMPTS, Collection(**settings, guidance=1.0))
     for name, layer in conditional.layers.items():
         assert 2 * layer.num_rows == both.layers[name].num_rows
         assert (layer.sum_sq <= both.layers[name].sum_sq).all()
@@ -94,7 +96,7 @@ def test_more_calls_than_the_scheduler_makes_are_refused(
 ) -> None:
     model = StableDiffusion.from_pipeline(tiny_pipe)
     with pytest.raises(UserError, match=r"collection\.tau: 7 calls .* only 6 with steps: 5"):
-        collect(model, PROMPTS[:1], CollectionSettings(steps=5, tau=7))
+        collect(model, PROMPTS[:1], Collection(steps=5, tau=5).model_copy(update={"tau": 7}))
 
 
 def test_an_overflow_names_its_layer_and_call(tiny_pipe: StableDiffusionPipeline) -> None:

@@ -9,8 +9,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import conceptprune
-from conceptprune import CollectionSettings, Evidence, MasksByCall, Prompt, UserError
+from conceptprune import Collection, Evidence, MasksByCall, Prompt, UserError
 from tests.support.sd15_shaped import build_pipeline
+
+pytestmark = pytest.mark.slow
 
 TAU, STEPS = 3, 4
 
@@ -18,7 +20,7 @@ TAU, STEPS = 3, 4
 @pytest.fixture(scope="module")
 def found() -> tuple[Evidence, MasksByCall]:
     pipe = build_pipeline()
-    settings = CollectionSettings(steps=STEPS, tau=TAU)
+    settings = Collection(steps=STEPS, tau=TAU)
     target, base = (
         conceptprune.collect(pipe, [Prompt(text=text, seed=0)], settings)
         for text in ("a cat by Ada Bell", "a photo of a cat")

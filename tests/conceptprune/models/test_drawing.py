@@ -11,15 +11,18 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_torchsde_available
 
-from conceptprune.collection.collect import CollectionSettings, Window, collect, collect_window
+from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import join_calls
 from conceptprune.errors import UserError
+from conceptprune.manifest import Collection
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.trajectory import TrajectoryState
 from tests.support.tiny_models import NOISE, TINY_MODELS
+
+pytestmark = pytest.mark.slow
 
 TINY = {tiny.name: tiny for tiny in TINY_MODELS}
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
@@ -117,7 +120,7 @@ def test_every_scheduler_draws_what_it_draws_in_diffusers(
 
 def check_seeded(model: DiffusionModel, other: DiffusionModel) -> None:
     """The same every time, whatever the random state, the batch and the windows."""
-    settings = CollectionSettings(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
+    settings = Collection(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
     torch.manual_seed(1)
     whole = collect(model, PROMPTS, settings).to_arrow()
     torch.manual_seed(2)

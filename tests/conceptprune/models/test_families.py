@@ -1,6 +1,5 @@
 """What holds in every family, on the smallest true model of each."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from conceptprune.collection.collect import CollectionSettings, Window, collect, collect_window
+from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import join_calls
+from conceptprune.manifest import Collection
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
@@ -21,9 +21,11 @@ from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import weight_digest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
 GUIDANCE = 5.0
-SETTINGS = CollectionSettings(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
+SETTINGS = Collection(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS, ids=lambda tiny: tiny.name)
@@ -166,10 +168,11 @@ def test_half_precision_weights_are_summed_in_float64(
 ) -> None:
     half = family_of(folder).load(folder, dtype=dtype, resolution=tiny.resolution)
     assert {half.dtype, *(encoder.dtype for encoder in half.text_encoders().values())} == {dtype}
-    settings = dataclasses.replace(SETTINGS, tau=1)
+    settings = SETTINGS.model_copy(update={"tau": 1})
+    whole = collect(model, PROMPTS, settings).layers
     for name, layer in collect(half, PROMPTS, settings).layers.items():
         assert layer.sum_sq.dtype == np.float64
-        exact = collect(model, PROMPTS, settings).layers[name].sum_sq
+        exact = whole[name].sum_sq
         np.testing.assert_allclose(layer.sum_sq, exact, rtol=0.5, atol=0.05 * exact.max())
 
 
@@ -179,9 +182,9 @@ def test_a_prompt_is_encoded_once(model: DiffusionModel) -> None:
     texts = [Prompt(text=f"{model.component} {n}", seed=0) for n in range(3)]
     handles = list(count_calls(model, encodings))
     try:
-        collect(model, texts, dataclasses.replace(SETTINGS, batch_size=1, tau=1))
+        collect(model, texts, SETTINGS.model_copy(update={"batch_size": 1, "tau": 1}))
         first = len(encodings)
-        collect(model, texts, dataclasses.replace(SETTINGS, batch_size=2, tau=1))
+        collect(model, texts, SETTINGS.model_copy(update={"batch_size": 2, "tau": 1}))
     finally:
         for handle in handles:
             handle.remove()

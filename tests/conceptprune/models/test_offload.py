@@ -1,6 +1,5 @@
 """What is freed and offloaded is really gone meanwhile, and changes no bit of any result."""
 
-import dataclasses
 import gc
 import weakref
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
+from conceptprune.manifest import Collection
 from conceptprune.models import base as families_model
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.draw import draw
@@ -22,16 +22,17 @@ from conceptprune.models.other import OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=n) for n, thing in enumerate(["cat", "dog"])]
-SETTINGS = CollectionSettings(
-    steps=STEPS, tau=2, guidance=5.0, batch_size=1, site=("ffn_out", "attn_key", "text_ffn")
-)
+SETTINGS = Collection(steps=STEPS, tau=2, guidance=5.0, batch_size=1)
+ONE_CALL = SETTINGS.model_copy(update={"tau": 1})
+SITES = ("ffn_out", "attn_key", "text_ffn")
 OFFLOADS = tuple(offload for offload in get_args(Offload) if offload != "none")
 CASES = [
     *((name, "encoders") for name in ("sd2", "sdxl", "sd3", "flux-dev", "pixart-sigma")),
@@ -64,7 +65,7 @@ def expected(load: Load) -> Callable[[str], tuple[pa.Table, np.ndarray]]:
 
 
 def computed(model: DiffusionModel) -> tuple[pa.Table, np.ndarray]:
-    statistics = collect(model, PROMPTS, SETTINGS).to_arrow()
+    statistics = collect(model, PROMPTS, SETTINGS, site=SITES).to_arrow()
     return statistics, draw(model, PROMPTS[:1], steps=2, guidance=5.0, batch_size=1)
 
 
@@ -106,20 +107,19 @@ def test_encoders_are_loaded_once_for_many_batches(
             kind, "from_pretrained", lambda *a, read=read, **k: (loads.append(a), read(*a, **k))[1]
         )
     del encoders
-    settings = dataclasses.replace(SETTINGS, site="ffn_out", tau=1)
     prompts = [Prompt(text=f"number {n}", seed=0) for n in range(5)]
-    collect(model, prompts, settings)
+    collect(model, prompts, ONE_CALL)
     assert not loads  # They were there from the start.
-    collect(model, prompts, settings)
+    collect(model, prompts, ONE_CALL)
     assert not loads  # Nothing new was to be encoded.
-    collect(model, [Prompt(text=f"other {n}", seed=0) for n in range(5)], settings)
+    collect(model, [Prompt(text=f"other {n}", seed=0) for n in range(5)], ONE_CALL)
     assert len(loads) == len(model.text_encoders())
 
 
 def test_more_prompts_than_encodings_are_kept_change_no_bit(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, site="ffn_out", tau=1, batch_size=2)
+    settings = ONE_CALL.model_copy(update={"batch_size": 2})
     prompts = [Prompt(text=f"number {n}", seed=0) for n in range(5)]
     expected = collect(load("sd2", "none"), prompts, settings).to_arrow()
     monkeypatch.setattr(families_model, "KEPT_ENCODINGS", 2)
@@ -137,7 +137,7 @@ def test_denoiser_and_encoders_take_turns(load: Load, monkeypatch: pytest.Monkey
     for encoder in model.text_encoders().values():
         encoder.register_forward_pre_hook(lambda *_: moves.append("encode"))
     model.denoiser.register_forward_pre_hook(lambda *_: moves.append("denoise"))
-    collect(model, PROMPTS, dataclasses.replace(SETTINGS, site="ffn_out"))
+    collect(model, PROMPTS, SETTINGS)
     first = moves.index("denoise")
     assert moves[0] == "to cpu"
     assert moves[first - 2 : first] == ["encode", "to cpu:0"]
@@ -156,11 +156,10 @@ def test_an_unknown_pipeline_keeps_its_encoders(tmp_path: Path) -> None:
     (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == "sd2")
     tiny.pipeline().save_pretrained(tmp_path)
     site = r"re:(.*\.)?ff\.net\.2"
-    settings = dataclasses.replace(SETTINGS, site=site)
-    expected = collect(OtherPipeline.load(tmp_path), PROMPTS, settings).to_arrow()
+    expected = collect(OtherPipeline.load(tmp_path), PROMPTS, SETTINGS, site=site).to_arrow()
     for offload in OFFLOADS:
         model = OtherPipeline.load(tmp_path, offload=offload)
-        assert collect(model, PROMPTS, settings).to_arrow().equals(expected)
+        assert collect(model, PROMPTS, SETTINGS, site=site).to_arrow().equals(expected)
 
 
 def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path
         )
         assert prepared.model.offload == offload
         store = Store(str(tmp_path / offload))
-        worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
+        worker = Worker(store, prepared.model)
         plan = plan_here(prepared)
         found[offload] = {unit.key: worker.run(unit).objects for unit in plan.units()}
         # The mask changed what was drawn, or the preview would have failed; it is gone again.

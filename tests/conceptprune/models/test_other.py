@@ -1,29 +1,31 @@
 """Pipelines of no known family: run by themselves and watched, their sites named by the user."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
 
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
 from conceptprune.errors import UserError
+from conceptprune.manifest import Collection
 from conceptprune.models.families import FAMILIES, family_of
 from conceptprune.models.flux import Flux
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import prompts_units
 from conceptprune.units.worker import Worker, read_mask
 from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import DIM, NOISE, STEPS, TINY_MODELS, TinyModel, stable_diffusion_2
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=n) for n, thing in enumerate(["cat", "dog"])]
 FFN = r"re:(.*\.)?ff(_context)?\.net\.2"
-SETTINGS = CollectionSettings(steps=STEPS, tau=3, guidance=5.0, batch_size=2, site=FFN)
+SETTINGS = Collection(steps=STEPS, tau=3, guidance=5.0, batch_size=2)
 
 
 def latent_consistency() -> LatentConsistencyModelPipeline:
@@ -50,10 +52,10 @@ def test_watching_a_pipeline_gives_what_its_family_gives(tiny: TinyModel, halves
     if "max_sequence_length" in tiny.call:
         pytest.skip("the pipeline by itself takes more text tokens than the family")
     pipe = tiny.pipeline()
-    settings = dataclasses.replace(SETTINGS, halves=halves)
+    settings = SETTINGS.model_copy(update={"guidance_halves": halves})
     family = FAMILIES[type(pipe).__name__]
-    known = collect(family(pipe, resolution=tiny.resolution), PROMPTS, settings)
-    watched = collect(OtherPipeline(pipe, resolution=tiny.resolution), PROMPTS, settings)
+    known = collect(family(pipe, resolution=tiny.resolution), PROMPTS, settings, site=FFN)
+    watched = collect(OtherPipeline(pipe, resolution=tiny.resolution), PROMPTS, settings, site=FFN)
     assert watched.layers.keys() == known.layers.keys()
     # FLUX.1's denoiser is told its timesteps as fractions.
     scale = 1000 if family is Flux else 1
@@ -69,19 +71,17 @@ def test_a_pipeline_is_left_after_the_last_call_asked_for() -> None:
     model = OtherPipeline(LCM.pipeline())
     calls = []
     model.denoiser.register_forward_hook(lambda *_: calls.append(None))
-    collect(model, PROMPTS, SETTINGS)
+    collect(model, PROMPTS, SETTINGS, site=FFN)
     assert len(calls) == SETTINGS.tau
     assert not model.denoiser._forward_pre_hooks
     with pytest.raises(UserError, match=r"collection\.tau: 5 calls .* only 4 with steps: 4"):
-        collect(model, PROMPTS, dataclasses.replace(SETTINGS, tau=5))
+        collect(model, PROMPTS, SETTINGS.model_copy(update={"tau": 5}), site=FFN)
 
 
 def test_a_concept_is_erased_from_a_pipeline_of_no_known_family(tmp_path: Path) -> None:
     prepared = prepare(write_manifest(tmp_path, LCM, pruning={"site": FFN}))
     assert family_of(tmp_path / "model") is OtherPipeline
-    worker = Worker(
-        Store(str(tmp_path / "store")), prepared.model, collection_settings(prepared.manifest)
-    )
+    worker = Worker(Store(str(tmp_path / "store")), prepared.model)
     plan = plan_here(prepared)
     for unit in (*prompts_units(prepared.manifest), *plan.units()):
         worker.run(unit)

@@ -8,13 +8,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
 from conceptprune.errors import UserError
+from conceptprune.manifest import Collection
 from conceptprune.models.base import DenoiserCall
 from conceptprune.models.other import NO_PROMPT, OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.watching import GuidanceHalves, SeenCall
 from tests.support.guided_in_two_calls import built, chroma, cogview4, lumina2, qwen_image
+
+pytestmark = pytest.mark.slow
 
 STEPS, TAU, GUIDANCE, RESOLUTION = 4, 2, 3.0, 64
 PROMPTS = [
@@ -69,15 +72,14 @@ def test_two_calls_a_step_are_one_step_and_the_first_is_the_prompts_own(
     pipe = built(build)
     model = OtherPipeline(pipe, resolution=RESOLUTION)
     for halves, of_a_step in (("conditional", [0]), ("both", [0, 1])):
-        settings = CollectionSettings(
+        settings = Collection(
             steps=STEPS,
             tau=TAU,
             guidance=GUIDANCE,
-            halves=halves,  # type: ignore[arg-type]
+            guidance_halves=halves,  # type: ignore[arg-type]
             batch_size=2,
-            site=f"re:{FFN}",
         )
-        statistics = collect(model, PROMPTS, settings)
+        statistics = collect(model, PROMPTS, settings, site=f"re:{FFN}")
         name = max(statistics.layers)
         calls = seen_by(pipe, name, call)
         assert len(calls) == 2 * STEPS

@@ -7,13 +7,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from conceptprune.collection.collect import CollectionSettings, Window, collect, collect_window
+from conceptprune.collection.collect import Window, collect, collect_window
+from conceptprune.manifest import Collection
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.units.batch_memory import BatchMemory
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=7) for thing in ("cat", "dog", "car", "tree")]
-SETTINGS = CollectionSettings(steps=10, tau=2, batch_size=4)
+SETTINGS = Collection(steps=10, tau=2, batch_size=4)
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

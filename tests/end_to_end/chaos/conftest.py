@@ -14,7 +14,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from conceptprune.store import Store
-from conceptprune.units.plan import collection_settings, prompts_units
+from conceptprune.units.plan import prompts_units
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.chaos.scene import (
@@ -122,7 +122,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Masks
     """The masks as this process makes them, one unit after the other, without Ray."""
     store = Store(str(tmp_path_factory.mktemp("undisturbed")))
     prepared = prepare(write())
-    worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
+    worker = Worker(store, prepared.model)
     for unit in (*prompts_units(prepared.manifest), *plan_here(prepared).units()):
         worker.run(unit)
     return masks_of(store)

@@ -14,7 +14,7 @@ from tests.pipelines.conftest import done, worker_of, write_manifest
 def test_a_halved_batch_is_told_by_commit_and_ledger(tiny_folder: Path, tmp_path: Path) -> None:
     prepared = prepare(write_manifest(tmp_path / "m.yaml", tiny_folder, outputs={}))
     plan = plan_here(prepared)
-    assert plan.settings.batch_size == 2
+    assert prepared.manifest.collection.batch_size == 2
     store = Store(str(tmp_path / "store"))
     worker = worker_of(prepared, store)
     need_memory(worker.denoiser.pipe, prompts_that_fit=1)

@@ -15,7 +15,7 @@ from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.scoring import Scorers
 from conceptprune.store import Store
 from conceptprune.studio.judge import Verdicts
-from conceptprune.units.plan import Plan, collection_settings
+from conceptprune.units.plan import Plan
 from conceptprune.units.unit import Unit
 from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
@@ -89,7 +89,7 @@ def run_here(
     prepared: Prepared, store: Store, *, started: float, failing: Callable[[Unit], bool]
 ) -> Run:
     """What the job does, one unit after the other in this process; chosen units fail."""
-    worker = JudgingWorker(store, prepared.model, collection_settings(prepared.manifest))
+    worker = JudgingWorker(store, prepared.model)
     plan = whole_plan(prepared)
     RunRecord(
         run=plan.run,
