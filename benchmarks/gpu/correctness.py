@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from benchmarks.gpu.device import float32_in_full
 from benchmarks.gpu.measures import GUIDANCE, SPARSITY, STEPS, attempted, same_bytes
 from benchmarks.gpu.settings import Settings
-from conceptprune.collection.collect import CollectionSettings, Window, collect, collect_window
+from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import Statistics, join_calls
 from conceptprune.errors import NumericalError
+from conceptprune.manifest import Collection
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, named_selector, select_mask
 from conceptprune.models.prompt import Prompt
@@ -57,9 +58,9 @@ class Demo:
             self.model = Float32Noise.load(model_path(), dtype=dtype, device=device)
         self._masks: dict[int, PruningMask] = {}
 
-    def settings(self, batch: int) -> CollectionSettings:
+    def settings(self, batch: int) -> Collection:
         """Of collection."""
-        return CollectionSettings(steps=STEPS, tau=self.calls, guidance=GUIDANCE, batch_size=batch)
+        return Collection(steps=STEPS, tau=self.calls, guidance=GUIDANCE, batch_size=batch)
 
     def prompts(self, form: str) -> list[Prompt]:
         """One a thing."""

@@ -6,7 +6,6 @@ An evaluation is one latent with one prompt and one half of guidance through the
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -18,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.device import MIB, Peak, seconds
 from benchmarks.gpu.settings import CALLS, PROMPTS, OutOfTimeError, Settings
-from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.collect import collect
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import NumericalError
+from conceptprune.manifest import Collection
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.select_conceptprune import top_columns
 from conceptprune.masks.selectors import Evidence, named_selector, select_mask
@@ -141,7 +141,7 @@ class Measures:
 
     def erasure(self) -> dict[str, Any]:
         """From statistics of two prompts to a mask, applied and removed."""
-        model = self.model
+        model, calls = self.model, self.settings.calls
         weights = {
             name: metered.linear.weight.detach()
             for name, metered in model.metered(["ffn_out"]).items()
@@ -150,13 +150,15 @@ class Measures:
         target: list[Statistics] = []
         collecting = seconds(
             lambda: target.append(
-                collect(model, prompts(1, "in the style of Van Gogh"), self._collection(1))
+                collect(model, prompts(1, "in the style of Van Gogh"), self._collection(1, calls))
             ),
             self.device,
         )
         peak = memory.mib()
         self.settings.check_time()
-        evidence = Evidence(target=target[0], base=collect(model, prompts(1), self._collection(1)))
+        evidence = Evidence(
+            target=target[0], base=collect(model, prompts(1), self._collection(1, calls))
+        )
 
         def select() -> PruningMask:
             return select_mask(
@@ -198,7 +200,7 @@ class Measures:
         }
         return {
             **spent,
-            "calls": self.settings.calls,
+            "calls": calls,
             "mask_bytes": len(mask.to_bytes()),
             "mask_entries": mask.num_entries,
             "restored": all(same_bytes(weights[name], before[name]) for name in weights),
@@ -211,7 +213,7 @@ class Measures:
             self.model.advance(begun)
 
     def _collect(self, batch: int, calls: int) -> None:
-        collect(self.model, prompts(batch), replace(self._collection(batch), tau=calls))
+        collect(self.model, prompts(batch), self._collection(batch, calls))
 
     def _calls_in_time(self, batch: int) -> int:
         """So many calls that all loops of a batch size take the seconds for them; at least two.
@@ -224,10 +226,8 @@ class Measures:
         in_time = int(self.settings.seconds / (2 * self.settings.repeats * one)) if one else calls
         return max(min(2, calls), min(calls, in_time))
 
-    def _collection(self, batch: int) -> CollectionSettings:
-        return CollectionSettings(
-            steps=STEPS, tau=self.settings.calls, guidance=GUIDANCE, batch_size=batch
-        )
+    def _collection(self, batch: int, calls: int) -> Collection:
+        return Collection(steps=STEPS, tau=calls, guidance=GUIDANCE, batch_size=batch)
 
     def _largest(self) -> int:
         """Prompts that go through the denoiser together, halved until they fit as a job does."""
