@@ -6,6 +6,7 @@ An evaluation is one latent with one prompt and one half of guidance through the
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -128,7 +129,7 @@ class Measures:
             with way():
                 found[name] = attempted(lambda: self.speed(batch, peak_rate, tflop))
         for name, how in COMPILATIONS[self.device.type].items():
-            found[name] = attempted(lambda how=how: self._compiled(batch, how))
+            found[name] = attempted(partial(self._compiled, batch, how))
         return found
 
     def _ways(self) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
@@ -336,9 +337,12 @@ def attempted(work: Callable[[], Any]) -> Any:
 @contextmanager
 def _layout(denoiser: nn.Module) -> Iterator[None]:
     """The convolutions' weights with their channels last."""
+    kernels = [weight for weight in denoiser.parameters() if weight.dim() == 4]
     last, first = LAYOUTS
-    denoiser.to(memory_format=last)
+    for kernel in kernels:
+        kernel.data = kernel.data.contiguous(memory_format=last)
     try:
         yield
     finally:
-        denoiser.to(memory_format=first)
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous(memory_format=first)

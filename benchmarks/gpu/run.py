@@ -3,6 +3,7 @@
 import gc
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
                     continue
                 asked = Asked(name, dtype, results["product_tflops"][dtype] * 1e12, settings)
                 found = results["models"][name][dtype]
-                found |= attempted(lambda work=work, asked=asked, found=found: work(asked, found))
+                found |= attempted(partial(work, asked, found))
                 _let_go()
                 write()
     return results
