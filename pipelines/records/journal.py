@@ -114,6 +114,12 @@ class Journal:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
+    def extend(self, plan: UnitPlan, *, todo: Collection[str], reused: Mapping[str, Made]) -> None:
+        """Go on with a plan that has units more than the one before: some to do, some there."""
+        self.plan = plan
+        self.todo = {*self.todo, *todo}
+        self.reused = {**self.reused, **reused}
+
     def rows(self) -> list[dict[str, Any]]:
         """The ledger as it stands."""
         return ledger_rows(self.plan, todo=self.todo, results=self.results, reused=self.reused)

@@ -93,6 +93,11 @@ def run_units(
     _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick, on_held).run()
 
 
+def needs(failed: Unit) -> str:
+    """Why a unit is blocked that needs one that failed."""
+    return f"needs {failed.kind} {failed.key[:12]}, which failed"
+
+
 class _Loop:
     def __init__(
         self,
@@ -265,15 +270,13 @@ class _Loop:
 
     def _fail(self, unit: Unit, error: Exception) -> None:
         attempts = self.attempts[unit.key]
-        self.on_result(
-            Result(unit=unit, status="failed", attempts=attempts, error=meaning(error))
-        )
+        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=meaning(error)))
         for blocked in self.graph.fail(unit):
             self.on_result(
                 Result(
                     unit=blocked,
                     status="blocked",
                     attempts=0,
-                    error=f"needs {unit.kind} {unit.key[:12]}, which failed",
+                    error=needs(unit),
                 )
             )

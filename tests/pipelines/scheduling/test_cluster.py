@@ -34,7 +34,10 @@ def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("http://10.0.0.7:8265", "is the address of the Jobs API, which is for `conceptprune submit"),
+        (
+            "http://10.0.0.7:8265",
+            "is the address of the Jobs API, which is for",
+        ),
         ("https://ray.example.org", "is the address of the Jobs API"),
         ("ray://10.0.0.7:10001", "jobs do not run through Ray Client"),
     ],
