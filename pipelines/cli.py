@@ -164,15 +164,10 @@ def validate(
     ] = False,
     files_from: FilesFromOption = None,
 ) -> None:
-    """Check a manifest completely; print nothing but its summary or every problem in it."""
-    from conceptprune.evaluation.job_manifest import load_job_manifest
+    """Check a manifest or a suite; print nothing but its summary or every problem in it."""
+    from .commands.validate import validate as run
 
-    checked = load_job_manifest(manifest)
-    if model:
-        from .jobs.preparation import prepare
-
-        prepare(manifest)
-    echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
+    echo(run(manifest, model=model))
 
 
 @app.command()

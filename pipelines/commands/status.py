@@ -193,10 +193,20 @@ def _jobs(jobs: list[JobRecord]) -> Iterator[str]:
         elif job.state == "running":
             yield one_line(
                 f"  job       {job.job}, {job.worker}: running, sign of life {age}; {job.left} "
-                f"units left, {job.in_flight} in flight, {job.actors} actors"
+                f"units left, {job.in_flight} in flight, {job.actors} actors{_pace(job)}"
             )
         else:
             yield one_line(f"  job       {job.job}, {job.worker}: {job.state} {age}")
+
+
+def _pace(job: JobRecord) -> str:
+    """How fast a running job is, and how long it will go on at that rate."""
+    rate, left = job.units_per_second, job.seconds_left
+    if rate is None or left is None:
+        return ""
+    speed = f"{60 * rate:.1f} units a minute"
+    hours, minutes = divmod(round(left / 60), 60)
+    return f"; {speed}, about {f'{hours} h ' if hours else ''}{minutes} min left"
 
 
 def _states(status: RunStatus) -> Iterator[str]:

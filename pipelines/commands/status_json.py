@@ -65,6 +65,9 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
                 "units_left": job.left,
                 "in_flight": job.in_flight,
                 "actors": job.actors,
+                "units_done": job.done,
+                "units_per_second": job.units_per_second,
+                "seconds_left": job.seconds_left,
             }
             for job in status.jobs
         ],

@@ -15,6 +15,7 @@ from conceptprune.units.units import MaskUnit
 from conceptprune.units.worker import read_mask
 from pipelines.commands.export import export_concepts
 from pipelines.jobs.erase import erase
+from pipelines.records.concepts import ConceptState, ConceptStates
 from pipelines.records.fused import fused_row, lacking
 from pipelines.records.ledger import is_fused, read_ledger
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied
@@ -130,3 +131,33 @@ def test_export_all_writes_every_mask_there_is_and_names_the_others(
     assert f'note: "{CY}" is not erased, as it has no mask ({ERROR})' in capsys.readouterr().err
     export_concepts(store.uri, [], every=True, out=tmp_path / "each", fuse=None, **options)  # type: ignore[arg-type]
     assert len(list((tmp_path / "each").iterdir())) == 2
+
+
+def test_when_a_concept_was_first_erased_stays_on_record_over_reruns(
+    run_erase: Erase, store: Store, tiny_store: TinyStore
+) -> None:
+    _, printed = run_erase()
+    # No scorer is asked for: that masks are there is all that can be said.
+    assert "concepts: 2 of 3 have a mask; effect checked of 0, not checked of 2" in printed
+    first = _states(store, tiny_store)
+    assert not first[CY].has_mask
+    assert first[CY].first is None
+    run_erase(failing=None)
+    second = _states(store, tiny_store)
+    assert second[ADA].first == second[ADA].last == first[ADA].first
+    assert second[CY].first is not None
+    # The mask is lost and made again: the first time stays, the last is another.
+    key = tiny_store.plan.concepts[1].mask.key
+    store.remove([f"commits/mask/{key}.json"])
+    run_erase(failing=None)
+    third = _states(store, tiny_store)
+    assert third[CY].first == second[CY].first
+    assert third[CY].last is not None
+    assert third[CY].last.at > third[CY].first.at  # type: ignore[union-attr]
+    assert third[ADA] == second[ADA]
+
+
+def _states(store: Store, tiny_store: TinyStore) -> dict[str, ConceptState]:
+    found = ConceptStates.read(store, tiny_store.plan.run)
+    assert found is not None
+    return {each.name: each for each in found.states}
