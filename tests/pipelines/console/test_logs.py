@@ -73,7 +73,9 @@ def test_what_a_console_prints_becomes_whole_lines_of_the_log(
 
 
 @pytest.fixture
-def json_log() -> Iterator[None]:
+def json_log(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    # What is captured is captured before the log's stream is chosen.
+    capsys.readouterr()
     others = {name: list(logging.getLogger(name).handlers) for name in OTHERS}
     configure("json")
     yield
