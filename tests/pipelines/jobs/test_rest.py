@@ -181,7 +181,7 @@ def test_a_store_that_turns_read_only_in_mid_run_is_one_error_and_a_rerun_loses_
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "_written_beside", turning_read_only)
-        with pytest.raises(StoreError, match="cannot write .*: Read-only file system"):
+        with pytest.raises(StoreError, match=r"cannot write .*: Read-only file system"):
             run_erase(failing=None)
     before = store.committed("mask")
     code, _ = run_erase(failing=None)
