@@ -3,9 +3,12 @@
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
+from typing import Final
 
 import ray
 from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
@@ -13,10 +16,12 @@ from ray._private.state import state  # Ray shows nowhere else which nodes are b
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 
+from ..console.logs import one_line
 from ..console.stopping import sigterm_as_before
 
 SECONDS_TO_ANSWER = 2.0
 SECONDS_TO_CONNECT = 10.0
+TEMP_VARIABLE: Final = "RAY_TMPDIR"
 
 
 @contextmanager
@@ -24,8 +29,9 @@ def connected(compute: Compute) -> Iterator[None]:
     """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one.
 
     Raises:
-        ClusterError: there is no cluster at `RAY_ADDRESS`.
-        UserError: no actor would ever fit into the local cluster.
+        ClusterError: there is no cluster at `RAY_ADDRESS`, or a local one does not start.
+        UserError: `RAY_ADDRESS` is the address of something else, or no actor would ever fit into
+            the local cluster.
     """
     if ray.is_initialized():
         yield
@@ -38,8 +44,7 @@ def connected(compute: Compute) -> Iterator[None]:
         # tasks are short, and without one of their own they would wait for ever.
         actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
         cpus = max(os.cpu_count() or 1, actor_cpus + 1)
-        with sigterm_as_before():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        _start(cpus)
     try:
         if not address:
             check_fits(compute, ray.cluster_resources())
@@ -77,8 +82,54 @@ def lack(compute: Compute, *, cpus: int, asked: int, alive: int, tasks: int) -> 
     return None
 
 
+def check_address(address: str) -> None:
+    """Make sure that an address is one at which a driver can join a cluster.
+
+    Raises:
+        UserError: it is that of the Jobs API or of Ray Client.
+    """
+    scheme, found, _ = address.partition("://")
+    if found and scheme in ("http", "https"):
+        raise UserError(
+            f"RAY_ADDRESS={address}: is the address of the Jobs API, which is for `conceptprune "
+            "submit`; this command runs where the cluster is: give HOST:PORT of the head (6379 as "
+            "a rule), or unset RAY_ADDRESS to run on this machine alone"
+        )
+    if found:
+        raise UserError(
+            f"RAY_ADDRESS={address}: jobs do not run through Ray Client; use `conceptprune submit "
+            "--address http://HOST:8265`, or give HOST:PORT of the head (6379 as a rule)"
+        )
+
+
+def _start(cpus: int) -> None:
+    try:
+        with sigterm_as_before():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    except Exception as error:
+        # Ray has no type for it: a folder that it cannot use, a port, a process that is too slow.
+        raise ClusterError(not_started(error)) from error
+
+
+def not_started(error: Exception) -> str:
+    """Why a local cluster did not start, where its log is, and what to do."""
+    folder = os.environ.get(TEMP_VARIABLE) or tempfile.gettempdir()
+    reason = one_line(str(error)) or type(error).__name__
+    if "AF_UNIX" in reason:
+        # A socket's path holds 107 bytes, and Ray's own part of it takes more than half.
+        fix = f"set {TEMP_VARIABLE} to a folder with a shorter path than {folder}"
+    else:
+        fix = (
+            "run it again; where it stays so, look for a full disk or /dev/shm, or for too many "
+            "processes"
+        )
+    log = Path(folder) / "ray" / "session_latest" / "logs"
+    return f"no local Ray cluster could be started: {reason}; {fix}. Its log is in {log}"
+
+
 def _join(address: str) -> None:
-    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    check_address(address)
+    found = re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)
     try:
         if found:
             # Ray itself tries for many minutes where nobody answers.

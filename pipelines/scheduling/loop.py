@@ -21,6 +21,7 @@ from conceptprune.store.claims import Claim
 from conceptprune.units.commit import Held
 from conceptprune.units.unit import Unit
 
+from .failures import meaning
 from .graph import Graph
 from .workers import Submission, WorkerPool
 
@@ -263,9 +264,10 @@ class _Loop:
         self._fail(unit, error)
 
     def _fail(self, unit: Unit, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}".strip()
         attempts = self.attempts[unit.key]
-        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=message))
+        self.on_result(
+            Result(unit=unit, status="failed", attempts=attempts, error=meaning(error))
+        )
         for blocked in self.graph.fail(unit):
             self.on_result(
                 Result(

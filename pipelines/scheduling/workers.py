@@ -16,6 +16,7 @@ from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, worker_name
 from conceptprune.units.unit import Unit
 
+from ..console import exits
 from ..console.logs import LogFormat, configure, identified, logger
 from .cluster import draining_nodes, is_up, lack, ran_on
 from .metrics import StoreMetrics
@@ -83,7 +84,17 @@ class WorkerProcess:
             worker=worker_name(),
             seconds=self.claim_seconds,
             conditional=self.conditional,
+            on_stuck=end_process,
         )
+
+
+def end_process() -> None:
+    """End this worker, whose unit is stuck: the driver sees it, and has the unit done again.
+
+    It counts as a failed attempt, so that a unit that is stuck wherever it runs ends as failed.
+    """
+    logger.critical("this worker ends itself, so that its unit is tried again")
+    os._exit(exits.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from ray._private import ray_constants
 
-from conceptprune.errors import UserError
+from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 from pipelines.cli import main
-from pipelines.scheduling.cluster import check_fits, lack
+from pipelines.scheduling.cluster import check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
 
@@ -28,6 +29,53 @@ def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
             main(["erase", str(manifest), "--store", str(tmp_path / "store")])
     assert stop.value.code == 1
     assert f"error: no Ray cluster answers at RAY_ADDRESS={address}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://10.0.0.7:8265", "is the address of the Jobs API, which is for `conceptprune submit"),
+        ("https://ray.example.org", "is the address of the Jobs API"),
+        ("ray://10.0.0.7:10001", "jobs do not run through Ray Client"),
+    ],
+)
+def test_an_address_of_something_else_is_refused_with_what_to_use(
+    address: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=told) as refused, connected(Compute()):
+        pass
+    assert str(refused.value).startswith(f"RAY_ADDRESS={address}: ")
+    assert "HOST:PORT" in str(refused.value)
+
+
+def test_a_local_cluster_that_does_not_start_is_one_line_with_its_log_and_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    could_not = pytest.raises(ClusterError, match="no local Ray cluster could be started")
+    with could_not as failed, connected(Compute()):
+        pass
+    message = str(failed.value)
+    assert "\n" not in message
+    assert "set RAY_TMPDIR to a folder with a shorter path" in message
+    assert f"{folder}/ray/session_latest/logs" in message
+
+
+def test_a_local_cluster_that_is_too_slow_is_one_line_too() -> None:
+    message = not_started(Exception("The current node timed out during startup.\nThis could"))
+    assert message.startswith(
+        "no local Ray cluster could be started: The current node timed out during startup. This "
+        "could; run it again"
+    )
+
+
+def test_ray_does_not_start_workers_through_uv() -> None:
+    # Read by Ray when it is imported: only so do workers of a driver under `uv run` start.
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
 
 
 def test_actors_that_no_machine_here_fits_are_refused() -> None:

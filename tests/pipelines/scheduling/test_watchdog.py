@@ -9,7 +9,7 @@ from pipelines.scheduling.watchdog import Patience
 
 STANDS_STILL = """
 import time
-from pipelines.watchdog import Watchdog
+from pipelines.scheduling.watchdog import Watchdog
 with Watchdog(seconds=1.2) as watchdog:
     for _ in range({beats}):
         watchdog.beat()
