@@ -14,7 +14,7 @@ from .baselines.cli import app as baseline
 from .console import exits
 from .console.logs import configure
 from .console.stopping import Commands, stops_with_a_line
-from .console.terminal import complain, echo, terminal
+from .console.terminal import complain, echo, tell_document, tell_traceback, terminal
 
 app = typer.Typer(
     name="conceptprune",
@@ -85,7 +85,7 @@ def conceptprune(
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+    tell_document(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 @app.command()
@@ -113,7 +113,7 @@ def schema(
     """Print the JSON Schema of a manifest or a suite, for editors."""
     from .commands.schema import schema_text
 
-    echo(schema_text(document), end="")
+    tell_document(schema_text(document))
 
 
 @app.command()
@@ -438,6 +438,7 @@ def gc(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     configure("plain")
+    sys.excepthook = tell_traceback
     try:
         with stops_with_a_line():
             app(arguments)

@@ -265,9 +265,7 @@ class _Loop:
 
     def _fail(self, unit: Unit, error: Exception) -> None:
         attempts = self.attempts[unit.key]
-        self.on_result(
-            Result(unit=unit, status="failed", attempts=attempts, error=meaning(error))
-        )
+        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=meaning(error)))
         for blocked in self.graph.fail(unit):
             self.on_result(
                 Result(

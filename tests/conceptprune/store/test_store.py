@@ -27,7 +27,7 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
-from conceptprune.store.credentials import redacted
+from conceptprune.redaction import redacted
 from tests.support.certificates import Certificate
 from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
