@@ -28,7 +28,8 @@ DOCUMENTS = (
     "docs/TOOLS.md",
     "docs/RELIABILITY.md",
     "docs/LIMITS.md",
-    "docs/TOOLS.md",
+    "docs/MANIFEST.md",
+    "docs/SUITE.md",
 )
 
 

@@ -134,6 +134,10 @@ BaseText = Annotated[Line, AfterValidator(_trimmed), Field(max_length=MAX_PROMPT
 PromptText = Annotated[BaseText, AfterValidator(_not_blank)]
 Name = Annotated[PromptText, Field(max_length=MAX_NAME_CHARS)]
 Positive = Annotated[Int, Field(ge=1)]
+Steps = Annotated[Int, Field(ge=1, le=1000)]
+"""Denoiser calls of an image: schedulers know 1000 timesteps."""
+Count = Annotated[Int, Field(ge=1, le=100_000)]
+"""How many of something that one machine or cluster has or does at once."""
 Seed = Annotated[Int, Field(ge=0, lt=2**63)]
 Guidance = Annotated[Float, Field(ge=1)]
 

@@ -1,7 +1,7 @@
 """From a manifest and its prompts to the units of work of a run, all known before it starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -170,6 +170,20 @@ def build_plan(
     return _ErasePlanner(manifest, model, pairs).plan(prompts)
 
 
+def plan_of_the_rest(
+    manifest: Manifest,
+    plan: Plan,
+    pairs: Mapping[str, tuple[PromptPair, ...]],
+    lacking: Collection[str],
+) -> Plan:
+    """The plan with another fused mask, and what is made of it: of all concepts but `lacking`.
+
+    What was planned for all of them stays on the plan. `lacking` are names; at least one concept
+    must be left.
+    """
+    return _ErasePlanner(manifest, plan.model, pairs).of_the_rest(plan, lacking)
+
+
 def window_units(
     model: ModelSettings,
     prompts: tuple[Prompt, ...],
@@ -282,6 +296,22 @@ class _ErasePlanner(Planner):
             fused_checkpoints=fused_checkpoints,
             fused_preview=fused_preview,
             sweep_table=sweep_table,
+        )
+
+    def of_the_rest(self, plan: Plan, lacking: Collection[str]) -> Plan:
+        concepts = tuple(each for each in plan.concepts if each.concept.name not in lacking)
+        fused = self.fused(concepts)
+        checkpoints = self.checkpoints(fused)
+        preview = self.fused_preview(fused, concepts)
+        if preview:
+            self.add(preview)
+        # The sides of a budget are on the plan already.
+        return replace(
+            plan,
+            by_key={**plan.by_key, **self.in_order(*ORDER)},
+            fused=fused,
+            fused_checkpoints=checkpoints,
+            fused_preview=preview,
         )
 
     def labelled(
@@ -414,7 +444,8 @@ class _ErasePlanner(Planner):
         masks = tuple(plan.mask.key for plan in concepts)
         if asked.how != "budget":
             return self.add(FusedMaskUnit(masks=masks, fusion=asked))
-        erased = {plan.concept.name for plan in concepts}
+        # Also of those that this mask lacks: what could not be erased is not to be spared either.
+        erased = {concept.name for concept in self.manifest.concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
         return self.add(
             FusedMaskUnit(

@@ -4,6 +4,7 @@ Names, errors and paths come from manifests, stores and services. An escape sequ
 recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
 """
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from rich.segment import Segment
 
 from conceptprune.redaction import redacted
 
+LOG_WIDTH = 200
+"""Columns of a table's line where nobody has said how wide: in a file nothing is cut at 80."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -58,6 +61,8 @@ def tell_traceback(
 def terminal(*, stderr: bool = False) -> Console:
     """A console on standard output or error; only rich's own control characters get through it."""
     console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = LOG_WIDTH
     console.push_render_hook(_Harmless())
     return console
 

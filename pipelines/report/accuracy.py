@@ -7,7 +7,7 @@ from typing import Literal
 from conceptprune.evaluation.bootstrap import wilson
 from conceptprune.evaluation.scorers.base import Domain
 
-from .recognised import ScorerMetric
+from ..records.recognised import ScorerMetric
 from .shots import Drawn, Role, Shot
 
 
@@ -175,6 +175,19 @@ def judge_shots(shots: Sequence[Shot], *, kind: str) -> Accuracy | None:
         things=first(questions.things),
         photos=first(PHOTO_STYLE),
         detail=tuple(detail),
+    )
+
+
+def still_seen(shot: Shot, kind: str) -> bool:
+    """Whether a scorer sees a concept of that kind in an image that asks for it, with its mask."""
+    question = (OF_OBJECTS if kind == "object" else OF_ARTISTS).erased
+    if shot.role != "own" or shot.after is None:
+        return False
+    return any(
+        bool(each.value and each.value > 0)
+        and each.by.how.is_share
+        and (each.by.how.domain == question.domain or each.by.how.erased == "lower")
+        for each in shot.after.seen
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from conceptprune.collection.statistics import Statistics
@@ -20,14 +20,15 @@ from conceptprune.units.worker import check_whose
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
 from ..records.evaluation import SUMMARY_KINDS
+from ..records.fused import fused_row, lacking
 from ..records.ledger import Ledger, RunRecord, is_fused, is_own_mask, open_ledger, read_ledger
+from ..records.recognised import Recognised, seen_in_preview_2
 from ..records.runs import find_run, recorded
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
-from .accuracy import Accuracy, judge_shots, metrics_in
-from .recognised import Recognised, seen_in_preview_2
+from .accuracy import Accuracy, judge_shots, metrics_in, still_seen
 from .rows import Row, cost_of, failures_of, files_of, status_of
-from .shots import EMBEDDED, NEEDED, Gallery, Role, Shot, make_strip, pair_shots
+from .shots import EMBEDDED, NEEDED, Gallery, Role, Shot, Strip, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
 from .where import Contrast, heat_map
 
@@ -132,7 +133,8 @@ class _Reader:
             return Recognised(self.store, ())
 
     def report(self) -> ReportData:
-        fused = next((row for row in self.rows if is_fused(row)), None)
+        fused = fused_row(self.rows)
+        fused_shots = self.fused_shots(fused) if fused else []
         provenance: Mapping[str, Any] = {}
         asked = self.record.asked
         own_settings = False
@@ -163,7 +165,9 @@ class _Reader:
             failures=failures_of([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
-            fused_accuracy=self.fused_accuracy(fused) if fused else None,
+            fused_accuracy=judge_shots(fused_shots, kind=self.concepts[0].kind),
+            fused_strips=self.strips(fused_shots, self.concepts[0].kind),
+            lacking=lacking(fused, self.rows) if fused else (),
             untouched=judge_shots(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
@@ -182,13 +186,6 @@ class _Reader:
                 before = replace(shot.before, png=b"")
                 at = (shot.role, shot.prompt, shot.seed)
                 self.untouched[at] = replace(shot, before=before, after=None)
-        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
-        strips = (
-            make_strip(
-                shots, role, limit=max(1, int(limit * min(1, shorter))), gallery=self.gallery
-            )
-            for role, limit in STRIP_LIMITS.items()
-        )
         return ConceptReport(
             name=asked.name,
             kind=asked.kind,
@@ -201,10 +198,26 @@ class _Reader:
                 for row in rows
                 if row["kind"] == "checkpoint" and row["mask"] == key and row["objects"]
             ),
-            strips=tuple(strip for strip in strips if strip),
+            strips=self.strips(shots, asked.kind),
             accuracy=judge_shots(shots, kind=asked.kind),
             where=heat_map(mask, self.contrast(mask_row, mask)) if mask and mask_row else None,
+            erased_at=mask_row["finished"] if mask_row else None,
         )
+
+    def strips(self, shots: Sequence[Shot], kind: str) -> tuple[Strip, ...]:
+        """Images by role; those in which the concept is still seen are never left out."""
+        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
+        found = (
+            make_strip(
+                shots,
+                role,
+                limit=max(1, int(limit * min(1, shorter))),
+                gallery=self.gallery,
+                first=partial(still_seen, kind=kind),
+            )
+            for role, limit in STRIP_LIMITS.items()
+        )
+        return tuple(strip for strip in found if strip)
 
     def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
         """What the run's pictures say of one of its masks; None where there are none."""
@@ -224,10 +237,11 @@ class _Reader:
     def rows_about(self, concepts: Iterable[str]) -> list[Row]:
         return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
-    def fused_accuracy(self, mask_row: Row) -> Accuracy | None:
-        names = [each.name for each in self.concepts]
-        shots = self.shots(names, mask_row["key"], self.rows)
-        return judge_shots(shots, kind=self.concepts[0].kind)
+    def fused_shots(self, mask_row: Row) -> list[Shot]:
+        """Images of the combined checkpoint, of the concepts that are in it."""
+        without = lacking(mask_row, self.rows)
+        names = [each.name for each in self.concepts if each.name not in without]
+        return self.shots(names, mask_row["key"], self.rows)
 
     def shots(self, concepts: Sequence[str], mask_key: str, rows: Sequence[Row]) -> list[Shot]:
         pairs: list[PromptPair] = []

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from .recognised import Seen
+from ..records.recognised import Seen
 
 Role = Literal["own", "photo", "retained"]
 """Why a prompt is drawn: it asks for the concept; it is the same without it; it asks for another
@@ -126,12 +126,24 @@ class Strip:
 
 
 def make_strip(
-    shots: Sequence[Shot], role: Role, *, limit: int, gallery: Gallery = EMBEDDED
+    shots: Sequence[Shot],
+    role: Role,
+    *,
+    limit: int,
+    gallery: Gallery = EMBEDDED,
+    first: Callable[[Shot], bool] = lambda _: False,
 ) -> Strip | None:
-    """Up to `limit` shots of a role, of as many different prompts as there are; None for none."""
+    """Up to `limit` shots of a role; None where there is none.
+
+    Those that must come `first` do, whatever their prompts; then as many different prompts as
+    there are.
+    """
     mine = [shot for shot in shots if shot.role == role]
     if not mine:
         return None
+    ahead = [shot for shot in mine if first(shot)][:limit]
+    others = [shot for shot in mine if not first(shot)]
+    shown = [*ahead, *_spread(others, limit - len(ahead))]
     columns = tuple(
         Column(
             prompt=shot.prompt,
@@ -139,7 +151,7 @@ def make_strip(
             before=_picture(shot.before, gallery),
             after=_picture(shot.after, gallery),
         )
-        for shot in _spread(mine, limit)
+        for shot in shown
     )
     return Strip(role=role, columns=columns, total=len(mine))
 

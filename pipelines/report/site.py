@@ -207,7 +207,9 @@ def _fused(report: ReportData) -> Checkpoint:
         label="All of them, in one mask",
         source="mask",
         digest=report.fused.digest if report.fused else "",
-        erased=tuple(concept.name for concept in report.concepts),
+        erased=tuple(
+            concept.name for concept in report.concepts if concept.name not in report.lacking
+        ),
     )
 
 

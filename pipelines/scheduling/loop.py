@@ -93,6 +93,11 @@ def run_units(
     _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick, on_held).run()
 
 
+def needs(failed: Unit) -> str:
+    """Why a unit is blocked that needs one that failed."""
+    return f"needs {failed.kind} {failed.key[:12]}, which failed"
+
+
 class _Loop:
     def __init__(
         self,
@@ -272,6 +277,6 @@ class _Loop:
                     unit=blocked,
                     status="blocked",
                     attempts=0,
-                    error=f"needs {unit.kind} {unit.key[:12]}, which failed",
+                    error=needs(unit),
                 )
             )

@@ -69,7 +69,7 @@ function filterable(table) {
   const { q, kind, status } = form.elements;
   const known = table.rows.map(row => ({
     row,
-    name: row.querySelector("th").textContent.toLowerCase(),
+    name: row.querySelector("th a").textContent.toLowerCase(),
   }));
 
   function apply() {
