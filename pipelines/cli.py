@@ -428,12 +428,19 @@ def verify(
     store: Annotated[
         str | None, typer.Option("--store", help="Also hold its run and masks against this store.")
     ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--signers",
+            help="OpenSSH's file of allowed signers: one of them must have signed the statement.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file of an export against its statement of provenance; exit 1 if one differs."""
     from .commands.verify import show_verified, verified_document, verify_export
 
-    found = verify_export(folder, store)
+    found = verify_export(folder, store, signers)
     if as_json:
         _print_json(verified_document(found))
     else:
