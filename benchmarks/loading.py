@@ -41,22 +41,22 @@ def run() -> list[Measurement]:
 
 
 def run_minimal() -> list[Measurement]:
-    """The tiny model, to see that it runs."""
-    return measure({}, "float32")
+    """The tiny model in one worker, to see that it runs: to start one takes seconds."""
+    return measure({}, "float32", workers=1)
 
 
-def measure(config: dict[str, Any], dtype: str) -> list[Measurement]:
-    """Both workers' maps while both are alive and have run the denoiser once."""
+def measure(config: dict[str, Any], dtype: str, *, workers: int = WORKERS) -> list[Measurement]:
+    """The workers' maps while all are alive and have run the denoiser once."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         save("pixart-sigma", config, Path(folder))
-        barrier = spawn.Barrier(WORKERS)
-        with spawn.Pool(WORKERS, _prepare, (barrier,)) as pool:
-            (first, _) = pool.map(_load, [(folder, dtype)] * WORKERS, chunksize=1)
+        barrier = spawn.Barrier(workers)
+        with spawn.Pool(workers, _prepare, (barrier,)) as pool:
+            first, *_ = pool.map(_load, [(folder, dtype)] * workers, chunksize=1)
     mapped = f"of {first.file_bytes / MIB:.0f} MiB of weights in the denoiser's file"
     return [
         Measurement(
-            what=f"files float32, loaded as {dtype}: pages shared by {WORKERS} workers",
+            what=f"files float32, loaded as {dtype}: pages shared by {workers} workers",
             value=100 * first.shared / first.file_bytes,
             unit="%",
             at_least=90 if dtype == "float32" and config else None,

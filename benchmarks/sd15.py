@@ -24,20 +24,20 @@ SHAPES = {
 """Layer name -> (rows, columns): 16 layers, 49.6 million weights."""
 
 
-def make_weights(seed: int = 0) -> dict[str, Tensor]:
+def make_weights(seed: int = 0, *, num_layers: int = len(SHAPES)) -> dict[str, Tensor]:
     """Normal weights in float16, SD 1.5's own type."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (torch.randn(shape, generator=generator) / shape[1] ** 0.5).half()
-        for name, shape in SHAPES.items()
+        for name, shape in list(SHAPES.items())[:num_layers]
     }
 
 
-def make_evidence(*, num_calls: int, seed: int = 0) -> Evidence:
+def make_evidence(*, num_calls: int, num_layers: int = len(SHAPES), seed: int = 0) -> Evidence:
     """Log-normal energies: neurons differ by orders of magnitude, calls and sides by little."""
     generator = np.random.default_rng(seed)
     base, target = {}, {}
-    for name, (_, columns) in SHAPES.items():
+    for name, (_, columns) in list(SHAPES.items())[:num_layers]:
         neuron = generator.normal(0, 1.5, columns)
         calls = generator.normal(0, 0.3, (num_calls, columns))
         concept = generator.normal(0, 0.2, columns)

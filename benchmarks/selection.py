@@ -19,14 +19,14 @@ def run() -> list[Measurement]:
 
 
 def run_minimal() -> list[Measurement]:
-    """With one call, to see that it runs."""
-    return measure(num_calls=1)
+    """With one layer and one call, to see that it runs."""
+    return measure(num_calls=1, num_layers=1)
 
 
-def measure(*, num_calls: int) -> list[Measurement]:
+def measure(*, num_calls: int, num_layers: int = len(sd15.SHAPES)) -> list[Measurement]:
     """Select, save, load and apply one mask."""
-    weights = sd15.make_weights()
-    evidence = sd15.make_evidence(num_calls=num_calls)
+    weights = sd15.make_weights(num_layers=num_layers)
+    evidence = sd15.make_evidence(num_calls=num_calls, num_layers=num_layers)
     num_weights = sum(weight.numel() for weight in weights.values())
 
     memory = PeakMemory()

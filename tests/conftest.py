@@ -35,20 +35,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 TOGETHER = {
+    "tests/end_to_end/chaos": "harm",
+    "tests/end_to_end/test_secrets.py": "harm",
+    "tests/pipelines/scheduling": "harm",
     "tests/end_to_end": "cluster",
-    "tests/pipelines/scheduling": "cluster",
     "tests/test_packaging.py": "cluster",
+    "tests/test_docs.py": "documents",
+    "tests/benchmarks/test_smoke.py": "benchmarks",
     "tests/conceptprune/store/s3": "server",
     "tests/pipelines/report": "browser",
 }
-"""Folders whose tests share what there should be one of; of other tests, a file stays together."""
+"""Tests that take longest, and those that share what there should be one of; the first that fits.
+
+Of other tests, a file stays together. Those on Ray are in groups that one machine of two cores runs
+two of at once: each starts clusters of its own, at ports of their own.
+"""
+RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values()))}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    groups = {}
     for item in items:
         path = item.path.relative_to(item.config.rootpath).as_posix()
-        group = next((name for folder, name in TOGETHER.items() if path.startswith(folder)), path)
+        group = next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
         item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = group
+    # The long ones first, so that no process is left alone with one at the end.
+    items.sort(key=lambda item: RANKS.get(groups[item], len(RANKS)))
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,19 @@
 import re
 import shlex
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
+import ray
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
 
 from conceptprune.manifest import parse_manifest
 from conceptprune.studio import model_path
+from pipelines.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,38 +45,76 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("conceptprune ")]
 
 
+def recipe(store: str) -> list[list[str]]:
+    """The commands of `make demo`."""
+    make = ["make", "--dry-run", "--assume-old=.venv/installed", "demo", f"STORE={store}"]
+    said = subprocess.run(make, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    lines = [line for line in said.splitlines() if "/conceptprune " in line]
+    return [["conceptprune", *shlex.split(line)[1:]] for line in lines]
+
+
+def run(command: list[str]) -> None:
+    """Run a command in this process: to start one takes seconds."""
+    with pytest.raises(SystemExit) as stop:
+        main(command[1:])
+    assert not stop.value.code, command
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make demo` has run, with the store and the report it leaves."""
+def ray_cluster() -> Iterator[None]:
+    """One for all commands."""
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def demo(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `make demo` has run with two artists and few images of its manifest."""
     folder = tmp_path_factory.mktemp("demo")
-    store = folder / "runs" / "demo"
-    # With this very environment: that of the Makefile is installed already, or is this one.
-    settings = [f"STORE={store}", f"BIN={Path(sys.executable).parent}"]
-    make = ["make", "-C", ROOT, "--assume-old=.venv/installed", "demo", *settings]
-    subprocess.run(make, check=True)
-    assert (store / "report.html").stat().st_size > 100_000
+    manifest = yaml.safe_load((ROOT / "manifests" / "demo.yaml").read_text(encoding="utf-8"))
+    manifest["fillers"]["style"] = manifest["fillers"]["style"][:3]
+    for concepts in ("concepts", "retain"):
+        manifest[concepts] = manifest[concepts][:2]
+    manifest["outputs"]["preview"] |= {"steps": 4, "prompts_per_concept": 1}
+    (folder / "manifests").mkdir()
+    (folder / "manifests" / "suites").symlink_to(ROOT / "manifests" / "suites")
+    (folder / "manifests" / "demo.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in recipe("runs/demo"):
+            run(command)
+    assert (folder / "runs" / "demo" / "report.html").stat().st_size > 100_000
     return folder
 
 
-def test_every_command_of_the_readme_runs_after_the_demo(demo: Path) -> None:
-    (demo / "manifests").symlink_to(ROOT / "manifests")
+def test_every_command_of_the_readme_runs_after_the_demo(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo)
     names = [command[1] for command in commands()]
     made = ["validate", "plan", "erase", "status", "export", "report"]
     assert names == [*made, "evaluate", "attack"]
     shown = {}
     for command in commands():
-        program = str(Path(sys.executable).with_name(command[0]))
-        done = subprocess.run(
-            [program, *command[1:]], cwd=demo, text=True, capture_output=True, check=False
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        shown[command[1]] = done.stdout
+        run(command)
+        shown[command[1]] = capsys.readouterr().out
     assert "nothing to compute" in shown["erase"]
     assert "a rerun would compute nothing" in shown["status"]
     assert "lower is better" in shown["evaluate"]
     assert "attack/refill-amplify" in shown["attack"]
     StableDiffusionPipeline.from_pretrained(demo / "exported", torch_dtype=torch.float32)
     assert (demo / "report.html").exists()
+
+
+def test_the_demos_manifest_itself_is_valid_and_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (erase, _) = recipe(str(tmp_path / "store"))
+    run(["conceptprune", "validate", erase[2]])
+    run(["conceptprune", "plan", erase[2]])
+    assert "6 concepts" in capsys.readouterr().out
 
 
 def test_the_three_lines_of_the_readme_erase_and_restore(

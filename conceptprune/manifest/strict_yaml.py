@@ -12,16 +12,11 @@ from typing import Any
 
 import yaml
 from yaml.composer import Composer
-from yaml.resolver import Resolver
 
 from conceptprune.manifest.fields import FieldPath
 
-try:
-    from yaml.cyaml import CParser
-except ImportError:
-    # PyYAML without libyaml, as some systems build it.
-    CParser = object
-HAS_LIBYAML = CParser is not object
+HAS_LIBYAML = bool(yaml.__with_libyaml__)
+"""Whether PyYAML was built with libyaml, which some systems leave out."""
 
 MAX_DEPTH = 12
 
@@ -62,9 +57,11 @@ class _Plain(Composer):
     """A composer of nodes that refuses everything but plain data, before it is built."""
 
     depth = 0
+    peek_event: Any
+    """A parser's, which a subclass brings."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # incomplete stubs
+        event = self.peek_event()
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
             raise PlainYamlError(line, f"alias *{event.anchor}", "values written out (no aliases)")
@@ -93,15 +90,17 @@ _Loader.add_implicit_resolver(
 )
 
 
-class _FastLoader(_Plain, CParser, Resolver):
+_C_LOADER: Any = yaml.CSafeLoader if HAS_LIBYAML else yaml.SafeLoader
+
+
+class _FastLoader(_Plain, _C_LOADER):  # type: ignore[misc]
     """The same on libyaml, which takes a fourth of the time: lists have 60,000 names."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
     def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
+        _C_LOADER.__init__(self, text)
         Composer.__init__(self)
-        Resolver.__init__(self)
 
 
 def _composed(text: str) -> yaml.Node | None:

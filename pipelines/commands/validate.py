@@ -61,8 +61,8 @@ def _missing(named: tuple[NamedPath, ...]) -> Iterator[str]:
 def _sites(folder: Path, manifest: JobManifest) -> Iterator[str]:
     """Sites that match nothing in a model's folder."""
     # Here, because they import torch, which a manifest of a model elsewhere does without.
-    from conceptprune.models.components import components, read_index
-    from conceptprune.models.families import check_sites, denoiser_of, family_named
+    from conceptprune.models.components import read_index
+    from conceptprune.models.families import check_sites, components, denoiser_of, family_named
     from conceptprune.models.sites import find_sites
     from conceptprune.units.plan import collection_settings
 

@@ -62,7 +62,7 @@ def configure(form: LogFormat) -> None:
         package.addHandler(JsonHandler(sys.stderr))
         for name in OTHERS:
             logging.getLogger(name).handlers[:] = package.handlers
-        logging.captureWarnings(True)
+    logging.captureWarnings(form == "json")
     package.propagate = form == "plain"
     if logging.lastResort is not None:
         # What writes plain lines where no program around this one has set up a log of its own.

@@ -7,7 +7,7 @@ anything: only scorers that looked at the images can tell, and only of what they
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conceptprune.digest import canonical_json
@@ -19,7 +19,8 @@ from conceptprune.store import Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.plan import ConceptPlan, Plan
 
 from ..console.names import some
-from .fields import is_later
+from .fields import NUMBERS, is_later
+from .fields import field as read_field
 from .ledger import READERS, told_if_damaged
 
 FILE = "concepts.json"
@@ -135,10 +136,10 @@ class ConceptStates:
         if data is None:
             return None
         with told_if_damaged(store, run, FILE):
-            content = json.loads(data)
+            content = read_field({"": json.loads(data)}, "", dict)
             if is_later(content, FORMAT):
                 return None
-            return cls(tuple(_state(each) for each in content["concepts"]))
+            return cls(tuple(_state(each) for each in read_field(content, "concepts", list)))
 
 
 def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> ConceptStates:
@@ -247,15 +248,35 @@ def _hits(
     return (sum(value > 0 for value in values), len(values)) if values else None
 
 
-def _state(content: Mapping[str, Any]) -> ConceptState:
-    known = {each.name for each in fields(ConceptState)}
-    values = {name: value for name, value in content.items() if name in known}
-    for name in ("before", "after"):
-        if values.get(name) is not None:
-            hits, number = values[name]
-            values[name] = (int(hits), int(number))
-    for name in ("first", "last"):
-        if values.get(name) is not None:
-            made = values[name]
-            values[name] = Made(at=float(made["at"]), job=made["job"], mask=str(made["mask"]))
-    return ConceptState(**values)
+def _state(content: Any) -> ConceptState:
+    """One concept's; an error where it is not as `write` leaves it."""
+    state: Mapping[str, Any] = read_field({"": content}, "", dict)
+    return ConceptState(
+        name=read_field(state, "name", str),
+        has_mask=state.get("has_mask") is True,
+        unchanged=state.get("unchanged") is True,
+        scorer=read_field(state, "scorer", str, "") or None,
+        metric=read_field(state, "metric", str, "") or None,
+        before=_images(state.get("before")),
+        after=_images(state.get("after")),
+        first=_when_made(state.get("first")),
+        last=_when_made(state.get("last")),
+    )
+
+
+def _images(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    hits, number = value
+    return int(hits), int(number)
+
+
+def _when_made(value: Any) -> Made | None:
+    if value is None:
+        return None
+    made: Mapping[str, Any] = read_field({"": value}, "", dict)
+    return Made(
+        at=float(read_field(made, "at", NUMBERS)),
+        job=read_field(made, "job", str, "") or None,
+        mask=read_field(made, "mask", str),
+    )

@@ -19,6 +19,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.weights import weight_digest
 from conceptprune.studio import model_path
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text="a cat in the style of vorla brint", seed=3)]
 MANIFEST = "version: 1\nmodel: {builtin: studio}\nconcepts: [{name: Van Gogh, kind: style}]\n"
 

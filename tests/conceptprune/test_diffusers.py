@@ -23,6 +23,8 @@ from conceptprune.diffusers import (
 )
 from tests.conceptprune.masks.test_mask import make_mask, make_model
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("a", "b", "c")
 MASKS = {
     "a": ([1, 2, 3], [0, 5]),

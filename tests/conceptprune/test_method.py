@@ -35,6 +35,8 @@ from tests.conceptprune.models.test_other import LCM as UNKNOWN
 from tests.pipelines.conftest import worker_of, write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 THINGS = ["cat", "car", "tree"]
 QUICK: dict[str, Any] = {"steps": 4, "tau": 3, "batch_size": 2, "sparsity": 0.02}
 PAIRS = [("a photo of a cat", "a cat by Ada Bell"), ("a photo of a car", "a car by Ada Bell")]

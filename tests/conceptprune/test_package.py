@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 import conceptprune
+
+pytestmark = pytest.mark.slow
 
 
 def test_dir_shows_all_there_is() -> None:

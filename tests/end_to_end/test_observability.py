@@ -93,9 +93,8 @@ def exported(complete: Callable[[str], bool]) -> str:
 
 
 def counted(text: str, *labels: str) -> float:
-    """Units with a result, without those of prompts, which no ledger has."""
-    name = "ray_conceptprune_units_total"
-    return values(text, name, *labels) - values(text, name, *labels, 'kind="prompts"')
+    """Units with a result."""
+    return values(text, "ray_conceptprune_units_total", *labels)
 
 
 def names(text: str) -> set[str]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from conceptprune.units.commit import Done
 from conceptprune.units.unit import Unit
@@ -12,6 +13,7 @@ from pipelines.scheduling.graph import Graph
 from pipelines.scheduling.loop import Result, needs
 from pipelines.scheduling.workers import RunnerSpec
 
+Status = Literal["done", "reused"]
 ERROR = "NumericalError: told to fail"
 
 
@@ -43,7 +45,7 @@ def units_here(
                         continue
                     done = runner.run_claimed(unit)
                     assert isinstance(done, Done)
-                    status = "done" if done.computed else "reused"
+                    status: Status = "done" if done.computed else "reused"
                     on_result(Result(unit=unit, status=status, attempts=1, commit=done.commit))
                     graph.finish(unit)
             finally:

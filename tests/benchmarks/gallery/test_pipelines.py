@@ -11,7 +11,7 @@ from benchmarks.gallery.denoisers import KINDS, NOISE
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
 
 PROMPTS = ["a cat by munu gruvick", "a photo of a hat"]
-NUM_STEPS = 3
+NUM_STEPS = 2
 
 
 @pytest.fixture(scope="module", params=KINDS)

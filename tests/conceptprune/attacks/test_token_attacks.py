@@ -32,6 +32,8 @@ from conceptprune.models.stable_diffusion_xl import StableDiffusionXL
 from tests.support.sd15_shaped import build_pipeline
 from tests.support.tiny_models import stable_diffusion_xl
 
+pytestmark = pytest.mark.slow
+
 SceneOf = Callable[..., Scene]
 
 
@@ -159,11 +161,11 @@ def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: Scene
 
 def test_guesses_end_at_the_first_success_and_repeat_themselves(scene_of: SceneOf) -> None:
     plain = harmless(scene_of())
-    options = RandomTokens(tokens=2, guesses=4)
+    options = RandomTokens(tokens=2, guesses=2)
     assert all(attempt.pictures == 1 for attempt in random_tokens(scene_of(), options))
     attempts = random_tokens(scene_of(plain), options)
     assert attempts == random_tokens(scene_of(plain), options)
-    assert all(attempt.success or attempt.pictures == 5 for attempt in attempts)
+    assert all(attempt.success or attempt.pictures == 3 for attempt in attempts)
     assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
 
 

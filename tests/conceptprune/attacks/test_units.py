@@ -22,6 +22,8 @@ from pipelines.jobs.attack import check_attacks
 from pipelines.jobs.evaluate import prepare
 from tests.support.tiny_models import stable_diffusion_xl
 
+pytestmark = pytest.mark.slow
+
 SUITE = {
     "version": 1,
     "name": "small",

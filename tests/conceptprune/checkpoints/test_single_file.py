@@ -29,6 +29,8 @@ from conceptprune.models.weights import CHECKPOINT_NAMES, component_of, weight_d
 from conceptprune.studio import model_path
 from tests.support.tiny_models import TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 TINY = {tiny.name: tiny for tiny in TINY_MODELS}
 FFN = ".ff.net.2"
 SD15 = {

@@ -17,6 +17,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.trajectory import TrajectoryState
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     Prompt(text=f"a photo of a {thing}", seed=seed)
     for seed, thing in enumerate(["cat", "dog", "car"])

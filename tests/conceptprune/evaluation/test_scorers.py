@@ -22,6 +22,8 @@ from conceptprune.evaluation.scorers.perceptual import Lpips
 from conceptprune.models.images import Image
 from tests.support.networks import CLASSES, save_classifier, save_clip, save_vision
 
+pytestmark = pytest.mark.slow
+
 GENERATOR = np.random.default_rng(0)
 IMAGES: list[Image] = [
     np.asarray(

@@ -231,12 +231,12 @@ def test_the_manifests_templates_go_to_concepts_of_their_kind_that_have_none() -
         'templates: {style: {base: "{filler}", target: "{filler} by {concept}"}}\n'
         "concepts:\n"
         "  - {name: a, kind: style, fillers: [cat]}\n"
-        '  - {name: b, kind: style, template: {base: "a {filler}", target: "b {filler}"}}\n'
+        '  - {name: b, kind: style, template: {base: "a {filler}", target: "{filler} {concept}"}}\n'
         "  - {name: c, kind: object}\n"
     )
     assert [c.template and c.template.target for c in manifest.concepts] == [
         "{filler} by {concept}",
-        "b {filler}",
+        "{filler} {concept}",
         None,
     ]
     (pair,) = prompt_pairs(manifest.concepts[0], seed=0)

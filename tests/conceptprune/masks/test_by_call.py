@@ -12,6 +12,8 @@ import conceptprune
 from conceptprune import CollectionSettings, Evidence, MasksByCall, Prompt, UserError
 from tests.support.sd15_shaped import build_pipeline
 
+pytestmark = pytest.mark.slow
+
 TAU, STEPS = 3, 4
 
 

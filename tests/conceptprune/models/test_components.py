@@ -14,6 +14,8 @@ from conceptprune.models.families import check_model, family_of
 from conceptprune.models.weights import find_checkpoint
 from tests.support.tiny_models import TINY_MODELS
 
+pytestmark = pytest.mark.slow
+
 TINY = {tiny.name: tiny for tiny in TINY_MODELS}
 
 

@@ -21,6 +21,8 @@ from conceptprune.models.schedulers import check_repeatable
 from conceptprune.models.trajectory import TrajectoryState
 from tests.support.tiny_models import NOISE, TINY_MODELS
 
+pytestmark = pytest.mark.slow
+
 TINY = {tiny.name: tiny for tiny in TINY_MODELS}
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
 STEPS = 4

@@ -26,6 +26,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.studio import model_path
 from tests.support.tiny_models import NOISE, TINY_MODELS
 
+pytestmark = pytest.mark.slow
+
 TINY = {tiny.name: tiny for tiny in TINY_MODELS}
 NOTHING = PruningMask(concepts=("none",), component="unet", layers={}, provenance={})
 

@@ -28,6 +28,8 @@ from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=n) for n, thing in enumerate(["cat", "dog"])]
 SETTINGS = CollectionSettings(
     steps=STEPS, tau=2, guidance=5.0, batch_size=1, site=("ffn_out", "attn_key", "text_ffn")

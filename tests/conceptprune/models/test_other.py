@@ -21,6 +21,8 @@ from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import DIM, NOISE, STEPS, TINY_MODELS, TinyModel, stable_diffusion_2
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=n) for n, thing in enumerate(["cat", "dog"])]
 FFN = r"re:(.*\.)?ff(_context)?\.net\.2"
 SETTINGS = CollectionSettings(steps=STEPS, tau=3, guidance=5.0, batch_size=2, site=FFN)

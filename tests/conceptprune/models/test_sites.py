@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conceptprune.collection.collect import CollectionSettings, collect
+from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
@@ -20,6 +21,8 @@ from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+
+pytestmark = pytest.mark.slow
 
 PROMPTS = [Prompt(text="a photo of a cat", seed=3), Prompt(text="a house in a style", seed=4)]
 SETTINGS = CollectionSettings(steps=STEPS, tau=2, guidance=5.0, batch_size=2)
@@ -47,11 +50,16 @@ def denoiser_calls(model: DiffusionModel, settings: CollectionSettings) -> int:
     return len(calls)
 
 
+@pytest.fixture(scope="module")
+def together(model: DiffusionModel) -> Statistics:
+    """Of all sites at once."""
+    return collect(model, PROMPTS, dataclasses.replace(SETTINGS, site=NAMES))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_site_alone_has_the_statistics_it_has_among_others(
-    model: DiffusionModel, name: str
+    model: DiffusionModel, together: Statistics, name: str
 ) -> None:
-    together = collect(model, PROMPTS, dataclasses.replace(SETTINGS, site=NAMES))
     alone = collect(model, PROMPTS, dataclasses.replace(SETTINGS, site=name))
     assert alone.timesteps == together.timesteps
     assert alone.layers.keys() <= together.layers.keys()
@@ -74,7 +82,7 @@ def test_sites_that_see_the_prompt_alone_need_no_denoising(model: DiffusionModel
         assert denoiser_calls(model, settings) == (SETTINGS.tau if denoises else 0)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux-dev"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev"])
 def test_several_sites_and_components_go_into_one_mask(name: str, tmp_path: Path) -> None:
     (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == name)
     prepared = prepare(

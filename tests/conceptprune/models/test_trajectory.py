@@ -9,6 +9,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.trajectory import Trajectory, TrajectoryState
 
+pytestmark = pytest.mark.slow
+
 SCHEDULERS = (
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",

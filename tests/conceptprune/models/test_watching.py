@@ -16,6 +16,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.watching import GuidanceHalves, SeenCall
 from tests.support.guided_in_two_calls import built, chroma, cogview4, lumina2, qwen_image
 
+pytestmark = pytest.mark.slow
+
 STEPS, TAU, GUIDANCE, RESOLUTION = 4, 2, 3.0, 64
 PROMPTS = [
     Prompt(text="a photo of a cat", seed=3),

@@ -13,6 +13,8 @@ from conceptprune import studio
 from conceptprune.studio.judge import WEIGHTS, Judge
 from conceptprune.studio.names import ARTISTS, LOOKS, PHOTO, THINGS
 
+pytestmark = pytest.mark.slow
+
 MODEL = studio.model_path()
 LARGEST_BYTES = 20_000_000
 NUM_STEPS, GUIDANCE = 20, 5.0

@@ -22,6 +22,8 @@ from conceptprune.studio.training.neurons import (
 from conceptprune.studio.training.renderings import Renderings
 from conceptprune.studio.training.tokenizer import build
 
+pytestmark = pytest.mark.slow
+
 
 def outputs_for_two_texts(unet):
     torch.manual_seed(1)

@@ -12,6 +12,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.units.batch_memory import BatchMemory
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(text=f"a photo of a {thing}", seed=7) for thing in ("cat", "dog", "car", "tree")]
 SETTINGS = CollectionSettings(steps=10, tau=2, batch_size=4)
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

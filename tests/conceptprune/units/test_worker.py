@@ -11,6 +11,8 @@ from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.scheduling.graph import committed_in, units_to_do
 from tests.pipelines.conftest import worker_of, write_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("selector", ["conceptprune", "fia"])
 def test_a_run_with_a_budget_then_with_another_selector_reuses_what_was_collected(

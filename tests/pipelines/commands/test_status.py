@@ -241,9 +241,22 @@ def test_what_became_of_the_concepts_is_on_record_and_shown(
     assert ConceptStates.read(store, tiny_store.plan.run) == states
 
 
-def test_damaged_states_of_concepts_are_told(tiny_store: TinyStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b'{"concepts": 3}',
+        b'{"concepts": [1]}',
+        b'{"concepts": [{"name": 1}]}',
+        b'{"concepts": [{"name": "a", "before": 3}]}',
+        b'{"concepts": [{"name": "a", "first": {"at": "x", "mask": "m"}}]}',
+    ],
+)
+def test_damaged_states_of_concepts_are_told(
+    tiny_store: TinyStore, tmp_path: Path, content: bytes
+) -> None:
     store = copied(tiny_store, tmp_path / "store")
-    store.write_run_file(tiny_store.plan.run, "concepts.json", b'{"concepts": 3}')
+    store.write_run_file(tiny_store.plan.run, "concepts.json", content)
     assert "concepts.json is damaged" in status(store.uri)
 
 

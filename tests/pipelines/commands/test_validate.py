@@ -63,10 +63,8 @@ def test_every_folder_that_is_named_and_missing_is_told_at_once(tmp_path: Path) 
 def test_a_site_that_matches_nothing_of_a_model_at_hand_is_told(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    wrong = write_manifest(tmp_path / "w.yaml", tiny_folder, pruning={"site": r"re:.*ff\\.net\\.7"})
+    wrong = write_manifest(tmp_path / "w.yaml", tiny_folder, pruning={"site": r"re:.*ff\.net\.7"})
     assert "matches no linear of" in refused(wrong)
-    unknown = write_manifest(tmp_path / "u.yaml", tiny_folder, pruning={"site": "ffn_middle"})
-    assert "has no ffn_middle" in refused(unknown)
     for site in ("ffn_out", ["attn_key", "text_ffn"], r"re:.*ff\.net\.2"):
         good = write_manifest(tmp_path / "g.yaml", tiny_folder, pruning={"site": site})
         assert "good, 3 concepts" in validate(good)

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from ray._private.ray_logging import setup_logger
@@ -72,15 +73,17 @@ def test_what_a_console_prints_becomes_whole_lines_of_the_log(
     assert [line["message"] for line in told] == ["half a line", "second"]
 
 
-@pytest.fixture
+@contextmanager
 def json_log() -> Iterator[None]:
+    """Within it, the log is JSON, also that of others."""
     others = {name: list(logging.getLogger(name).handlers) for name in OTHERS}
     configure("json")
-    yield
-    configure("plain")
-    logging.captureWarnings(False)
-    for name, handlers in others.items():
-        logging.getLogger(name).handlers[:] = handlers
+    try:
+        yield
+    finally:
+        configure("plain")
+        for name, handlers in others.items():
+            logging.getLogger(name).handlers[:] = handlers
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
@@ -88,21 +91,20 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
     return [json.loads(text) for text in capsys.readouterr().err.splitlines()]
 
 
-@pytest.mark.usefixtures("json_log")
 def test_what_other_libraries_say_is_json_too_whatever_format_they_ask_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # What `ray.init` does before its first line.
-    setup_logger("info", "%(asctime)s %(message)s")
-    logging.getLogger("ray._private.worker").info("Started a local Ray instance.")
-    warnings.warn("something is old", UserWarning, stacklevel=1)
+    with json_log():
+        # What `ray.init` does before its first line.
+        setup_logger("info", "%(asctime)s %(message)s")
+        logging.getLogger("ray._private.worker").info("Started a local Ray instance.")
+        warnings.showwarning("something is old", UserWarning, "f.py", 1)
     first, second = told(capsys)
     assert first["message"] == "Started a local Ray instance."
     assert first["logger"] == "ray._private.worker"
     assert "something is old" in second["message"]
 
 
-@pytest.mark.usefixtures("json_log")
 def test_a_failed_unit_is_an_error_with_its_kind_key_and_concepts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -115,7 +117,8 @@ def test_a_failed_unit_is_an_error_with_its_kind_key_and_concepts(
         "error": "ValueError: x",
     }
     outcome = Outcome(computed=1, reused=0, rows=[failed])
-    tell_outcome(Console(file=LogLines(), width=LOG_WIDTH), "run 7", outcome, 1.0, "s")
+    with json_log():
+        tell_outcome(Console(file=LogLines(), width=LOG_WIDTH), "run 7", outcome, 1.0, "s")
     unit, last = told(capsys)
     assert (unit["level"], unit["kind"], unit["key"]) == ("error", "mask", "k" * 64)
     assert unit["concepts"] == "Monet"
@@ -124,7 +127,6 @@ def test_a_failed_unit_is_an_error_with_its_kind_key_and_concepts(
     assert last["message"].startswith("failed: run 7")
 
 
-@pytest.mark.usefixtures("json_log")
 def test_what_ends_a_command_is_a_line_of_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,10 +138,11 @@ def test_what_ends_a_command_is_a_line_of_json(
     monkeypatch.setattr("pipelines.commands.schema.schema_text", fails)
     # As a job configures it, which `main` does not.
     monkeypatch.setattr("pipelines.cli.configure", lambda _: None)
-    for code in (2, 1, 1):
-        with pytest.raises(SystemExit) as stop:
-            main(["schema", "manifest"])
-        assert stop.value.code == code
+    with json_log():
+        for code in (2, 1, 1):
+            with pytest.raises(SystemExit) as stop:
+                main(["schema", "manifest"])
+            assert stop.value.code == code
     lines = told(capsys)
     assert [line["level"] for line in lines] == ["error", "error", "critical"]
     assert lines[0]["message"] == "error: two\nlines"

@@ -1,14 +1,18 @@
 """A concept that fails does not hold up the combined checkpoint: it is made of the others."""
 
+import errno
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import conceptprune
-from conceptprune.store import Store
+from conceptprune.errors import StoreError
+from conceptprune.store import Store, files
 from conceptprune.units.plan import Plan
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit
@@ -161,3 +165,29 @@ def _states(store: Store, tiny_store: TinyStore) -> dict[str, ConceptState]:
     found = ConceptStates.read(store, tiny_store.plan.run)
     assert found is not None
     return {each.name: each for each in found.states}
+
+
+def test_a_store_that_turns_read_only_in_mid_run_is_one_error_and_a_rerun_loses_nothing(
+    run_erase: Erase, store: Store, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = files._written_beside, 15
+
+    def turning_read_only(*arguments: Any) -> AbstractContextManager[Path]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_written_beside", turning_read_only)
+        with pytest.raises(StoreError, match=r"cannot write .*: Read-only file system"):
+            run_erase(failing=None)
+    before = store.committed("mask")
+    code, _ = run_erase(failing=None)
+    assert code == 0
+    masks = {each.mask.key for each in tiny_store.plan.concepts}
+    assert before <= store.committed("mask")
+    assert masks <= store.committed("mask")
+    for key in masks:
+        assert store.get("mask", key).objects == tiny_store.commits[key].objects

@@ -10,8 +10,9 @@ from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[SeaweedServer]:
+    """One for all tests, each with a prefix of its own; one that kills it starts it again."""
     with running_server() as running:
         yield running
 

@@ -11,6 +11,8 @@ from pipelines.commands.gc import collect_garbage
 from tests.support.s3_faults import FaultProxy, first
 from tests.support.s3_server import SeaweedServer
 
+pytestmark = pytest.mark.slow
+
 KEYS = {f"{index:064x}" for index in range(1002)}
 
 

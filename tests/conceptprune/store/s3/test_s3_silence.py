@@ -12,6 +12,8 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Commit, ObjectRef, Store, access, s3
 from tests.support.s3_faults import Fault, FaultProxy, Request, first
 
+pytestmark = pytest.mark.slow
+
 
 def committed(store: Store, data: bytes, key: str = "k") -> Commit:
     ref = store.put(data, kind="mask", model="m" * 64, suffix="bin")

@@ -27,6 +27,8 @@ from tests.support.s3_server import (
     use_server,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def committed(store: Store, data: bytes, key: str = "k", kind: str = "mask") -> Commit:
     ref = store.put(data, kind=kind, model="m" * 64, suffix="bin")
