@@ -15,7 +15,7 @@ from .baselines.cli import app as baseline
 from .console import exits
 from .console.logs import configure, is_json, logger, tell_error
 from .console.stopping import Commands, stops_with_a_line
-from .console.terminal import echo, terminal
+from .console.terminal import echo, tell_document, tell_traceback, terminal
 
 app = typer.Typer(
     name="conceptprune",
@@ -98,7 +98,8 @@ def _finite(value: Any) -> Any:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    echo(json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    tell_document(f"{text}\n")
 
 
 @app.command()
@@ -130,11 +131,11 @@ def schema(
     if markdown:
         from .commands.reference import reference_text
 
-        echo(reference_text(document), end="")
+        tell_document(reference_text(document))
         return
     from .commands.schema import schema_text
 
-    echo(schema_text(document), end="")
+    tell_document(schema_text(document))
 
 
 @app.command()
@@ -427,12 +428,19 @@ def verify(
     store: Annotated[
         str | None, typer.Option("--store", help="Also hold its run and masks against this store.")
     ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--signers",
+            help="OpenSSH's file of allowed signers: one of them must have signed the statement.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file of an export against its statement of provenance; exit 1 if one differs."""
     from .commands.verify import show_verified, verified_document, verify_export
 
-    found = verify_export(folder, store)
+    found = verify_export(folder, store, signers)
     if as_json:
         _print_json(verified_document(found))
     else:
@@ -483,6 +491,7 @@ def gc(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     configure("plain")
+    sys.excepthook = tell_traceback
     try:
         with stops_with_a_line():
             app(arguments)

@@ -15,6 +15,8 @@ from conceptprune.digest import canonical_json, digest_file
 from conceptprune.errors import UserError
 
 STATEMENT_FILE = "provenance.json"
+SIGNATURE_FILE = "provenance.json.sig"
+"""Of the statement, where somebody has signed it."""
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:conceptprune:provenance:1"
 
@@ -79,13 +81,13 @@ class Statement:
                 yield f"{name}: is a link"
             elif (now := digest_file(path)) != digest:
                 yield f"{name}: has SHA-256 {now[:12]}, stated is {digest[:12]}"
-        for name in sorted(found - self.subjects.keys() - {STATEMENT_FILE}):
+        for name in sorted(found - self.subjects.keys() - {STATEMENT_FILE, SIGNATURE_FILE}):
             yield f"{name}: is not in the statement"
 
 
 def state(folder: Path, predicate: Mapping[str, Any]) -> Statement:
     """The statement of all files in a folder, but for the statement's own."""
-    names = files_in(folder) - {STATEMENT_FILE}
+    names = files_in(folder) - {STATEMENT_FILE, SIGNATURE_FILE}
     return Statement(
         subjects={name: digest_file(folder / name) for name in names}, predicate=predicate
     )

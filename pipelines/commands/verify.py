@@ -14,6 +14,7 @@ from ..console.logs import one_line
 from ..console.names import some
 from ..console.terminal import echo
 from ..records.runs import MAX_NAMES_SHOWN, find_run
+from .signature import check_tool, signature_problem
 
 FORMAT = "conceptprune.verify/1"
 
@@ -69,8 +70,12 @@ def show_verified(found: Sequence[Verified]) -> None:
             echo(one_line(f"  {problem}"))
 
 
-def verify_export(folder: Path, store: str | None = None) -> list[Verified]:
+def verify_export(
+    folder: Path, store: str | None = None, signers: Path | None = None
+) -> list[Verified]:
     """Hold each export in a folder against its statement: every file, and the store's objects.
+
+    With `signers`, each statement must be signed by one of them.
 
     Raises:
         UserError: there is no statement in the folder, or it cannot be read.
@@ -85,11 +90,13 @@ def verify_export(folder: Path, store: str | None = None) -> list[Verified]:
         raise UserError(
             f"{folder}: has no {STATEMENT_FILE}; give a folder that `conceptprune export` wrote"
         )
+    if signers:
+        check_tool(signers)
     opened = Store(store) if store else None
-    return [_verified(each, opened) for each in folders]
+    return [_verified(each, opened, signers) for each in folders]
 
 
-def _verified(folder: Path, store: Store | None) -> Verified:
+def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verified:
     path = folder / STATEMENT_FILE
     try:
         data = path.read_bytes()
@@ -100,6 +107,8 @@ def _verified(folder: Path, store: Store | None) -> Verified:
         problems = list(statement.differences(folder))
         if store is not None:
             problems += _against(store, statement.predicate)
+        if signers and (problem := signature_problem(folder, data, signers)):
+            problems.append(problem)
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its predicate is not as this version has it") from error
     return Verified(

@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 
 from conceptprune.errors import UserError
-from conceptprune.store.credentials import redacted
+from conceptprune.redaction import redacted
 
 from .terminal import LOG_WIDTH, complain, echo, harmless
 
@@ -165,5 +165,6 @@ class LogLines(io.StringIO):
 
 
 def one_line(text: str) -> str:
-    """Text that a store holds, fit for a terminal: no control characters, no line breaks."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """Text that a store holds, fit for a terminal: no control characters, line breaks, secrets."""
+    clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return redacted(clean)

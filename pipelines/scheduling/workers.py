@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from conceptprune.manifest import Compute
 from conceptprune.models.source import ModelSettings
+from conceptprune.redaction import without_secrets
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, worker_name
@@ -137,7 +138,8 @@ class DenoiserActor:
             except Exception as error:
                 # Only what kind of error: its text may quote prompts, and the driver has it.
                 logger.warning("failed: %s", type(error).__name__)
-                raise
+                # Here, where the secrets are known that a service may have echoed.
+                raise without_secrets(error) from None
             logger.info("done" if isinstance(found, Done) else "another job is at it")
             return found
 

@@ -30,7 +30,7 @@ SURFACE = {
         "--run",
         "--seal",
     ],
-    "verify": ["--json", "--store"],
+    "verify": ["--json", "--signers", "--store"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
     "sweep": ["--files-from", "--json", "--log-format", "--store"],

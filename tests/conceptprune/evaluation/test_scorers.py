@@ -288,6 +288,16 @@ def test_a_torchscript_file_other_than_the_one_named_is_not_loaded(script: Path)
             refused()
 
 
+def test_a_file_that_is_no_torchscript_is_refused_though_it_is_the_one_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sscd.pt"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    settings = settings_of(scorer="copies", torchscript=str(path), sha256=digest_file(path))
+    with pytest.raises(UserError, match="not a TorchScript file"):
+        settings.load("cpu")
+
+
 def torso(*, shirt: bool) -> Image:
     """A crude drawing of a body, which NudeNet takes for one."""
     image = PilImage.new("RGB", (320, 320), (90, 120, 150))

@@ -1,9 +1,15 @@
 """Joining a cluster: one that is not there, and a machine that no actor fits, are said at once."""
 
+import os
+import re
 import socket
+import stat
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 from ray._private import ray_constants
 
 from conceptprune.errors import ClusterError, UserError
@@ -65,11 +71,22 @@ def test_a_local_cluster_that_does_not_start_is_one_line_with_its_log_and_the_fi
     message = str(failed.value)
     assert "\n" not in message
     assert "set RAY_TMPDIR to a folder with a shorter path" in message
-    assert f"{folder}/ray/session_latest/logs" in message
+    assert re.search(rf"{folder}/cp-\w+/ray/session_latest/logs", message)
+
+
+def test_a_temporary_folder_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    with (
+        pytest.raises(ClusterError, match="no folder can be made in RAY_TMPDIR"),
+        connected(Compute()),
+    ):
+        pass
 
 
 def test_a_local_cluster_that_is_too_slow_is_one_line_too() -> None:
-    message = not_started(Exception("The current node timed out during startup.\nThis could"))
+    error = Exception("The current node timed out during startup.\nThis could")
+    message = not_started(error, Path("/tmp/cp-x"))
     assert message.startswith(
         "no local Ray cluster could be started: The current node timed out during startup. This "
         "could; run it again"
@@ -110,3 +127,27 @@ def test_only_actors_that_have_started_count_as_alive() -> None:
     pool = WorkerPool.__new__(WorkerPool)
     pool.slots = [ActorSlot(None, None), ActorSlot(None, None, node="here")]
     assert pool.alive == 1
+
+
+def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
+    with connected(Compute(actors=1, gpus_per_actor=0.0)):
+        ray.get(ray.remote(lambda: None).remote())
+        (folder,) = Path(os.environ["RAY_TMPDIR"]).iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        me = psutil.Process()
+        listening = [
+            (process.name(), one.laddr.ip.removeprefix("::ffff:"))
+            for process in [me, *me.children(recursive=True)]
+            for one in process.net_connections("inet")
+            if one.status == psutil.CONN_LISTEN
+        ]
+        assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+        assert {address for _, address in listening} == {"127.0.0.1"}
+    assert not folder.exists()
+    assert "RAY_AUTH_MODE" not in os.environ
