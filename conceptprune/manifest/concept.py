@@ -47,7 +47,7 @@ SAME = "another text than base: equal prompts have nothing to compare"
 
 
 class PromptTexts(Section):
-    """A prompt pair written out: the same picture without and with the concept."""
+    """A prompt pair written out: the same image without and with the concept."""
 
     base: Annotated[BaseText, Field(description="the prompt without the concept, one line")]
     target: Annotated[

@@ -56,7 +56,7 @@ Scheduler = Literal[
 ]
 
 
-GuidanceHalves = Literal["both", "conditional"]
+GuidanceBranches = Literal["both", "conditional"]
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -78,7 +78,7 @@ class Collection(Section):
         Field(validate_default=True, description="a whole number from 1 to collection.steps"),
     ] = 10
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
-    guidance_halves: GuidanceHalves = "both"
+    guidance_branches: GuidanceBranches = "both"
     scheduler: Scheduler | None = None
     resolution: Annotated[
         Positive | None,
@@ -101,7 +101,7 @@ class Collection(Section):
         return {
             "steps": self.steps,
             "guidance": self.guidance,
-            "halves": self.guidance_halves,
+            "halves": self.guidance_branches,
             "batch_size": self.batch_size,
         }
 

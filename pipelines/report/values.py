@@ -11,7 +11,7 @@ from ..records.asked import Asked
 from ..records.concepts import UNCHANGED
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
-from .shots import Strip
+from .image_pairs import Strip
 from .where import HeatMap
 
 Status = Literal["done", "failed", "unfinished"]

@@ -19,7 +19,7 @@ SUITE = {
     "model": {"builtin": "studio"},
     "fillers": {"style": ["cat"]},
     "groups": {"erased": [{"concept": {"name": "vorla brint", "kind": "style"}}]},
-    "drawing": {
+    "generation": {
         "steps": 1,
         "guidance": 1.0,
         "seeds": [0],

@@ -8,8 +8,8 @@ import pytest
 
 from conceptprune.evaluation.scorers.base import Metric
 from pipelines.records.recognised import ScorerMetric, Seen
-from pipelines.report.accuracy import judge_shots, still_seen
-from pipelines.report.shots import Drawn, Gallery, Role, Shot, make_strip
+from pipelines.report.accuracy import judge_pairs, still_seen
+from pipelines.report.image_pairs import Gallery, ImagePair, Role, SeenImage, make_strip
 from pipelines.report.values import ConceptReport, Cost, Failure, ReportData, Status
 from pipelines.report.verdict import verdict
 from tests.support.pngs import PNG
@@ -22,20 +22,20 @@ STYLE = ScorerMetric(
 NOTHING = Cost(evaluations=0, seconds=0, size=0, units={}, kinds=())
 
 
-def shot(
+def image_pair(
     after: float | None, *, before: float | None = 1.0, seed: int = 0, role: Role = "own"
-) -> Shot:
-    def drawn(value: float | None) -> Drawn:
-        return Drawn(png=PNG, seen=(Seen(by=STYLE, value=value, seen="x"),))
+) -> ImagePair:
+    def image(value: float | None) -> SeenImage:
+        return SeenImage(png=PNG, seen=(Seen(by=STYLE, value=value, seen="x"),))
 
-    return Shot(
-        prompt=f"p{seed % 3}", seed=seed, role=role, before=drawn(before), after=drawn(after)
+    return ImagePair(
+        prompt=f"p{seed % 3}", seed=seed, role=role, before=image(before), after=image(after)
     )
 
 
 def concept(
     name: str,
-    shots: Sequence[Shot] = (),
+    image_pairs: Sequence[ImagePair] = (),
     *,
     status: Status = "done",
     error: str = "",
@@ -51,7 +51,7 @@ def concept(
         mask=None,
         checkpoints=(),
         strips=(),
-        accuracy=judge_shots(shots, kind=kind),
+        accuracy=judge_pairs(image_pairs, kind=kind),
         where=None,
     )
 
@@ -68,8 +68,8 @@ def said(*concepts: ConceptReport, lacking: Sequence[str] = ()) -> str:
     return verdict(cast(ReportData, Report(concepts, lacking)))
 
 
-GONE = [shot(0.0, seed=seed) for seed in range(4)]
-LEFT = [shot(0.0, seed=0), shot(1.0, seed=1)]
+GONE = [image_pair(0.0, seed=seed) for seed in range(4)]
+LEFT = [image_pair(0.0, seed=0), image_pair(1.0, seed=1)]
 
 
 def test_what_is_seen_nowhere_any_more_is_erased() -> None:
@@ -85,12 +85,12 @@ def test_what_is_still_seen_is_not_called_erased() -> None:
 
 
 def test_what_is_to_stay_is_told_beside_it() -> None:
-    kept = [*GONE, shot(1.0, role="retained"), shot(0.0, role="retained", seed=1)]
+    kept = [*GONE, image_pair(1.0, role="retained"), image_pair(0.0, role="retained", seed=1)]
     assert said(concept("a", kept)).endswith("; others are recognised in 50 % of 2 images.")
 
 
 def test_concepts_that_nobody_looked_at_are_counted_as_that_and_not_as_erased() -> None:
-    assert said(concept("a"), concept("b", [shot(None, before=None)])) == (
+    assert said(concept("a"), concept("b", [image_pair(None, before=None)])) == (
         "2 with a mask whose effect nobody has checked (a, b)."
     )
 
@@ -101,7 +101,7 @@ def test_concepts_that_nobody_looked_at_are_counted_as_that_and_not_as_erased() 
         (concept("a", GONE), ""),
         (concept("a", LEFT), "still recognised"),
         (concept("a"), "not checked"),
-        (concept("a", [shot(0.0, before=0.0)]), "was never there"),
+        (concept("a", [image_pair(0.0, before=0.0)]), "was never there"),
         (concept("a", status="failed", error="NoEffectError: no image"), "was never there"),
         (concept("a", GONE, status="failed", error="ValueError: x"), "failed"),
         (concept("a", GONE, status="unfinished"), "unfinished"),
@@ -117,7 +117,7 @@ def test_every_concept_is_in_the_sentence_once_and_whom_the_combined_one_lacks()
     found = said(
         concept("a", GONE, kind="style"),
         concept("b", status="failed", error="ValueError: x", kind="object"),
-        concept("c", [shot(0.0, before=0.0)]),
+        concept("c", [image_pair(0.0, before=0.0)]),
         concept("d"),
         lacking=("b",),
     )
@@ -129,10 +129,10 @@ def test_every_concept_is_in_the_sentence_once_and_whom_the_combined_one_lacks()
 
 
 def test_images_in_which_a_concept_is_still_seen_come_first_and_are_never_left_out() -> None:
-    shots = [shot(float(seed in (5, 11)), seed=seed) for seed in range(12)]
+    image_pairs = [image_pair(float(seed in (5, 11)), seed=seed) for seed in range(12)]
     gallery = Gallery(place=lambda data, suffix: suffix, max_pixels=256, whole=False)
     strip = make_strip(
-        shots, "own", limit=4, gallery=gallery, first=lambda each: still_seen(each, "style")
+        image_pairs, "own", limit=4, gallery=gallery, first=lambda each: still_seen(each, "style")
     )
     assert strip is not None
     assert [column.seed for column in strip.columns[:2]] == [5, 11]
@@ -141,7 +141,7 @@ def test_images_in_which_a_concept_is_still_seen_come_first_and_are_never_left_o
 
 
 def test_only_an_image_that_asks_for_it_can_still_show_a_concept() -> None:
-    assert still_seen(shot(1.0), "style")
-    assert not still_seen(shot(1.0), "object")
-    assert not still_seen(shot(1.0, role="retained"), "style")
-    assert not still_seen(shot(0.0), "style")
+    assert still_seen(image_pair(1.0), "style")
+    assert not still_seen(image_pair(1.0), "object")
+    assert not still_seen(image_pair(1.0, role="retained"), "style")
+    assert not still_seen(image_pair(0.0), "style")
