@@ -1,4 +1,4 @@
-"""The method on one screen: from a pipeline and a concept to the weights that draw the concept.
+"""The method on one screen: from a pipeline and a concept to the weights that generate the concept.
 
 mask = conceptprune.find_mask(pipe, "Van Gogh")
 mask.apply(pipe)
@@ -103,7 +103,7 @@ def find_mask(
         site=checked_section(Pruning, site=site).site,
     )
     with borrowed(pipe, resolution=resolution) as model:
-        weights = _weights(model, model.metered(settings.sites))
+        weights = _weights(model, model.site_linears(settings.sites))
         target = collect(model, [pair.target for pair in prompts], settings)
         base = collect(model, [pair.base for pair in prompts], settings)
         return select_mask(

@@ -233,7 +233,7 @@ def evaluate(
     files_from: FilesFromOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    """Generate images of a suite's prompts with each checkpoint and score the images; resumable like erase."""
     from .jobs.evaluate import evaluate as run
 
     tell = _print_json if as_json else None

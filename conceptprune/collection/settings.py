@@ -12,8 +12,8 @@ class CollectionSettings:
     tau: int = 10
     """Only the first so many denoiser calls are run."""
     guidance: float = 7.5
-    halves: Literal["both", "conditional"] = "both"
-    """Which guidance halves are summed (both are always run)."""
+    branches: Literal["both", "conditional"] = "both"
+    """Which guidance branches are summed (both are always run)."""
     batch_size: int = 8
     site: str | tuple[str, ...] = "ffn_out"
     """One site or several, all from the same forward passes."""

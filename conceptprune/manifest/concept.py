@@ -44,7 +44,7 @@ FIELDS_OF_KIND: dict[Kind, frozenset[str]] = {
 
 
 class PromptTexts(Section):
-    """A prompt pair written out: the same picture without and with the concept."""
+    """A prompt pair written out: the same image without and with the concept."""
 
     base: Annotated[BaseText, Field(description="the prompt without the concept, one line")]
     target: Annotated[PromptText, Field(description="the prompt with the concept, one line")]

@@ -54,7 +54,7 @@ Scheduler = Literal[
 ]
 
 
-GuidanceHalves = Literal["both", "conditional"]
+GuidanceBranches = Literal["both", "conditional"]
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -76,7 +76,7 @@ class Collection(Section):
         Field(validate_default=True, description="a whole number from 1 to collection.steps"),
     ] = 10
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
-    guidance_halves: GuidanceHalves = "both"
+    guidance_branches: GuidanceBranches = "both"
     scheduler: Scheduler | None = None
     resolution: Annotated[
         Positive | None,

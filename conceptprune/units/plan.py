@@ -151,7 +151,7 @@ def collection_settings(manifest: Manifest) -> CollectionSettings:
         steps=collection.steps,
         tau=collection.tau,
         guidance=collection.guidance,
-        halves=collection.guidance_halves,
+        branches=collection.guidance_branches,
         batch_size=collection.batch_size,
         site=manifest.pruning.site,
     )
@@ -183,12 +183,12 @@ def window_units(
         **model.key_parts,
         "steps": settings.steps,
         "guidance": settings.guidance,
-        "halves": settings.halves,
+        "halves": settings.branches,
         "batch_size": settings.batch_size,
         "site": settings.site,
     }
     length = window or settings.tau
-    branches = family_named(model.pipeline).halves(settings.guidance)
+    branches = family_named(model.pipeline).num_branches(settings.guidance)
     grid: list[tuple[str, ...]] = []
     units: list[WindowUnit] = []
     for first in range(0, len(prompts), shard_prompts):
@@ -451,14 +451,14 @@ class _ErasePlanner(Planner):
         self, concept: Concept, mask: MaskUnit, preview: Preview
     ) -> tuple[tuple[PreviewUnit, ...], PreviewUnit]:
         pairs = self.pairs[concept.name][: preview.prompts_per_concept]
-        groups = [_drawn([pair.target for pair in pairs], preview)]
-        groups.append(_drawn([pair.base for pair in pairs], preview))
+        groups = [_with_seeds([pair.target for pair in pairs], preview)]
+        groups.append(_with_seeds([pair.base for pair in pairs], preview))
         for other in self.retained(concept):
             targets = [pair.target for pair in self.pairs[other.name]]
             # A start of its own for each retained concept spreads them over the fillers.
             start = int(digest_json(other.name), 16) % len(targets)
             chosen = (targets[start:] + targets[:start])[: preview.retained_prompts]
-            groups.append(_drawn(chosen, preview))
+            groups.append(_with_seeds(chosen, preview))
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
         return before, self.preview((mask.kind, mask.key), every_prompt, preview, before)
@@ -471,8 +471,8 @@ class _ErasePlanner(Planner):
         if preview is None:
             return None
         before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
-        drawn = (unit.prompts for unit in before.values())
-        prompts = tuple(dict.fromkeys(chain.from_iterable(drawn)))
+        prompts_before = (unit.prompts for unit in before.values())
+        prompts = tuple(dict.fromkeys(chain.from_iterable(prompts_before)))
         return self.preview((fused.kind, fused.key), prompts, preview, tuple(before.values()))
 
     def preview(
@@ -504,13 +504,13 @@ class _ErasePlanner(Planner):
             prompts=prompts,
             steps=preview.steps,
             guidance=preview.guidance,
-            branches=family_named(self.model.pipeline).halves(preview.guidance),
+            branches=family_named(self.model.pipeline).num_branches(preview.guidance),
             batch_size=preview.batch_size,
             before=tuple(unit.key for unit in before),
         )
 
 
-def _drawn(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
+def _with_seeds(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
     """Each prompt with each of the preview's seeds, which are not the collection's."""
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     return tuple(Prompt(text=text, seed=seed) for seed in preview.seeds for text in texts)

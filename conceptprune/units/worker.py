@@ -26,8 +26,8 @@ from conceptprune.masks.selectors import (
 )
 from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
+from conceptprune.models.generate import generate
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
@@ -313,7 +313,7 @@ class Worker(UnitWorker):
         with self._masked(mask):
             for attempt in memory.attempts():
                 with attempt as at_once:
-                    images = draw(
+                    images = generate(
                         self.denoiser,
                         unit.prompts,
                         steps=unit.steps,

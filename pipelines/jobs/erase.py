@@ -131,8 +131,8 @@ def _plan(
     results = dict(made)
     blocked = set(failed)
     for unit in plan.units():
-        drawn = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
-        without = any(prompt.text in texts for prompt in drawn)
+        generated = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
+        without = any(prompt.text in texts for prompt in generated)
         if without or any(key in blocked for _, key in unit.needs):
             blocked.add(unit.key)
             results[unit.key] = Result(

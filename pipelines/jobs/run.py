@@ -56,7 +56,7 @@ class Outcome:
 def tell_outcome(
     console: Console, title: str, outcome: Outcome, seconds: float, store: str
 ) -> None:
-    """Print what failed of a plan, a line a unit, and how much was computed.
+    """Print what failed of a plan, a line per unit, and how much was computed.
 
     The last line tells a failed run from one that had nothing to do: both may compute no unit.
     """

@@ -33,11 +33,11 @@ from .evaluations import (
     panels,
     read_evaluations,
 )
+from .image_pairs import Gallery
 from .links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
 from .measured import Measured, measured
 from .render import environment, heat_top
 from .rows import cost_of
-from .shots import Gallery
 from .values import ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384

@@ -10,7 +10,7 @@ from conceptprune.studio import LABEL
 from ..records.asked import Asked
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
-from .shots import Strip
+from .image_pairs import Strip
 from .where import HeatMap
 
 Status = Literal["done", "failed", "unfinished"]

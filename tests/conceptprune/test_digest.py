@@ -1,4 +1,4 @@
-"""Seeds that follow from texts: what was drawn with them can be drawn again by any version."""
+"""Seeds that follow from texts: what was generated with them can be generated again by any version."""
 
 from hashlib import sha256
 

@@ -11,11 +11,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
-from conceptprune.evaluation.scorers.distribution import pictures_in
+from conceptprune.evaluation.scorers.distribution import images_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
 from conceptprune.manifest.fields import Float, Positive, PromptText, beside
-from conceptprune.models.images import Image, read_picture
+from conceptprune.models.images import Image, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class CopiesSettings(ScorerSettings):
     ]
     originals: Annotated[
         PromptText | None,
-        Field(description="a folder of the memorised pictures, or null for the base's images"),
+        Field(description="a folder of the memorised images, or null for the base's images"),
     ] = None
     threshold: Annotated[Float, Field(ge=-1, le=1, description="a number from -1 to 1")] = 0.5
     size: Annotated[Positive, Field(description="a whole number of at least 1")] = 288
@@ -78,7 +78,7 @@ class CopiesSettings(ScorerSettings):
             )
         weights = {"torchscript": self.sha256}
         if self.originals is not None:
-            files = {path.name: digest_file(path) for path in pictures_in(self.originals)}
+            files = {path.name: digest_file(path) for path in images_in(self.originals)}
             weights["originals"] = digest_json(files)
         return Facts(versions=versions_of("torch", "pillow"), weights=digest_json(weights))
 
@@ -100,8 +100,8 @@ class Copies:
         self._network: Any = torch.jit.load(settings.torchscript, map_location=device).eval()
         self._originals: Tensor | None = None
         if settings.originals is not None:
-            paths = pictures_in(settings.originals)
-            self._originals = self._describe([read_picture(path.read_bytes()) for path in paths])
+            paths = images_in(settings.originals)
+            self._originals = self._describe([read_image(path.read_bytes()) for path in paths])
 
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None

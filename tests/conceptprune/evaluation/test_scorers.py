@@ -229,7 +229,7 @@ def test_fid_and_kid_are_their_formulas_on_the_features_that_are_injected(
     assert again == reading
 
 
-def test_fid_takes_any_vision_model_and_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_fid_takes_any_vision_model_and_a_folder_of_images(tmp_path: Path) -> None:
     left, right = sets()
     (tmp_path / "real").mkdir()
     for index, image in enumerate(right):

@@ -48,7 +48,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "steps": 50,
         "tau": 10,
         "guidance": 7.5,
-        "guidance_halves": "both",
+        "guidance_branches": "both",
         "scheduler": None,
         "resolution": None,
         "seed": 0,

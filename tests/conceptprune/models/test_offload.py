@@ -16,8 +16,8 @@ import torch
 from conceptprune.collection.collect import CollectionSettings, collect
 from conceptprune.models import base as families_model
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import draw
 from conceptprune.models.families import family_of
+from conceptprune.models.generate import generate
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -65,7 +65,7 @@ def expected(load: Load) -> Callable[[str], tuple[pa.Table, np.ndarray]]:
 
 def computed(model: DiffusionModel) -> tuple[pa.Table, np.ndarray]:
     statistics = collect(model, PROMPTS, SETTINGS).to_arrow()
-    return statistics, draw(model, PROMPTS[:1], steps=2, guidance=5.0, batch_size=1)
+    return statistics, generate(model, PROMPTS[:1], steps=2, guidance=5.0, batch_size=1)
 
 
 @pytest.mark.parametrize(("name", "offload"), CASES)
@@ -163,7 +163,7 @@ def test_an_unknown_pipeline_keeps_its_encoders(tmp_path: Path) -> None:
         assert collect(model, PROMPTS, settings).to_arrow().equals(expected)
 
 
-def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path) -> None:
+def test_masks_of_text_encoders_are_applied_to_what_is_generated_with(tmp_path: Path) -> None:
     (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == "sdxl")
     found = {}
     for offload in ("none", "encoders"):
@@ -177,7 +177,7 @@ def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path
         worker = Worker(store, prepared.model, collection_settings(prepared.manifest))
         plan = plan_here(prepared)
         found[offload] = {unit.key: worker.run(unit).objects for unit in plan.units()}
-        # The mask changed what was drawn, or the preview would have failed; it is gone again.
+        # The mask changed what was generated, or the preview would have failed; it is gone again.
         assert not any(
             hasattr(module, "_conceptprune_masks")
             for encoder in worker.denoiser.text_encoders().values()
