@@ -9,7 +9,6 @@ makes its masks by the same functions; only its prompts and calls are spread ove
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def find_mask(
             provenance={
                 **_origin(model),
                 "kind": erased.kind,
-                "collection": asdict(settings),
+                "collection": settings.provenance,
                 "seed": seed,
                 "prompts_digest": {
                     "target": prompts_digest([pair.target for pair in prompts]),

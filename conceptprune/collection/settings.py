@@ -1,7 +1,7 @@
 """What decides how statistics are collected; light to import."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,13 @@ class CollectionSettings:
     def sites(self) -> tuple[str, ...]:
         """The sites' names."""
         return (self.site,) if isinstance(self.site, str) else self.site
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The settings as mask files have them, where `branches` is called "halves"."""
+        named = asdict(self)
+        named["halves"] = named.pop("branches")
+        return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From a manifest and its prompts to the units of work of a run, all known before it starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -370,7 +370,7 @@ class _ErasePlanner(Planner):
             "dtype": self.model.dtype,
             "scheduler": self.model.scheduler,
             "kind": concept.kind,
-            "collection": asdict(self.settings),
+            "collection": self.settings.provenance,
             "seed": self.manifest.collection.seed,
             "selector": pruning.selector,
             "selection": pruning.selection,
