@@ -250,7 +250,7 @@ def evaluate(
     files_from: FilesFromOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate images of a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    """Generate images of a suite with each checkpoint and score them; resumable as erase."""
     from .jobs.evaluate import evaluate as run
 
     tell = _print_json if as_json else None

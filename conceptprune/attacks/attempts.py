@@ -1,4 +1,4 @@
-"""What an attack is given, and what it leaves: one row per attempt, with prompt, seed and budget."""
+"""What an attack is given, and what it leaves: one row per attempt."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -48,7 +48,7 @@ class Scene:
     """The base's images of the concept, one for each of `asked`, for white-box attacks."""
 
     def generate(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
-        """Generate an image of each prompt from its own seed, and say which images show the concept.
+        """Generate one image per prompt, each from its seed; return which show the concept.
 
         `of`: which asked prompt each stands for.
         """
@@ -91,9 +91,9 @@ class Attempt:
 
 
 def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int = 0) -> Attempt:
-    """Generate from an asked prompt, then from texts in turn, each with its seed, up to the first success.
+    """Try an asked prompt, then `texts` in turn with its seed, up to the first success.
 
-    Each text cost `steps`; where none succeeds the last one counts.
+    Each text costs `steps`; where none succeeds the last one counts.
     """
     images = spent = 0
     prompt = asked = scene.asked[index]
@@ -151,4 +151,6 @@ SCHEMA = pa.schema(
 
 def attempt_row(attempt: Attempt, **where: str) -> dict[str, object]:
     """A row of the table; `where` are the columns that an attempt does not know."""
-    return {**where, **asdict(attempt)}
+    columns = asdict(attempt)
+    columns["pictures"] = columns.pop("images")
+    return {**where, **columns}

@@ -246,7 +246,7 @@ class _AttackPlanner(Planner):
         return self.add(unit).key
 
     def base_images(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
-        """Keys of the base's images that have the victims' images."""
+        """Keys of the units of the base whose images include the victims'."""
         wanted = {victim.pictured for victim in victims}
         for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):

@@ -1,7 +1,7 @@
 """The attack on pruning itself: fill the zeroed places again, with nothing but the checkpoint.
 
 Pruned weights are exact zeros, and a trained weight hardly ever is one: the places can be read off,
-and they say which neurons generated the concept (after Zhang et al., arXiv 2603.06640, which revives
+and they say which neurons make the concept (after Zhang et al., arXiv 2603.06640, which revives
 concepts from the places without data or training; these are fills of our own). Whoever has the base
 model needs none of this: the difference of the two files is the mask.
 
@@ -141,7 +141,7 @@ FILLS: Mapping[str, Fill] = {
 
 
 def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
-    """Fill the checkpoint's places, then generate from each asked prompt, once per gain until the concept shows.
+    """Fill the pruned places; try each asked prompt, once per gain until the concept shows.
 
     A gain moves the weights that many times as far as the fill does. Where there is nothing to fill
     images are generated with the checkpoint as it is.

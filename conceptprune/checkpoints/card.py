@@ -253,7 +253,7 @@ def load_lines(
     delta_files: Mapping[str, str] | None = None,
     pipeline: str = "DiffusionPipeline",
 ) -> str:
-    """Python that loads an export of some form and generates: it runs as it is in the export's folder.
+    """Python that loads an export and generates an image; to be run in the export's folder.
 
     A base model that is neither the hub's nor the shipped one is looked for beside it.
     """

@@ -244,7 +244,7 @@ class _Meter:
         counted = [branch for branch, summed in enumerate(self.counted) if summed]
         if not counted:
             return
-        # Branches lie one after the other along the batch; those that are summed, next to each other.
+        # Branches follow one another along the batch; those that are summed are neighbours.
         rows = inputs.unflatten(0, (len(self.counted), -1))[counted[0] : counted[-1] + 1]
         num_branches, num_prompts = rows.shape[:2]
         energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))

@@ -37,7 +37,7 @@ class UnlearnDiff(Section):
     tokens: Positive = 3
     """K: so many before the prompt."""
     timesteps: Annotated[Int, Field(ge=1, le=1000, description="from 1 to 1000")] = 50
-    """So many, evenly spaced and from the cleanest on; an image is generated and judged after each."""
+    """How many, evenly spaced from the cleanest on; an image is generated and judged after each."""
     iterations: Positive = 40
     """Gradient steps at each timestep."""
     learning_rate: Rate = 0.01

@@ -1,4 +1,4 @@
-"""The schema of a suite: which prompts to generate images of, how, and which scorers look at them."""
+"""The schema of a suite: prompts, how images of them are generated, and what scores these."""
 
 import hashlib
 from pathlib import Path
@@ -23,6 +23,7 @@ from conceptprune.manifest.fields import (
     Seed,
     Some,
     concept_key,
+    formerly,
     refusal,
     refusal_here,
     refuse_duplicates,
@@ -202,7 +203,7 @@ def _counted(value: Any) -> Any:
 
 
 class Generation(Section):
-    """How images are generated. Shards and batches decide their last bits, so they are fixed here."""
+    """How images are generated; shards and batches are fixed here, as they decide the last bits."""
 
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
@@ -253,7 +254,7 @@ class Suite(Section):
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()
     groups: Annotated[Groups, Field(description="a section with erased, retained, general")]
-    generation: Generation = Generation()
+    generation: Annotated[Generation, formerly("generation", "drawing")] = Generation()
     scorers: Annotated[
         Some[AnyScorer], Field(description="a list of at least one {scorer: ..., settings}")
     ]

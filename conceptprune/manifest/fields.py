@@ -7,16 +7,18 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     Strict,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -145,4 +147,21 @@ Guidance = Annotated[Float, Field(ge=1)]
 class Section(BaseModel):
     """Base of every part of a manifest: immutable, and without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+
+def formerly(name: str, former: str) -> Any:
+    """Annotate the field `name`, which was called `former` in earlier versions.
+
+    Files may use either name. Dumps have the former one: records in stores and the identities of
+    runs stay what they were.
+    """
+    return Field(validation_alias=AliasChoices(name, former), serialization_alias=former)
+
+
+def field_named(section: type[BaseModel], key: object) -> FieldInfo | None:
+    """The field that `key` stands for in a section, by its present or its former name."""
+    for name, field in section.model_fields.items():
+        if key in (name, field.serialization_alias):
+            return field
+    return None

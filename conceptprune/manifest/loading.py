@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest.concept_lists import Listed
-from conceptprune.manifest.fields import FieldPath, NamedPath, is_union_tag
+from conceptprune.manifest.fields import FieldPath, NamedPath, field_named, is_union_tag
 from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
@@ -321,7 +321,7 @@ def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo 
         info = None
         if isinstance(part, str):
             sections = _sections_in(annotation)
-            fields = [each.model_fields[part] for each in sections if part in each.model_fields]
+            fields = [field for each in sections if (field := field_named(each, part))]
             info = fields[0] if fields else None
             # Of a union of sections, what any of them allows there.
             found = tuple(field.annotation for field in fields)

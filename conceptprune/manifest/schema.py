@@ -31,6 +31,7 @@ from conceptprune.manifest.fields import (
     Some,
     Steps,
     concept_key,
+    formerly,
     refusal,
     refusal_here,
     refuse_duplicates,
@@ -78,7 +79,9 @@ class Collection(Section):
         Field(validate_default=True, description="a whole number from 1 to collection.steps"),
     ] = 10
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
-    guidance_branches: GuidanceBranches = "both"
+    guidance_branches: Annotated[
+        GuidanceBranches, formerly("guidance_branches", "guidance_halves")
+    ] = "both"
     scheduler: Scheduler | None = None
     resolution: Annotated[
         Positive | None,

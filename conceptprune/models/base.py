@@ -49,7 +49,7 @@ class DenoiserCall:
     """Of the scheduler's step, from 0; a pipeline may call its denoiser several times in one."""
     timestep: float
     conditional: tuple[bool, ...]
-    """Of each guidance branch in the call, B samples each, in their order: is it the prompts' own?"""
+    """Whether each guidance branch of the call, B samples long, is the prompts' own; in order."""
     continues: bool = False
     """It is another branch of the same prompts in the same step as the call before."""
     in_parts: bool = False
@@ -245,7 +245,7 @@ class DiffusionModel(ABC):
 
     @classmethod
     def num_branches(cls, guidance: float) -> int:
-        """Guidance branches of a denoiser call: as in diffusers, one where guidance is 1 or less."""
+        """Guidance branches of a denoiser call; as in diffusers, one if guidance is 1 or less."""
         return 2 if guidance > 1 else 1
 
     @classmethod

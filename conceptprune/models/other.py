@@ -25,7 +25,7 @@ DENOISERS = ("transformer", "unet")
 USUAL_SIDE = 128
 USUAL_CHANNELS = 4
 NO_PROMPT = " "
-"""The negative prompt of a pipeline that has no second branch without one: as its own examples do."""
+"""For pipelines that need a negative prompt for their second branch; as in their examples."""
 NEEDS_IMAGES = (
     "ControlNet",
     "Edit",

@@ -1,9 +1,10 @@
 """What can be seen from the outside of a pipeline's loop: its steps, and what a call is about.
 
-A step is what the scheduler makes of one prediction. With guidance some pipelines send both branches
-through the denoiser together, in either order, and some one after the other. Which branch is the
-prompts' own shows in what the denoiser is told: that follows the prompts, and the other branch does
-not. So the pipeline is asked for two prompts, one step each, and what stays the same is the other.
+A step is what the scheduler makes of one prediction. With guidance, some pipelines send both
+branches through the denoiser together, in either order, and others one after the other. What the
+denoiser is given shows which branch is the prompts' own: it changes with the prompts, and that of
+the other branch does not. So the pipeline runs two prompts, for one step each, and the branch that
+stays the same is the other one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,7 +199,10 @@ class GuidanceBranches:
         )
 
 
-CANNOT_TELL = "collection.guidance_branches: it cannot be told which branch is the prompts' own in this pipeline"
+CANNOT_TELL = (
+    "collection.guidance_branches: it cannot be told which branch is the prompts' own in this "
+    "pipeline"
+)
 
 
 def _shapes(sample: Conditions) -> dict[str, torch.Size]:

@@ -75,7 +75,7 @@ def evaluation_rows(store: Store) -> list[Row]:
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """What the images of a run say of each of its masks; None of one that it generated none with."""
+    """Accuracy of each mask by the run's own images; None where it generated none with a mask."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None

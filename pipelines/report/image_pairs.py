@@ -11,8 +11,8 @@ from PIL import Image
 from ..records.recognised import Seen
 
 Role = Literal["own", "photo", "retained"]
-"""Why a prompt is generated: it asks for the concept; it is the same without it; it asks for another
-concept, which is to stay."""
+"""Why images of a prompt are generated: it asks for the concept; it is the same prompt without the
+concept; or it asks for another concept, which must stay."""
 
 NEEDED = ("prompt", "seed", "png")
 """Columns without which a table of images cannot be shown."""

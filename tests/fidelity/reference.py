@@ -47,8 +47,8 @@ def neuron_norms(
 ) -> RowNorms:
     """A[t, j] = sqrt(sum of a[token, j]^2 over the tokens of all (prompt, seed) at call t < tau).
 
-    `normalise_rows=False` and `num_branches=1` (the conditional branch alone) leave out a part of the
-    method on purpose: tests use them to show that the comparison would notice.
+    `normalise_rows=False` and `num_branches=1` (the conditional branch alone) leave out a part of
+    the method on purpose: tests use them to show that the comparison would notice.
     """
     sums = {
         name: torch.zeros(tau, linear.in_features, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The demo model, images it generated of one artist, and its judge: shared by the attacks' tests."""
+"""The demo model, its images of one artist, and its judge: shared by the attacks' tests."""
 
 from collections.abc import Callable
 

@@ -220,6 +220,7 @@ CLIP = {"scorer": "clip-similarity", "model": {"folder": "clip"}}
         ),
         ({"generation": {"seeds": [1, 1]}}, "generation.seeds[1]", "no seed twice"),
         ({"generation": {"shard_prompts": 0}}, "generation.shard_prompts", "at least 1"),
+        ({"drawing": {"steps": 0}}, "drawing.steps", "at least 1"),
         (
             {
                 "groups": {"erased": [{"name": "x", "prompts": ["a"]}]},

@@ -48,7 +48,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "steps": 50,
         "tau": 10,
         "guidance": 7.5,
-        "guidance_branches": "both",
+        "guidance_halves": "both",
         "scheduler": None,
         "resolution": None,
         "seed": 0,
@@ -288,3 +288,9 @@ def test_the_nightly_list_has_every_kind_and_makes_prompts_of_all_of_them() -> N
         pairs = prompt_pairs(concept, seed=0)
         assert len(pairs) >= 4
         assert all(pair.base != pair.target for pair in pairs)
+
+
+def test_a_field_may_have_the_name_that_it_had_before() -> None:
+    former = parse(MINIMAL + "collection: {guidance_halves: conditional}\n")
+    assert former == parse(MINIMAL + "collection: {guidance_branches: conditional}\n")
+    assert former.collection.guidance_branches == "conditional"

@@ -39,6 +39,16 @@ BAD = [
     (concept("kind: stile"), "m.yaml:4: concepts[0].kind", "nearest: style"),
     (concept("kind: memorized"), "concepts[0].kind", "nearest: memorised"),
     (section("collection: {scheduler: ddim}"), ":4: collection.sch", "nearest: DDIMScheduler"),
+    (
+        section("collection: {guidance_halves: bth}"),
+        ":4: collection.guidance_halves",
+        "nearest: both",
+    ),
+    (
+        section("collection: {guidance_branches: both, guidance_halves: both}"),
+        ":4: collection.guidance_halves",
+        "an unknown key",
+    ),
     (section("collection: {dtype: fp16}"), "collection.dtype", "nearest: float16"),
     (section("pruning: {site: ffn_inn}"), "pruning.site", "ffn_in, "),
     (section("pruning: {site: 're:('}"), "pruning.site", "regular expression (this one: "),

@@ -1,4 +1,4 @@
-"""The demo model: it ships whole and small, loads as any pipeline, and generates what it is asked."""
+"""The demo model is small, loads as any pipeline, and generates what it is asked for."""
 
 import json
 from itertools import product
