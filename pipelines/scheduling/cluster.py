@@ -15,7 +15,7 @@ from typing import Final
 import ray
 from ray._private import ray_constants
 from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
