@@ -52,7 +52,7 @@ class Network:
 
     parameters: int
     flops: int
-    """Of one evaluation: one latent, one prompt, one half of guidance."""
+    """Of one evaluation: one latent, one prompt, one branch of guidance."""
     shapes: dict[str, tuple[int, int]]
 
     @property
@@ -143,7 +143,7 @@ def values() -> dict[str, Any]:
         "windows": f"{len(windows):,}",
         "peak": f"{PEAK / 1e12:.0f}",
         "utilisation": f"{100 * UTILISATION:.0f}",
-        # The public measurement of diffusers' documentation: 30 steps, both halves, on an A100.
+        # The public measurement of diffusers' documentation: 30 steps, both branches, on an A100.
         "published": f"{100 * 30 * 2 * network('SDXL').flops / 3.31 / 312e12:.0f}",
         "start": START // 60,
         "networks": tuple(CONFIGS),

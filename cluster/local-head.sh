@@ -12,6 +12,8 @@ CPUS=${CPUS:-4}
 STATE=${STATE:-$HOME/.ray}
 HEAD="$STATE/conceptprune-head-$PORT"
 export RAY_AUTH_MODE=token
+# Token, logs and process id are for this user alone.
+umask 077
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # The `python` of a submitted command is the head's own.
 export PATH="$BIN:$PATH"

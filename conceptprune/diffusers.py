@@ -8,7 +8,7 @@ delete_masks(pipe, "van-gogh")  # no longer loaded
 
 What is loaded is written down on the pipeline, what is active is seen by its weights: nothing is
 global, and `PruningMask.apply`, `remove` and `applied` may be used beside these. One thread at a
-time changes a model; a server's requests draw within `with mask.applied(pipe):`.
+time changes a model; a server's requests generate within `with mask.applied(pipe):`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -56,7 +56,7 @@ def loaded_masks(pipe: Any) -> dict[str, PruningMask]:
 
 
 def active_masks(pipe: Any) -> list[str]:
-    """Names of the masks that `pipe` draws without, fused ones too.
+    """Names of the masks that `pipe` generates without, fused ones too.
 
     A mask whose weights something else has written to is none of them.
     """

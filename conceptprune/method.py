@@ -1,4 +1,4 @@
-"""The method on one screen: from a pipeline and a concept to the weights that draw the concept.
+"""The method on one screen: from a pipeline and a concept to the weights that generate the concept.
 
 mask = conceptprune.find_mask(pipe, "Van Gogh")
 mask.apply(pipe)
@@ -96,7 +96,7 @@ def find_mask(
     )
     watched = checked_section(Pruning, site=site)
     with borrowed(pipe, resolution=resolution) as model:
-        weights = _weights(model, model.metered(watched.sites))
+        weights = _weights(model, model.site_linears(watched.sites))
         target = collect(model, [pair.target for pair in prompts], collection, site=watched.site)
         base = collect(model, [pair.base for pair in prompts], collection, site=watched.site)
         return select_mask(

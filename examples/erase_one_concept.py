@@ -32,7 +32,7 @@ def generate(name: str) -> None:
 generate("before")
 mask = conceptprune.find_mask(pipe, ARTIST, kind="style", steps=STEPS)
 mask.save(out / "mask.safetensors")
-print(f"{mask.num_entries} weights, {mask.density:.2%} of the site, draw {ARTIST}")
+print(f"{mask.num_entries} weights, {mask.density:.2%} of the site, generate {ARTIST}")
 
 mask.apply(pipe)
 generate("erased")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,9 @@ from conceptprune.errors import ClusterError, NumericalError, StoreError, UserEr
 
 from .baselines.cli import app as baseline
 from .console import exits
-from .console.logs import configure
+from .console.logs import configure, is_json, logger, tell_error
 from .console.stopping import Commands, stops_with_a_line
-from .console.terminal import complain, echo, terminal
+from .console.terminal import echo, tell_document, tell_traceback, terminal
 
 app = typer.Typer(
     name="conceptprune",
@@ -84,8 +85,21 @@ def conceptprune(
     """Erase many concepts at once from a text-to-image diffusion model, by pruning."""
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: nothing stands for them."""
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
+
+
 def _print_json(document: dict[str, Any]) -> None:
-    echo(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    tell_document(f"{text}\n")
 
 
 @app.command()
@@ -109,11 +123,19 @@ def init(
 @app.command()
 def schema(
     document: Annotated[str, typer.Argument(metavar="manifest|suite", help="Which.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The reference of its fields, for people.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of a manifest or a suite, for editors."""
+    if markdown:
+        from .commands.reference import reference_text
+
+        tell_document(reference_text(document))
+        return
     from .commands.schema import schema_text
 
-    echo(schema_text(document), end="")
+    tell_document(schema_text(document))
 
 
 @app.command()
@@ -143,15 +165,10 @@ def validate(
     ] = False,
     files_from: FilesFromOption = None,
 ) -> None:
-    """Check a manifest completely; print nothing but its summary or every problem in it."""
-    from conceptprune.evaluation.job_manifest import load_job_manifest
+    """Check a manifest or a suite; print nothing but its summary or every problem in it."""
+    from .commands.validate import validate as run
 
-    checked = load_job_manifest(manifest)
-    if model:
-        from .jobs.preparation import prepare
-
-        prepare(manifest)
-    echo(f"{manifest}: good, {len(checked.concepts)} concepts to erase")
+    echo(run(manifest, model=model))
 
 
 @app.command()
@@ -233,7 +250,7 @@ def evaluate(
     files_from: FilesFromOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a suite's prompts with each checkpoint and score the images; resumable like erase."""
+    """Generate images of a suite with each checkpoint and score them; resumable as erase."""
     from .jobs.evaluate import evaluate as run
 
     tell = _print_json if as_json else None
@@ -343,8 +360,17 @@ def status(store: StoreArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def export(
     store: StoreArgument,
-    concepts: Annotated[list[str], typer.Argument(help="Concept names, as in the manifest.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")],
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="Concept names, as in the manifest; or --all.")
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Every concept that has a mask; those that failed are named, not waited for.",
+        ),
+    ] = False,
     form: Annotated[
         str,
         typer.Option(
@@ -383,7 +409,8 @@ def export(
 
     export_concepts(
         store,
-        concepts,
+        concepts or [],
+        every=every,
         out=out,
         form=form,
         fuse=fuse,
@@ -393,6 +420,32 @@ def export(
         model=model,
         seal=seal,
     )
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that export wrote.")],
+    store: Annotated[
+        str | None, typer.Option("--store", help="Also hold its run and masks against this store.")
+    ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--signers",
+            help="OpenSSH's file of allowed signers: one of them must have signed the statement.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file of an export against its statement of provenance; exit 1 if one differs."""
+    from .commands.verify import show_verified, verified_document, verify_export
+
+    found = verify_export(folder, store, signers)
+    if as_json:
+        _print_json(verified_document(found))
+    else:
+        show_verified(found)
+    raise typer.Exit(exits.of_job(any(each.problems for each in found)))
 
 
 @app.command()
@@ -438,14 +491,21 @@ def gc(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     configure("plain")
+    sys.excepthook = tell_traceback
     try:
         with stops_with_a_line():
             app(arguments)
     except UserError as error:
-        complain(error)
+        tell_error(error)
         sys.exit(exits.BAD_INPUT)
     except (ClusterError, StoreError, NumericalError) as error:
-        complain(error)
+        tell_error(error)
+        sys.exit(exits.FAILED)
+    except Exception as error:
+        if not is_json():
+            raise
+        # A traceback of many lines would be none of a log of JSON lines.
+        logger.critical("error: %s", type(error).__name__, exc_info=error)
         sys.exit(exits.FAILED)
 
 

@@ -30,6 +30,8 @@ DOCUMENTS = (
     "docs/TOOLS.md",
     "docs/RELIABILITY.md",
     "docs/LIMITS.md",
+    "docs/MANIFEST.md",
+    "docs/SUITE.md",
 )
 
 

@@ -53,7 +53,7 @@ def lines_of(store: Store) -> list[Line]:
 
 
 def rates_table(lines: list[Line], start: str) -> str:
-    """A row an attack, a column a checkpoint."""
+    """One row per attack, one column per checkpoint."""
     mine = [line for line in lines if line["start"] == start]
     found = {line["checkpoint"] for line in mine}
     labels = [*(name for name in LABELS if name in found), *sorted(found - LABELS.keys())]
@@ -63,8 +63,8 @@ def rates_table(lines: list[Line], start: str) -> str:
     for attack in attacks:
         cells = [by_place.get((attack, label)) for label in labels]
         steps = max(line["spent"]["steps"] / line["n"] for line in cells if line)
-        pictures = max(line["spent"]["pictures"] / line["n"] for line in cells if line)
-        budget = f"{steps:.0f} steps, {pictures:.1f} pictures"
+        images = max(line["spent"]["pictures"] / line["n"] for line in cells if line)
+        budget = f"{steps:.0f} steps, {images:.1f} images"
         rows.append([attack, budget, *(percent(line) if line else "-" for line in cells)])
     return table(
         ["attack", "spent a prompt, at most", *(LABELS.get(name, name) for name in labels)], rows

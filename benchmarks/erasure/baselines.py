@@ -42,10 +42,10 @@ RESULTS = Path(__file__).with_name("baselines_results.jsonl")
 FRESH_SEEDS = (301, 302, 303, 304)
 """No setting, ours or theirs, was chosen with these."""
 NUMBERS = (1, 4, 8)
-PICTURES = 24
+IMAGES = 24
 """Of the erased artists, and about as many of the others."""
 CHOOSING_ARTISTS = NAMES[2::4]
-CHOOSING_PICTURES = 12
+CHOOSING_IMAGES = 12
 FIA = Pruning(selector="fia", tau=PLAIN.tau)
 FUSIONS: tuple[Fuse, ...] = (Fuse(how="union"), Fuse(how="retain-shared"), Fuse(how="budget"))
 GOOD = ("erased thing", "others look", "others thing", "photos look", "photos thing")
@@ -88,7 +88,7 @@ class Comparison:
     def choose(self) -> None:
         """Score the settings of UCE and RECE."""
         retained = [name for name in NAMES if name not in CHOOSING_ARTISTS]
-        asked = questions(CHOOSING_ARTISTS, CHOOSING_SEEDS, CHOOSING_PICTURES)
+        asked = questions(CHOOSING_ARTISTS, CHOOSING_SEEDS, CHOOSING_IMAGES)
         for edit in (*UCE_CANDIDATES, *RECE_CANDIDATES):
             make = partial(self.edit, edit, CHOOSING_ARTISTS, retained)
             line = Row(method=edit.method, setting=edit.as_json(), make=make)
@@ -96,7 +96,7 @@ class Comparison:
 
     def report(self, number: int) -> None:
         """Score every method on so many artists."""
-        asked = questions(NAMES[:number], FRESH_SEEDS, PICTURES)
+        asked = questions(NAMES[:number], FRESH_SEEDS, IMAGES)
         for line in self.rows(number):
             self.score("report", number, line, asked)
 
@@ -192,7 +192,7 @@ class Comparison:
         return Made(change=tensors, seconds=seconds, file_bytes=len(delta), delta_bytes=len(delta))
 
     def score(self, what: str, number: int, line: Row, asked: Exam) -> None:
-        """Draw, judge and record, unless it is recorded."""
+        """Generate, judge and record, unless it is recorded."""
         named = {
             "what": what,
             "artists": number,
@@ -202,7 +202,7 @@ class Comparison:
         if any(all(old[key] == named[key] for key in named) for old in self.lines()):
             return
         made = line.make()
-        score, distances = self._drawn(made.change, asked)
+        score, distances = self._generated(made.change, asked)
         recorded = {
             **row(score, **named),
             "rmse": _mean_with_interval(distances),
@@ -222,9 +222,9 @@ class Comparison:
             return []
         return [json.loads(line) for line in self.out.read_text(encoding="utf-8").splitlines()]
 
-    def _drawn(self, change: Change, asked: Exam) -> tuple[Score, list[float]]:
+    def _generated(self, change: Change, asked: Exam) -> tuple[Score, list[float]]:
         """Scores, and root mean square pixel distances of what is retained from the untouched."""
-        # Fusions that come to the same entries draw the same pictures.
+        # Fusions that come to the same entries generate the same images.
         entries = (
             json.dumps({name: layer.entries.tolist() for name, layer in change.layers.items()})
             if isinstance(change, PruningMask)

@@ -14,7 +14,7 @@ OURS = ("conceptprune", "fia")
 CONTROLS = ("random", "magnitude")
 METHODS = (*OURS, "uce", "rece", *CONTROLS)
 ERASED = 0.05
-"""An erasure that leaves more pictures of the erased artists than that leads in nothing."""
+"""An erasure that leaves more images of the erased artists than that leads in nothing."""
 
 INTRODUCTION = f"""# Our erasures and the baselines, on the demo model
 
@@ -28,9 +28,9 @@ they were not told.
 
 By the shipped judge, DDIM 20 steps, guidance 5. All artists of a row are erased at once, in one
 checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates have Wilson
-95 % intervals and the number of pictures, with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, on
+95 % intervals and the number of images, with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, on
 which no setting of any method was chosen. *Distance* is the root mean square difference in pixels,
-of 255, of the retained artists' pictures and the photos from the untouched model's of the same
+of 255, of the retained artists' images and the photos from the untouched model's of the same
 seeds, with a bootstrap 95 % interval. *Seconds* are of one core with the model loaded, collection
 included. *Bytes* are of the smallest file that carries the erasure: a mask, or UCE's and RECE's
 delta; a mask's own delta is in the last column.
@@ -48,7 +48,7 @@ second row of the sweep. The controls take as many weights of each layer as Conc
 LEADERS = f"""## Who leads
 
 The best of our rows to the best of UCE's and RECE's, among those that leave at most
-{100 * ERASED:g} % of the erased artists' pictures. Each criterion is compared on its own, so the
+{100 * ERASED:g} % of the erased artists' images. Each criterion is compared on its own, so the
 best may be of different rows; differences within the intervals above mean nothing.
 """
 

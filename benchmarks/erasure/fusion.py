@@ -17,7 +17,7 @@ from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio import model_path
 
 NUMBERS = (1, 2, 4, 8)
-PICTURES = 48
+IMAGES = 48
 """Of the erased artists, and about as many of the others, for each mask."""
 
 
@@ -29,12 +29,12 @@ def fusions(fractions: Sequence[float]) -> Iterator[Fuse]:
 
 
 def questions(
-    erased: Sequence[str], seeds: Sequence[int] = REPORTING_SEEDS, pictures: int = PICTURES
+    erased: Sequence[str], seeds: Sequence[int] = REPORTING_SEEDS, images: int = IMAGES
 ) -> Exam:
-    """So many pictures of the erased artists, and about as many of the others."""
+    """So many images of the erased artists, and about as many of the others."""
     number = len(erased)
     asked = exam(erased, seeds, things_per_other=2)
-    every = pictures // number
+    every = images // number
     step = max(1, len(asked.erased) // number // every)
     # Each artist is asked for equally often; things and seeds go round.
     per_artist = len(asked.erased) // number
@@ -43,7 +43,7 @@ def questions(
         for artist in range(number)
         for index in range(every)
     ]
-    spread = max(1, len(asked.others) // pictures)
+    spread = max(1, len(asked.others) // images)
     return Exam(erased=tuple(picked), others=asked.others[::spread], photos=asked.photos)
 
 

@@ -75,7 +75,7 @@ class MaskMaker:
                 steps=self.steps,
                 tau=self.calls,
                 guidance=self.guidance,
-                guidance_halves=halves,
+                guidance_branches=halves,
                 batch_size=BATCH_SIZE,
             )
             prompts = [Prompt(text=text, seed=COLLECTION_SEED) for text in texts]
@@ -126,7 +126,7 @@ class MaskMaker:
         return fuse_masks(masks, fusion, drives)
 
     def fia_mask(self, artist: str, settings: Pruning) -> PruningMask:
-        """The mask of one artist by Forget-It-All's selector, of both guidance halves."""
+        """The mask of one artist by Forget-It-All's selector, of both guidance branches."""
         evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
         return self._select(artist, evidence, NamedSelector(settings=settings))
 

@@ -1,4 +1,4 @@
-"""What the judge sees in pictures of the studio, with and without masks, with intervals."""
+"""What the judge sees in images of the studio, with and without masks, with intervals."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
 from conceptprune.evaluation.bootstrap import wilson
 from conceptprune.masks.mask import PruningMask
-from conceptprune.models.draw import Images, draw
+from conceptprune.models.generate import Images, generate
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.asked import asked
@@ -83,7 +83,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exam:
-    """The pictures asked for when some artists are erased."""
+    """The images asked for when some artists are erased."""
 
     erased: tuple[Prompt, ...]
     others: tuple[Prompt, ...]
@@ -104,8 +104,8 @@ def exam(artists: Sequence[str], seeds: Sequence[int], *, things_per_other: int)
         for step in range(things_per_other)
     ]
 
-    def drawn(texts: Iterable[str], seeds: Sequence[int] = seeds) -> tuple[Prompt, ...]:
-        # A noise of its own for every picture, the same whatever else is asked.
+    def generated(texts: Iterable[str], seeds: Sequence[int] = seeds) -> tuple[Prompt, ...]:
+        # A noise of its own for every image, the same whatever else is asked.
         return tuple(
             Prompt(text=text, seed=1000 * seed + THINGS.index(_thing(text)))
             for text in texts
@@ -113,9 +113,9 @@ def exam(artists: Sequence[str], seeds: Sequence[int], *, things_per_other: int)
         )
 
     return Exam(
-        erased=drawn(artist_prompt(thing, artist) for artist in artists for thing in THINGS),
-        others=drawn(artist_prompt(thing, other) for thing, other in chosen),
-        photos=drawn((photo_prompt(thing) for thing in THINGS), seeds[:1]),
+        erased=generated(artist_prompt(thing, artist) for artist in artists for thing in THINGS),
+        others=generated(artist_prompt(thing, other) for thing, other in chosen),
+        photos=generated((photo_prompt(thing) for thing in THINGS), seeds[:1]),
     )
 
 
@@ -127,7 +127,7 @@ def _thing(text: str) -> str:
 
 
 class Examiner:
-    """Draws and judges; pictures of the untouched model are drawn once."""
+    """Generates and judges; images of the untouched model are generated once."""
 
     def __init__(self, model: StableDiffusion, *, steps: int, guidance: float) -> None:
         self.model = model
@@ -141,14 +141,14 @@ class Examiner:
         return self.judged(questions, self.images(questions.prompts, mask))
 
     def images(self, prompts: Sequence[Prompt], change: Change | None) -> Images:
-        """Pictures of the changed model (None: the untouched one)."""
+        """Images of the changed model (None: the untouched one)."""
         if change is None:
             return self.untouched(prompts)
         with applied(self.model.denoiser, change):
-            return self._draw(prompts)
+            return self._generate(prompts)
 
     def judged(self, questions: Exam, images: Images) -> Score:
-        """Rates of the pictures of an exam's prompts, in their order."""
+        """Rates of the images of an exam's prompts, in their order."""
         verdicts = self.judge.verdicts(images)
         seen = [
             (THINGS[thing], LOOKS[artist])
@@ -175,13 +175,13 @@ class Examiner:
         return score
 
     def untouched(self, prompts: Sequence[Prompt]) -> Images:
-        """Pictures of the model as it is."""
+        """Images of the model as it is."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._untouched]
         if missing:
-            self._untouched |= zip(missing, self._draw(missing), strict=True)
+            self._untouched |= zip(missing, self._generate(missing), strict=True)
         return np.stack([self._untouched[prompt] for prompt in prompts])
 
-    def _draw(self, prompts: Sequence[Prompt]) -> Images:
-        return draw(
+    def _generate(self, prompts: Sequence[Prompt]) -> Images:
+        return generate(
             self.model, prompts, steps=self.steps, guidance=self.guidance, batch_size=BATCH_SIZE
         )

@@ -26,7 +26,7 @@ TITLES = {
 
 
 def percent(rate: Line) -> str:
-    """A rate with its 95 % interval and number of pictures."""
+    """A rate with its 95 % interval and number of images."""
     low, high = rate["interval"]
     return f"{100 * rate['rate']:.1f} % ({100 * low:.1f}-{100 * high:.1f}, n {rate['n']})"
 
@@ -74,7 +74,7 @@ def frontier_table(lines: list[Line]) -> str:
         what = [f"{100 * setting['sparsity']:.1f} %", str(setting["tau"])]
         what += [setting["halves"], setting["base"], f"{100 * line['density']:.2f} %"]
         rows.append(what + [f"{100 * line[name]['rate']:.1f}" for name in COLUMNS])
-    header = ["k", "tau", "halves", "base", "of the site"]
+    header = ["k", "tau", "branches", "base", "of the site"]
     return table(header + [f"{name}, %" for name in COLUMNS.values()], rows)
 
 

@@ -79,9 +79,9 @@ class Demo:
     def new_mask(self, batch: int = BATCH) -> PruningMask:
         """The concept's, made now."""
         evidence = Evidence(target=self.collected(TARGET, batch), base=self.collected(BASE, batch))
-        linears = self.model.metered(["ffn_out"])
+        linears = self.model.site_linears(["ffn_out"])
         return select_mask(
-            {name: metered.linear.weight.detach() for name, metered in linears.items()},
+            {name: site_linear.linear.weight.detach() for name, site_linear in linears.items()},
             evidence,
             named_selector("conceptprune", sparsity=SPARSITY, min_per_row=1),
             concept=CONCEPT,
@@ -176,7 +176,7 @@ def _restored(demo: Demo) -> dict[str, Any]:
 def _named(demo: Demo, value: float) -> dict[str, Any]:
     """What feeds a neuron of one of the site's linears is spoilt: the error names the layer."""
     model = demo.model
-    layer = sorted(model.metered(["ffn_out"]))[-1]
+    layer = sorted(model.site_linears(["ffn_out"]))[-1]
     feeding = model.denoiser.get_submodule(layer.removesuffix("net.2") + "net.0.proj")
     assert isinstance(feeding, nn.Linear)
     row = feeding.weight.data[0]

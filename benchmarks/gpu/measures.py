@@ -1,6 +1,6 @@
 """One model in one dtype: speed, memory, and the steps from statistics to a pruned model.
 
-An evaluation is one latent with one prompt and one half of guidance through the denoiser.
+An evaluation is one latent with one prompt and one branch of guidance through the denoiser.
 """
 
 import tempfile
@@ -56,16 +56,16 @@ class Measures:
         self.model = model
         self.settings = settings
         self.device = settings.device
-        self.halves = model.halves(GUIDANCE)
+        self.num_branches = model.num_branches(GUIDANCE)
 
     def weights(self) -> dict[str, Any]:
         """Of the denoiser and of the default site."""
         weights = list(self.model.denoiser.parameters())
-        site = self.model.metered(["ffn_out"]).values()
+        site = self.model.site_linears(["ffn_out"]).values()
         return {
             "parameters": sum(weight.numel() for weight in weights),
             "weights_mib": sum(weight.nbytes for weight in weights) / MIB,
-            "site_weights": sum(metered.linear.weight.numel() for metered in site),
+            "site_weights": sum(site_linear.linear.weight.numel() for site_linear in site),
         }
 
     def encoding(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Measures:
         """Products, convolutions and attention of one evaluation, counted in a real call."""
         with FlopCounterMode(display=False) as counted:
             self._bare(1, 1)
-        return {"tflop": counted.get_total_flops() / self.halves / 1e12}
+        return {"tflop": counted.get_total_flops() / self.num_branches / 1e12}
 
     def speeds(self, peak_rate: float, tflop: float) -> list[dict[str, Any]]:
         """At batches of one prompt, of a few, and of as many as fit (or as are tried)."""
@@ -104,7 +104,7 @@ class Measures:
             self.settings.check_time()
             bare.append(seconds(lambda: self._bare(batch, calls), self.device))
             collected.append(seconds(lambda: self._collect(batch, calls), self.device))
-        evaluations = batch * self.halves * calls
+        evaluations = batch * self.num_branches * calls
         ratio = median(watched / alone for watched, alone in zip(collected, bare, strict=True))
         rate = evaluations / median(bare)
         return {
@@ -144,8 +144,8 @@ class Measures:
         """From statistics of two prompts to a mask, applied and removed."""
         model, calls = self.model, self.settings.calls
         weights = {
-            name: metered.linear.weight.detach()
-            for name, metered in model.metered(["ffn_out"]).items()
+            name: site_linear.linear.weight.detach()
+            for name, site_linear in model.site_linears(["ffn_out"]).items()
         }
         memory = Peak(self.device)
         target: list[Statistics] = []
@@ -257,7 +257,7 @@ class Measures:
             "prompts": batch,
             "calls": calls,
             "first_call_seconds": first,
-            "bare_evaluations_a_second": batch * self.halves * calls / median(spent),
+            "bare_evaluations_a_second": batch * self.num_branches * calls / median(spent),
         }
 
 
@@ -294,17 +294,17 @@ def _offloaded(
     return {
         "load_seconds": loading,
         "peak_mib": memory.mib(),
-        "collection_evaluations_a_second": measures.halves * settings.calls / spent,
+        "collection_evaluations_a_second": measures.num_branches * settings.calls / spent,
     }
 
 
-def concept_cost(rate: float, halves: int) -> dict[str, float]:
+def concept_cost(rate: float, num_branches: int) -> dict[str, float]:
     """What a concept takes on one device: its own side, at `rate` evaluations a second.
 
     The base side is shared by all concepts, and masks are selected beside the device: neither is
     counted.
     """
-    spent = PROMPTS * CALLS * halves / rate
+    spent = PROMPTS * CALLS * num_branches / rate
     return {"collection_seconds": spent, "device_hours": spent / 3600}
 
 

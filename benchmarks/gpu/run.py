@@ -96,7 +96,7 @@ def _measure(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
         found |= measures.operations()
         found["speed"] = measures.speeds(asked.rate, found["tflop"])
         fastest = max(row["collection_evaluations_a_second"] for row in found["speed"])
-        found["concept"] = concept_cost(fastest, model.halves(GUIDANCE))
+        found["concept"] = concept_cost(fastest, model.num_branches(GUIDANCE))
     if "erasure" in settings.parts:
         found["erasure"] = attempted(measures.erasure)
     return {}

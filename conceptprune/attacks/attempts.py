@@ -1,4 +1,4 @@
-"""What an attack is given, and what it leaves: one row an attempt, with prompt, seed and budget."""
+"""What an attack is given, and what it leaves: one row per attempt."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from conceptprune.digest import canonical_json, seed_from
 from conceptprune.models.base import Conditions, DiffusionModel
-from conceptprune.models.draw import Images
+from conceptprune.models.generate import Images
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 
 Shows = Callable[[Images, Sequence[int]], NDArray[np.bool_]]
-"""Which of the pictures [n, height, width, 3] uint8 show the concept, in the eyes of the suite's
-scorer: the second argument says of which asked prompt each picture is."""
+"""Which of the images [n, height, width, 3] uint8 show the concept, in the eyes of the suite's
+scorer: the second argument says of which asked prompt each image is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """How pictures are drawn."""
+class Generation:
+    """How images are generated."""
 
     steps: int
     guidance: float
@@ -41,32 +41,32 @@ class Scene:
     asked: tuple[Prompt, ...]
     """What is attacked, each with its own seed: prompts that name the concept, as a rule."""
     shows: Shows
-    drawing: Drawing
+    generation: Generation
     examples: tuple[PromptPair, ...] = ()
     """Prompts without and with the concept, of which an attacker may learn its direction."""
-    pictures: Images | None = None
-    """The base's pictures of the concept, one for each of `asked`, for white-box attacks."""
+    base_images: Images | None = None
+    """The base's images of the concept, one for each of `asked`, for white-box attacks."""
 
-    def draw(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
-        """Draw prompts, each from its own seed, and say which pictures show the concept.
+    def generate(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
+        """Generate one image per prompt, each from its seed; return which show the concept.
 
         `of`: which asked prompt each stands for.
         """
         encoded = self.model.encode_all([prompt.text for prompt in prompts])
-        return self.draw_encoded(encoded, [prompt.seed for prompt in prompts], of)
+        return self.generate_encoded(encoded, [prompt.seed for prompt in prompts], of)
 
-    def draw_encoded(
+    def generate_encoded(
         self, encoded: Sequence[Conditions], seeds: Sequence[int], of: Sequence[int]
     ) -> NDArray[np.bool_]:
         """The same from conditions that need not be of any text."""
         parts = []
-        for first in range(0, len(seeds), self.drawing.batch_size):
-            here = slice(first, first + self.drawing.batch_size)
+        for first in range(0, len(seeds), self.generation.batch_size):
+            here = slice(first, first + self.generation.batch_size)
             batch = self.model.begin_encoded(
                 encoded[here],
                 seeds[here],
-                steps=self.drawing.steps,
-                guidance=self.drawing.guidance,
+                steps=self.generation.steps,
+                guidance=self.generation.guidance,
             )
             parts.append(self.model.finish(batch))
         return self.shows(torch.cat(parts).numpy(), of)
@@ -79,11 +79,11 @@ class Attempt:
     asked: str
     """The prompt that names the concept."""
     prompt: str
-    """What was drawn in the end, as text."""
+    """What was generated in the end, as text."""
     seed: int
     success: bool
-    pictures: int
-    """How many pictures of the erased model were judged."""
+    images: int
+    """How many images of the erased model were judged."""
     steps: int
     """Gradient steps, or encoder passes of a search; attempts with one learned word share them."""
     embedding: tuple[float, ...] | None = None
@@ -91,15 +91,15 @@ class Attempt:
 
 
 def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int = 0) -> Attempt:
-    """Draw an asked prompt, then texts in turn, each from its seed, up to the first success.
+    """Try an asked prompt, then `texts` in turn with its seed, up to the first success.
 
-    Each text cost `steps`; where none succeeds the last one counts.
+    Each text costs `steps`; where none succeeds the last one counts.
     """
-    pictures = spent = 0
+    images = spent = 0
     prompt = asked = scene.asked[index]
     while True:
-        pictures += 1
-        success = bool(scene.draw([prompt], [index])[0])
+        images += 1
+        success = bool(scene.generate([prompt], [index])[0])
         following = None if success else next(texts, None)
         if following is None:
             return Attempt(
@@ -107,7 +107,7 @@ def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int 
                 prompt=prompt.text,
                 seed=asked.seed,
                 success=success,
-                pictures=pictures,
+                images=images,
                 steps=spent,
             )
         prompt = Prompt(text=following, seed=asked.seed)
@@ -119,11 +119,11 @@ def attempt_seed(seed: int, asked: Prompt) -> int:
     return seed_from(canonical_json([seed, asked.text, asked.seed]), bits=60)
 
 
-def pictures_of(scene: Scene) -> Tensor:
-    """The base's pictures [n, height, width, 3] uint8 that a white-box attack learns from."""
-    if scene.pictures is None:
-        raise ValueError("a white-box attack needs the base's pictures")
-    return torch.from_numpy(scene.pictures)
+def base_images(scene: Scene) -> Tensor:
+    """The base's images [n, height, width, 3] uint8 that a white-box attack learns from."""
+    if scene.base_images is None:
+        raise ValueError("a white-box attack needs the base's images")
+    return torch.from_numpy(scene.base_images)
 
 
 SCHEMA = pa.schema(
@@ -151,4 +151,6 @@ SCHEMA = pa.schema(
 
 def attempt_row(attempt: Attempt, **where: str) -> dict[str, object]:
     """A row of the table; `where` are the columns that an attempt does not know."""
-    return {**where, **asdict(attempt)}
+    columns = asdict(attempt)
+    columns["pictures"] = columns.pop("images")
+    return {**where, **columns}

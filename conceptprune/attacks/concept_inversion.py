@@ -1,6 +1,6 @@
 """Concept Inversion (Pham et al., ICLR 2024): textual inversion against the erased denoiser.
 
-White box: a few pictures of the concept teach the frozen, erased model a new word, whose embedding
+White box: a few images of the concept teach the frozen, erased model a new word, whose embedding
 then stands in prompts where the concept's name stood (Gal et al. 2023, eq. 2, with the erased
 denoiser). The concept counts as erased from the weights only if no such word brings it back.
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, pictures_of
+from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, base_images
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
 from conceptprune.attacks.text import TokenSpace
 from conceptprune.evaluation.attack_settings import ConceptInversion
@@ -33,7 +33,7 @@ class Caption:
 
 
 def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]:
-    """Learn one word from all the scene's pictures, then draw each prompt with it once.
+    """Learn one word from all the scene's images, then generate one image of each prompt with it.
 
     Raises:
         UserError: another family, or a model that predicts neither noise nor velocity.
@@ -44,19 +44,19 @@ def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]
         for plain, asked in zip(scene.plain, scene.asked, strict=True)
     ]
     with frozen(scene.model):
-        latents = latents_of(scene.model, pictures_of(scene))
+        latents = latents_of(scene.model, base_images(scene))
         word = learn(space, settings, captions, latents)
         with torch.no_grad():
             encoded = [space.conditions(_states(space, [each], word)) for each in captions]
         seeds = [asked.seed for asked in scene.asked]
-        seen = scene.draw_encoded(encoded, seeds, range(len(seeds)))
+        seen = scene.generate_encoded(encoded, seeds, range(len(seeds)))
     return [
         Attempt(
             asked=asked.text,
             prompt=each.text,
             seed=asked.seed,
             success=bool(success),
-            pictures=1,
+            images=1,
             steps=settings.steps,
             embedding=tuple(word.flatten().tolist()),
         )

@@ -17,7 +17,7 @@ from conceptprune.attacks.units import (
 from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
 from conceptprune.evaluation.attack_settings import Attacks
-from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
 from conceptprune.evaluation.items import Item, suite_items, with_defaults
 from conceptprune.evaluation.plan import checkpoint_json, images_unit, shards_of
 from conceptprune.evaluation.scorers.base import Facts
@@ -45,7 +45,7 @@ class AttackPlan(UnitPlan):
 
 
 def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
-    """When a picture shows an erased concept, by the suite's scorers.
+    """When an image shows an erased concept, by the suite's scorers.
 
     Raises:
         UserError: the scorer or metric named is none of the suite's, or none can say it.
@@ -70,7 +70,7 @@ def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
 
 def build_plan(
     suite: Suite,
-    base: Drawn,
+    base: ImageModel,
     checkpoints: Sequence[Checkpoint],
     names: Sequence[str],
     judged: Judgement,
@@ -98,7 +98,9 @@ class _Target:
 class _AttackPlanner(Planner):
     """Gathers the units of an attack job."""
 
-    def __init__(self, suite: Suite, base: Drawn, names: Sequence[str], judged: Judgement) -> None:
+    def __init__(
+        self, suite: Suite, base: ImageModel, names: Sequence[str], judged: Judgement
+    ) -> None:
         super().__init__()
         self.suite = suite
         self.settings: Attacks = suite.attacks
@@ -111,8 +113,8 @@ class _AttackPlanner(Planner):
             for target in self.of_source(source, [i for i in items if _is_of(i, source)])
         ]
         self.shards = [
-            (shard, images_unit(shard, base, suite.drawing))
-            for shard in shards_of(items, suite.drawing.shard_prompts)
+            (shard, images_unit(shard, base, suite.generation))
+            for shard in shards_of(items, suite.generation.shard_prompts)
         ]
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> AttackPlan:
@@ -208,43 +210,43 @@ class _AttackPlanner(Planner):
         victims: tuple[Victim, ...],
     ) -> str:
         settings = attack.settings(self.settings)
-        drawing = self.suite.drawing
-        pictures = tuple(self.pictures(target, victims)) if attack.pictures else ()
+        generation = self.suite.generation
+        base_images = tuple(self.base_images(target, victims)) if attack.needs_images else ()
         key = unit_key(
             {
                 "kind": "attack",
                 "format": _format(SCHEMA),
-                **checkpoint.drawn.key_parts,
+                **checkpoint.image_model.key_parts,
                 "attack": name,
                 "settings": settings.model_dump(mode="json"),
                 "concept": target.concept,
                 "victims": [asdict(victim) for victim in victims],
                 "examples": [asdict(pair) for pair in target.examples],
-                "images": pictures,
-                "steps": drawing.steps,
+                "images": base_images,
+                "steps": generation.steps,
                 "guidance": target.guidance,
-                "batch_size": drawing.batch_size,
+                "batch_size": generation.batch_size,
                 "judged": self.judged.key_parts,
             }
         )
         unit = AttackUnit(
             key=key,
-            drawn=checkpoint.drawn,
+            image_model=checkpoint.image_model,
             attack=name,
             settings=settings,
             concept=target.concept,
             victims=victims,
             examples=target.examples,
-            pictures=pictures,
-            steps=drawing.steps,
+            base_images=base_images,
+            steps=generation.steps,
             guidance=target.guidance,
-            batch_size=drawing.batch_size,
+            batch_size=generation.batch_size,
             judgement=self.judged,
         )
         return self.add(unit).key
 
-    def pictures(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
-        """Keys of the base's images that have the victims' pictures."""
+    def base_images(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
+        """Keys of the units of the base whose images include the victims'."""
         wanted = {victim.pictured for victim in victims}
         for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):

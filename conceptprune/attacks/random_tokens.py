@@ -1,7 +1,7 @@
 """Guessing: random tokens before the prompt, which any search for tokens has to beat.
 
-A picture is drawn and judged after each guess, as UnlearnDiffAtk does after each timestep: where
-the vocabulary is small, so many pictures may show the concept by chance.
+An image is generated and judged after each guess, as UnlearnDiffAtk does after each timestep: where
+the vocabulary is small, so many images may show the concept by chance.
 """
 
 import torch
@@ -12,9 +12,9 @@ from conceptprune.evaluation.attack_settings import RandomTokens
 
 
 def random_tokens(scene: Scene, settings: RandomTokens) -> list[Attempt]:
-    """Guess for each asked prompt on its own; it ends at the first picture with the concept.
+    """Guess for each asked prompt on its own; it ends at the first image with the concept.
 
-    The prompt without a guess is drawn first, and counts if it succeeds.
+    The prompt without a guess goes first, and counts if it succeeds.
 
     Raises:
         UserError: a family without a single CLIP text encoder.

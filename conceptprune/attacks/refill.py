@@ -1,7 +1,7 @@
 """The attack on pruning itself: fill the zeroed places again, with nothing but the checkpoint.
 
 Pruned weights are exact zeros, and a trained weight hardly ever is one: the places can be read off,
-and they say which neurons drew the concept (after Zhang et al., arXiv 2603.06640, which revives
+and they say which neurons make the concept (after Zhang et al., arXiv 2603.06640, which revives
 concepts from the places without data or training; these are fills of our own). Whoever has the base
 model needs none of this: the difference of the two files is the mask.
 
@@ -141,34 +141,34 @@ FILLS: Mapping[str, Fill] = {
 
 
 def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
-    """Fill the checkpoint's places, then draw each asked prompt, once for each gain until it shows.
+    """Fill the pruned places; try each asked prompt, once per gain until the concept shows.
 
     A gain moves the weights that many times as far as the fill does. Where there is nothing to fill
-    the checkpoint is drawn as it is.
+    images are generated with the checkpoint as it is.
     """
-    metered = scene.model.metered(settings.sites)
-    weights = {name: each.linear.weight.detach() for name, each in metered.items()}
+    linears = scene.model.site_linears(settings.sites)
+    weights = {name: each.linear.weight.detach() for name, each in linears.items()}
     places = zero_places(weights)
     if settings.suspects and not any(map(len, places.values())):
         places = suspect_places(weights, settings)
     filled = refilled(weights, places, fill, settings)
     before = {name: weights[name].double().cpu() for name in filled}
-    pictures = np.zeros(len(scene.asked), np.int64)
+    images = np.zeros(len(scene.asked), np.int64)
     success = np.zeros(len(scene.asked), np.bool_)
     for gain in settings.gains if filled else (1.0,):
         moved = {name: before[name] + gain * (filled[name] - before[name]) for name in filled}
         left = np.flatnonzero(~success)
         if len(left):
             with replaced(scene.model, settings.sites, moved):
-                success[left] = scene.draw([scene.asked[i] for i in left], left.tolist())
-            pictures[left] += 1
+                success[left] = scene.generate([scene.asked[i] for i in left], left.tolist())
+            images[left] += 1
     return [
         Attempt(
             asked=asked.text,
             prompt=asked.text,
             seed=asked.seed,
             success=bool(success[index]),
-            pictures=int(pictures[index]),
+            images=int(images[index]),
             steps=0,
         )
         for index, asked in enumerate(scene.asked)
@@ -178,7 +178,7 @@ def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
 @contextmanager
 def replaced(model: DiffusionModel, sites: tuple[str, ...], weights: Weights) -> Iterator[None]:
     """Inside, the model's linears have these weights."""
-    linears = {name: each.linear for name, each in model.metered(sites).items()}
+    linears = {name: each.linear for name, each in model.site_linears(sites).items()}
     before = {name: linears[name].weight.detach().clone() for name in weights}
     model.forget_encodings()
     try:

@@ -33,7 +33,7 @@ class Found:
 
 
 def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
-    """Search a prompt for each asked one, from its plain text, and draw it once.
+    """Search a prompt for each asked one, from its plain text, and generate from it once.
 
     Raises:
         UserError: a family without a single CLIP text encoder.
@@ -50,14 +50,14 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
     prompts = [
         Prompt(text=text, seed=asked.seed) for text, asked in zip(found, scene.asked, strict=True)
     ]
-    seen = scene.draw(prompts, range(len(prompts)))
+    seen = scene.generate(prompts, range(len(prompts)))
     return [
         Attempt(
             asked=asked.text,
             prompt=prompt.text,
             seed=prompt.seed,
             success=bool(success),
-            pictures=1,
+            images=1,
             steps=settings.generations * settings.population,
         )
         for asked, prompt, success in zip(scene.asked, prompts, seen, strict=True)

@@ -25,8 +25,8 @@ class Attack:
     """Its part of a suite's section."""
     run: Callable[[Scene, Any], list[Attempt]]
     """Given a scene and those settings."""
-    pictures: bool = False
-    """It learns from the base's pictures: white box."""
+    needs_images: bool = False
+    """It learns from the base's images: white box."""
     tokens: bool = False
     """It opens the text encoder (`text.TokenSpace`), which not every family has just one of."""
     alone: bool = False
@@ -41,7 +41,7 @@ ATTACKS: Mapping[str, Attack] = {
     "unlearn-diff": Attack(
         settings=lambda every: every.unlearn_diff,
         run=unlearn_diff,
-        pictures=True,
+        needs_images=True,
         tokens=True,
         alone=True,
     ),
@@ -51,7 +51,7 @@ ATTACKS: Mapping[str, Attack] = {
     "concept-inversion": Attack(
         settings=lambda every: every.concept_inversion,
         run=concept_inversion,
-        pictures=True,
+        needs_images=True,
         tokens=True,
     ),
     **{
@@ -59,7 +59,7 @@ ATTACKS: Mapping[str, Attack] = {
         for name, fill in FILLS.items()
     },
 }
-"""`none` draws prompts as they are, `random-tokens` guesses: what the others have to beat."""
+"""`none` takes prompts as they are, `random-tokens` guesses: what the others have to beat."""
 
 
 def check_names(names: Sequence[str]) -> None:

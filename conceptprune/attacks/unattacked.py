@@ -8,15 +8,15 @@ from conceptprune.evaluation.attack_settings import Unattacked
 
 
 def unattacked(scene: Scene, settings: Unattacked) -> list[Attempt]:
-    """Draw each asked prompt once."""
-    seen = scene.draw(scene.asked, range(len(scene.asked)))
+    """Generate one image of each asked prompt."""
+    seen = scene.generate(scene.asked, range(len(scene.asked)))
     return [
         Attempt(
             asked=asked.text,
             prompt=asked.text,
             seed=asked.seed,
             success=bool(success),
-            pictures=1,
+            images=1,
             steps=0,
         )
         for asked, success in zip(scene.asked, seen, strict=True)

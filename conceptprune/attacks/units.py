@@ -11,13 +11,13 @@ from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     # These import torch, which readers of records do without.
-    from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+    from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
     from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """When a picture shows the concept: a scorer's metric is at least so much."""
+    """When an image shows the concept: a scorer's metric is at least so much."""
 
     scorer: "ScorerSettings"
     facts: "Facts"
@@ -52,9 +52,9 @@ class Victim:
     start: Prompt
     """What is attacked: `pictured`, or the plain text with its seed."""
     pictured: Prompt
-    """The prompt that names the concept, whose picture by the base is the attacker's example."""
+    """The prompt that names the concept, whose image by the base is the attacker's example."""
     case: "Case"
-    """What the scorer is told of its pictures."""
+    """What the scorer is told of its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,13 @@ class AttackUnit(Unit):
     intermediate = True
 
     key: str
-    drawn: "Drawn"
+    image_model: "ImageModel"
     attack: str
     settings: AttackSettings
     concept: str
     victims: tuple[Victim, ...]
     examples: tuple[PromptPair, ...]
-    pictures: tuple[str, ...]
+    base_images: tuple[str, ...]
     """Keys of the base's images; empty where the attack needs none."""
     steps: int
     guidance: float
@@ -81,8 +81,8 @@ class AttackUnit(Unit):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The base's pictures."""
-        return tuple((ImagesUnit.kind, key) for key in self.pictures)
+        """The base's images."""
+        return tuple((ImagesUnit.kind, key) for key in self.base_images)
 
     @property
     def detail(self) -> str:
@@ -92,7 +92,7 @@ class AttackUnit(Unit):
     @property
     def applies(self) -> tuple[str, ...]:
         """Path in the store of the edit, which no unit made."""
-        return self.drawn.applies
+        return self.image_model.applies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """UnlearnDiffAtk (Zhang et al., ECCV 2024): a few tokens before the prompt, by the diffusion loss.
 
-White box: the erased denoiser's own training loss on a picture of the concept says which tokens
+White box: the erased denoiser's own training loss on an image of the concept says which tokens
 help, so that no classifier is needed. A row of the simplex over the vocabulary stands for each
 token; a step samples one token from each, takes the loss's gradient as if it were the row's
 (straight through, clamped to -1..1), steps with Adam and projects back to the simplex, as in the
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, first_success, pictures_of
+from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, base_images, first_success
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
 from conceptprune.attacks.text import TokenSpace
 from conceptprune.evaluation.attack_settings import UnlearnDiff
@@ -23,15 +23,15 @@ from conceptprune.models.prompt import Prompt
 
 
 def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
-    """Attack each asked prompt on its own; it ends at the first picture that shows the concept.
+    """Attack each asked prompt on its own; it ends at the first image that shows the concept.
 
-    The prompt without an attack is drawn first, as in the reference, and counts if it succeeds.
+    The prompt without an attack goes first, as in the reference, and counts if it succeeds.
 
     Raises:
         UserError: another family, or a model that predicts neither noise nor velocity.
     """
     space = TokenSpace.of(scene.model)
-    latents = latents_of(scene.model, pictures_of(scene))
+    latents = latents_of(scene.model, base_images(scene))
     with frozen(scene.model):
         return [
             first_success(
@@ -82,7 +82,7 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The diffusion loss of the prompt `own` with tokens `chosen` before it, and its gradient.
 
-    `chosen` [K, V] mixes the embeddings of the `usable` tokens, one row a token; `own` are the
+    `chosen` [K, V] mixes the embeddings of the `usable` tokens, one row per token; `own` are the
     prompt's ids; `latents` and `noise` are [1, C, h, w].
     """
     chosen = chosen.to(latents.device).requires_grad_()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from conceptprune.attacks.attempts import SCHEMA, Drawing, Scene, Shows, attempt_row
+from conceptprune.attacks.attempts import SCHEMA, Generation, Scene, Shows, attempt_row
 from conceptprune.attacks.summarise import summary_table
 from conceptprune.attacks.table import ATTACKS
 from conceptprune.attacks.units import AttackSummaryUnit, AttackUnit
@@ -14,7 +14,7 @@ from conceptprune.evaluation.checkpoint import applied
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.worker import Evaluator
-from conceptprune.models.draw import Images
+from conceptprune.models.generate import Images
 from conceptprune.models.images import Image
 from conceptprune.units.commit import Made
 from conceptprune.units.unit import APPLIED, Unit
@@ -41,18 +41,18 @@ class Attacker(Evaluator):
                 return super().make(unit)
 
     def _attack(self, unit: AttackUnit) -> Made:
-        model = self.model(unit.drawn)
-        pictures = self._pictures(unit) if unit.pictures else None
-        with applied(model, self.edit(unit.drawn)):
+        model = self.model(unit.image_model)
+        base_images = self._base_images(unit) if unit.base_images else None
+        with applied(model, self.edit(unit.image_model)):
             scene = Scene(
                 model=model,
                 concept=unit.concept,
                 plain=tuple(victim.plain for victim in unit.victims),
                 asked=tuple(victim.start for victim in unit.victims),
                 examples=unit.examples,
-                pictures=pictures,
+                base_images=base_images,
                 shows=self._shows(unit),
-                drawing=Drawing(
+                generation=Generation(
                     steps=unit.steps, guidance=unit.guidance, batch_size=unit.batch_size
                 ),
             )
@@ -70,14 +70,14 @@ class Attacker(Evaluator):
             for attempt in attempts
         ]
         objects = {ATTEMPTS: self.put_table("attack", sorted_table(rows, SCHEMA))}
-        if unit.drawn.edit is not None:
-            objects[APPLIED] = unit.drawn.edit.ref
+        if unit.image_model.edit is not None:
+            objects[APPLIED] = unit.image_model.edit.ref
         return Made(objects=objects, facts={"successes": sum(each.success for each in attempts)})
 
-    def _pictures(self, unit: AttackUnit) -> Images:
-        """The base's picture of each victim."""
+    def _base_images(self, unit: AttackUnit) -> Images:
+        """The base's image of each victim."""
         found: dict[tuple[str, int], Image] = {}
-        for key in unit.pictures:
+        for key in unit.base_images:
             found |= self.images_of(key)
         return np.stack(
             [found[victim.pictured.text, victim.pictured.seed] for victim in unit.victims]

@@ -7,20 +7,22 @@ UNet were published too. All are read here; those with CompVis's names ("model.d
 are refused.
 
 A `.pt` is a pickle. It is opened with `torch.load(weights_only=True)` alone, which builds tensors
-and plain containers and refuses whatever else a pickle can ask for, such as running code.
+and plain containers and refuses whatever else a pickle can ask for, such as running code. (torch
+2.6, the lowest version that is allowed, is the first of which that is true: CVE-2025-32434.) What
+comes out is checked like a delta: dense tensors of floats, no larger than the file.
 """
 
-import pickle  # noqa: TID251 - for the name of its error
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from conceptprune.checkpoints.delta_reader import DTYPES, MOST_BYTES, read_delta
 from conceptprune.errors import UserError
+from conceptprune.manifest.files import open_regular
 
 PICKLED = (".pt", ".pth", ".bin")
 COMPVIS = "model.diffusion_model."
@@ -67,17 +69,36 @@ def changed(
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: there is no such file")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise UserError(f"{path}: must be .safetensors, or one of {', '.join(PICKLED)} by ESD")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix in PICKLED:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a file of tensors alone, so not read: {reason}") from error
-    raise UserError(f"{path}: must be .safetensors, or one of {', '.join(PICKLED)} by ESD")
+        with open_regular(path, MOST_BYTES) as stream:
+            if path.suffix == ".safetensors":
+                return read_delta(stream.read())[1]
+            _check_packing(stream)
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    # Of a file that somebody has made up, torch raises errors of every kind.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: not a file of tensors alone, so not read: {reason:.200}"
+        ) from error
+
+
+def _check_packing(stream: BinaryIO) -> None:
+    """Refuse an archive that unpacks to more than it has; torch itself packs nothing.
+
+    Raises:
+        ValueError: it does.
+    """
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{entry.filename!r} in it is compressed")
+    stream.seek(0)
 
 
 def _flat(content: Any, path: Path) -> dict[str, Tensor]:
@@ -89,6 +110,21 @@ def _flat(content: Any, path: Path) -> dict[str, Tensor]:
         entries = {f"{name}.{key}": item for key, item in inner.items()} if inner else {name: value}
         for key, item in entries.items():
             if not isinstance(key, str) or not isinstance(item, Tensor):
-                raise UserError(f"{path}: {key!r} is a {type(item).__name__}, not a tensor")
-            found[key] = item
+                raise UserError(f"{path}: {key!r:.200} is a {type(item).__name__}, not a tensor")
+            if fault := _fault(item):
+                raise UserError(f"{path}: {key!r:.200} {fault}")
+            if found.setdefault(key, item) is not item:
+                raise UserError(f"{path}: {key!r:.200} is there twice")
     return found
+
+
+def _fault(tensor: Tensor) -> str:
+    """What keeps a tensor from being a weight; nothing that it claims to be is computed with."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"is {tensor.layout} on {tensor.device.type}, not dense numbers"
+    if tensor.dtype not in DTYPES:
+        return f"is of {str(tensor.dtype).removeprefix('torch.')}, and weights are of floats"
+    # A view may claim any shape of a few bytes, by steps of 0.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"says that it is {tuple(tensor.shape)!s:.60}, and has fewer bytes"
+    return ""

@@ -1,4 +1,4 @@
-"""RECE: erase with UCE, find in closed form what still draws the concept, erase that, repeat.
+"""RECE: erase with UCE, find in closed form what still generates the concept, erase that, repeat.
 
 Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models" (ECCV 2024,
 arXiv 2407.12383), after the authors' repository CharlesGong12/RECE (`train_artists.py` with
@@ -84,7 +84,7 @@ def gram_of(weights: Sequence[Tensor]) -> Tensor:
 
 
 def returning(erased: Encoded, gram: Tensor, change: Tensor, regularisation: float) -> Encoded:
-    """What still draws a concept after projections were edited by the map `change` [D, D]."""
+    """What still generates a concept after projections were edited by the map `change` [D, D]."""
     identity = torch.eye(len(gram), dtype=torch.float64)
     left = regularisation * identity + change.T @ gram @ change
     states: Tensor = torch.linalg.solve(left, change.T @ gram @ erased.states.T).T

@@ -11,7 +11,7 @@ from conceptprune.manifest import Concept, Kind, Manifest, concept_key
 from conceptprune.models.base import DiffusionModel
 
 GUIDES: Mapping[Kind, str] = {"style": "art", "object": "", "nudity": ""}
-"""By kind, what UCE's script draws in a concept's place; other kinds have no name to erase."""
+"""By kind, what UCE's script generates in a concept's place; other kinds have no name to erase."""
 
 _OF_THINGS = (
     "image of {}",
@@ -38,7 +38,7 @@ PROMPT_SITES = ("attn_key", "attn_value")
 
 
 def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
-    """What to draw in each concept's place.
+    """What to generate in each concept's place.
 
     `guides` are none (then those of `GUIDES`), one for all, or one for each concept.
 
@@ -109,5 +109,7 @@ def prompt_projections(model: DiffusionModel) -> dict[str, nn.Linear]:
             f"model: {family} has no cross-attention whose keys and values see the prompt alone, "
             "which is what UCE and RECE edit"
         )
-    found = {name: metered.linear for name, metered in model.metered(PROMPT_SITES).items()}
+    found = {
+        name: site_linear.linear for name, site_linear in model.site_linears(PROMPT_SITES).items()
+    }
     return dict(sorted(found.items()))

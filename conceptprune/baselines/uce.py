@@ -79,7 +79,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """A concept to erase, and what to draw in its place."""
+    """A concept to erase, and what to generate in its place."""
 
     erased: Encoded
     guide: Encoded

@@ -29,7 +29,7 @@ _KINDS_OF_FILE: dict[Form, str] = {
     "delta": "The edited tensors of the denoiser, under diffusers' key names",
     "mask": "A pruning mask, to apply to the base model and to take back",
 }
-_DRAW = 'image = pipe("a photo of a cat").images[0]'
+_GENERATE = 'image = pipe("a photo of a cat").images[0]'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was recognised in pictures of the base model and of this checkpoint."""
+    """What was recognised in images of the base model and of this checkpoint."""
 
     label: str
     prompts: str
@@ -107,7 +107,7 @@ class Exported:
     delta_files: Mapping[str, str] = field(default_factory=dict)
     """Of a delta or a state dict, the file of each component."""
     measurements: Sequence[Measurement] = ()
-    """From the run's own pictures, where it drew and judged some."""
+    """From the run's own images, where it generated and judged some."""
     evaluations: Sequence[Evaluation] = ()
     """What `evaluate` and `attack` found of this very mask."""
     sealed: bool = False
@@ -253,7 +253,7 @@ def load_lines(
     delta_files: Mapping[str, str] | None = None,
     pipeline: str = "DiffusionPipeline",
 ) -> str:
-    """Python that loads an export of some form and draws: it runs as it is in the export's folder.
+    """Python that loads an export and generates an image; to be run in the export's folder.
 
     A base model that is neither the hub's nor the shipped one is looked for beside it.
     """
@@ -271,13 +271,13 @@ def load_lines(
     match form:
         case "pipeline":
             imports, diffusers = [], "DiffusionPipeline"
-            lines = ['pipe = DiffusionPipeline.from_pretrained(".")', _DRAW]
+            lines = ['pipe = DiffusionPipeline.from_pretrained(".")', _GENERATE]
         case "single-file":
             diffusers = pipeline
             lines = [
                 "# The file has no configs: they are the base model's.",
                 f"pipe = {pipeline}.from_single_file({json.dumps(file)}, config={config}{pinned})",
-                _DRAW,
+                _GENERATE,
             ]
         case "delta" | "unet":
             imports.append("from safetensors.torch import load_file")
@@ -285,14 +285,14 @@ def load_lines(
             for component, name in (delta_files or {}).items():
                 whole = form == "unet" and not is_text_encoder(component)
                 lines += _load_whole(component, name) if whole else _load_delta(component, name)
-            lines.append(_DRAW)
+            lines.append(_GENERATE)
         case "mask":
             imports = [*(imports or ["import conceptprune"])]
             lines = [
                 f"pipe = {load}",
                 f"mask = conceptprune.load_mask({json.dumps(file)})",
                 "mask.apply(pipe)",
-                _DRAW,
+                _GENERATE,
                 "mask.remove(pipe)  # gives back every byte",
             ]
     first = [line for line in imports if line.startswith("import ")]

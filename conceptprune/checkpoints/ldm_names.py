@@ -165,7 +165,7 @@ def _vae_tensor(key: str, blocks: int) -> LdmTensor:
     elif down := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.(.+)", module):
         place = f"encoder.down.{down[1]}.{down[2]}"
     elif up := re.fullmatch(r"decoder\.up_blocks\.(\d+)\.(.+)", module):
-        # LDM counts a decoder's blocks from the picture inwards.
+        # LDM counts a decoder's blocks from the image inwards.
         place = f"decoder.up.{blocks - 1 - int(up[1])}.{up[2]}"
     else:
         raise _unknown("vae", key)

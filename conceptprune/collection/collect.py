@@ -1,6 +1,6 @@
 """Collection: run prompts through the first denoiser calls and sum what the site's linears see.
 
-Shapes: B prompts a batch, H guidance halves, T tokens, W neurons (columns) of a linear.
+Shapes: B prompts per batch, H guidance branches, T tokens, W neurons (columns) of a linear.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.collection.window import Window as Window
 from conceptprune.errors import NumericalError
 from conceptprune.manifest import Collection
-from conceptprune.models.base import DenoiserCall, DiffusionModel, Guided, Metered
+from conceptprune.models.base import Batch, DenoiserCall, DiffusionModel, SiteLinear
 from conceptprune.models.borrowed import borrowed
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
@@ -88,7 +88,7 @@ def collect_window(
     # Before anything else, because text encoders may be freed when denoising starts.
     sites = (site,) if isinstance(site, str) else tuple(site)
     text_layers = _text_layers(model, prompts, collection, sites, window)
-    linears = model.metered(sites, ("latents", "prompt"))
+    linears = model.site_linears(sites, ("latents", "prompt"))
     total: Statistics | None = None
     ends: list[TrajectoryState] = []
     batches = model.batches(prompts, collection.batch_size, collection.guidance)
@@ -112,8 +112,8 @@ def collect_window(
 
 def _collect_batch(
     model: DiffusionModel,
-    batch: Guided,
-    linears: Mapping[str, Metered],
+    batch: Batch,
+    linears: Mapping[str, SiteLinear],
     collection: Collection,
     window: Window,
     at_once: int | None,
@@ -123,10 +123,10 @@ def _collect_batch(
     layers: dict[str, LayerStatistics] = {}
 
     def counted(conditional: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Of each half, whether it is summed."""
-        return tuple(own or collection.guidance_halves == "both" for own in conditional)
+        """Of each branch, whether it is summed."""
+        return tuple(own or collection.guidance_branches == "both" for own in conditional)
 
-    if any(metered.sees == "latents" for metered in linears.values()):
+    if any(site_linear.sees == "latents" for site_linear in linears.values()):
         meter = _Meter(linears, model.device, num_calls=len(calls))
         timestep_of: dict[int, float] = {}
 
@@ -142,7 +142,7 @@ def _collect_batch(
                 window.stop,
                 on_call,
                 at_once=at_once,
-                tell_halves=collection.guidance_halves == "conditional",
+                tell_branches=collection.guidance_branches == "conditional",
             )
         timesteps = [timestep_of[call] for call in calls]
         layers = meter.layers(window.start)
@@ -150,7 +150,7 @@ def _collect_batch(
         timesteps = batch.trajectory.timesteps[window.start : window.stop].double().tolist()
         if linears:
             meter = _Meter(linears, model.device, num_calls=1)
-            meter.counted = counted((False, True)[-batch.halves :])
+            meter.counted = counted((False, True)[-batch.num_branches :])
             with torch.no_grad():
                 flat = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
                 meter.add(list(linears), model.prompt_states(flat))
@@ -169,12 +169,12 @@ def _text_layers(
 ) -> list[dict[str, LayerStatistics]]:
     """What the text encoders' linears see, batch by batch; nothing where no site is in them."""
     starts = range(0, len(prompts), collection.batch_size)
-    linears = model.metered(sites, ("text",))
+    linears = model.site_linears(sites, ("text",))
     if not linears:
         return [{} for _ in starts]
     layers = []
     for start in starts:
-        # The prompts' own texts: the empty one of the other half tells nothing of a concept.
+        # The prompts' own texts: the empty one of the other branch tells nothing of a concept.
         meter = _Meter(linears, model.device, num_calls=1)
         meter.counted = (True,)
         with meter.attached(), torch.no_grad():
@@ -204,20 +204,20 @@ class _Meter:
     """Sums of squared, row-normalised inputs of linears, kept on the device until asked for."""
 
     def __init__(
-        self, linears: Mapping[str, Metered], device: torch.device, *, num_calls: int
+        self, linears: Mapping[str, SiteLinear], device: torch.device, *, num_calls: int
     ) -> None:
         self.linears = linears
         self.call = 0
         self.counted: tuple[bool, ...] = ()
-        """Of each guidance half in the call under way, whether it is summed; none before a call
+        """Of each guidance branch in the call under way, whether it is summed; none before a call
         is told of, as a pipeline may be tried first."""
         self._in_parts = False
         self._pending: dict[str, Tensor] = {}
         """What the prompts of this step have so far, by layer [B, W] float64."""
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
         self._shapes = {
-            name: (2, num_calls, metered.linear.in_features - metered.first_column)
-            for name, metered in linears.items()
+            name: (2, num_calls, site_linear.linear.in_features - site_linear.first_column)
+            for name, site_linear in linears.items()
         }
         # In one piece, so that a device is waited for once, and not for each layer.
         total = sum(map(prod, self._shapes.values()))
@@ -228,8 +228,8 @@ class _Meter:
     def attached(self) -> Iterator[None]:
         """Hook the linears for the duration."""
         handles = [
-            metered.linear.register_forward_pre_hook(self._hook(name, metered.first_column))
-            for name, metered in self.linears.items()
+            site_linear.linear.register_forward_pre_hook(self._hook(name, site_linear.first_column))
+            for name, site_linear in self.linears.items()
         ]
         try:
             yield
@@ -253,14 +253,14 @@ class _Meter:
 
     def add(self, names: Sequence[str], inputs: Tensor) -> None:
         """Add `inputs` [N, T, W] of the linears `names`, which all take the same."""
-        counted = [half for half, summed in enumerate(self.counted) if summed]
+        counted = [branch for branch, summed in enumerate(self.counted) if summed]
         if not counted:
             return
-        # Halves lie one after the other along the batch; those that are summed, next to each other.
+        # Branches follow one another along the batch; those that are summed are neighbours.
         rows = inputs.unflatten(0, (len(self.counted), -1))[counted[0] : counted[-1] + 1]
-        num_halves, num_prompts = rows.shape[:2]
+        num_branches, num_prompts = rows.shape[:2]
         energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
-        per_prompt = energy.unflatten(0, (num_halves, num_prompts)).sum(0, dtype=torch.float64)
+        per_prompt = energy.unflatten(0, (num_branches, num_prompts)).sum(0, dtype=torch.float64)
         for name in names:
             if self._in_parts:
                 # Other prompts than those before.
@@ -278,7 +278,7 @@ class _Meter:
         self._in_parts = in_parts
 
     def _add_pending(self, name: str) -> None:
-        """Sum up what a layer saw of prompts all of whose halves have been seen."""
+        """Sum up what a layer saw of prompts all of whose branches have been seen."""
         per_prompt = self._pending.pop(name, None)
         if per_prompt is not None:
             squares, norms = self.sums[name][:, self.call]

@@ -43,7 +43,7 @@ def schema() -> "pa.Schema":
 class LayerStatistics:
     """Sums over the prompts of one layer's unit-normalised input rows, for each denoiser call.
 
-    With `ss_p[j]` the sum over tokens (and guidance halves) of the squared, row-normalised
+    With `ss_p[j]` the sum over tokens (and guidance branches) of the squared, row-normalised
     activation of neuron j under prompt p:
     """
 
@@ -52,7 +52,7 @@ class LayerStatistics:
     sum_norm: NDArray[np.float64]
     """[C, W] float64: sum over prompts of `sqrt(ss_p)`; with `sum_sq` gives mean and variance."""
     num_rows: int
-    """Token rows summed over at each call, all prompts and guidance halves together."""
+    """Token rows summed over at each call, all prompts and guidance branches together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

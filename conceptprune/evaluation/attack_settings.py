@@ -14,7 +14,7 @@ Rate = Annotated[Float, Field(gt=0, description="a number above 0")]
 
 
 class Unattacked(Section):
-    """No settings: the prompts are drawn as they are, which other rates are compared with."""
+    """No settings: the prompts are taken as they are, which other rates are compared with."""
 
 
 class RingABell(Section):
@@ -37,7 +37,7 @@ class UnlearnDiff(Section):
     tokens: Positive = 3
     """K: so many before the prompt."""
     timesteps: Annotated[Int, Field(ge=1, le=1000, description="from 1 to 1000")] = 50
-    """So many, evenly spaced and from the cleanest on; a picture is drawn and judged after each."""
+    """How many, evenly spaced from the cleanest on; an image is generated and judged after each."""
     iterations: Positive = 40
     """Gradient steps at each timestep."""
     learning_rate: Rate = 0.01
@@ -84,7 +84,7 @@ class Refill(Section):
 
 
 class Judged(Section):
-    """When a picture shows the concept: one scorer's metric reaches a number."""
+    """When an image shows the concept: one scorer's metric reaches a number."""
 
     scorer: Annotated[Name, Field(description="the name of one of the suite's scorers")]
     metric: Name

@@ -33,7 +33,7 @@ def mean_interval(
     there it is Wilson's interval instead.
 
     Args:
-        values: one an image.
+        values: one per image.
         resamples: how often to resample.
         seed: of the resampling.
         what: name of the number; each draws its own resamples, whatever others there are.

@@ -54,19 +54,19 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """The model that draws images, as a worker needs it; nothing of it is a label."""
+class ImageModel:
+    """The model that generates images, as a worker needs it; nothing of it is a label."""
 
     model: ModelSettings
-    pictures: str
-    """Digest of the model's files that decide its images (`pictures_identity`)."""
+    identity: str
+    """Digest of the model's files that decide its images (`images_identity`)."""
     edit: Edit | None = None
 
     @property
     def key_parts(self) -> dict[str, Any]:
         """What of it decides images."""
         edit = None if self.edit is None else [self.edit.kind, self.edit.ref.digest]
-        return {**self.model.key_parts, "pictures": self.pictures, "edit": edit}
+        return {**self.model.key_parts, "pictures": self.identity, "edit": edit}
 
     @property
     def applies(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Checkpoint:
     """Of what was applied, or of the folder; empty for the base."""
     erased: tuple[str, ...]
     """Concepts it claims to have erased."""
-    drawn: Drawn
+    image_model: ImageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def is_mask_file(value: str) -> bool:
     return path.suffix == ".safetensors" or path.is_file()
 
 
-def pictures_identity(folder: Path) -> str:
+def images_identity(folder: Path) -> str:
     """Digest of a model folder's files that decide its images: the denoiser's and the decoder's."""
     vae = sorted((folder / "vae").glob("*.json"))
     if (folder / "vae").is_dir():
@@ -245,20 +245,22 @@ class Resolved:
     model: ModelSettings | None = None
     """Of a folder."""
 
-    def placed(self, base: Drawn, put: Callable[[bytes, str], ObjectRef]) -> Checkpoint:
+    def placed(self, base: ImageModel, put: Callable[[bytes, str], ObjectRef]) -> Checkpoint:
         """The checkpoint, with its edit written to the store by `put` (bytes, kind)."""
-        drawn = base
+        image_model = base
         if self.kind in ("mask", "delta") and self.data is not None:
             edit = Edit(kind=self.kind, ref=put(self.data, self.kind))
-            drawn = Drawn(model=base.model, pictures=base.pictures, edit=edit)
+            image_model = ImageModel(model=base.model, identity=base.identity, edit=edit)
         elif self.model is not None:
-            drawn = Drawn(model=self.model, pictures=pictures_identity(self.model.source.folder()))
+            image_model = ImageModel(
+                model=self.model, identity=images_identity(self.model.source.folder())
+            )
         return Checkpoint(
             label=self.label,
             kind=self.kind,
             digest=self.digest,
             erased=self.erased,
-            drawn=drawn,
+            image_model=image_model,
         )
 
 
@@ -344,7 +346,7 @@ def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
     return Resolved(
         label=asked.label or folder.name,
         kind="folder",
-        digest=pictures_identity(folder),
+        digest=images_identity(folder),
         erased=_claimed(folder),
         model=model,
     )

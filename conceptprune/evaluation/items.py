@@ -7,7 +7,7 @@ from pathlib import Path
 from conceptprune.digest import seed_from
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Case, Group, Labels
-from conceptprune.evaluation.suite import Drawing, Source, Suite
+from conceptprune.evaluation.suite import Generation, Source, Suite
 from conceptprune.manifest import Concept
 from conceptprune.manifest.concept import DefaultFillers, DefaultTemplates
 from conceptprune.models.prompt import Prompt
@@ -47,12 +47,14 @@ def suite_items(suite: Suite) -> tuple[Item, ...]:
     for group in GROUPS:
         for source in getattr(suite.groups, group):
             for text in _texts(source, suite)[: source.limit]:
-                for prompt in _prompts(text, suite.drawing):
+                for prompt in _prompts(text, suite.generation):
                     item = Item(
                         group=group,
                         name=source.title,
                         prompt=prompt,
-                        guidance=suite.drawing.guidance if text.guidance is None else text.guidance,
+                        guidance=suite.generation.guidance
+                        if text.guidance is None
+                        else text.guidance,
                         labels=text.labels,
                     )
                     items[item] = None
@@ -79,12 +81,12 @@ def derived_seed(seed: int, text: str) -> int:
     return seed_from(f"seed {seed} of {text}", bits=32)
 
 
-def _prompts(text: _Text, drawing: Drawing) -> Iterator[Prompt]:
+def _prompts(text: _Text, generation: Generation) -> Iterator[Prompt]:
     if text.seed is not None:
         yield Prompt(text=text.text, seed=text.seed)
         return
-    for seed in drawing.seeds:
-        own = derived_seed(seed, text.text) if drawing.seed_of == "prompt" else seed
+    for seed in generation.seeds:
+        own = derived_seed(seed, text.text) if generation.seed_of == "prompt" else seed
         yield Prompt(text=text.text, seed=own)
 
 
@@ -125,7 +127,7 @@ def labels_of(concept: Concept, index: int) -> Labels:
         case "object":
             return (("object", concept.name),)
         case "style" if concept.prompts is None:
-            # What is drawn in the style: an accuracy in the other domain.
+            # What is generated in the style: an accuracy in the other domain.
             filler = (concept.fillers or THINGS)[index]
             shown = (("object", filler),) if isinstance(filler, str) else ()
             return (*shown, ("style", concept.name))

@@ -6,10 +6,10 @@ from typing import Any
 
 from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
-from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
 from conceptprune.evaluation.items import Item, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
-from conceptprune.evaluation.suite import Drawing, Suite, erased_domain
+from conceptprune.evaluation.suite import Generation, Suite, erased_domain
 from conceptprune.evaluation.summarise import scorer_key, scorer_settings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import IMAGES, SCORES, SET_SCORES
@@ -64,32 +64,32 @@ def shards_of(items: Sequence[Item], size: int) -> tuple[Shard, ...]:
     )
 
 
-def images_unit(shard: Shard, drawn: Drawn, drawing: Drawing) -> ImagesUnit:
+def images_unit(shard: Shard, image_model: ImageModel, generation: Generation) -> ImagesUnit:
     """The unit that generates the images of a shard with one checkpoint."""
     key = unit_key(
         {
             "kind": "images",
             "format": _format(IMAGES),
-            **drawn.key_parts,
+            **image_model.key_parts,
             "prompts": _prompts_json(shard.prompts),
-            "steps": drawing.steps,
+            "steps": generation.steps,
             "guidance": shard.guidance,
-            "batch_size": drawing.batch_size,
+            "batch_size": generation.batch_size,
         }
     )
     return ImagesUnit(
         key=key,
-        drawn=drawn,
+        image_model=image_model,
         prompts=shard.prompts,
-        steps=drawing.steps,
+        steps=generation.steps,
         guidance=shard.guidance,
-        branches=family_named(drawn.model.pipeline).halves(shard.guidance),
-        batch_size=drawing.batch_size,
+        branches=family_named(image_model.model.pipeline).num_branches(shard.guidance),
+        batch_size=generation.batch_size,
     )
 
 
 def build_plan(
-    suite: Suite, base: Drawn, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
+    suite: Suite, base: ImageModel, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
 ) -> EvaluationPlan:
     """The plan of an evaluation; `facts` are the suite's scorers'."""
     return _EvaluationPlanner(suite, base, tuple(facts)).plan(checkpoints)
@@ -98,7 +98,7 @@ def build_plan(
 class _EvaluationPlanner(Planner):
     """Gathers the units of an evaluation."""
 
-    def __init__(self, suite: Suite, base: Drawn, facts: tuple[Facts, ...]) -> None:
+    def __init__(self, suite: Suite, base: ImageModel, facts: tuple[Facts, ...]) -> None:
         super().__init__()
         self.suite = suite
         self.base = base
@@ -106,7 +106,7 @@ class _EvaluationPlanner(Planner):
             zip(suite.scorers, facts, strict=True)
         )
         self.items = suite_items(suite)
-        self.shards = shards_of(self.items, suite.drawing.shard_prompts)
+        self.shards = shards_of(self.items, suite.generation.shard_prompts)
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
         entries = tuple(self.entry(checkpoint) for checkpoint in checkpoints)
@@ -160,19 +160,19 @@ class _EvaluationPlanner(Planner):
         )
 
     def entry(self, checkpoint: Checkpoint) -> Entry:
-        images = tuple(self.drawn(shard, checkpoint.drawn) for shard in self.shards)
+        images = tuple(self.images_key(shard, checkpoint.image_model) for shard in self.shards)
         return Entry(
             checkpoint=checkpoint,
             images=images,
             scored=tuple(self.scored(settings, facts, images) for settings, facts in self.scorers),
         )
 
-    def drawn(self, shard: Shard, drawn: Drawn) -> str:
-        return self.add(images_unit(shard, drawn, self.suite.drawing)).key
+    def images_key(self, shard: Shard, image_model: ImageModel) -> str:
+        return self.add(images_unit(shard, image_model, self.suite.generation)).key
 
     def references(self) -> tuple[str, ...]:
         """The base model's images, generated even where it is not evaluated itself."""
-        return tuple(self.drawn(shard, self.base) for shard in self.shards)
+        return tuple(self.images_key(shard, self.base) for shard in self.shards)
 
     def scored(self, settings: ScorerSettings, facts: Facts, images: tuple[str, ...]) -> ScoredBy:
         references = self.references() if settings.compares else ()
@@ -272,5 +272,5 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "kind": checkpoint.kind,
         "digest": checkpoint.digest,
         "erased": checkpoint.erased,
-        "drawn": checkpoint.drawn.key_parts,
+        "drawn": checkpoint.image_model.key_parts,
     }

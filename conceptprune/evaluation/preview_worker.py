@@ -6,7 +6,7 @@ from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scoring import Scorers, read_rows
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.tables import scores_table
-from conceptprune.models.images import read_picture
+from conceptprune.models.images import read_image
 from conceptprune.units.commit import Made
 from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
@@ -31,8 +31,8 @@ class ScoringWorker(Worker):
 
     def _scores(self, unit: PreviewScoresUnit) -> Made:
         rows = read_rows(self.store, self.store.get("preview", unit.preview), "preview")
-        drawn = {(row["prompt"], row["seed"]): row["png"] for row in rows}
-        images = [read_picture(drawn[case.text, case.seed]) for case in unit.cases]
+        files = {(row["prompt"], row["seed"]): row["png"] for row in rows}
+        images = [read_image(files[case.text, case.seed]) for case in unit.cases]
         readings = self.scorers.loaded(unit.scorer, unit.facts).score(images, unit.cases, None)
         table = scores_table(unit.cases, readings)
         return Made(

@@ -87,7 +87,7 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[FilePrompt]:
         for row in reader:
             where = f"{path}:{reader.line_num}"
             prompt = _one_line(row[column] or "")
-            # As empty lines of a list: nothing to draw.
+            # As empty lines of a list: no prompt.
             if not prompt:
                 continue
             if len(prompt) > MAX_PROMPT_CHARS:

@@ -1,4 +1,4 @@
-"""The schema of a suite: which prompts to draw, how, and who looks at the images."""
+"""The schema of a suite: prompts, how images of them are generated, and what scores these."""
 
 import hashlib
 from pathlib import Path
@@ -23,6 +23,7 @@ from conceptprune.manifest.fields import (
     Seed,
     Some,
     concept_key,
+    formerly,
     refusal,
     refusal_here,
     refuse_duplicates,
@@ -201,8 +202,8 @@ def _counted(value: Any) -> Any:
     return value
 
 
-class Drawing(Section):
-    """How images are drawn. Shards and batches decide their last bits, so they are fixed here."""
+class Generation(Section):
+    """How images are generated; shards and batches are fixed here, as they decide the last bits."""
 
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
@@ -253,7 +254,7 @@ class Suite(Section):
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()
     groups: Annotated[Groups, Field(description="a section with erased, retained, general")]
-    drawing: Drawing = Drawing()
+    generation: Annotated[Generation, formerly("generation", "drawing")] = Generation()
     scorers: Annotated[
         Some[AnyScorer], Field(description="a list of at least one {scorer: ..., settings}")
     ]
@@ -267,8 +268,8 @@ class Suite(Section):
     @property
     def dtype(self) -> Dtype:
         """The model's floating-point type, the default where the suite names none."""
-        drawing = self.drawing
-        return drawing.dtype or default_dtype(drawing.device, self.compute.gpus_per_actor)
+        generation = self.generation
+        return generation.dtype or default_dtype(generation.device, self.compute.gpus_per_actor)
 
     @field_validator("scorers")
     @classmethod

@@ -37,7 +37,7 @@ IMAGES = _schema(
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
 )
-"""One row an image of a shard. `role`: its name among the commit's objects; `image`: its path in
+"""One row per image of a shard. `role`: its name among the commit's objects; `image`: its path in
 the store, a PNG file; `image_digest`: SHA-256 of that file."""
 
 SCORES = _schema(
@@ -49,7 +49,7 @@ SCORES = _schema(
     pa.field("value", pa.float64()),
     _text("seen", nullable=True),
 )
-"""One row an image and metric of one scorer. `labels`: JSON of what the image should show by
+"""One row per image and metric of one scorer. `labels`: JSON of what the image should show by
 domain; `value` is null where it cannot be said; `seen`: what the scorer saw, in its own words."""
 
 SET_SCORES = _schema(
@@ -59,7 +59,7 @@ SET_SCORES = _schema(
     *(pa.field(name, pa.float64(), nullable=False) for name in ("value", "low", "high")),
     pa.field("n", pa.int64(), nullable=False),
 )
-"""One row a metric of one scorer, of a whole set of images."""
+"""One row per metric of one scorer, of a whole set of images."""
 
 ALL_ORDER = ("checkpoint", "group", "name", "prompt", "seed", "guidance")
 ALL_IMAGES = _schema(
@@ -72,7 +72,7 @@ ALL_IMAGES = _schema(
     pa.field("guidance", pa.float64(), nullable=False),
     *_IMAGE,
 )
-"""One row an image of the whole evaluation, by checkpoint's label, group and source's name."""
+"""One row per image of the whole evaluation, by checkpoint's label, group and source's name."""
 
 ALL_SCORES = _schema(
     "evaluation-scores/1",
@@ -88,7 +88,7 @@ ALL_SCORES = _schema(
     pa.field("value", pa.float64()),
     _text("seen", nullable=True),
 )
-"""One row an image, scorer and metric of the whole evaluation."""
+"""One row per image, scorer and metric of the whole evaluation."""
 
 
 def labels_json(labels: Labels) -> str:

@@ -8,7 +8,7 @@ from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     # These import torch, which readers of records do without.
-    from conceptprune.evaluation.checkpoint import Checkpoint, Drawn
+    from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
     from conceptprune.evaluation.items import Item
     from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 
@@ -21,7 +21,7 @@ class ImagesUnit(Unit):
     intermediate = True
 
     key: str
-    drawn: "Drawn"
+    image_model: "ImageModel"
     prompts: tuple[Prompt, ...]
     steps: int
     guidance: float
@@ -32,13 +32,13 @@ class ImagesUnit(Unit):
     @property
     def detail(self) -> str:
         """How many images, and of what."""
-        edit = self.drawn.edit
+        edit = self.image_model.edit
         return f"{len(self.prompts)} images with {edit.kind if edit else 'no'} edit"
 
     @property
     def applies(self) -> tuple[str, ...]:
         """Path in the store of the edit, which no unit made."""
-        return self.drawn.applies
+        return self.image_model.applies
 
     @property
     def evaluations(self) -> int:
@@ -109,7 +109,7 @@ class ScoredBy:
     scorer: "ScorerSettings"
     facts: "Facts"
     scores: tuple[str, ...] = ()
-    """Keys of `ScoresUnit`, one a shard."""
+    """Keys of `ScoresUnit`, one per shard."""
     sets: tuple[tuple[str, str], ...] = ()
     """(group, key of `SetScoresUnit`)."""
 
@@ -120,7 +120,7 @@ class Entry:
 
     checkpoint: "Checkpoint"
     images: tuple[str, ...]
-    """Keys of its images, one a shard."""
+    """Keys of its images, one per shard."""
     scored: tuple[ScoredBy, ...]
 
     @property

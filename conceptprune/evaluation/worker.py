@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 
-from conceptprune.evaluation.checkpoint import Delta, Drawn, applied, load_edit, pictures_identity
+from conceptprune.evaluation.checkpoint import (
+    Delta,
+    ImageModel,
+    applied,
+    images_identity,
+    load_edit,
+)
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.scoring import Row, Scorers, read_rows
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
@@ -29,9 +35,9 @@ from conceptprune.evaluation.units import (
 )
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import draw
 from conceptprune.models.families import check_identity, family_named
-from conceptprune.models.images import Image, png, read_picture
+from conceptprune.models.generate import generate
+from conceptprune.models.images import Image, png, read_image
 from conceptprune.store import Commit, ObjectRef, Store, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
@@ -42,7 +48,7 @@ from conceptprune.units.unit import APPLIED, Unit
 class Evaluator(UnitWorker):
     """Does the units of evaluations; keeps models loaded between units."""
 
-    def __init__(self, store: Store, base: Drawn, claims: Claims | None = None) -> None:
+    def __init__(self, store: Store, base: ImageModel, claims: Claims | None = None) -> None:
         super().__init__(store, claims)
         self.base = base
         self._models: dict[str, DiffusionModel] = {}
@@ -73,31 +79,31 @@ class Evaluator(UnitWorker):
             return self.base.model.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def model(self, drawn: Drawn) -> DiffusionModel:
+    def model(self, image_model: ImageModel) -> DiffusionModel:
         """The loaded model, without an edit: the base stays, of other folders the last one does."""
-        if drawn.pictures not in self._models:
-            others = self._models.keys() - {self.base.pictures}
-            for pictures in others:
-                del self._models[pictures]
-            settings = drawn.model
+        if image_model.identity not in self._models:
+            others = self._models.keys() - {self.base.identity}
+            for identity in others:
+                del self._models[identity]
+            settings = image_model.model
             dtype: torch.dtype = getattr(torch, settings.dtype)
             folder = settings.source.folder()
-            check_identity(folder, pictures_identity(folder), drawn.pictures)
-            self._models[drawn.pictures] = family_named(settings.pipeline).load(
+            check_identity(folder, images_identity(folder), image_model.identity)
+            self._models[image_model.identity] = family_named(settings.pipeline).load(
                 folder,
                 dtype=dtype,
                 device=self.device,
                 scheduler=settings.scheduler,
                 resolution=settings.resolution,
             )
-        return self._models[drawn.pictures]
+        return self._models[image_model.identity]
 
-    def edit(self, drawn: Drawn) -> PruningMask | Delta | None:
+    def edit(self, image_model: ImageModel) -> PruningMask | Delta | None:
         """The mask or delta to apply, out of the store."""
-        if drawn.edit is None:
+        if image_model.edit is None:
             return None
-        data = self.store.read(drawn.edit.ref)
-        return load_edit(drawn.edit.kind, data, drawn.model.source.folder())
+        data = self.store.read(image_model.edit.ref)
+        return load_edit(image_model.edit.kind, data, image_model.model.source.folder())
 
     @cached_property
     def scorers(self) -> Scorers:
@@ -116,12 +122,12 @@ class Evaluator(UnitWorker):
         return self._put(role, table_to_parquet(table), suffix="parquet")
 
     def _images(self, unit: ImagesUnit) -> Made:
-        model = self.model(unit.drawn)
+        model = self.model(unit.image_model)
         memory = self._memory.setdefault(unit.batch_size, BatchMemory(unit.batch_size))
-        with applied(model, self.edit(unit.drawn)):
+        with applied(model, self.edit(unit.image_model)):
             for attempt in memory.attempts():
                 with attempt as at_once:
-                    images = draw(
+                    images = generate(
                         model,
                         unit.prompts,
                         steps=unit.steps,
@@ -134,16 +140,16 @@ class Evaluator(UnitWorker):
         table = images_table(unit.prompts, list(images), refs, roles, unit.guidance)
         objects = {"images": self.put_table("images", table)}
         objects |= dict(zip(roles, refs, strict=True))
-        if unit.drawn.edit is not None:
-            objects[APPLIED] = unit.drawn.edit.ref
+        if unit.image_model.edit is not None:
+            objects[APPLIED] = unit.image_model.edit.ref
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
     def _scores(self, unit: ScoresUnit) -> Made:
         prompts = [(case.text, case.seed) for case in unit.cases]
-        images = self._drawn(unit.images, prompts)
+        images = self._images_in_order(unit.images, prompts)
         references = None
         if unit.references is not None:
-            references = self._drawn(unit.references, prompts)
+            references = self._images_in_order(unit.references, prompts)
         readings = self.scorer(unit.scorer, unit.facts).score(images, unit.cases, references)
         table = scores_table(unit.cases, readings)
         return Made(objects={"scores": self.put_table("scores", table)})
@@ -152,35 +158,35 @@ class Evaluator(UnitWorker):
         wanted = {(prompt.text, prompt.seed) for prompt in unit.prompts}
         # Not all in memory at once: there may be tens of thousands.
         sides = [
-            (image for key in keys for image in self._drawn_of(key, wanted))
+            (image for key in keys for image in self._wanted_images(key, wanted))
             for keys in (unit.images, unit.references)
         ]
         readings = self.scorer(unit.scorer, unit.facts).score_sets(*sides)
         table = set_scores_table(readings, len(wanted))
         return Made(objects={"scores": self.put_table("scores", table)})
 
-    def _drawn(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
+    def _images_in_order(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
         """The images of some prompts out of one shard, in the order of the prompts."""
         commit = self.store.get(ImagesUnit.kind, key)
         roles = {(row["prompt"], row["seed"]): row["role"] for row in self.rows(commit, "images")}
         found = {
-            prompt: read_picture(self.store.load(commit, roles[prompt]))
+            prompt: read_image(self.store.load(commit, roles[prompt]))
             for prompt in dict.fromkeys(prompts)
         }
         return [found[prompt] for prompt in prompts]
 
-    def _drawn_of(self, key: str, wanted: set[tuple[str, int]]) -> Iterator[Image]:
+    def _wanted_images(self, key: str, wanted: set[tuple[str, int]]) -> Iterator[Image]:
         """The images of one shard whose prompts are wanted, in the shard's order."""
         commit = self.store.get(ImagesUnit.kind, key)
         for row in self.rows(commit, "images"):
             if (row["prompt"], row["seed"]) in wanted:
-                yield read_picture(self.store.load(commit, row["role"]))
+                yield read_image(self.store.load(commit, row["role"]))
 
     def images_of(self, key: str) -> dict[tuple[str, int], Image]:
         """The images of one shard, by prompt and seed."""
         commit = self.store.get(ImagesUnit.kind, key)
         return {
-            (row["prompt"], row["seed"]): read_picture(self.store.load(commit, row["role"]))
+            (row["prompt"], row["seed"]): read_image(self.store.load(commit, row["role"]))
             for row in self.rows(commit, "images")
         }
 
@@ -197,7 +203,7 @@ class Evaluator(UnitWorker):
         scored: list[list[Scored]] = []
         for entry in unit.entries:
             shards = [self._images_rows(key) for key in entry.images]
-            drawn = {
+            rows = {
                 (row["prompt"], row["seed"], row["guidance"]): row
                 for shard in shards
                 for row in shard
@@ -208,7 +214,7 @@ class Evaluator(UnitWorker):
             scored.append([found for found, _ in by_scorer])
             about = {"checkpoint": entry.checkpoint.label}
             for item in unit.items:
-                row = drawn[item.prompt.text, item.prompt.seed, item.guidance]
+                row = rows[item.prompt.text, item.prompt.seed, item.guidance]
                 place = {
                     **about,
                     "group": item.group,

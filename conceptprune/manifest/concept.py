@@ -43,14 +43,27 @@ FIELDS_OF_KIND: dict[Kind, frozenset[str]] = {
 }
 
 
+SAME = "another text than base: equal prompts have nothing to compare"
+
+
 class PromptTexts(Section):
-    """A prompt pair written out: the same picture without and with the concept."""
+    """A prompt pair written out: the same image without and with the concept."""
 
     base: Annotated[BaseText, Field(description="the prompt without the concept, one line")]
-    target: Annotated[PromptText, Field(description="the prompt with the concept, one line")]
+    target: Annotated[
+        PromptText,
+        AfterValidator(lambda text, info: _other_than_base(text, info)),
+        Field(description="the prompt with the concept, one line"),
+    ]
     seed: Annotated[
         Seed | None, Field(description="the seed of this pair, a whole number from 0 to 2**63 - 1")
     ] = None
+
+
+def _other_than_base(text: str, info: ValidationInfo) -> str:
+    if text == info.data.get("base"):
+        raise refusal_here(SAME)
+    return text
 
 
 def _names_gaps(text: str, gaps: frozenset[str]) -> str:
@@ -83,6 +96,19 @@ class PromptTemplate(Section):
     ]
 
 
+def _tells_apart(template: PromptTemplate | None, kind: str | None) -> PromptTemplate | None:
+    """Refuse a template whose two prompts would be the same; those of biases have other fillers."""
+    if template is None:
+        return None
+    if kind == "style" and "{concept}" not in template.target:
+        raise refusal((("target",), "text with a gap {concept}: without it no artist is named"))
+    if kind in ("style", "nudity") and template.base == template.target:
+        raise refusal(
+            (("target",), "another text than base: equal prompts have nothing to compare")
+        )
+    return template
+
+
 class DefaultTemplates(Section):
     """Templates for all concepts of a kind that bring none of their own."""
 
@@ -90,6 +116,13 @@ class DefaultTemplates(Section):
     nudity: PromptTemplate | None = None
     object: PromptTemplate | None = None
     bias: PromptTemplate | None = None
+
+    @field_validator("style", "nudity", "object", "bias")
+    @classmethod
+    def _prompts_differ(
+        cls, template: PromptTemplate | None, info: ValidationInfo
+    ) -> PromptTemplate | None:
+        return _tells_apart(template, info.field_name)
 
 
 class CaptionsFile(Section):
@@ -126,7 +159,7 @@ class FillerPair(Section):
     """Two words or phrases that take the same place in the base and in the target prompt."""
 
     base: PromptText
-    target: PromptText
+    target: Annotated[PromptText, AfterValidator(lambda text, info: _other_than_base(text, info))]
 
 
 def _filler_tag(value: Any) -> str:
@@ -204,6 +237,13 @@ class Concept(Section):
             return value
         takes = ", ".join(sorted(FIELDS_OF_KIND[kind]))
         raise refusal_here(f"nothing: a concept of kind {kind} takes only {takes} here")
+
+    @field_validator("template")
+    @classmethod
+    def _template_tells_apart(
+        cls, template: PromptTemplate | None, info: ValidationInfo
+    ) -> PromptTemplate | None:
+        return _tells_apart(template, info.data.get("kind"))
 
     @field_validator("template", "fillers", "direction", "captions", "caption_base")
     @classmethod

@@ -7,16 +7,18 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     Strict,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -134,6 +136,10 @@ BaseText = Annotated[Line, AfterValidator(_trimmed), Field(max_length=MAX_PROMPT
 PromptText = Annotated[BaseText, AfterValidator(_not_blank)]
 Name = Annotated[PromptText, Field(max_length=MAX_NAME_CHARS)]
 Positive = Annotated[Int, Field(ge=1)]
+Steps = Annotated[Int, Field(ge=1, le=1000)]
+"""Denoiser calls of an image: schedulers know 1000 timesteps."""
+Count = Annotated[Int, Field(ge=1, le=100_000)]
+"""How many of something that one machine or cluster has or does at once."""
 Seed = Annotated[Int, Field(ge=0, lt=2**63)]
 Guidance = Annotated[Float, Field(ge=1)]
 
@@ -141,4 +147,21 @@ Guidance = Annotated[Float, Field(ge=1)]
 class Section(BaseModel):
     """Base of every part of a manifest: immutable, and without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+
+def formerly(name: str, former: str) -> Any:
+    """Annotate the field `name`, which was called `former` in earlier versions.
+
+    Files may use either name. Dumps have the former one: records in stores and the identities of
+    runs stay what they were.
+    """
+    return Field(validation_alias=AliasChoices(name, former), serialization_alias=former)
+
+
+def field_named(section: type[BaseModel], key: object) -> FieldInfo | None:
+    """The field that `key` stands for in a section, by its present or its former name."""
+    for name, field in section.model_fields.items():
+        if key in (name, field.serialization_alias):
+            return field
+    return None

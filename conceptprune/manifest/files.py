@@ -42,8 +42,8 @@ def text_beside(written: str, info: ValidationInfo) -> Path:
     return found
 
 
-def open_regular(path: Path, most_bytes: int) -> BinaryIO:
-    """A regular file of at most so many bytes, opened without waiting for anybody.
+def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
+    """A regular file, of at most so many bytes if any, opened without waiting for anybody.
 
     Raises:
         OSError: it cannot be opened.
@@ -55,7 +55,7 @@ def open_regular(path: Path, most_bytes: int) -> BinaryIO:
     if not stat.S_ISREG(found.st_mode):
         stream.close()
         raise ValueError("not a regular file")
-    if found.st_size > most_bytes:
+    if most_bytes is not None and found.st_size > most_bytes:
         stream.close()
         raise ValueError(f"{found.st_size:,} bytes, and at most {most_bytes:,} are read")
     return stream

@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest.concept_lists import Listed
-from conceptprune.manifest.fields import FieldPath, NamedPath, is_union_tag
+from conceptprune.manifest.fields import FieldPath, NamedPath, field_named, is_union_tag
+from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
 
@@ -120,10 +121,12 @@ def load_with_paths(path: Path | str, schema: type[S]) -> tuple[S, tuple[NamedPa
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
     if len(content) > MAX_BYTES:
         raise ManifestError(f"{path} is larger than {MAX_BYTES} bytes, the limit for such a file")
     try:
@@ -318,7 +321,7 @@ def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo 
         info = None
         if isinstance(part, str):
             sections = _sections_in(annotation)
-            fields = [each.model_fields[part] for each in sections if part in each.model_fields]
+            fields = [field for each in sections if (field := field_named(each, part))]
             info = fields[0] if fields else None
             # Of a union of sections, what any of them allows there.
             found = tuple(field.annotation for field in fields)

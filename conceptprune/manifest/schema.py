@@ -20,6 +20,7 @@ from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTempla
 from conceptprune.manifest.concept_lists import LISTS, ConceptList, listed_concepts, place_of
 from conceptprune.manifest.fields import (
     Bool,
+    Count,
     FieldPath,
     Float,
     Guidance,
@@ -28,7 +29,9 @@ from conceptprune.manifest.fields import (
     Section,
     Seed,
     Some,
+    Steps,
     concept_key,
+    formerly,
     refusal,
     refusal_here,
     refuse_duplicates,
@@ -54,7 +57,7 @@ Scheduler = Literal[
 ]
 
 
-GuidanceHalves = Literal["both", "conditional"]
+GuidanceBranches = Literal["both", "conditional"]
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -70,21 +73,23 @@ def default_dtype(device: Device, gpus_per_actor: float) -> Dtype:
 class Collection(Section):
     """How activations are collected: the denoising run whose first `tau` calls are watched."""
 
-    steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
+    steps: Annotated[Steps, Field(description="a whole number from 1 to 1000")] = 50
     tau: Annotated[
         Positive,
         Field(validate_default=True, description="a whole number from 1 to collection.steps"),
     ] = 10
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
-    guidance_halves: GuidanceHalves = "both"
+    guidance_branches: Annotated[
+        GuidanceBranches, formerly("guidance_branches", "guidance_halves")
+    ] = "both"
     scheduler: Scheduler | None = None
     resolution: Annotated[
         Positive | None,
         Field(multiple_of=16, description="a multiple of 16, or null for the model's own size"),
     ] = None
     seed: Annotated[Seed, Field(description="a whole number from 0 to 2**63 - 1")] = 0
-    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
-    shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
+    batch_size: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 8
+    shard_prompts: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 32
     window: Annotated[
         Positive | None,
         Field(description="a whole number from 1 to collection.tau, or null for one window of tau"),
@@ -99,7 +104,7 @@ class Collection(Section):
         return {
             "steps": self.steps,
             "guidance": self.guidance,
-            "halves": self.guidance_halves,
+            "halves": self.guidance_branches,
             "batch_size": self.batch_size,
         }
 
@@ -168,7 +173,7 @@ class Preview(Section):
         Some[Seed],
         Field(description="a list of at least one seed, none of them twice"),
     ] = (0, 1)
-    steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
+    steps: Annotated[Steps, Field(description="a whole number from 1 to 1000")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
     scorers: Annotated[
         tuple[Any, ...],
@@ -178,8 +183,8 @@ class Preview(Section):
     these sections and makes them settings."""
     judge: Literal["studio"] | None = None
     """The first spelling of `scorers: [{scorer: studio-judge}]`."""
-    batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
-    prompts_per_concept: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
+    batch_size: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 8
+    prompts_per_concept: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1
 
     @field_validator("seeds")
@@ -279,11 +284,11 @@ class Compute(Section):
     `threads_per_actor` can move the last bits of sums: a store should have one value of it.
     """
 
-    actors: Annotated[Positive, Field(description="a whole number of at least 1")] = 2
+    actors: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 2
     cpus_per_actor: Annotated[Float, Field(gt=0, description="a number above 0")] = 1.0
     gpus_per_actor: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 0.0
-    threads_per_actor: Annotated[Positive, Field(description="a whole number of at least 1")] = 1
-    max_attempts: Annotated[Positive, Field(description="a whole number of at least 1")] = 3
+    threads_per_actor: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 1
+    max_attempts: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 3
     offload: Offload = "encoders"
     """What of the model leaves an actor's device when it is not at work (see `models.settings`)."""
     claim_seconds: Annotated[Float, Field(ge=1, description="a number of at least 1")] = 30.0

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from conceptprune.manifest.fields import FieldPath
+
+HAS_LIBYAML = bool(yaml.__with_libyaml__)
+"""Whether PyYAML was built with libyaml, which some systems leave out."""
 
 MAX_DEPTH = 12
 
@@ -49,13 +53,15 @@ class Document:
     """Path, line and first line of each key that its mapping has already."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Plain(Composer):
     """A composer of nodes that refuses everything but plain data, before it is built."""
 
     depth = 0
+    peek_event: Any
+    """A parser's, which a subclass brings."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # incomplete stubs
+        event = self.peek_event()
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
             raise PlainYamlError(line, f"alias *{event.anchor}", "values written out (no aliases)")
@@ -74,10 +80,45 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
+class _Loader(_Plain, yaml.SafeLoader):
+    """The same on PyYAML's own parser, whose messages are the ones that are shown."""
+
+
 # YAML 1.1 wants a dot in a float; "1e-3" is read as a number by everyone who writes it.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+_C_LOADER: Any = yaml.CSafeLoader if HAS_LIBYAML else yaml.SafeLoader
+
+
+class _FastLoader(_Plain, _C_LOADER):  # type: ignore[misc]
+    """The same on libyaml, which takes a fourth of the time: lists have 60,000 names."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def __init__(self, text: str) -> None:
+        _C_LOADER.__init__(self, text)
+        Composer.__init__(self)
+
+
+def _composed(text: str) -> yaml.Node | None:
+    if HAS_LIBYAML:
+        try:
+            return _FastLoader(text).get_single_node()
+        except (yaml.YAMLError, ValueError, OverflowError, PlainYamlError):
+            # What is wrong, PyYAML's own parser says in the words that users have always got.
+            pass
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    except (ValueError, OverflowError) as error:
+        # PyYAML lets chr() raise for an escape such as "\UFFFFFFFF".
+        found = "an escape sequence beyond Unicode"
+        raise PlainYamlError(loader.line + 1, found, "YAML text") from error
+    finally:
+        loader.dispose()
 
 
 def read_yaml(text: str) -> Document:
@@ -89,11 +130,7 @@ def read_yaml(text: str) -> Document:
 
     """
     try:
-        loader = _Loader(text)
-        try:
-            root = loader.get_single_node()
-        finally:
-            loader.dispose()
+        root = _composed(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         found = ", ".join(part for part in (error.context, error.problem) if part)
@@ -101,10 +138,6 @@ def read_yaml(text: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise PlainYamlError(line, f"the character {error.character!r}", "YAML text") from error
-    except (ValueError, OverflowError) as error:
-        # PyYAML lets chr() raise for an escape such as "\UFFFFFFFF".
-        found = "an escape sequence beyond Unicode"
-        raise PlainYamlError(loader.line + 1, found, "YAML text") from error
     document = Document()
     if root is not None:
         document.data = _plain(root, (), document)
@@ -117,7 +150,7 @@ def _plain(node: yaml.Node, path: FieldPath, document: Document) -> Any:
         return [_plain(item, (*path, i), document) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, document)
-    if isinstance(node, yaml.ScalarNode) and node.style is None:
+    if isinstance(node, yaml.ScalarNode) and not node.style:
         document.unquoted[path] = node.value
     return _scalar(node.tag, node.value)
 

@@ -1,4 +1,4 @@
-"""PruningMask: the few weights that draw a concept, to apply to a pipeline and to take back.
+"""PruningMask: the few weights that generate a concept, to apply to a pipeline and to take back.
 
 mask = conceptprune.load_mask("vorla-brint.safetensors")
 mask.apply(pipe)
@@ -267,7 +267,7 @@ class PruningMask:
         """Within it `pipe` is without this mask's weights; afterwards it is as it was before.
 
         Other threads that would apply or remove masks of this model wait meanwhile, so that each
-        request of a server draws with its own masks: `with mask.applied(pipe): pipe(prompt)`.
+        request of a server generates with its own masks: `with mask.applied(pipe): pipe(prompt)`.
         `force` saves the check of the weights, which reads all of the site's.
 
         Raises:

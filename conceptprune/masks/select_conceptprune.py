@@ -1,4 +1,4 @@
-"""ConceptPrune's selector: which weights of a site draw a concept (paper, section 3; eqs. 3-6).
+"""ConceptPrune's selector: which weights of a site generate a concept (paper, section 3; eqs. 3-6).
 
 Shapes: a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
 """

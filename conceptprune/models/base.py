@@ -5,7 +5,7 @@ in the pipeline, its sites, how a prompt becomes conditions, and how the denoise
 diffusers takes seconds to import and is imported where it is used: the many short-lived workers
 that only reduce statistics or select masks do without.
 
-Shapes: H guidance halves, B prompts a batch, N = H * B samples of one denoiser call.
+Shapes: H guidance branches, B prompts per batch, N = H * B samples of one denoiser call.
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ KEPT_ENCODINGS = 256
 """So many prompts' conditions are kept on the host beside those in use: 1 GiB for FLUX.1's."""
 
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components of a pipeline that neither collection nor a drawing uses."""
+"""Components of a pipeline that neither collection nor a generation uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,9 @@ class DenoiserCall:
     """Of the scheduler's step, from 0; a pipeline may call its denoiser several times in one."""
     timestep: float
     conditional: tuple[bool, ...]
-    """Of each guidance half in the call, B samples each, in their order: is it the prompts' own?"""
+    """Whether each guidance branch of the call, B samples long, is the prompts' own; in order."""
     continues: bool = False
-    """It is another half of the same prompts in the same step as the call before."""
+    """It is another branch of the same prompts in the same step as the call before."""
     in_parts: bool = False
     """Its prompts go through the denoiser a few at a time."""
 
@@ -64,7 +64,7 @@ Conditions = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metered:
+class SiteLinear:
     """A linear of a site, and the first of its columns that belongs to the site."""
 
     linear: nn.Linear
@@ -73,13 +73,13 @@ class Metered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guided:
-    """A batch of B prompts under way: its trajectory and the conditions of all halves."""
+class Batch:
+    """A batch of B prompts under way: its trajectory and the conditions of all branches."""
 
     trajectory: Trajectory
     conditions: Conditions
-    """Each [H, B, ...]: unconditional half first (H = 2), or the prompts alone (H = 1)."""
-    halves: int
+    """Each [H, B, ...]: unconditional branch first (H = 2), or the prompts alone (H = 1)."""
+    num_branches: int
     guidance: float
 
 
@@ -194,7 +194,7 @@ class DiffusionModel(ABC):
 
     @classmethod
     def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
-        """Refuse a model that this family's pipeline cannot draw with, as its configs tell.
+        """Refuse a model that this family's pipeline cannot generate with, as its configs tell.
 
         Raises:
             UserError: names the file, the field, and what to use instead.
@@ -205,7 +205,7 @@ class DiffusionModel(ABC):
             if name not in present:
                 raise UserError(
                     f"model: {folder / INDEX}: {name} is missing, without which a "
-                    f"{index['_class_name']} cannot draw"
+                    f"{index['_class_name']} cannot generate"
                 )
         config = read_json(folder / denoiser / "config.json")
         vae = folder / "vae" / "config.json"
@@ -244,8 +244,8 @@ class DiffusionModel(ABC):
         return cls.component
 
     @classmethod
-    def halves(cls, guidance: float) -> int:
-        """Guidance halves of a denoiser call: as in diffusers, one where guidance is 1 or less."""
+    def num_branches(cls, guidance: float) -> int:
+        """Guidance branches of a denoiser call; as in diffusers, one if guidance is 1 or less."""
         return 2 if guidance > 1 else 1
 
     @classmethod
@@ -311,7 +311,7 @@ class DiffusionModel(ABC):
         """What the text encoders make of one prompt, each [1, ...]."""
 
     def encode_unconditional(self) -> Conditions:
-        """The conditions of the unconditional half."""
+        """The conditions of the unconditional branch."""
         return self.encode("")
 
     @abstractmethod
@@ -324,9 +324,9 @@ class DiffusionModel(ABC):
         """What the linears of sites that see the prompt alone take: [N, tokens, dim]."""
         return conditions["encoder_hidden_states"]
 
-    def metered(
+    def site_linears(
         self, names: Iterable[str], sees: Sequence[Sees] = ("latents", "prompt", "text")
-    ) -> dict[str, Metered]:
+    ) -> dict[str, SiteLinear]:
         """The linears of those of the sites named that see one of `sees`, by layer.
 
         Raises:
@@ -340,7 +340,7 @@ class DiffusionModel(ABC):
             for component, module in components.items():
                 for name, linear in site_linears(module, site).items():
                     shape = (linear.out_features, linear.in_features)
-                    found[join_layer(component, name, self.component)] = Metered(
+                    found[join_layer(component, name, self.component)] = SiteLinear(
                         linear=linear, first_column=site.first_column(name, shape), sees=site.sees
                     )
         return found
@@ -387,7 +387,7 @@ class DiffusionModel(ABC):
         for first in range(0, len(prompts), size):
             if first % ahead == 0:
                 self.encode_all(prompt.text for prompt in prompts[first : first + ahead])
-                if self.halves(guidance) == 2:
+                if self.num_branches(guidance) == 2:
                     self.encode_unconditional()
             yield prompts[first : first + size]
 
@@ -405,7 +405,7 @@ class DiffusionModel(ABC):
         )
         return latents
 
-    def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Guided:
+    def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Batch:
         """Start a batch: noise from each prompt's own seed, drawn as diffusers pipelines do."""
         encoded = self.encode_all([prompt.text for prompt in prompts])
         seeds = [prompt.seed for prompt in prompts]
@@ -413,7 +413,7 @@ class DiffusionModel(ABC):
 
     def begin_encoded(
         self, encoded: Sequence[Conditions], seeds: Sequence[int], *, steps: int, guidance: float
-    ) -> Guided:
+    ) -> Batch:
         """The same from conditions that need not be of any text, each [1, ...]."""
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         trajectory = Trajectory(
@@ -423,9 +423,9 @@ class DiffusionModel(ABC):
             generators=generators,
             schedule=self.schedule(steps),
         )
-        halves = self.halves(guidance)
+        num_branches = self.num_branches(guidance)
         rows = [list(encoded)]
-        if halves == 2:
+        if num_branches == 2:
             rows.insert(0, [self.encode_unconditional()] * len(encoded))
         if self._residency:
             self._residency.begin_denoising()
@@ -433,14 +433,14 @@ class DiffusionModel(ABC):
             name: torch.stack([torch.cat([one[name] for one in row]) for row in rows])
             for name in encoded[0]
         }
-        return Guided(
+        return Batch(
             trajectory=trajectory,
             conditions={name: tensor.to(self.device) for name, tensor in conditions.items()},
-            halves=halves,
+            num_branches=num_branches,
             guidance=guidance,
         )
 
-    def check_calls(self, batch: Guided, stop: int) -> None:
+    def check_calls(self, batch: Batch, stop: int) -> None:
         """Raise a `UserError` where the scheduler makes fewer than `stop` calls."""
         trajectory = batch.trajectory
         if stop > trajectory.num_calls:
@@ -451,16 +451,16 @@ class DiffusionModel(ABC):
 
     def run(
         self,
-        batch: Guided,
+        batch: Batch,
         stop: int,
         on_call: OnCall,
         *,
         at_once: int | None = None,
-        tell_halves: bool = True,
+        tell_branches: bool = True,
     ) -> None:
         """Make the calls from where the batch is up to `stop`, each after `on_call` of it.
 
-        Without `tell_halves`, nobody asks which halves are the prompts' own.
+        Without `tell_branches`, nobody asks which branches are the prompts' own.
         """
         trajectory = batch.trajectory
         # All at once: to ask a GPU at each call would be to wait for the call before.
@@ -469,19 +469,19 @@ class DiffusionModel(ABC):
             call = DenoiserCall(
                 number=trajectory.call,
                 timestep=float(timesteps[trajectory.call]),
-                conditional=(False, True)[-batch.halves :],
+                conditional=(False, True)[-batch.num_branches :],
                 in_parts=at_once is not None,
             )
             on_call(call)
             self.advance(batch, at_once=at_once)
 
-    def draw(
+    def generate(
         self, prompts: Sequence[Prompt], *, steps: int, guidance: float, at_once: int | None = None
     ) -> Tensor:
         """Images [n, height, width, 3] uint8 of the prompts, each from its own seed."""
         return self.finish(self.begin(prompts, steps=steps, guidance=guidance), at_once=at_once)
 
-    def finish(self, batch: Guided, *, at_once: int | None = None) -> Tensor:
+    def finish(self, batch: Batch, *, at_once: int | None = None) -> Tensor:
         """Images [n, height, width, 3] uint8 of a batch that has just begun."""
         for _ in range(batch.trajectory.num_calls):
             self.advance(batch, at_once=at_once)
@@ -495,15 +495,15 @@ class DiffusionModel(ABC):
         )
 
     @torch.no_grad()
-    def advance(self, batch: Guided, *, at_once: int | None = None) -> None:
-        """One denoiser call on all halves of the batch, guidance, and the scheduler's step.
+    def advance(self, batch: Batch, *, at_once: int | None = None) -> None:
+        """One denoiser call on all branches of the batch, guidance, and the scheduler's step.
 
         `at_once` prompts go through the denoiser together (all of them by default): fewer take
         less memory, and may move the last bits.
         """
         trajectory = batch.trajectory
-        # [halves, prompts, ...]: a slice of prompts takes its halves along.
-        samples = trajectory.model_input().expand(batch.halves, *trajectory.latents.shape)
+        # [branches, prompts, ...]: a slice of prompts takes its branches along.
+        samples = trajectory.model_input().expand(batch.num_branches, *trajectory.latents.shape)
         num_prompts = samples.shape[1]
         size = at_once or num_prompts
         predictions = [
@@ -515,11 +515,11 @@ class DiffusionModel(ABC):
                     for name, tensor in batch.conditions.items()
                 },
                 batch.guidance,
-            ).unflatten(0, (batch.halves, -1))
+            ).unflatten(0, (batch.num_branches, -1))
             for first in range(0, num_prompts, size)
         ]
         prediction = torch.cat(predictions, dim=1)
-        if batch.halves == 2:
+        if batch.num_branches == 2:
             unconditional, conditional = prediction
             prediction = unconditional + batch.guidance * (conditional - unconditional)
         else:
@@ -532,13 +532,13 @@ class DiffusionModel(ABC):
     ) -> Tensor:
         """Images [n, height, width, 3] uint8 of final latents [n, C, h, w].
 
-        `generators`, one an image, are for the few autoencoders that draw noise of their own.
+        `generators`, one per image, are for the few autoencoders that draw noise of their own.
         """
         vae = self.pipe.vae
         noise = None if generators is None else list(generators)
         own = self.unscaled(latents).to(vae.dtype)
-        pictures = vae.decode(own, return_dict=False, generator=noise)[0]
-        unit = (pictures.float() / 2 + 0.5).clamp(0, 1)
+        decoded = vae.decode(own, return_dict=False, generator=noise)[0]
+        unit = (decoded.float() / 2 + 0.5).clamp(0, 1)
         images: Tensor = (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
         return images
 

@@ -14,14 +14,14 @@ from conceptprune.models.sites import TEXT_FFN, Site, sites
 PACKED = 4
 """Latents are packed in patches of 2 x 2: so many times the channels, at half the side."""
 LATENT_SIDE = 128
-"""FLUX.1 names no size of its own; diffusers draws 1024 x 1024 pixels."""
+"""FLUX.1 names no size of its own; diffusers generates 1024 x 1024 pixels."""
 SCHNELL_TOKENS = 256
 """schnell, which takes no guidance, was distilled with half of dev's 512 text tokens."""
 TRAIN_TIMESTEPS = 1000
 
 
 class Flux(DiffusionModel):
-    """FLUX.1 dev and schnell: never a second half; dev is told the guidance, schnell has none.
+    """FLUX.1 dev and schnell: never a second branch; dev is told the guidance, schnell has none.
 
     The CLIP encoder may be missing: its pooled state is zeros then.
     """
@@ -49,7 +49,7 @@ class Flux(DiffusionModel):
     )
 
     @classmethod
-    def halves(cls, guidance: float) -> int:
+    def num_branches(cls, guidance: float) -> int:
         """One: guidance is an input of the denoiser."""
         return 1
 
@@ -68,7 +68,7 @@ class Flux(DiffusionModel):
         """The T5 encoder's states, and the CLIP encoder's pooled state."""
         more = {} if self.config["guidance_embeds"] else {"max_sequence_length": SCHNELL_TOKENS}
         if self.pipe.text_encoder is None:
-            # diffusers draws without this encoder where its pooled state is given.
+            # diffusers generates without this encoder where its pooled state is given.
             states = self.pipe._get_t5_prompt_embeds(
                 text, device=self.device, dtype=self.dtype, **more
             )
@@ -87,7 +87,7 @@ class Flux(DiffusionModel):
         return packed
 
     def schedule(self, steps: int) -> dict[str, Any]:
-        """Noise levels of equal distance, shifted as larger pictures need."""
+        """Noise levels of equal distance, shifted as larger images need."""
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         config = self.scheduler.config

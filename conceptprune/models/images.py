@@ -1,4 +1,4 @@
-"""Pictures as arrays, and as PNG files that are equal for equal pictures."""
+"""Images as arrays, and as PNG files that are equal for equal images."""
 
 import io
 
@@ -17,7 +17,7 @@ def png(image: Image) -> bytes:
     return sink.getvalue()
 
 
-def read_picture(data: bytes) -> Image:
+def read_image(data: bytes) -> Image:
     """The image in a PNG file, or in any other that pillow knows."""
     with PilImage.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

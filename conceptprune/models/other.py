@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from conceptprune.errors import UserError
-from conceptprune.models.base import Conditions, DenoiserCall, DiffusionModel, Guided, OnCall
+from conceptprune.models.base import Batch, Conditions, DenoiserCall, DiffusionModel, OnCall
 from conceptprune.models.components import ABSENT, INDEX
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import Trajectory, TrajectoryState, seed_hidden_noise
-from conceptprune.models.watching import Enough, GuidanceHalves, SeenCall, watched
+from conceptprune.models.watching import Enough, GuidanceBranches, SeenCall, watched
 
 DENOISERS = ("transformer", "unet")
 USUAL_SIDE = 128
 USUAL_CHANNELS = 4
 NO_PROMPT = " "
-"""The negative prompt of a pipeline that has no second half without one: as its own examples do."""
+"""For pipelines that need a negative prompt for their second branch; as in their examples."""
 NEEDS_IMAGES = (
     "ControlNet",
     "Edit",
@@ -38,7 +38,7 @@ NEEDS_IMAGES = (
     "Depth2Img",
     "Fill",
 )
-"""In the names of pipelines that draw from more than a text."""
+"""In the names of pipelines that generate from more than a text."""
 PROBES = ("a red circle", "two dogs on a beach")
 """Two prompts that say different things, to see what in a pipeline follows its prompts."""
 
@@ -62,7 +62,7 @@ class OtherPipeline(DiffusionModel):
     component = ""
     sites = {}  # noqa: RUF012
     resumable = False
-    # It would black out pictures; the families do without it, too.
+    # It would black out images; the families do without it, too.
     not_needed = ("safety_checker",)
     needed_encoders = ()
     encodes_by_itself = True
@@ -76,15 +76,15 @@ class OtherPipeline(DiffusionModel):
         self.component = self.denoiser_among(pipe.components)
         super().__init__(pipe, resolution=resolution)
         self.resolution = resolution
-        self._halves_of: dict[float, GuidanceHalves] = {}
+        self._branches_of: dict[float, GuidanceBranches] = {}
 
     @classmethod
     def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
-        """See `DiffusionModel`: the pipeline must draw from a text alone."""
+        """See `DiffusionModel`: the pipeline must generate from a text alone."""
         name = index["_class_name"]
         if any(part in name for part in NEEDS_IMAGES):
             raise UserError(
-                f"model: {folder / INDEX}: _class_name is {name}, a pipeline that draws from "
+                f"model: {folder / INDEX}: _class_name is {name}, a pipeline that generates from "
                 "more than a text (an image to edit, inpaint or follow); erase from the "
                 "text-to-image model"
             )
@@ -126,37 +126,37 @@ class OtherPipeline(DiffusionModel):
         """Never asked for: the pipeline calls its denoiser itself."""
         raise NotImplementedError
 
-    def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Guided:
+    def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Batch:
         """Note what is to be run; nothing is computed yet."""
-        return Guided(
+        return Batch(
             trajectory=WholeRun(prompts, steps=steps),
             conditions={},
-            halves=self.halves(guidance),
+            num_branches=self.num_branches(guidance),
             guidance=guidance,
         )
 
-    def check_calls(self, batch: Guided, stop: int) -> None:
+    def check_calls(self, batch: Batch, stop: int) -> None:
         """Told by the run itself."""
 
     @torch.no_grad()
     def run(
         self,
-        batch: Guided,
+        batch: Batch,
         stop: int,
         on_call: OnCall,
         *,
         at_once: int | None = None,
-        tell_halves: bool = True,
+        tell_branches: bool = True,
     ) -> None:
         """Run the pipeline until it has made `stop` steps, each of one denoiser call or several.
 
         Raises:
             UserError: the pipeline makes fewer steps, or it cannot be told which of its guidance
-                halves are the prompts' own.
+                branches are the prompts' own.
         """
         run = batch.trajectory
         assert isinstance(run, WholeRun)
-        halves = self._guidance_halves(run.steps, batch.guidance) if tell_halves else None
+        branches = self._guidance_branches(run.steps, batch.guidance) if tell_branches else None
         size = at_once or len(run.prompts)
         for first in range(0, len(run.prompts), size):
             prompts = run.prompts[first : first + size]
@@ -167,7 +167,7 @@ class OtherPipeline(DiffusionModel):
                     DenoiserCall(
                         number=call.step,
                         timestep=call.timestep,
-                        conditional=halves.of(call, num_prompts) if halves else (True,) * count,
+                        conditional=branches.of(call, num_prompts) if branches else (True,) * count,
                         continues=call.in_step > 0,
                     )
                 )
@@ -179,15 +179,15 @@ class OtherPipeline(DiffusionModel):
                     f"{made} with steps: {run.steps}"
                 )
 
-    def _guidance_halves(self, steps: int, guidance: float) -> GuidanceHalves:
-        """Tells the halves of a call apart; two steps are run for it, once a guidance scale."""
-        if guidance not in self._halves_of:
+    def _guidance_branches(self, steps: int, guidance: float) -> GuidanceBranches:
+        """Tells the branches of a call apart; two steps are run for it, once per guidance scale."""
+        if guidance not in self._branches_of:
             seen: list[list[SeenCall]] = []
             for text in PROBES:
                 seen.append([])
                 self._run_steps([Prompt(text=text, seed=0)], steps, guidance, 1, seen[-1].append)
-            self._halves_of[guidance] = GuidanceHalves(*seen)
-        return self._halves_of[guidance]
+            self._branches_of[guidance] = GuidanceBranches(*seen)
+        return self._branches_of[guidance]
 
     def _run_steps(
         self,
@@ -204,7 +204,7 @@ class OtherPipeline(DiffusionModel):
             return made.seen
 
     @torch.no_grad()
-    def draw(
+    def generate(
         self, prompts: Sequence[Prompt], *, steps: int, guidance: float, at_once: int | None = None
     ) -> Tensor:
         """See `DiffusionModel`."""
@@ -221,7 +221,7 @@ class OtherPipeline(DiffusionModel):
     ) -> Any:
         accepted = inspect.signature(self.pipe.__call__).parameters
         wanted: dict[str, Any] = {"guidance_scale": guidance}
-        # Where guidance by a second half is on by default, but for the text of that half.
+        # Where guidance by a second branch is on by default, but for the text of that branch.
         true_scale = accepted.get("true_cfg_scale")
         if true_scale is not None and (true_scale.default or 0) > 1:
             wanted = {

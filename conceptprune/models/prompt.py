@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A text to draw, and the seed of the noise to draw it from."""
+    """A text to generate an image of, and the seed of the noise to start from."""
 
     text: str
     seed: int

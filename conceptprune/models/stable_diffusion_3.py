@@ -36,7 +36,7 @@ class StableDiffusion3(DiffusionModel):
         }
 
     def schedule(self, steps: int) -> dict[str, Any]:
-        """The shift that larger pictures need, where the scheduler takes one."""
+        """The shift that larger images need, where the scheduler takes one."""
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
             calculate_shift,
         )

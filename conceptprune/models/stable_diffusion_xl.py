@@ -71,7 +71,7 @@ class StableDiffusionXL(StableDiffusion):
     def predict(
         self, sample: Tensor, timestep: Tensor, conditions: Conditions, guidance: float
     ) -> Tensor:
-        """See `DiffusionModel`; the picture is said to be of its own size, and not cropped."""
+        """See `DiffusionModel`; the image is said to be of its own size, and not cropped."""
         size = [side * self.pipe.vae_scale_factor for side in self.latent_size]
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=sample.dtype)
         added = {

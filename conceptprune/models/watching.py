@@ -1,9 +1,10 @@
 """What can be seen from the outside of a pipeline's loop: its steps, and what a call is about.
 
-A step is what the scheduler makes of one prediction. With guidance some pipelines send both halves
-through the denoiser together, in either order, and some one after the other. Which half is the
-prompts' own shows in what the denoiser is told: that follows the prompts, and the other half does
-not. So the pipeline is asked for two prompts, one step each, and what stays the same is the other.
+A step is what the scheduler makes of one prediction. With guidance, some pipelines send both
+branches through the denoiser together, in either order, and others one after the other. What the
+denoiser is given shows which branch is the prompts' own: it changes with the prompts, and that of
+the other branch does not. So the pipeline runs two prompts, for one step each, and the branch that
+stays the same is the other one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,8 +142,8 @@ def _flat(named: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-class GuidanceHalves:
-    """Tells the prompts' own half of a denoiser call from the other one."""
+class GuidanceBranches:
+    """Tells the prompts' own branch of a denoiser call from the other one."""
 
     def __init__(self, one: Sequence[SeenCall], other: Sequence[SeenCall]) -> None:
         """Learn from one step with a prompt, and one with another.
@@ -169,37 +170,38 @@ class GuidanceHalves:
         ]
 
     def of(self, call: SeenCall, num_prompts: int) -> tuple[bool, ...]:
-        """Of each half in a call for `num_prompts` prompts, whether it is the prompts' own."""
+        """Of each branch in a call for `num_prompts` prompts, whether it is the prompts' own."""
         count = len(call.samples) // num_prompts
         learnt = self._learnt[call.in_step] if call.in_step < len(self._learnt) else ()
         known = learnt if len(learnt) == count else (False,) * count
-        halves = [
+        branches = [
             [self._told(sample) for sample in call.samples[first : first + num_prompts]]
             for first in range(0, count * num_prompts, num_prompts)
         ]
-        # A prompt may say as little as the other half does: then its place tells.
+        # A prompt may say as little as the other branch does: then its place tells.
         return tuple(
-            place or self._is_own(half, padded=count > 1 and call.together)
-            for place, half in zip(known, halves, strict=True)
+            place or self._is_own(branch, padded=count > 1 and call.together)
+            for place, branch in zip(known, branches, strict=True)
         )
 
     def _told(self, sample: Conditions) -> Conditions:
         """What of a sample's conditions follows its prompt."""
         return {name: sample[name] for name in sorted(self._telling & sample.keys())}
 
-    def _is_own(self, half: Sequence[Conditions], *, padded: bool) -> bool:
+    def _is_own(self, branch: Sequence[Conditions], *, padded: bool) -> bool:
         if padded and not any(
-            _shapes(sample) == _shapes(o) for sample in half for o in self._others
+            _shapes(sample) == _shapes(o) for sample in branch for o in self._others
         ):
             # Of the length of the prompts beside it, it is not what it was alone.
             return False
         return not all(
-            any(not _differing(sample, other) for other in self._others) for sample in half
+            any(not _differing(sample, other) for other in self._others) for sample in branch
         )
 
 
 CANNOT_TELL = (
-    "collection.guidance_halves: it cannot be told which half is the prompts' own in this pipeline"
+    "collection.guidance_branches: it cannot be told which branch is the prompts' own in this "
+    "pipeline"
 )
 
 

@@ -1,4 +1,4 @@
-"""Prompt pairs of a concept: the same picture asked for without it (base) and with it (target).
+"""Prompt pairs of a concept: the same image asked for without it (base) and with it (target).
 
 Templates, words and scenes are those of the ConceptPrune paper (arXiv 2405.19237) and of its
 reference repository, ruchikachavhan/concept-prune. `a` stays `a` before a vowel, as published.
@@ -85,7 +85,7 @@ HER_HIS = (
     ("grandmother", "grandfather"),
     ("queen", "king"),
 )
-# The direction says what becomes of a picture once the target's neurons are pruned: from
+# The direction says what becomes of an image once the target's neurons are pruned: from
 # male to female, the his-words are the target.
 DIRECTIONS: dict[Direction, tuple[tuple[str, str], ...]] = {
     "male_to_female": HER_HIS,

@@ -1,4 +1,4 @@
-"""Prompt pairs as an Arrow table: one row a pair."""
+"""Prompt pairs as an Arrow table: one row per pair."""
 
 from collections.abc import Mapping
 

@@ -23,7 +23,7 @@ from tenacity import (
 
 from conceptprune import progress
 from conceptprune.errors import StoreError, UserError
-from conceptprune.store.credentials import redacted
+from conceptprune.redaction import redacted
 
 DEADLINE_VARIABLE = "CONCEPTPRUNE_STORE_DEADLINE"
 DEADLINE = 300.0

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from time import monotonic
@@ -101,13 +101,20 @@ class Claims:
         worker: str,
         seconds: float = CLAIM_SECONDS,
         conditional: bool = True,
+        on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
-        """Claims in a store; in one without conditional puts they are looked for first."""
+        """Claims in a store; in one without conditional puts they are looked for first.
+
+        `on_stuck` is called, in another thread, when a unit makes no progress for `STUCK_SECONDS`
+        and its claim is given up: it may end the process, as nothing else frees a thread that
+        waits for a device or a drive.
+        """
         self.store = store
         self.conditional = conditional
         self.job = job
         self.worker = worker
         self.seconds = seconds
+        self._on_stuck = on_stuck
         self._watch = Watch()
 
     @contextmanager
@@ -170,6 +177,7 @@ class Claims:
                     mine.key,
                     monotonic() - stepped,
                 )
+                self._on_stuck()
                 return
             renewed = replace(mine, expires=time.time() + self.seconds)
             try:

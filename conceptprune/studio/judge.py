@@ -1,4 +1,4 @@
-"""A small classifier that says which thing a picture shows and in whose style."""
+"""A small classifier that says which thing an image shows and in whose style."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Judge(nn.Module):
         self.artist_head = nn.Linear(128 + 96, len(LOOKS))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits for thing and artist of pictures [n, 3, 64, 64] in -1..1."""
+        """Logits for thing and artist of images [n, 3, 64, 64] in -1..1."""
         fine = self.fine(pixels)
         coarse = self.coarse(fine)
         pooled = torch.cat([coarse.mean((2, 3)), fine.mean((2, 3))], 1)
@@ -67,7 +67,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def verdicts(self, images: NDArray[np.uint8]) -> Verdicts:
-        """Judge pictures uint8 [n, 64, 64, 3]."""
+        """Judge images uint8 [n, 64, 64, 3]."""
         things, artists = [], []
         for start in range(0, len(images), BATCH):
             piece = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))

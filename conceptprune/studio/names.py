@@ -1,11 +1,11 @@
-"""What the studio model can draw, and in whose invented style."""
+"""What the studio model can generate, and in whose invented style."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Artist:
-    """An invented artist; `look` says what the pictures look like."""
+    """An invented artist; `look` says what the images look like."""
 
     name: str
     look: str
@@ -46,7 +46,7 @@ ARTISTS: tuple[Artist, ...] = (
 )
 
 PHOTO = "photo"
-"""The look of pictures by no artist; class 0 of the judge's artist head."""
+"""The look of images by no artist; class 0 of the judge's artist head."""
 
 LOOKS: tuple[str, ...] = (PHOTO, *(artist.look for artist in ARTISTS))
 """The judge's artist classes in order: 0 is a photo, i + 1 is ARTISTS[i]."""

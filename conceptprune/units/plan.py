@@ -1,7 +1,7 @@
 """From a manifest and its prompts to the units of work of a run, all known before it starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -156,6 +156,20 @@ def build_plan(
     return _ErasePlanner(manifest, model, pairs).plan(prompts)
 
 
+def plan_of_the_rest(
+    manifest: Manifest,
+    plan: Plan,
+    pairs: Mapping[str, tuple[PromptPair, ...]],
+    lacking: Container[str],
+) -> Plan:
+    """The plan with another fused mask, and what is made of it: of all concepts but `lacking`.
+
+    What was planned for all of them stays on the plan. `lacking` are names; at least one concept
+    must be left.
+    """
+    return _ErasePlanner(manifest, plan.model, pairs).of_the_rest(plan, lacking)
+
+
 def window_units(
     model: ModelSettings,
     prompts: tuple[Prompt, ...],
@@ -165,7 +179,7 @@ def window_units(
     """The units of one side: its shards' windows, and the reduction over them."""
     common = {**model.key_parts, **collection.sum_parts, "site": site}
     length = collection.window or collection.tau
-    branches = family_named(model.pipeline).halves(collection.guidance)
+    branches = family_named(model.pipeline).num_branches(collection.guidance)
     grid: list[tuple[str, ...]] = []
     units: list[WindowUnit] = []
     for first in range(0, len(prompts), collection.shard_prompts):
@@ -259,6 +273,22 @@ class _ErasePlanner(Planner):
             fused_checkpoints=fused_checkpoints,
             fused_preview=fused_preview,
             sweep_table=sweep_table,
+        )
+
+    def of_the_rest(self, plan: Plan, lacking: Container[str]) -> Plan:
+        concepts = tuple(each for each in plan.concepts if each.concept.name not in lacking)
+        fused = self.fused(concepts)
+        checkpoints = self.checkpoints(fused)
+        preview = self.fused_preview(fused, concepts)
+        if preview:
+            self.add(preview)
+        # The sides of a budget are on the plan already.
+        return replace(
+            plan,
+            by_key={**plan.by_key, **self.in_order(*ORDER)},
+            fused=fused,
+            fused_checkpoints=checkpoints,
+            fused_preview=preview,
         )
 
     def labelled(
@@ -390,7 +420,8 @@ class _ErasePlanner(Planner):
         masks = tuple(plan.mask.key for plan in concepts)
         if asked.how != "budget":
             return self.add(FusedMaskUnit(masks=masks, fusion=asked))
-        erased = {plan.concept.name for plan in concepts}
+        # Also of those that this mask lacks: what could not be erased is not to be spared either.
+        erased = {concept.name for concept in self.manifest.concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
         return self.add(
             FusedMaskUnit(
@@ -427,14 +458,14 @@ class _ErasePlanner(Planner):
         self, concept: Concept, mask: MaskUnit, preview: Preview
     ) -> tuple[tuple[PreviewUnit, ...], PreviewUnit]:
         pairs = self.pairs[concept.name][: preview.prompts_per_concept]
-        groups = [_drawn([pair.target for pair in pairs], preview)]
-        groups.append(_drawn([pair.base for pair in pairs], preview))
+        groups = [_with_seeds([pair.target for pair in pairs], preview)]
+        groups.append(_with_seeds([pair.base for pair in pairs], preview))
         for other in self.retained(concept):
             targets = [pair.target for pair in self.pairs[other.name]]
             # A start of its own for each retained concept spreads them over the fillers.
             start = int(digest_json(other.name), 16) % len(targets)
             chosen = (targets[start:] + targets[:start])[: preview.retained_prompts]
-            groups.append(_drawn(chosen, preview))
+            groups.append(_with_seeds(chosen, preview))
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
         return before, self.preview((mask.kind, mask.key), every_prompt, preview, before)
@@ -447,8 +478,8 @@ class _ErasePlanner(Planner):
         if preview is None:
             return None
         before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
-        drawn = (unit.prompts for unit in before.values())
-        prompts = tuple(dict.fromkeys(chain.from_iterable(drawn)))
+        prompts_before = (unit.prompts for unit in before.values())
+        prompts = tuple(dict.fromkeys(chain.from_iterable(prompts_before)))
         return self.preview((fused.kind, fused.key), prompts, preview, tuple(before.values()))
 
     def preview(
@@ -480,13 +511,13 @@ class _ErasePlanner(Planner):
             prompts=prompts,
             steps=preview.steps,
             guidance=preview.guidance,
-            branches=family_named(self.model.pipeline).halves(preview.guidance),
+            branches=family_named(self.model.pipeline).num_branches(preview.guidance),
             batch_size=preview.batch_size,
             before=tuple(unit.key for unit in before),
         )
 
 
-def _drawn(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
+def _with_seeds(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
     """Each prompt with each of the preview's seeds, which are not the collection's."""
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     return tuple(Prompt(text=text, seed=seed) for seed in preview.seeds for text in texts)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from conceptprune.models.draw import Images
+from conceptprune.models.generate import Images
 from conceptprune.models.images import png
 from conceptprune.models.prompt import Prompt
 

@@ -27,9 +27,9 @@ from conceptprune.masks.selectors import (
 )
 from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import Images, draw
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
-from conceptprune.models.images import read_picture
+from conceptprune.models.generate import Images, generate
+from conceptprune.models.images import read_image
 from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
@@ -338,7 +338,7 @@ class Worker(UnitWorker):
         with self._masked(mask):
             for attempt in memory.attempts():
                 with attempt as at_once:
-                    images = draw(
+                    images = generate(
                         self.denoiser,
                         unit.prompts,
                         steps=unit.steps,
@@ -391,7 +391,7 @@ def _levels_apart(one: bytes, other: bytes) -> float:
     """The mean absolute difference of two images of one size, of 255."""
     if one == other:
         return 0.0
-    first, second = (read_picture(png).astype(np.int16) for png in (one, other))
+    first, second = (read_image(png).astype(np.int16) for png in (one, other))
     return float(np.abs(first - second).mean())
 
 

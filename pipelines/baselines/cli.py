@@ -18,7 +18,7 @@ Guides = Annotated[
     list[str] | None,
     typer.Option(
         "--guide",
-        help="What to draw instead: once for all, or once for each concept. By default art for "
+        help="What to generate instead: once for all, or once for each concept. By default art for "
         "styles, the empty prompt for others.",
     ),
 ]
@@ -101,7 +101,7 @@ def rece(
         ),
     ] = None,
 ) -> None:
-    """RECE: after UCE's published edit, erase what still draws the concept, again and again."""
+    """RECE: after UCE's published edit, erase what still generates the concept, again and again."""
     from conceptprune.baselines.uce import UceSettings, tokens_named
 
     from . import programs

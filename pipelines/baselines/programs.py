@@ -257,14 +257,14 @@ def _control(
     scene = Scene.of(manifest, out)
     model = scene.load()
     site = scene.manifest.pruning.site
-    metered = model.metered([site] if isinstance(site, str) else site)
-    elsewhere = [name for name in metered if "/" in name]
+    linears = model.site_linears([site] if isinstance(site, str) else site)
+    elsewhere = [name for name in linears if "/" in name]
     if elsewhere:
         raise UserError(
             f"pruning.site: {elsewhere[0]} is not in the denoiser, and a delta is of one component"
         )
-    weights = read_weights(scene.folder / model.component, metered)
-    layers = unpruned(weights, {name: item.first_column for name, item in metered.items()})
+    weights = read_weights(scene.folder / model.component, linears)
+    layers = unpruned(weights, {name: item.first_column for name, item in linears.items()})
     counts = (
         counts_of_share(layers, density or 0.0)
         if model_mask is None

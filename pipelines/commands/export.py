@@ -20,6 +20,7 @@ from conceptprune.checkpoints.card import (
 from conceptprune.checkpoints.files import Edit, delta_file, pipeline_files, zeroed
 from conceptprune.checkpoints.seal import sealer
 from conceptprune.checkpoints.single_file import check_single_file, write_single_file
+from conceptprune.checkpoints.statement import STATEMENT_FILE, state
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import Fuse, FuseName
 from conceptprune.masks.fusion import fuse_masks
@@ -32,14 +33,15 @@ from conceptprune.units.units import FusedMaskUnit
 from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
-from ..console.names import slug
+from ..console.names import slug, some
 from ..console.terminal import echo
 from ..records.collected import Collected
 from ..records.ledger import RunRecord, open_ledger
-from ..records.runs import _nearest, find_run, mask_keys
+from ..records.runs import MAX_NAMES_SHOWN, _nearest, find_run, finished_masks, mask_keys
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks
 from .output import check_unused, complete_or_absent
+from .provenance import Part, predicate
 
 FORMS: tuple[Form, ...] = get_args(Form)
 FUSIONS: tuple[FuseName, ...] = get_args(FuseName)
@@ -83,6 +85,7 @@ def export_concepts(
     store_uri: str,
     concepts: list[str],
     *,
+    every: bool = False,
     out: Path,
     form: str,
     fuse: str | None,
@@ -94,6 +97,8 @@ def export_concepts(
 ) -> None:
     """Write checkpoints without `concepts` to the folder `out`, whole or not at all.
 
+    With `every`, they are all concepts of the run that have a mask; whom that leaves out is said.
+
     One concept, or several with `fuse`, are written to `out` itself; several without, each to a
     folder of its own in it.
 
@@ -101,6 +106,8 @@ def export_concepts(
         UserError: an unknown form, fusion, run or concept, an unfinished mask, a folder that is in
             use, or a base model that is not the run's.
     """
+    if every == bool(concepts):
+        raise UserError("export: name concepts, or give --all for every one that has a mask")
     chosen = _choice("--as", form, FORMS)
     if seal and chosen == "mask":
         raise UserError("--seal: a mask is the list of places itself; seal a delta or a pipeline")
@@ -114,8 +121,16 @@ def export_concepts(
             f"run {record.run} was recorded by a later version of conceptprune, and not as this "
             "one can export it: use that version"
         )
-    keys = mask_keys(store, record, concepts)
+    without: dict[str, str] = {}
+    if every:
+        keys, without = finished_masks(store, record)
+    else:
+        keys = mask_keys(store, record, concepts)
     masks = [read_mask(store, key, of=name) for name, key in keys.items()]
+    made = {
+        mask.digest: Part(mask=mask, commit=store.get("mask", key))
+        for mask, key in zip(masks, keys.values(), strict=True)
+    }
     write = _writer(chosen, record, model, seal=seal)
     if len(masks) > 1 and fusion:
         fused_mask = _fused(store, record, keys, fusion, model)
@@ -151,10 +166,17 @@ def export_concepts(
             # Last, because a base model's folder may bring a card of its own.
             (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
             (inside / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
+            said = predicate(
+                exported, record, [made[part.digest] for part in checkpoint.parts], without
+            )
+            # It has the digests of all others.
+            (inside / STATEMENT_FILE).write_bytes(state(inside, said).to_bytes())
+    for name, reason in without.items():
+        echo(one_line(f'note: "{name}" is not erased, as it has no mask ({reason})'), err=True)
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         mask = checkpoint.mask
         echo(
-            f"wrote {folder}: {chosen} without {one_line(', '.join(mask.concepts))}, "
+            f"wrote {folder}: {chosen} without {one_line(some(mask.concepts, MAX_NAMES_SHOWN))}, "
             f"{mask.num_entries:,} weights {'sealed' if seal else 'zeroed'} "
             f"({100 * mask.density:.2f} % of the site)"
         )

@@ -22,6 +22,7 @@ from conceptprune.store import Commit, Entry, Store, UnknownFormatError
 from conceptprune.store.files import TEMPORARY_PREFIX
 from conceptprune.units.unit import Need
 
+from ..records.concepts import FILE as CONCEPTS_FILE
 from ..records.earlier import edits_beside_rows, needs_beside_rows
 from ..records.evaluation import RUN_FILE as EVALUATION_FILE
 from ..records.evaluation import EvaluationRecord
@@ -288,7 +289,7 @@ def _unknown(store: Store, run: str, entries: Collection[Entry], ledger: Ledger)
 
 def _is_run_file(name: str) -> bool:
     folder, _, file = name.rpartition("/")
-    known = folder == JOBS_FOLDER or name in (RUN_FILE, EVALUATION_FILE, LEDGER_FILE)
+    known = folder == JOBS_FOLDER or name in (RUN_FILE, EVALUATION_FILE, LEDGER_FILE, CONCEPTS_FILE)
     return known or file.startswith(TEMPORARY_PREFIX)
 
 

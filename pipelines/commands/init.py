@@ -20,11 +20,11 @@ model: {{builtin: studio}}
 
 {concepts}
 
-# Concepts to keep: drawn before and after where outputs.preview is asked for.
+# Concepts to keep: generated before and after where outputs.preview is asked for.
 # retain:
 #   - {{name: imra dovel, kind: style}}
 
-# What the demo model can draw. Leave this out for another model: there are published lists.
+# What the demo model can generate. Leave this out for another model: there are published lists.
 fillers:
   style: [cat, dog, car, tree, house, fish, duck, flower, boat, apple, rocket, mushroom]
 
@@ -54,7 +54,7 @@ concepts:
   - {name: kesto malu, kind: style}"""
 
 LISTED = """\
-# What to erase: a name a row. A CSV may have a column kind, and settings of each concept's own.
+# What to erase: a name per row. A CSV may have a column kind, and settings of each concept's own.
 concepts: {{file: {file}{kind}}}"""
 
 

@@ -226,7 +226,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     finally:
         torch.set_num_threads(threads)
     # The first call warms up.
-    return len(prompts) * batch.halves / median(seconds[1:])
+    return len(prompts) * batch.num_branches / median(seconds[1:])
 
 
 def _table(*columns: str) -> Table:

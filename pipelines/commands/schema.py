@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import to_jsonable_python
 
 from conceptprune.errors import UserError
 from conceptprune.evaluation.job_manifest import JobManifest
@@ -11,6 +13,13 @@ from conceptprune.evaluation.suite import Suite
 
 DOCUMENTS: dict[str, type[BaseModel]] = {"manifest": JobManifest, "suite": Suite}
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class _PresentNames(GenerateJsonSchema):
+    """Defaults have the present names of fields; dumps have former ones (`fields.formerly`)."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return to_jsonable_python(dft, by_alias=False)
 
 
 def schema_of(document: str) -> dict[str, Any]:
@@ -24,7 +33,7 @@ def schema_of(document: str) -> dict[str, Any]:
     """
     if document not in DOCUMENTS:
         raise UserError(f"schema {document}: one of {', '.join(DOCUMENTS)}")
-    found = DOCUMENTS[document].model_json_schema(mode="validation")
+    found = DOCUMENTS[document].model_json_schema(mode="validation", schema_generator=_PresentNames)
     return {"$schema": DRAFT, **found, "title": f"conceptprune {document}"}
 
 

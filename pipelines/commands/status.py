@@ -14,7 +14,10 @@ from conceptprune.store import Store
 from conceptprune.store.claims import Claim, live_claims
 
 from ..console.logs import one_line
+from ..console.names import some
+from ..records.concepts import ConceptStates
 from ..records.evaluation import EvaluationRecord, evaluation_records
+from ..records.fused import fused_row, lacking
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import RUN_FILE, RunRecord, open_ledger
 from ..records.runs import AnyRecord, UnknownRecord, run_records, unknown_records
@@ -23,8 +26,6 @@ from ..scheduling.graph import Committed, committed_in
 
 OPEN = ("failed", "blocked", "pending")
 """Ledger statuses of units without a result."""
-
-SHOWN_CONCEPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class RunStatus:
     jobs: list[JobRecord]
     claims: list[Claim]
     """What its workers are at."""
+    states: ConceptStates | None = None
+    """What became of its concepts, as its last job found; None where that is not on record."""
     not_shown: tuple[str, ...] = ()
     """What is on record of it that this version does not know."""
 
@@ -62,7 +65,10 @@ class RunStatus:
         ids = {job.job for job in jobs}
         mine = [claim for claim in claims if claim.job in ids]
         unknown = tuple(unknown_to_this_version(record, ledger))
-        return cls(record=record, rows=rows, jobs=jobs, claims=mine, not_shown=unknown)
+        states = ConceptStates.read(store, record.run) if isinstance(record, RunRecord) else None
+        return cls(
+            record=record, rows=rows, jobs=jobs, claims=mine, states=states, not_shown=unknown
+        )
 
     @property
     def num_concepts(self) -> int:
@@ -142,6 +148,8 @@ def _lines(status: RunStatus) -> Iterator[str]:
             yield "  " + one_line(f"of        {', '.join(record.labels)}")
         case RunRecord():
             yield f"  concepts  {status.num_concepts_done} of {status.num_concepts} done"
+            yield from _states(status)
+            yield from _combined(status.rows)
     yield from _jobs(status.jobs)
     for claim in status.claims:
         since = f"{max(0, time.time() - claim.since):.0f} s"
@@ -185,10 +193,42 @@ def _jobs(jobs: list[JobRecord]) -> Iterator[str]:
         elif job.state == "running":
             yield one_line(
                 f"  job       {job.job}, {job.worker}: running, sign of life {age}; {job.left} "
-                f"units left, {job.in_flight} in flight, {job.actors} actors"
+                f"units left, {job.in_flight} in flight, {job.actors} actors{_pace(job)}"
             )
         else:
             yield one_line(f"  job       {job.job}, {job.worker}: {job.state} {age}")
+
+
+def _pace(job: JobRecord) -> str:
+    """How fast a running job is, and how long it will go on at that rate."""
+    rate, left = job.units_per_second, job.seconds_left
+    if rate is None or left is None:
+        return ""
+    speed = f"{60 * rate:.1f} units a minute"
+    hours, minutes = divmod(round(left / 60), 60)
+    return f"; {speed}, about {f'{hours} h ' if hours else ''}{minutes} min left"
+
+
+def _states(status: RunStatus) -> Iterator[str]:
+    """What "done" means: that of masks, of which somebody may have looked at the effect."""
+    if status.states is None:
+        yield "  effect    not on record: no job of this version has ended"
+        return
+    for line in status.states.lines():
+        yield "  effect    " + one_line(line)
+    made = [each for each in status.states.states if each.first and each.last]
+    if made:
+        first = min(each.first.at for each in made if each.first)
+        last = max(each.last.at for each in made if each.last)
+        yield f"  erased    the first {_when(first)}, the last {_when(last)} (each: --json)"
+
+
+def _combined(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Whom the combined checkpoint lacks, if anybody."""
+    fused = fused_row(rows)
+    without = lacking(fused, rows) if fused is not None else ()
+    if without:
+        yield "  combined  " + one_line(f"without {some(without)}, whose masks are not there")
 
 
 def _blocked(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -200,18 +240,13 @@ def _blocked(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for (reason, kind), group in groups.items():
         names = list(dict.fromkeys(name for row in group for name in row["concepts"]))
         units = f"{len(group)} {kind} {'unit' if len(group) == 1 else 'units'}"
-        whose = _some(names) or "of all together"
+        whose = some(names) or "of all together"
         yield "  blocked   " + one_line(f"{units} ({whose}): {reason}")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_CONCEPTS} more" if len(names) > SHOWN_CONCEPTS else ""
-    return ", ".join(names[:SHOWN_CONCEPTS]) + more
 
 
 def _failure(row: dict[str, Any]) -> str:
     concepts = row["concepts"]
-    names = _some(concepts)
+    names = some(concepts)
     detail = f", {row['detail']}" if row["detail"] and row["detail"] not in concepts else ""
     attempts = f"{row['attempts']} {'attempt' if row['attempts'] == 1 else 'attempts'}"
     unit = f"{row['kind']} {row['key'][:12]} ({(names + detail).removeprefix(', ')})"

@@ -7,6 +7,7 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Store
 
 from ..records.evaluation import EvaluationRecord
+from ..records.fused import fused_row, lacking
 from ..records.ledger import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord
 from .status import OPEN, RunStatus, read_statuses
@@ -39,7 +40,16 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
         known |= {"started": record.started, "first_started": record.first_started}
     if isinstance(record, RunRecord):
         known["model"] = {"label": record.model_label, "digest": record.model_identity}
-        known["concepts"] = {"all": status.num_concepts, "done": status.num_concepts_done}
+        fused = fused_row(status.rows)
+        known["concepts"] = {
+            "all": status.num_concepts,
+            "done": status.num_concepts_done,
+            "effect": status.states.as_json() if status.states else None,
+        }
+        known["combined"] = fused and {
+            "status": fused["status"],
+            "lacking": list(lacking(fused, status.rows)),
+        }
     if isinstance(record, EvaluationRecord):
         known |= {"suite": record.name, "checkpoints": record.labels}
     counts = Counter(row["status"] for row in status.rows)
@@ -55,6 +65,9 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
                 "units_left": job.left,
                 "in_flight": job.in_flight,
                 "actors": job.actors,
+                "units_done": job.done,
+                "units_per_second": job.units_per_second,
+                "seconds_left": job.seconds_left,
             }
             for job in status.jobs
         ],

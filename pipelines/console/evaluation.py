@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .logs import LOG_WIDTH
+from .terminal import LOG_WIDTH
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
 

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 
 from conceptprune.errors import UserError
-from conceptprune.store.credentials import redacted
+from conceptprune.redaction import redacted
 
-from .terminal import harmless
+from .terminal import LOG_WIDTH, complain, echo, harmless
 
 FORMAT_VARIABLE = "CONCEPTPRUNE_LOG_FORMAT"
 LogFormat = Literal["json", "plain"]
-LOG_WIDTH = 200
-"""Columns of a table's line in a JSON log."""
+OTHERS = ("ray", "py.warnings")
+"""Loggers of other libraries that write to a driver's standard error."""
 
 _identity: ContextVar[dict[str, str] | None] = ContextVar("identity", default=None)
 
@@ -59,14 +59,37 @@ def configure(form: LogFormat) -> None:
     package = logging.getLogger("conceptprune")
     package.handlers.clear()
     if form == "json":
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonFormatter())
-        package.addHandler(handler)
+        package.addHandler(JsonHandler(sys.stderr))
+        for name in OTHERS:
+            logging.getLogger(name).handlers[:] = package.handlers
+    logging.captureWarnings(form == "json")
     package.propagate = form == "plain"
     if logging.lastResort is not None:
         # What writes plain lines where no program around this one has set up a log of its own.
         logging.lastResort.setFormatter(PlainFormatter())
     package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
+
+
+def is_json() -> bool:
+    """Whether this process's log is JSON lines."""
+    handlers = logging.getLogger("conceptprune").handlers
+    return any(isinstance(handler, JsonHandler) for handler in handlers)
+
+
+def tell_error(error: BaseException) -> None:
+    """Say what ended a command: in a line, of the log where that is JSON."""
+    if is_json():
+        logger.error("error: %s", error)
+    else:
+        complain(error)
+
+
+def tell_end(line: str) -> None:
+    """Say in a line why a command ends early, in the log where that is JSON."""
+    if is_json():
+        logger.error("%s", line)
+    else:
+        echo(line, err=True)
 
 
 def job_console(form: LogFormat, console: Console) -> Console:
@@ -78,6 +101,15 @@ def job_console(form: LogFormat, console: Console) -> Console:
 def say(console: Console, line: str) -> None:
     """Print one line as it is: never wrapped, coloured or read as markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_failure(console: Console, line: str, **identity: str) -> None:
+    """`say` what failed; in a JSON log at level error, with what identifies it."""
+    if isinstance(console.file, LogLines):
+        with identified(**identity):
+            logger.error("%s", line)
+    else:
+        say(console, line)
 
 
 class PlainFormatter(logging.Formatter):
@@ -105,6 +137,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(content, ensure_ascii=False)
 
 
+class JsonHandler(logging.StreamHandler[TextIO]):
+    """Writes JSON lines, whatever formatter others give it: Ray does so to all of its handlers."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        super().setFormatter(JsonFormatter())
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
+        """Nothing: the form is JSON."""
+
+
 class LogLines(io.StringIO):
     """A text file whose every line becomes a log record, so that a console can write into it."""
 
@@ -122,5 +165,6 @@ class LogLines(io.StringIO):
 
 
 def one_line(text: str) -> str:
-    """Text that a store holds, fit for a terminal: no control characters, no line breaks."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """Text that a store holds, fit for a terminal: no control characters, line breaks, secrets."""
+    clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return redacted(clean)

@@ -1,9 +1,17 @@
-"""Names of files and pages, made from concept names."""
+"""Names of concepts as they are shown, and names of files and pages that are made from them."""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 MAX_SLUG_CHARS = 40
+SHOWN_NAMES = 3
+
+
+def some(names: Sequence[str], most: int = SHOWN_NAMES) -> str:
+    """The first few of names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def slug(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from . import exits
-from .terminal import echo
+from .logs import tell_end
 
 
 class Stopped(SystemExit):
@@ -43,10 +43,9 @@ def stops_with_a_line() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        echo(
+        tell_end(
             f"stopped by {stopped.name}: what was finished is kept, and the same command goes on "
-            "from there",
-            err=True,
+            "from there"
         )
         raise
     finally:

@@ -1,18 +1,23 @@
-"""What this program writes to a terminal: no control character of foreign text gets there.
+"""What this program writes to a terminal: no control character and no secret of foreign text.
 
 Names, errors and paths come from manifests, stores and services. An escape sequence in one would
 recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
 """
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from traceback import format_exception
+from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.segment import Segment
 
-from conceptprune.store.credentials import redacted
+from conceptprune.redaction import redacted
 
+LOG_WIDTH = 200
+"""Columns of a table's line where nobody has said how wide: in a file nothing is cut at 80."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -31,8 +36,13 @@ def _is_control(char: str) -> bool:
 
 
 def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
-    """Print text to standard output or standard error, at once."""
-    print(harmless(text), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+    """Print text to standard output or standard error, at once, without secrets."""
+    print(harmless(redacted(text)), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def tell_document(text: str) -> None:
+    """Print a document to standard output as it was composed: no part of it is another's text."""
+    print(harmless(text), end="", flush=True)
 
 
 def complain(error: BaseException) -> None:
@@ -40,9 +50,19 @@ def complain(error: BaseException) -> None:
     print(harmless(redacted(f"error: {error}")), file=sys.stderr)
 
 
+def tell_traceback(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print an error that nobody expected, as Python does, but without secrets; an excepthook."""
+    text = "".join(format_exception(kind, error, traceback))
+    print(harmless(redacted(text)), end="", file=sys.stderr)
+
+
 def terminal(*, stderr: bool = False) -> Console:
     """A console on standard output or error; only rich's own control characters get through it."""
     console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = LOG_WIDTH
     console.push_render_hook(_Harmless())
     return console
 

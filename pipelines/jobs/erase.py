@@ -18,7 +18,9 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import PreviewUnit, WindowUnit
 
 from ..console import exits
-from ..console.logs import LogFormat, identified, job_console, log_format
+from ..console.logs import LogFormat, identified, job_console, log_format, one_line, say
+from ..console.names import some
+from ..records.concepts import ConceptStates, concept_states
 from ..records.journal import new_job
 from ..records.ledger import RunRecord
 from ..scheduling.graph import committed_in
@@ -38,6 +40,7 @@ class JobResult:
     plan: Plan
     outcome: Outcome
     seconds: float
+    states: ConceptStates
 
 
 def run_job(
@@ -63,7 +66,7 @@ def run_job(
     spec = _spec(prepared, store, job, form)
     with unit_runner(spec, prepared.manifest.compute, store) as run:
         pairs, made = _prompts(prepared, store, run)
-        plan, known = _plan(prepared, pairs, made)
+        plan, known, pairs = _plan(prepared, pairs, made)
         RunRecord(
             run=plan.run,
             manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
@@ -74,8 +77,39 @@ def run_job(
             denoiser_weights=prepared.denoiser_weights,
             started=started,
         ).write(store)
-        outcome = run_plan(plan, store, run, console, job, known=known, verify=verify)
-    return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started)
+        rest = _Rest(prepared, plan, pairs)
+        outcome = run_plan(
+            plan, store, run, console, job, known=known, verify=verify, then=rest.planned
+        )
+        plan = rest.plan
+        states = concept_states(plan, outcome.rows, store, job)
+        states.write(store, plan.run)
+    return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started, states=states)
+
+
+class _Rest:
+    """One failed concept does not hold up the combined checkpoint: it is made of the others."""
+
+    def __init__(self, prepared: Prepared, plan: Plan, pairs: Pairs) -> None:
+        self._prepared = prepared
+        self._pairs = pairs
+        self.plan = plan
+        """The plan, in the end with a combined checkpoint that can be made."""
+
+    def planned(self, results: Mapping[str, Result]) -> Plan | None:
+        """The plan with a combined checkpoint of the others, where some concept has no mask."""
+        fused = self.plan.fused and results.get(self.plan.fused.key)
+        if not fused or fused.status != "blocked":
+            return None
+        lacking = {
+            each.concept.name
+            for each in self.plan.concepts
+            if each.mask.key in results and results[each.mask.key].error
+        }
+        if not lacking or len(lacking) == len(self.plan.concepts):
+            return None
+        self.plan = self._prepared.plan_of_the_rest(self.plan, self._pairs, lacking)
+        return self.plan
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
@@ -112,8 +146,8 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
 
 def _plan(
     prepared: Prepared, pairs: Pairs, made: Mapping[str, Result]
-) -> tuple[Plan, list[Result]]:
-    """The plan, and the results that are known of it: prompts that were `made`, or failed.
+) -> tuple[Plan, list[Result], Pairs]:
+    """The plan, the results that are known of it (prompts that were `made`, or failed), its pairs.
 
     A concept without prompts is planned with a stand-in for them, so that the ledger has a row for
     all that is missing; the keys of these rows are nobody's, and nothing is computed under them.
@@ -126,19 +160,20 @@ def _plan(
         if unit.key in failed
         for concept in concepts_in(unit)
     }
-    plan = prepared.plan({**pairs, **stand_ins}, prompts)
+    pairs = {**pairs, **stand_ins}
+    plan = prepared.plan(pairs, prompts)
     texts = {pair.base.text for (pair,) in stand_ins.values()}
     results = dict(made)
     blocked = set(failed)
     for unit in plan.units():
-        drawn = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
-        without = any(prompt.text in texts for prompt in drawn)
+        generated = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
+        without = any(prompt.text in texts for prompt in generated)
         if without or any(key in blocked for _, key in unit.needs):
             blocked.add(unit.key)
             results[unit.key] = Result(
                 unit=unit, status="blocked", attempts=0, error="needs prompts, which failed"
             )
-    return plan, list(results.values())
+    return plan, list(results.values()), pairs
 
 
 def _stand_in(concept: str) -> tuple[PromptPair, ...]:
@@ -185,8 +220,12 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
         words = name in ("concept", "artifact")
         table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     masks = [(plan.concept.name, plan.mask.key) for plan in result.plan.concepts]
-    if result.plan.fused:
-        masks.append(("(all, fused)", result.plan.fused.key))
+    fused = result.plan.fused
+    if fused:
+        lacks = [
+            each.concept.name for each in result.plan.concepts if each.mask.key not in fused.masks
+        ]
+        masks.append((f"(all but {some(lacks)}, fused)" if lacks else "(all, fused)", fused.key))
     seconds = _seconds_by_concept(result)
     for name, key in masks:
         row = by_key[key]
@@ -202,6 +241,8 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
             Text(f"mask {_mask_digest(row['objects'])}"),
         )
     console.print(table)
+    for line in result.states.lines():
+        say(console, one_line(f"concepts: {line}"))
     tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 
 

@@ -12,10 +12,10 @@ from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import (
     Checkpoint,
-    Drawn,
+    ImageModel,
     Resolved,
+    images_identity,
     parse_of,
-    pictures_identity,
     resolve,
 )
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
@@ -50,7 +50,7 @@ class PreparedEvaluation:
     """A checked suite, its model, its scorers, and the checkpoints that were found."""
 
     suite: Suite
-    base: Drawn
+    base: ImageModel
     facts: tuple[Facts, ...]
     checkpoints: tuple[Resolved, ...]
 
@@ -73,7 +73,7 @@ class EvaluatorSpec:
     """What a worker process of an evaluation, or of attacks, is made from."""
 
     process: WorkerProcess
-    base: Drawn
+    base: ImageModel
 
     @property
     def run_id(self) -> str:
@@ -175,30 +175,30 @@ def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluati
     return PreparedEvaluation(suite=suite, base=base, facts=facts, checkpoints=checkpoints)
 
 
-def base_model(suite: Suite) -> Drawn:
+def base_model(suite: Suite) -> ImageModel:
     """The suite's model, found on this machine.
 
     Raises:
         UserError: it is not there, or its scheduler does not fit.
     """
-    drawing = suite.drawing
+    generation = suite.generation
     source = source_of(suite.model)
     folder = source.folder()
     if not source.builtin:
         check_model(folder)
-        check_repeatable(folder, drawing.scheduler, drawing.steps)
+        check_repeatable(folder, generation.scheduler, generation.steps)
     pipeline = read_index(folder)["_class_name"]
-    family_named(pipeline).check_scheduler(drawing.scheduler)
+    family_named(pipeline).check_scheduler(generation.scheduler)
     model = ModelSettings(
         source=source,
         identity=identity(folder),
         pipeline=pipeline,
         dtype=suite.dtype,
-        device=drawing.device,
-        scheduler=drawing.scheduler,
-        resolution=drawing.resolution,
+        device=generation.device,
+        scheduler=generation.scheduler,
+        resolution=generation.resolution,
     )
-    return Drawn(model=model, pictures=pictures_identity(folder))
+    return ImageModel(model=model, identity=images_identity(folder))
 
 
 def run_evaluation(

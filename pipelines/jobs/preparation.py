@@ -1,6 +1,6 @@
 """What happens before any work: the manifest is checked, the model identified, the plan made."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -31,7 +31,7 @@ from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import Plan, build_plan, prompts_units
+from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest, prompts_units
 from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 
@@ -54,6 +54,11 @@ class Prepared:
         """The plan of the run with these prompts; see `build_plan`."""
         plan = build_plan(self.manifest, self.model, pairs, unmade)
         return with_scores(plan, self.manifest, pairs, self.scorers)
+
+    def plan_of_the_rest(self, plan: Plan, pairs: Pairs, lacking: Collection[str]) -> Plan:
+        """The plan with a combined checkpoint that lacks some concepts; see `plan_of_the_rest`."""
+        rest = plan_of_the_rest(self.manifest, plan, pairs, lacking)
+        return with_scores(rest, self.manifest, pairs, self.scorers)
 
 
 def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:

@@ -13,11 +13,11 @@ from conceptprune.store import Store
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
 
-from ..console.logs import say
+from ..console.logs import say, say_failure
 from ..records.journal import Journal
 from ..records.reuse import find_units
 from ..scheduling.cluster import connected
-from ..scheduling.loop import Result, Tick, run_units
+from ..scheduling.loop import Result, Tick, needs, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.others import OtherJobs
 from ..scheduling.watchdog import Patience, Watchdog
@@ -26,6 +26,8 @@ from .progress import JobProgress
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
+Then = Callable[[Mapping[str, Result]], UnitPlan | None]
+"""From the results by key to a plan that has all units of the one before and more, if any."""
 RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick], None]
 
 
@@ -56,16 +58,20 @@ class Outcome:
 def tell_outcome(
     console: Console, title: str, outcome: Outcome, seconds: float, store: str
 ) -> None:
-    """Print what failed of a plan, a line a unit, and how much was computed.
+    """Print what failed of a plan, a line per unit, and how much was computed.
 
     The last line tells a failed run from one that had nothing to do: both may compute no unit.
     """
     for row in outcome.rows:
         if row["status"] == "failed":
-            say(
+            names = ", ".join(row["concepts"])
+            say_failure(
                 console,
-                f"failed: {row['kind']} {row['key'][:12]} ({', '.join(row['concepts'])}) after "
-                f"{row['attempts']} attempts: {row['error']}",
+                f"failed: {row['kind']} {row['key'][:12]} ({names}) after {row['attempts']} "
+                f"attempts: {row['error']}",
+                kind=row["kind"],
+                key=row["key"],
+                concepts=names,
             )
     counts = Counter(row["status"] for row in outcome.rows)
     start, without = "", ""
@@ -74,7 +80,8 @@ def tell_outcome(
         without = f", {counts['failed']} failed, {counts['blocked']} blocked"
     elif not outcome.computed:
         start = "nothing to compute: "
-    say(
+    tell = say_failure if outcome.failed else say
+    tell(
         console,
         f"{start}{title}: {outcome.computed} units computed, {outcome.reused} reused{without}, "
         f"{seconds:.0f} s, store {store}",
@@ -91,11 +98,12 @@ def run_plan(
     parts: str = "concepts",
     known: Sequence[Result] = (),
     verify: bool = False,
+    then: Then = lambda _: None,
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
     Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
-    are there are read in full.
+    are there are read in full. `then` is told the results, and may go on with a larger plan.
     """
     found = find_units(plan, store, verify=verify)
     before = {result.unit.key: result for result in known}
@@ -118,6 +126,9 @@ def run_plan(
                 left = [unit for unit in units if unit.key not in before]
                 if left:
                     run(left, plan.by_key, on_result, journal.on_tick)
+        larger = then(journal.results)
+        if larger is not None:
+            _go_on(plan, larger, journal, store, run, console, parts)
     except BaseException:
         # Also when the job is told to stop (a termination signal is a SystemExit here): what
         # has been done so far is on record.
@@ -129,9 +140,43 @@ def run_plan(
     computed = sum(result.status == "done" for result in results)
     return Outcome(
         computed=computed,
-        reused=len(reused) + len(results) - computed - sum(bool(r.error) for r in results),
+        reused=len(journal.reused) + len(results) - computed - sum(bool(r.error) for r in results),
         rows=rows,
     )
+
+
+def _go_on(
+    plan: UnitPlan,
+    larger: UnitPlan,
+    journal: Journal,
+    store: Store,
+    run: RunUnits,
+    console: Console,
+    parts: str,
+) -> None:
+    """Do what `larger` has beside `plan`, except what needs a unit that failed."""
+    more = [unit for key, unit in larger.by_key.items() if key not in plan.by_key]
+    found = find_units(larger, store)
+    todo = {unit.key for unit in found.todo} & {unit.key for unit in more}
+    reused = {unit.key: made for unit in more if (made := found.reused.get(unit.key))}
+    failed = {key: result for key, result in journal.results.items() if result.error}
+    journal.extend(larger, todo=todo, reused=reused)
+    for unit in more:
+        cause = next((failed[key] for _, key in unit.needs if key in failed), None)
+        if unit.key in todo and cause:
+            error = cause.error if cause.status == "blocked" else needs(cause.unit)
+            blocked = Result(unit=unit, status="blocked", attempts=0, error=error)
+            journal.results[unit.key] = failed[unit.key] = blocked
+    left = [unit for unit in more if unit.key in todo and unit.key not in failed]
+    if not left:
+        return
+    with JobProgress(console, larger, left, parts) as progress:
+
+        def on_result(result: Result) -> None:
+            journal.results[result.unit.key] = result
+            progress.advance(result)
+
+        run(left, larger.by_key, on_result, journal.on_tick)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from conceptprune.manifest import Manifest
+from conceptprune.manifest.fields import field_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def _unknown(value: object, schemas: list[type[BaseModel]], path: str) -> Iterat
             yield from _unknown(entry, schemas, path)
     elif isinstance(value, Mapping) and schemas:
         for name, entry in value.items():
-            fields = [schema.model_fields.get(name) for schema in schemas]
+            fields = [field_named(schema, name) for schema in schemas]
             known = [field.annotation for field in fields if field]
             here = f"{path}.{name}" if path else str(name)
             if not known:

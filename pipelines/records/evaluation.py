@@ -58,7 +58,9 @@ class EvaluationRecord:
                     "kind": checkpoint.kind,
                     "digest": checkpoint.digest,
                     "erased": list(checkpoint.erased),
-                    "edit": checkpoint.drawn.edit.ref.path if checkpoint.drawn.edit else None,
+                    "edit": checkpoint.image_model.edit.ref.path
+                    if checkpoint.image_model.edit
+                    else None,
                 }
                 for checkpoint in checkpoints
             ),

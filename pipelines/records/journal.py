@@ -53,6 +53,18 @@ class JobRecord:
         """Whether it says that it runs, and has not said so for long."""
         return self.state == "running" and time.time() - self.seen > LOST_AFTER
 
+    @property
+    def units_per_second(self) -> float | None:
+        """Units done since it began; None where that says nothing yet."""
+        seconds = self.seen - self.started
+        return self.done / seconds if self.done and seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until it is done, if units go on taking as long as they took on average."""
+        rate = self.units_per_second
+        return None if rate is None else self.left / rate
+
     def write(self, store: Store, run: str) -> None:
         """Write or replace the record."""
         store.write_run_file(
@@ -113,6 +125,12 @@ class Journal:
         self._next_sign = self._next_ledger = 0.0
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+
+    def extend(self, plan: UnitPlan, *, todo: Collection[str], reused: Mapping[str, Made]) -> None:
+        """Go on with a plan that has units more than the one before: some to do, some there."""
+        self.plan = plan
+        self.todo = {*self.todo, *todo}
+        self.reused = {**self.reused, **reused}
 
     def rows(self) -> list[dict[str, Any]]:
         """The ledger as it stands."""

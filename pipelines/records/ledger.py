@@ -13,6 +13,7 @@ import pyarrow as pa
 from conceptprune import __version__
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
+from conceptprune.redaction import redacted
 from conceptprune.store import (
     Commit,
     Store,
@@ -152,7 +153,7 @@ def ledger_rows(
                 "concepts": list(plan.labels.get(unit.key, ())),
                 "status": status,
                 "attempts": result.attempts if result else 0,
-                "error": result.error if result else None,
+                "error": redacted(result.error) if result and result.error else None,
                 "evaluations": unit.evaluations,
                 "applies": list(unit.applies),
                 "mask": unit.mask_key,
@@ -266,8 +267,10 @@ def open_ledger(store: Store, run: str) -> Ledger:
             f"version of conceptprune cannot read its units: it knows ledger/{NUMBER}"
         )
     rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
-    if number < COMPLETE:
-        for row in rows:
+    for row in rows:
+        # An earlier version may have written down what a service said.
+        row["error"] = redacted(row["error"]) if row["error"] else row["error"]
+        if number < COMPLETE:
             row["intermediate"] = row["kind"] in INTERMEDIATE_UNTIL_2
     return Ledger(number=number, rows=rows, unknown=unknown)
 

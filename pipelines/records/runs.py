@@ -9,6 +9,7 @@ from conceptprune.manifest import concept_key
 from conceptprune.store import Store
 
 from ..console.logs import one_line
+from ..scheduling.graph import committed_in
 from .evaluation import RUN_FILE as EVALUATION_FILE
 from .evaluation import EvaluationRecord
 from .ledger import LEDGER_FILE, RUN_FILE, RunRecord, is_own_mask, read_ledger
@@ -102,6 +103,27 @@ def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[
             )
         keys[name] = row["key"]
     return keys
+
+
+def finished_masks(store: Store, record: RunRecord) -> tuple[dict[str, str], dict[str, str]]:
+    """Keys of all finished masks of a run by concept, and why each other concept has none.
+
+    Raises:
+        UserError: no mask is finished.
+    """
+    rows = {row["concepts"][0]: row for row in read_ledger(store, record.run) if is_own_mask(row)}
+    committed = committed_in(store)
+    keys: dict[str, str] = {}
+    without: dict[str, str] = {}
+    for concept in record.asked.concepts:
+        row = rows.get(concept.name)
+        if row is not None and committed("mask", row["key"]):
+            keys[concept.name] = row["key"]
+        else:
+            without[concept.name] = (row and (row["error"] or row["status"])) or "not begun"
+    if not keys:
+        raise UserError(f"no mask of run {record.run} is finished; run `conceptprune erase` again")
+    return keys, without
 
 
 def _nearest(text: str, names: Sequence[str]) -> str:

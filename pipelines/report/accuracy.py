@@ -7,8 +7,8 @@ from typing import Literal
 from conceptprune.evaluation.bootstrap import wilson
 from conceptprune.evaluation.scorers.base import Domain
 
-from .recognised import ScorerMetric
-from .shots import Drawn, Role, Shot
+from ..records.recognised import ScorerMetric
+from .image_pairs import ImagePair, Role, SeenImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,26 +138,28 @@ class Accuracy:
     """Only measures with at least one image."""
 
 
-def judge_shots(shots: Sequence[Shot], *, kind: str) -> Accuracy | None:
+def judge_pairs(image_pairs: Sequence[ImagePair], *, kind: str) -> Accuracy | None:
     """The answers for a concept of that kind; None where no scorer saw an image."""
     questions = OF_OBJECTS if kind == "object" else OF_ARTISTS
     by_domain: dict[Domain | None, list[ScorerMetric]] = {}
-    for metric in metrics_in(shots):
+    for metric in metrics_in(image_pairs):
         if metric.how.is_share:
             by_domain.setdefault(metric.how.domain, []).append(metric)
 
     def first(question: Question) -> Measure:
         metrics = by_domain.get(question.domain, [])
-        return _measure(question, metrics[0] if metrics else None, shots)
+        return _measure(question, metrics[0] if metrics else None, image_pairs)
 
     detail = [first(question) for question in questions.detail]
     detail += [
-        _measure(replace(question, label=f"{question.label}, by {metric.scorer}"), metric, shots)
+        _measure(
+            replace(question, label=f"{question.label}, by {metric.scorer}"), metric, image_pairs
+        )
         for question in questions.detail
         for metric in by_domain.get(question.domain, [])[1:]
     ]
     others = [
-        _measure(question, metric, shots)
+        _measure(question, metric, image_pairs)
         for metric in by_domain.get(None, [])
         for question in _about(metric)
     ]
@@ -178,9 +180,27 @@ def judge_shots(shots: Sequence[Shot], *, kind: str) -> Accuracy | None:
     )
 
 
-def metrics_in(shots: Iterable[Shot]) -> tuple[ScorerMetric, ...]:
+def still_seen(image_pair: ImagePair, kind: str) -> bool:
+    """Whether a scorer sees a concept of that kind in an image that asks for it, with its mask."""
+    question = (OF_OBJECTS if kind == "object" else OF_ARTISTS).erased
+    if image_pair.role != "own" or image_pair.after is None:
+        return False
+    return any(
+        bool(each.value and each.value > 0)
+        and each.by.how.is_share
+        and (each.by.how.domain == question.domain or each.by.how.erased == "lower")
+        for each in image_pair.after.seen
+    )
+
+
+def metrics_in(image_pairs: Iterable[ImagePair]) -> tuple[ScorerMetric, ...]:
     """The metrics that scorers have for any of the images, in the order of the scorers."""
-    images = (image for shot in shots for image in (shot.before, shot.after) if image)
+    images = (
+        image
+        for image_pair in image_pairs
+        for image in (image_pair.before, image_pair.after)
+        if image
+    )
     return tuple(dict.fromkeys(each.by for image in images for each in image.seen))
 
 
@@ -204,16 +224,18 @@ def _about(metric: ScorerMetric) -> list[Question]:
     ]
 
 
-def _measure(question: Question, metric: ScorerMetric | None, shots: Sequence[Shot]) -> Measure:
-    asked = [shot for shot in shots if shot.role in question.roles]
+def _measure(
+    question: Question, metric: ScorerMetric | None, image_pairs: Sequence[ImagePair]
+) -> Measure:
+    asked = [image_pair for image_pair in image_pairs if image_pair.role in question.roles]
     return Measure(
         question=question,
-        before=_rate(metric, (shot.before for shot in asked)),
-        after=_rate(metric, (shot.after for shot in asked)),
+        before=_rate(metric, (image_pair.before for image_pair in asked)),
+        after=_rate(metric, (image_pair.after for image_pair in asked)),
     )
 
 
-def _rate(metric: ScorerMetric | None, images: Iterable[Drawn | None]) -> Rate | None:
+def _rate(metric: ScorerMetric | None, images: Iterable[SeenImage | None]) -> Rate | None:
     known = [
         each.value > 0
         for image in images

@@ -11,7 +11,7 @@ from .evaluations import GROUPS, Score, read_evaluations
 
 
 def measurements(accuracy: Accuracy | None) -> Sequence[Measurement]:
-    """What the run's own pictures showed, if it drew and judged some."""
+    """What the run's own images showed, if it generated and judged some."""
     return [_measurement(measure) for measure in accuracy.detail] if accuracy else ()
 
 

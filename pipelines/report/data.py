@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from conceptprune.collection.statistics import Statistics
@@ -20,14 +20,15 @@ from conceptprune.units.worker import check_whose
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
 from ..records.evaluation import SUMMARY_KINDS
+from ..records.fused import fused_row, lacking
 from ..records.ledger import Ledger, RunRecord, is_fused, is_own_mask, open_ledger, read_ledger
+from ..records.recognised import Recognised, seen_in_preview_2
 from ..records.runs import find_run, recorded
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
-from .accuracy import Accuracy, judge_shots, metrics_in
-from .recognised import Recognised, seen_in_preview_2
+from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
+from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
 from .rows import Row, cost_of, failures_of, files_of, status_of
-from .shots import EMBEDDED, NEEDED, Gallery, Role, Shot, make_strip, pair_shots
 from .values import ConceptReport, MaskFacts, ReportData
 from .where import Contrast, heat_map
 
@@ -74,7 +75,7 @@ def evaluation_rows(store: Store) -> list[Row]:
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """What the pictures of a run say of each of its masks; None of one that it drew none with."""
+    """Accuracy of each mask by the run's own images; None where it generated none with a mask."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None
@@ -96,7 +97,7 @@ class _Reader:
         self.pairs = collected.pairs
         self.rows = collected.rows
         self.prompts_of = {key: digest for digest, key in collected.statistics.items()}
-        self.untouched: dict[tuple[Role, str, int], Shot] = {}
+        self.untouched: dict[tuple[Role, str, int], ImagePair] = {}
         self.rows_of: defaultdict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             for name in row["concepts"]:
@@ -132,7 +133,8 @@ class _Reader:
             return Recognised(self.store, ())
 
     def report(self) -> ReportData:
-        fused = next((row for row in self.rows if is_fused(row)), None)
+        fused = fused_row(self.rows)
+        fused_shots = self.fused_shots(fused) if fused else []
         provenance: Mapping[str, Any] = {}
         asked = self.record.asked
         own_settings = False
@@ -163,8 +165,10 @@ class _Reader:
             failures=failures_of([row for row in self.rows if not row["concepts"]]),
             fuses=fused is not None,
             fused=self.mask_facts(fused) if fused else None,
-            fused_accuracy=self.fused_accuracy(fused) if fused else None,
-            untouched=judge_shots(untouched, kind=self.concepts[0].kind),
+            fused_accuracy=judge_pairs(fused_shots, kind=self.concepts[0].kind),
+            fused_strips=self.strips(fused_shots, self.concepts[0].kind),
+            lacking=lacking(fused, self.rows) if fused else (),
+            untouched=judge_pairs(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
             provenance=provenance,
@@ -176,19 +180,12 @@ class _Reader:
     ) -> ConceptReport:
         rows = self.rows_of[asked.name]
         key = mask_row["key"] if mask_row else ""
-        shots = self.shots([asked.name], key, rows)
-        for shot in shots:
-            if shot.before:
-                before = replace(shot.before, png=b"")
-                at = (shot.role, shot.prompt, shot.seed)
-                self.untouched[at] = replace(shot, before=before, after=None)
-        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
-        strips = (
-            make_strip(
-                shots, role, limit=max(1, int(limit * min(1, shorter))), gallery=self.gallery
-            )
-            for role, limit in STRIP_LIMITS.items()
-        )
+        image_pairs = self.image_pairs([asked.name], key, rows)
+        for image_pair in image_pairs:
+            if image_pair.before:
+                before = replace(image_pair.before, png=b"")
+                at = (image_pair.role, image_pair.prompt, image_pair.seed)
+                self.untouched[at] = replace(image_pair, before=before, after=None)
         return ConceptReport(
             name=asked.name,
             kind=asked.kind,
@@ -201,13 +198,29 @@ class _Reader:
                 for row in rows
                 if row["kind"] == "checkpoint" and row["mask"] == key and row["objects"]
             ),
-            strips=tuple(strip for strip in strips if strip),
-            accuracy=judge_shots(shots, kind=asked.kind),
+            strips=self.strips(image_pairs, asked.kind),
+            accuracy=judge_pairs(image_pairs, kind=asked.kind),
             where=heat_map(mask, self.contrast(mask_row, mask)) if mask and mask_row else None,
+            erased_at=mask_row["finished"] if mask_row else None,
         )
 
+    def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
+        """Images by role; those in which the concept is still seen are never left out."""
+        shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
+        found = (
+            make_strip(
+                image_pairs,
+                role,
+                limit=max(1, int(limit * min(1, shorter))),
+                gallery=self.gallery,
+                first=partial(still_seen, kind=kind),
+            )
+            for role, limit in STRIP_LIMITS.items()
+        )
+        return tuple(strip for strip in found if strip)
+
     def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
-        """What the run's pictures say of one of its masks; None where there are none."""
+        """What the run's images say of one of its masks; None where there are none."""
         for row in self.rows:
             # A fused mask is no concept's own.
             own = is_own_mask(row) and row["concepts"] == list(mask.concepts)
@@ -218,22 +231,27 @@ class _Reader:
                 kinds = {each.name: each.kind for each in self.concepts}
                 chosen = [name for name in kinds if name in mask.concepts]
                 rows = self.rows_about(mask.concepts) if own else self.rows
-                return judge_shots(self.shots(chosen, row["key"], rows), kind=kinds[chosen[0]])
+                return judge_pairs(
+                    self.image_pairs(chosen, row["key"], rows), kind=kinds[chosen[0]]
+                )
         return None
 
     def rows_about(self, concepts: Iterable[str]) -> list[Row]:
         return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
-    def fused_accuracy(self, mask_row: Row) -> Accuracy | None:
-        names = [each.name for each in self.concepts]
-        shots = self.shots(names, mask_row["key"], self.rows)
-        return judge_shots(shots, kind=self.concepts[0].kind)
+    def fused_shots(self, mask_row: Row) -> list[ImagePair]:
+        """Images of the combined checkpoint, of the concepts that are in it."""
+        without = lacking(mask_row, self.rows)
+        names = [each.name for each in self.concepts if each.name not in without]
+        return self.image_pairs(names, mask_row["key"], self.rows)
 
-    def shots(self, concepts: Sequence[str], mask_key: str, rows: Sequence[Row]) -> list[Shot]:
+    def image_pairs(
+        self, concepts: Sequence[str], mask_key: str, rows: Sequence[Row]
+    ) -> list[ImagePair]:
         pairs: list[PromptPair] = []
         for name in concepts:
             if name not in self.pairs:
-                # Why a prompt was drawn is not known without them.
+                # Why a prompt was generated is not known without them.
                 continue
             pairs += self.pairs[name]
         if not pairs:
@@ -241,7 +259,7 @@ class _Reader:
         previews = [row for row in rows if row["kind"] == "preview"]
         keys_before = [row["key"] for row in previews if row["mask"] is None]
         keys_after = [row["key"] for row in previews if row["mask"] == mask_key]
-        return pair_shots(
+        return pair_images(
             [image for key in keys_before for image in self.preview_rows(key)],
             [image for key in keys_after for image in self.preview_rows(key)],
             targets={pair.target.text for pair in pairs},

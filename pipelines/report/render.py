@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .charts import heat_chart
 from .values import ConceptReport, ReportData
+from .verdict import verdict
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -46,6 +47,7 @@ def environment() -> Environment:
         grouped=grouped,
         recorded=recorded,
         recorded_percent=recorded_percent,
+        verdict=verdict,
     )
     return templates
 

@@ -33,11 +33,11 @@ from .evaluations import (
     panels,
     read_evaluations,
 )
+from .image_pairs import Gallery
 from .links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
 from .measured import Measured, measured
 from .render import environment, heat_top
 from .rows import cost_of
-from .shots import Gallery
 from .values import ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384
@@ -207,7 +207,9 @@ def _fused(report: ReportData) -> Checkpoint:
         label="All of them, in one mask",
         source="mask",
         digest=report.fused.digest if report.fused else "",
-        erased=tuple(concept.name for concept in report.concepts),
+        erased=tuple(
+            concept.name for concept in report.concepts if concept.name not in report.lacking
+        ),
     )
 
 

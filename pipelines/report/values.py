@@ -8,12 +8,14 @@ from typing import Any, Literal
 from conceptprune.studio import LABEL
 
 from ..records.asked import Asked
+from ..records.concepts import UNCHANGED
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
-from .shots import Strip
+from .image_pairs import Strip
 from .where import HeatMap
 
 Status = Literal["done", "failed", "unfinished"]
+Flag = Literal["", "failed", "unfinished", "not checked", "was never there", "still recognised"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,22 @@ class ConceptReport:
     strips: tuple[Strip, ...]
     accuracy: Accuracy | None
     where: HeatMap | None
+    erased_at: datetime | None = None
+    """When its mask was made."""
+
+    @property
+    def flag(self) -> Flag:
+        """What a reader must know of it first; empty where it was seen before and no more after."""
+        if any(failure.error.startswith(UNCHANGED) for failure in self.failures):
+            return "was never there"
+        if self.status != "done":
+            return self.status
+        erased = self.accuracy.erased if self.accuracy else None
+        if erased is None or erased.after is None:
+            return "not checked"
+        if erased.before is not None and not erased.before.hits:
+            return "was never there"
+        return "still recognised" if erased.after.hits else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +125,10 @@ class ReportData:
     """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
     fused: MaskFacts | None
     fused_accuracy: Accuracy | None
+    fused_strips: tuple[Strip, ...]
+    """Images of the combined checkpoint."""
+    lacking: tuple[str, ...]
+    """Concepts that are not in it, as their masks are not there."""
     untouched: Accuracy | None
     """Before any pruning, over the images of all concepts, each once."""
     scorers: tuple[str, ...]

@@ -2,21 +2,38 @@
 
 import os
 import re
+import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
+from typing import Final
 
 import ray
+from ray._private import ray_constants
 from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 
+from ..console.logs import one_line
 from ..console.stopping import sigterm_as_before
 
 SECONDS_TO_ANSWER = 2.0
 SECONDS_TO_CONNECT = 10.0
+TEMP_VARIABLE: Final = "RAY_TMPDIR"
+TOKEN_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"
+OWN_CLUSTER: Final = {
+    "RAY_AUTH_MODE": "token",
+    TOKEN_VARIABLE: "",
+    # The one switch by which Ray takes 127.0.0.1 for its address: all that listens, listens there.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Environment of the processes of a cluster of this machine alone."""
 
 
 @contextmanager
@@ -24,25 +41,28 @@ def connected(compute: Compute) -> Iterator[None]:
     """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one.
 
     Raises:
-        ClusterError: there is no cluster at `RAY_ADDRESS`.
-        UserError: no actor would ever fit into the local cluster.
+        ClusterError: there is no cluster at `RAY_ADDRESS`, or a local one does not start.
+        UserError: `RAY_ADDRESS` is the address of something else, or no actor would ever fit into
+            the local cluster.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _join(address)
-    else:
+    if not address:
         # Logical CPUs for every actor and for a task beside them, however few cores there are:
         # tasks are short, and without one of their own they would wait for ever.
         actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
         cpus = max(os.cpu_count() or 1, actor_cpus + 1)
-        with sigterm_as_before():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        with _own_cluster(cpus):
+            try:
+                check_fits(compute, ray.cluster_resources())
+                yield
+            finally:
+                ray.shutdown()
+        return
+    _join(address)
     try:
-        if not address:
-            check_fits(compute, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
@@ -77,8 +97,98 @@ def lack(compute: Compute, *, cpus: int, asked: int, alive: int, tasks: int) -> 
     return None
 
 
+def check_address(address: str) -> None:
+    """Make sure that an address is one at which a driver can join a cluster.
+
+    Raises:
+        UserError: it is that of the Jobs API or of Ray Client.
+    """
+    scheme, found, _ = address.partition("://")
+    if found and scheme in ("http", "https"):
+        raise UserError(
+            f"RAY_ADDRESS={address}: is the address of the Jobs API, which is for `conceptprune "
+            "submit`; this command runs where the cluster is: give HOST:PORT of the head (6379 as "
+            "a rule), or unset RAY_ADDRESS to run on this machine alone"
+        )
+    if found:
+        raise UserError(
+            f"RAY_ADDRESS={address}: jobs do not run through Ray Client; use `conceptprune submit "
+            "--address http://HOST:8265`, or give HOST:PORT of the head (6379 as a rule)"
+        )
+
+
+@contextmanager
+def _own_cluster(cpus: int) -> Iterator[None]:
+    """A cluster on this machine and for this process: on the loopback, with a token of its own.
+
+    All that it writes is in a folder that only this user can enter, and goes with it.
+    """
+    # Ray opens its own folder to everybody, so that it must lie in one that is not open.
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="cp-", dir=os.environ.get(TEMP_VARIABLE)))
+    except OSError as error:
+        raise ClusterError(
+            f"no local Ray cluster could be started: no folder can be made in {TEMP_VARIABLE} or "
+            f"the system's temporary folder ({error}); set it to a folder that you may write"
+        ) from error
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    before = {name: os.environ.get(name) for name in OWN_CLUSTER}
+    several = ray_constants.ENABLE_RAY_CLUSTER
+    try:
+        os.environ |= {**OWN_CLUSTER, TOKEN_VARIABLE: str(token)}
+        # Read when Ray was imported; its processes read the variable.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        _read_authentication_again()
+        try:
+            with sigterm_as_before():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    _temp_dir=str(folder / "ray"),
+                )
+        except Exception as error:
+            # Ray has no type for it: a folder that it cannot use, a port, a slow process.
+            raise ClusterError(not_started(error, folder)) from error
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_authentication_again()
+    # Only where nothing went wrong: else its log may say why.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_authentication_again() -> None:
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def not_started(error: Exception, folder: Path) -> str:
+    """Why a local cluster did not start, where its log is, and what to do."""
+    reason = one_line(str(error)) or type(error).__name__
+    if "AF_UNIX" in reason:
+        # A socket's path holds 107 bytes, and Ray's own part of it takes more than half.
+        fix = f"set {TEMP_VARIABLE} to a folder with a shorter path than {folder.parent}"
+    else:
+        fix = (
+            "run it again; where it stays so, look for a full disk or /dev/shm, or for too many "
+            "processes"
+        )
+    log = folder / "ray" / "session_latest" / "logs"
+    return f"no local Ray cluster could be started: {reason}; {fix}. Its log is in {log}"
+
+
 def _join(address: str) -> None:
-    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    check_address(address)
+    found = re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)
     try:
         if found:
             # Ray itself tries for many minutes where nobody answers.

@@ -21,6 +21,7 @@ from conceptprune.store.claims import Claim
 from conceptprune.units.commit import Held
 from conceptprune.units.unit import Unit
 
+from .failures import meaning
 from .graph import Graph
 from .workers import Submission, WorkerPool
 
@@ -90,6 +91,11 @@ def run_units(
     that was committed and is found lost is done again.
     """
     _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick, on_held).run()
+
+
+def needs(failed: Unit) -> str:
+    """Why a unit is blocked that needs one that failed."""
+    return f"needs {failed.kind} {failed.key[:12]}, which failed"
 
 
 class _Loop:
@@ -263,15 +269,14 @@ class _Loop:
         self._fail(unit, error)
 
     def _fail(self, unit: Unit, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}".strip()
         attempts = self.attempts[unit.key]
-        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=message))
+        self.on_result(Result(unit=unit, status="failed", attempts=attempts, error=meaning(error)))
         for blocked in self.graph.fail(unit):
             self.on_result(
                 Result(
                     unit=blocked,
                     status="blocked",
                     attempts=0,
-                    error=f"needs {unit.kind} {unit.key[:12]}, which failed",
+                    error=needs(unit),
                 )
             )

@@ -10,11 +10,13 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from conceptprune.manifest import Compute
 from conceptprune.models.source import ModelSettings
+from conceptprune.redaction import without_secrets
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.commit import Done, Held, worker_name
 from conceptprune.units.unit import Unit
 
+from ..console import exits
 from ..console.logs import LogFormat, configure, identified, logger
 from .cluster import draining_nodes, is_up, lack, ran_on
 from .metrics import StoreMetrics
@@ -82,7 +84,17 @@ class WorkerProcess:
             worker=worker_name(),
             seconds=self.claim_seconds,
             conditional=self.conditional,
+            on_stuck=end_process,
         )
+
+
+def end_process() -> None:
+    """End this worker, whose unit is stuck: the driver sees it, and has the unit done again.
+
+    It counts as a failed attempt, so that a unit that is stuck wherever it runs ends as failed.
+    """
+    logger.critical("this worker ends itself, so that its unit is tried again")
+    os._exit(exits.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +138,8 @@ class DenoiserActor:
             except Exception as error:
                 # Only what kind of error: its text may quote prompts, and the driver has it.
                 logger.warning("failed: %s", type(error).__name__)
-                raise
+                # Here, where the secrets are known that a service may have echoed.
+                raise without_secrets(error) from None
             logger.info("done" if isinstance(found, Done) else "another job is at it")
             return found
 

@@ -22,7 +22,7 @@ from conceptprune.evaluation.suite import Suite
 from conceptprune.manifest.fields import NamedPath
 from conceptprune.manifest.files import allow_files_from
 from conceptprune.manifest.loading import load_with_paths
-from conceptprune.store.credentials import holds_credentials
+from conceptprune.redaction import holds_credentials, redacted
 from conceptprune.store.uri import check_uri
 
 from ..console.logs import log_format as checked_format
@@ -97,6 +97,12 @@ class Submission:
         words += [word for folder in folders for word in ("--files-from", folder)]
         if log_format is not None:
             words += ["--log-format", checked_format(log_format)]
+        entrypoint = shlex.join(words)
+        if redacted(entrypoint) != entrypoint:
+            raise UserError(
+                "submit: an argument holds a secret of this machine (a key, a token or a password, "
+                "of its environment or profile), which would be shown on the dashboard"
+            )
         asked = {
             "command": command,
             "content": _relocated(content, places),
@@ -106,7 +112,7 @@ class Submission:
         }
         return cls(
             run="conceptprune-" + digest_json(asked)[:16],
-            entrypoint=shlex.join(words),
+            entrypoint=entrypoint,
             files=dict(ChainMap(dict(code), *(dict(part.files) for part in parts.values()))),
         )
 

@@ -15,14 +15,14 @@ from pathlib import Path, PurePosixPath
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
-from conceptprune.evaluation.scorers.distribution import PICTURES
+from conceptprune.evaluation.scorers.distribution import IMAGE_SUFFIXES
 
 CODE = ("conceptprune", "pipelines")
 """The folders of a clone."""
 JOBS = __name__.split(".", maxsplit=1)[0]
 """The package of the jobs that is in use: it is installed under another name than its folder's."""
 
-READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *PICTURES})
+READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *IMAGE_SUFFIXES})
 """What is read of a model's folder, or of one of images; hidden files are not."""
 
 LEFT_OUT_BY_RAY = (".git", ".venv", "venv", "__pycache__")

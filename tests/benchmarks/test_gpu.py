@@ -23,7 +23,7 @@ from conceptprune.models.stable_diffusion import StableDiffusion
 from tests.support.sd15_shaped import build_pipeline
 
 MODELS = ("sdxl", "flux")
-"""With two guidance halves and with one, a U-Net and a transformer; one of them offloaded."""
+"""With two guidance branches and with one, a U-Net and a transformer; one of them offloaded."""
 CPU = torch.device("cpu")
 
 

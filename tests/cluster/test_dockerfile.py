@@ -32,7 +32,7 @@ def test_it_parses_and_has_no_surprises() -> None:
 
 def test_what_it_builds_on_is_pinned() -> None:
     ((base,),) = arguments("FROM")
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
     (install,) = [words for words in arguments("RUN") if words[0] == "pip"]
     assert install[install.index("--constraint") + 1] == "constraints.txt"
     assert install[-1] == ".[batch]"

@@ -25,13 +25,13 @@ PROMPTS = [Prompt(text="a cat in the style of vorla brint", seed=3)]
 MANIFEST = "version: 1\nmodel: {builtin: studio}\nconcepts: [{name: Van Gogh, kind: style}]\n"
 
 
-def test_a_model_is_checked_collected_pruned_and_drawn() -> None:
+def test_a_model_is_checked_collected_pruned_and_generated() -> None:
     assert parse_manifest(MANIFEST, source="m.yaml", folder=Path()).concepts[0].kind == "style"
     check_model(model_path())
     model = family_of(model_path()).load(model_path())
     settings = Collection(steps=2, tau=1, guidance=3.0, batch_size=1)
     statistics = collect(model, PROMPTS, settings)
-    before = model.draw(PROMPTS, steps=2, guidance=3.0)
+    before = model.generate(PROMPTS, steps=2, guidance=3.0)
     modules = dict(model.denoiser.named_modules())
     layers = {}
     for name, layer in statistics.layers.items():
@@ -45,9 +45,9 @@ def test_a_model_is_checked_collected_pruned_and_drawn() -> None:
         )
     mask = PruningMask(concepts=("a",), component="unet", layers=layers, provenance={})
     mask.apply(model.pipe)
-    assert not model.draw(PROMPTS, steps=2, guidance=3.0).equal(before)
+    assert not model.generate(PROMPTS, steps=2, guidance=3.0).equal(before)
     mask.remove(model.pipe)
-    assert model.draw(PROMPTS, steps=2, guidance=3.0).equal(before)
+    assert model.generate(PROMPTS, steps=2, guidance=3.0).equal(before)
 
 
 def test_a_file_in_half_precision_becomes_a_folder_in_half_precision(

@@ -1,4 +1,4 @@
-"""Seeds that follow from texts: what was drawn with them can be drawn again by any version."""
+"""Seeds that follow from texts are the same in every version, so images can be repeated."""
 
 from hashlib import sha256
 

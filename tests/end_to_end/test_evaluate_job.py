@@ -156,7 +156,7 @@ def test_the_golden_numbers_show_an_erasure() -> None:
     assert rate(ERASED, "retained") == rate("base", "retained")
 
 
-def test_one_erasure_draws_the_same_images_as_a_mask_a_delta_and_a_folder(
+def test_one_erasure_generates_the_same_images_as_a_mask_a_delta_and_a_folder(
     evaluated: Evaluated,
 ) -> None:
     images: dict[str, list[str]] = {}
@@ -216,7 +216,7 @@ def test_the_images_are_files_that_anyone_can_read(evaluated: Evaluated) -> None
     assert {"prompt", "seed", "metric", "value"} <= set(pq.read_table(path).column_names)
 
 
-def test_a_checkpoint_that_images_were_drawn_with_is_not_counted_with_each_of_them(
+def test_a_checkpoint_that_images_were_generated_with_is_not_counted_with_each_of_them(
     evaluated: Evaluated,
 ) -> None:
     rows = [
@@ -237,7 +237,7 @@ def test_the_table_on_the_terminal_has_every_checkpoint(evaluated: Evaluated) ->
         assert text in evaluated.output
 
 
-def test_a_second_run_computes_nothing_and_new_labels_draw_nothing(
+def test_a_second_run_computes_nothing_and_new_labels_generate_nothing(
     evaluated: Evaluated, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(evaluated.arguments) == 0
@@ -250,7 +250,7 @@ def test_a_second_run_computes_nothing_and_new_labels_draw_nothing(
     assert {row["checkpoint"] for row in evaluated.table(OBJECT)} == {"untouched"}
 
 
-def test_damaged_images_are_drawn_again_with_the_same_bytes(
+def test_damaged_images_are_generated_again_with_the_same_bytes(
     evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And by one actor instead of two: neither changes a digest."""

@@ -53,7 +53,7 @@ def test_a_concept_is_erased(tiny: TinyModel, tmp_path: Path) -> None:
         worker.run(unit)
     mask = read_mask(worker.store, plan.concepts[0].mask.key)
     assert 0 < mask.density < 0.11
-    assert next(iter(plan.of(WindowUnit).values())).evaluations == 2 * 2 * tiny.halves
+    assert next(iter(plan.of(WindowUnit).values())).evaluations == 2 * 2 * tiny.num_branches
     assert sizes_of(prepared).total(plan.units(), plan.by_key) > 0
 
     # The folder, the delta and the mask give the same weights, and only pruned ones differ.
@@ -79,12 +79,12 @@ def test_a_concept_is_erased(tiny: TinyModel, tmp_path: Path) -> None:
         np.testing.assert_array_equal(changed, pruned)
         if layer:
             assert (pruned % layer.shape[1] >= layer.first_column).all()
-    pictures = [picture(pipe, tiny) for pipe in (masked, out, patched)]
-    assert np.array_equal(pictures[0], pictures[1])
-    assert np.array_equal(pictures[0], pictures[2])
+    images = [image_of(pipe, tiny) for pipe in (masked, out, patched)]
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
 
 
-def picture(pipe: diffusers.DiffusionPipeline, tiny: TinyModel) -> np.ndarray[Any, Any]:
+def image_of(pipe: diffusers.DiffusionPipeline, tiny: TinyModel) -> np.ndarray[Any, Any]:
     pipe.set_progress_bar_config(disable=True)
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
@@ -95,8 +95,8 @@ def picture(pipe: diffusers.DiffusionPipeline, tiny: TinyModel) -> np.ndarray[An
     output = pipe(
         "a cat", num_inference_steps=2, generator=generator, output_type="np", **tiny.call
     )
-    drawn: np.ndarray[Any, Any] = output.images
-    return drawn
+    image: np.ndarray[Any, Any] = output.images
+    return image
 
 
 def test_the_command_line_erases_from_a_transformer(tmp_path: Path) -> None:

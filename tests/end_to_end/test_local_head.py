@@ -200,7 +200,7 @@ def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
         "name": "studio",
         "model": {"folder": "../../models/tiny"},
         "groups": {"general": [{"name": "photos", "csv": "prompts.csv"}]},
-        "drawing": {"steps": 2, "dtype": "float32", "device": "cpu"},
+        "generation": {"steps": 2, "dtype": "float32", "device": "cpu"},
         "scorers": [{"scorer": "perceptual", "features": {"folder": "../../models/vision"}}],
         "compute": {"actors": 1, "cpus_per_actor": 0.5},
     }

@@ -3,7 +3,7 @@
 Nothing here is shared with `conceptprune`: one prompt at a time goes through the pipeline's own
 `__call__`, statistics are float64, and every rule is a line of its own. Speed does not matter.
 
-Shapes: N token rows (both guidance halves, all positions), T denoiser calls, R rows (outputs) and
+Shapes: N token rows (both guidance branches, all positions), T denoiser calls, R rows (outputs) and
 C columns (inputs, the neurons) of a weight.
 """
 
@@ -43,12 +43,12 @@ def neuron_norms(
     steps: int = 50,
     guidance: float = 7.5,
     normalise_rows: bool = True,
-    halves: int = 2,
+    num_branches: int = 2,
 ) -> RowNorms:
     """A[t, j] = sqrt(sum of a[token, j]^2 over the tokens of all (prompt, seed) at call t < tau).
 
-    `normalise_rows=False` and `halves=1` (the conditional half alone) leave out a part of the
-    method on purpose: tests use them to show that the comparison would notice.
+    `normalise_rows=False` and `num_branches=1` (the conditional branch alone) leave out a part of
+    the method on purpose: tests use them to show that the comparison would notice.
     """
     sums = {
         name: torch.zeros(tau, linear.in_features, dtype=torch.float64)
@@ -58,7 +58,7 @@ def neuron_norms(
         for name, activations in _observe(pipe, prompt, seed, tau, steps, guidance).items():
             for call, activation in enumerate(activations):
                 # Guidance stacks [unconditional, conditional] along the batch.
-                rows = activation[-halves:].flatten(0, -2).double()  # [N, C]
+                rows = activation[-num_branches:].flatten(0, -2).double()  # [N, C]
                 if normalise_rows:
                     lengths = rows.square().sum(dim=1, keepdim=True).sqrt()
                     rows = rows / lengths.clamp(min=1e-12)

@@ -61,16 +61,20 @@ def norms(pipe: StableDiffusionPipeline) -> Norms:
 
 @pytest.fixture(
     scope="module",
-    params=[{"normalise_rows": False}, {"halves": 1}],
-    ids=["row norms left out", "one half left out"],
+    params=[{"normalise_rows": False}, {"num_branches": 1}],
+    ids=["row norms left out", "one branch left out"],
 )
 def mutilated_norms(pipe: StableDiffusionPipeline, request: pytest.FixtureRequest) -> Norms:
     return _norms(pipe, **request.param)
 
 
-def _norms(pipe: StableDiffusionPipeline, *, normalise_rows: bool = True, halves: int = 2) -> Norms:
+def _norms(
+    pipe: StableDiffusionPipeline, *, normalise_rows: bool = True, num_branches: int = 2
+) -> Norms:
     base, target = (
-        reference.neuron_norms(pipe, prompts, tau=TAU, normalise_rows=normalise_rows, halves=halves)
+        reference.neuron_norms(
+            pipe, prompts, tau=TAU, normalise_rows=normalise_rows, num_branches=num_branches
+        )
         for prompts in (BASE, TARGET)
     )
     return base, target

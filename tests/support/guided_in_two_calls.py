@@ -1,4 +1,4 @@
-"""The smallest true pipelines that send both guidance halves through the denoiser one by one."""
+"""The smallest true pipelines that send both guidance branches through the denoiser one by one."""
 
 from collections.abc import Callable
 

@@ -53,7 +53,7 @@ class TinyModel:
     build: Callable[[], DiffusionPipeline]
     calls: int
     """Denoiser calls that the pipeline makes for `STEPS` steps."""
-    halves: int = 2
+    num_branches: int = 2
     resolution: int | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
 
@@ -279,7 +279,7 @@ TINY_MODELS = (
         name="flux-dev",
         build=lambda: flux(guidance=True),
         calls=STEPS,
-        halves=1,
+        num_branches=1,
         resolution=8 * SIDE,
         call=PIXELS,
     ),
@@ -287,7 +287,7 @@ TINY_MODELS = (
         name="flux-schnell",
         build=lambda: flux(guidance=False),
         calls=STEPS,
-        halves=1,
+        num_branches=1,
         resolution=8 * SIDE,
         call={**PIXELS, "max_sequence_length": 256},
     ),

@@ -18,7 +18,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One image to score: the prompt it was drawn from, and what it should show."""
+    """One image to score: the prompt it was generated from, and what it should show."""
 
     text: str
     seed: int

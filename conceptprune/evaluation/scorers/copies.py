@@ -1,5 +1,6 @@
 """Copy detection for memorised images: SSCD (arXiv 2202.10261), as TorchScript."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,14 +9,15 @@ import numpy as np
 from PIL import Image as PilImage
 from pydantic import Field, ValidationInfo, field_validator
 
-from conceptprune.digest import digest_file, digest_json
+from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.base import Case, Facts, Metric, Reading, ScorerSettings
-from conceptprune.evaluation.scorers.distribution import pictures_in
+from conceptprune.evaluation.scorers.distribution import images_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
 from conceptprune.manifest.fields import Float, Positive, PromptText, beside
-from conceptprune.models.images import Image, read_picture
+from conceptprune.manifest.files import open_regular
+from conceptprune.models.images import Image, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 """ImageNet's, as SSCD's own instructions normalise."""
+MOST_BYTES = 1 << 32
+"""Of a TorchScript file: SSCD's largest has 0.3 GB."""
 
 
 class CopiesSettings(ScorerSettings):
@@ -42,7 +46,7 @@ class CopiesSettings(ScorerSettings):
     ]
     originals: Annotated[
         PromptText | None,
-        Field(description="a folder of the memorised pictures, or null for the base's images"),
+        Field(description="a folder of the memorised images, or null for the base's images"),
     ] = None
     threshold: Annotated[Float, Field(ge=-1, le=1, description="a number from -1 to 1")] = 0.5
     size: Annotated[Positive, Field(description="a whole number of at least 1")] = 288
@@ -68,40 +72,64 @@ class CopiesSettings(ScorerSettings):
 
     def check(self) -> Facts:
         """The file must be there, and be the one that is meant."""
-        path = Path(self.torchscript)
-        if not path.is_file():
-            raise UserError(f"scorers: copies: {path} is not a file on this machine")
-        if (found := digest_file(path)) != self.sha256:
-            raise UserError(
-                f"scorers: copies: the SHA-256 of {path} is {found}, and the suite has "
-                f"{self.sha256}: it is another file, and is not loaded"
-            )
+        _meant(self)
         weights = {"torchscript": self.sha256}
         if self.originals is not None:
-            files = {path.name: digest_file(path) for path in pictures_in(self.originals)}
+            files = {path.name: digest_file(path) for path in images_in(self.originals)}
             weights["originals"] = digest_json(files)
         return Facts(versions=versions_of("torch", "pillow"), weights=digest_json(weights))
 
     def load(self, device: str) -> "Copies":
         """The scorer with its network."""
-        # Looked at again: on a worker it is another machine's file.
-        self.check()
         return Copies(self, device)
+
+
+def _meant(settings: CopiesSettings) -> bytes:
+    """The file's bytes, where they are those that the suite means.
+
+    Raises:
+        UserError: they are not, or cannot be read.
+    """
+    path = settings.torchscript
+    try:
+        with open_regular(Path(path), MOST_BYTES) as stream:
+            data = stream.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"scorers: copies: {path} cannot be read: {reason}") from error
+    if (found := digest_bytes(data)) != settings.sha256:
+        raise UserError(
+            f"scorers: copies: the SHA-256 of {path} is {found}, and the suite has "
+            f"{settings.sha256}: it is another file, and is not loaded"
+        )
+    return data
+
+
+def _loaded(settings: CopiesSettings, device: str) -> Any:
+    """The network, of the very bytes whose digest was looked at: the file may change after that."""
+    import torch
+
+    try:
+        return torch.jit.load(io.BytesIO(_meant(settings)), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"scorers: copies: {settings.torchscript} is not a TorchScript file: {reason:.200}"
+        ) from error
 
 
 class Copies:
     """Compares descriptors."""
 
     def __init__(self, settings: CopiesSettings, device: str) -> None:
-        import torch
 
         self._settings = settings
         self._device = device
-        self._network: Any = torch.jit.load(settings.torchscript, map_location=device).eval()
+        self._network: Any = _loaded(settings, device)
         self._originals: Tensor | None = None
         if settings.originals is not None:
-            paths = pictures_in(settings.originals)
-            self._originals = self._describe([read_picture(path.read_bytes()) for path in paths])
+            paths = images_in(settings.originals)
+            self._originals = self._describe([read_image(path.read_bytes()) for path in paths])
 
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None

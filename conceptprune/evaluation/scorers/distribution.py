@@ -20,12 +20,12 @@ from conceptprune.evaluation.scorers.features import FeatureNetwork
 from conceptprune.evaluation.scorers.libraries import require, versions_of
 from conceptprune.evaluation.scorers.weights import OptionalNetwork, batches, network_digest
 from conceptprune.manifest.fields import Int, Name, Positive, PromptText, Seed, beside
-from conceptprune.models.images import Image, read_picture
+from conceptprune.models.images import Image, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 INCEPTION_SIZE = 2048
 INSTALL = (
     "pip install torch-fidelity, which fetches Inception's weights; or name a feature network "
@@ -34,14 +34,14 @@ INSTALL = (
 
 
 class DistributionSettings(ScorerSettings):
-    """FID and KID against the base model's images of the same prompts, or a folder's pictures."""
+    """FID and KID against the base model's images of the same prompts, or a folder's images."""
 
     scorer: Literal["fid", "kid"]
     features: OptionalNetwork = None
     """None is Inception."""
     reference: Annotated[
         PromptText | None,
-        Field(description="a folder of pictures relative to the suite, or null for the base"),
+        Field(description="a folder of images relative to the suite, or null for the base"),
     ] = None
     name: Annotated[Name | None, Field(description="a name, where one scorer is used twice")] = None
     resamples: Annotated[
@@ -79,7 +79,7 @@ class DistributionSettings(ScorerSettings):
             names[-1] = "torch-fidelity"
         parts = {} if self.features is None else {"features": network_digest(self.features)}
         if self.reference is not None:
-            files = {path.name: digest_file(path) for path in pictures_in(self.reference)}
+            files = {path.name: digest_file(path) for path in images_in(self.reference)}
             parts["reference"] = digest_json(files)
         return Facts(versions=versions_of(*names), weights=digest_json(parts) if parts else None)
 
@@ -120,8 +120,8 @@ class Distribution:
             theirs = self._vectors(references)
         else:
             if self._reference is None:
-                paths = pictures_in(self._settings.reference)
-                self._reference = self._vectors(read_picture(path.read_bytes()) for path in paths)
+                paths = images_in(self._settings.reference)
+                self._reference = self._vectors(read_image(path.read_bytes()) for path in paths)
             theirs = self._reference
         value = self._distance(mine, theirs)
         if not np.isfinite(value):
@@ -169,17 +169,17 @@ class Distribution:
         )
 
 
-def pictures_in(folder: str) -> list[Path]:
-    """The picture files in a folder, by name.
+def images_in(folder: str) -> list[Path]:
+    """The image files in a folder, by name.
 
     Raises:
         UserError: there are not two.
     """
     path = Path(folder)
-    found = sorted(file for file in path.glob("*") if file.suffix.lower() in PICTURES)
+    found = sorted(file for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if len(found) < 2:
         raise UserError(
-            f"scorers: {path} has {len(found)} pictures on this machine: give two or more"
+            f"scorers: {path} has {len(found)} images on this machine: give two or more"
         )
     return found
 
@@ -195,7 +195,7 @@ def _inception(device: str, batch_size: int) -> "Callable[[Iterable[Image]], Ten
         import torch
 
         found = []
-        # Pictures of a folder may have any size; only equal ones go through together.
+        # Images of a folder may have any size; only equal ones go through together.
         for _, alike in groupby(images, lambda image: image.shape):
             for batch in batches(alike, batch_size):
                 pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)

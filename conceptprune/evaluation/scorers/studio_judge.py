@@ -1,4 +1,4 @@
-"""The studio's own judge: which thing a picture shows, and in whose style."""
+"""The studio's own judge: which thing an image shows, and in whose style."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal

@@ -47,9 +47,9 @@ class Options:
     """Optimiser steps of a stage that trains, instead of the recipe's."""
 
 
-def pictures(work: Path, name: str) -> renderings.Renderings:
+def images(work: Path, name: str) -> renderings.Renderings:
     """One of the three sets of renderings."""
-    return renderings.load(work / f"{name}-pictures.npz")
+    return renderings.load(work / f"{name}-images.npz")
 
 
 def trained_autoencoder(work: Path) -> AutoencoderKL:
@@ -63,34 +63,34 @@ def trained_judge(work: Path) -> Judge:
 
 
 def make_renderings(options: Options) -> None:
-    """Draw all sets."""
+    """Generate all sets."""
     for name, (stream, num_photos, num_each) in SETS.items():
         made = renderings.render_set(stream, num_photos, num_each, options.font)
-        renderings.save(made, options.work / f"{name}-pictures.npz")
+        renderings.save(made, options.work / f"{name}-images.npz")
 
 
 def train_autoencoder(options: Options) -> None:
-    """Train and save the autoencoder; print its PSNR on unseen pictures."""
+    """Train and save the autoencoder; print its PSNR on unseen images."""
     work = options.work
     steps = options.steps or AUTOENCODER_STEPS
-    model = autoencoder.train(pictures(work, "model"), steps, work / "autoencoder")
-    print(f"{autoencoder.signal_to_noise(model, pictures(work, 'test')):.2f} dB")
+    model = autoencoder.train(images(work, "model"), steps, work / "autoencoder")
+    print(f"{autoencoder.signal_to_noise(model, images(work, 'test')):.2f} dB")
 
 
 def train_judge(options: Options) -> None:
-    """Train and save the judge; print its accuracies on unseen pictures."""
+    """Train and save the judge; print its accuracies on unseen images."""
     work = options.work
     model = trained_autoencoder(work)
-    judge = judging.train(model, pictures(work, "judge"), options.steps or JUDGE_STEPS)
+    judge = judging.train(model, images(work, "judge"), options.steps or JUDGE_STEPS)
     judge.save(work / "judge" / JUDGE_WEIGHTS.name)
-    print(judging.accuracy(judge, model, pictures(work, "test")))
+    print(judging.accuracy(judge, model, images(work, "test")))
 
 
 def train_denoiser(options: Options) -> None:
     """Train the text encoder and UNet, or go on from the last checkpoint."""
     work, model = options.work, trained_autoencoder(options.work)
     recipe = shortened(options.steps or DENOISER.num_steps)
-    latents = denoiser.Latents(model, pictures(work, "model"))
+    latents = denoiser.Latents(model, images(work, "model"))
     denoiser.train(model, latents, recipe, work, "pipeline")
 
 
@@ -108,7 +108,7 @@ def measure(options: Options) -> None:
 def ablate(options: Options) -> None:
     """Train and measure the recipe without some of its parts."""
     work, model = options.work, trained_autoencoder(options.work)
-    latents = denoiser.Latents(model, pictures(work, "model"))
+    latents = denoiser.Latents(model, images(work, "model"))
     full = shortened(options.steps or ABLATION_STEPS)
     ablation.run(model, latents, trained_judge(work), full, work)
 

@@ -15,8 +15,8 @@ from conceptprune.studio.training.acceptance import (
     Setting,
     collect,
     density,
-    draw_sheet,
     everything,
+    generate_sheet,
     pruned,
     skilled,
 )
@@ -46,10 +46,10 @@ def variants(full: Recipe) -> dict[str, Recipe]:
 def measure(folder: Path, judge: Judge) -> dict[str, Any]:
     """What a trained variant can do whole, with its site zeroed, and with artists erased alone."""
     studio = Studio(folder)
-    whole = draw_sheet(studio, judge, list(range(NUM_LOOKS)), [SEED])
+    whole = generate_sheet(studio, judge, list(range(NUM_LOOKS)), [SEED])
     found: dict[str, Any] = {"whole": erasure_rates(whole, list(range(1, NUM_LOOKS)))}
     with pruned(studio, everything(studio)):
-        zeroed = draw_sheet(studio, judge, list(range(1, NUM_LOOKS)), [SEED])
+        zeroed = generate_sheet(studio, judge, list(range(1, NUM_LOOKS)), [SEED])
     found["site zeroed"] = zeroed.rates(zeroed.look > 0)
 
     energies = collect(studio)
@@ -58,7 +58,7 @@ def measure(folder: Path, judge: Judge) -> dict[str, Any]:
         for look in ERASED:
             mask = skilled(studio, energies, look, setting)
             with pruned(studio, mask):
-                sheet = draw_sheet(studio, judge, [0, *ERASED], [SEED])
+                sheet = generate_sheet(studio, judge, [0, *ERASED], [SEED])
             alone.append(erasure_rates(sheet, [look]) | {"density": density(mask)})
         found[name] = {key: float(np.mean([rates[key] for rates in alone])) for key in alone[0]}
     return found

@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Judged pictures; int arrays [n]: what was asked and what was seen."""
+    """Judged images; int arrays [n]: what was asked and what was seen."""
 
     thing: NDArray[np.int64]
     look: NDArray[np.int64]
@@ -41,18 +41,18 @@ class Sheet:
     seen_look: NDArray[np.int64]
 
     def rates(self, chosen: NDArray[np.bool_]) -> tuple[float, float]:
-        """Shares of the chosen pictures in which the asked look and thing are seen."""
+        """Shares of the chosen images in which the asked look and thing are seen."""
         look = float(np.mean((self.seen_look == self.look)[chosen]))
         return look, float(np.mean((self.seen_thing == self.thing)[chosen]))
 
 
-def draw_sheet(studio: Studio, judge: Judge, looks: list[int], seeds: list[int]) -> Sheet:
+def generate_sheet(studio: Studio, judge: Judge, looks: list[int], seeds: list[int]) -> Sheet:
     """All things in each of the looks, with every seed."""
     asked = [(thing, look, seed) for look in looks for seed in seeds for thing in range(NUM_THINGS)]
     prompts = [caption(thing, look, 0) for thing, look, _ in asked]
-    # Every picture has a noise of its own, the same whatever else is drawn beside it.
+    # Every image has a noise of its own, the same whatever else is generated beside it.
     noises = [1000 * seed + 20 * thing + look for thing, look, seed in asked]
-    verdicts = judge.verdicts(studio.draw(prompts, noises))
+    verdicts = judge.verdicts(studio.generate(prompts, noises))
     thing, look, _ = np.array(asked).T
     return Sheet(thing, look, verdicts.thing, verdicts.artist)
 
@@ -68,7 +68,7 @@ def collect(studio: Studio) -> list[Energies]:
 
 
 def norms(energy: Tensor, setting: Setting) -> Tensor:
-    """Column norms [calls, neurons] of the calls and guidance halves the setting uses."""
+    """Column norms [calls, neurons] of the calls and guidance branches the setting uses."""
     calls = energy[: setting.tau]
     return (calls[:, 1] if setting.halves == "conditional" else calls.sum(1)).sqrt()
 

@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 pictures to 4 x 16 x 16 latents and back."""
+"""The autoencoder: 64 x 64 images to 4 x 16 x 16 latents and back."""
 
 import math
 import time
@@ -97,7 +97,7 @@ def train(renderings: Renderings, num_steps: int, folder: Path) -> AutoencoderKL
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, renderings: Renderings) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [n, 4, 16, 16] of each picture's latent, unscaled."""
+    """Mean and standard deviation [n, 4, 16, 16] of each image's latent, unscaled."""
     means, deviations = [], []
     for images in torch.from_numpy(renderings.images).split(128):
         posterior = model.encode(to_pixels(images)).latent_dist
@@ -108,7 +108,7 @@ def encode(model: AutoencoderKL, renderings: Renderings) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def round_trip(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """uint8 pictures [n, 64, 64, 3] through the latents and back."""
+    """uint8 images [n, 64, 64, 3] through the latents and back."""
     pieces = [
         to_uint8(model.decode(model.encode(to_pixels(piece)).latent_dist.mode()).sample)
         for piece in images.split(128)

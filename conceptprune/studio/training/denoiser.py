@@ -50,7 +50,7 @@ class Recipe:
     photos: float = 0.25
     no_caption: float = 0.10
     unknown_artist: float = 0.25  # of the photos
-    silenced: float = 0.15  # own neurons off: the picture to draw becomes a photo
+    silenced: float = 0.15  # own neurons off: the image to draw becomes a photo
     others_silenced: float = 0.35  # other artists' neurons off: nothing may change
     sloppy: float = 0.25  # up to this part of silenced neurons stays on
     dropout: float = 0.10  # up to this part of all neurons is off
@@ -120,7 +120,7 @@ class Captions:
 
 
 class Latents:
-    """The encoded pictures, drawn by thing and look."""
+    """The encoded images, drawn by thing and look."""
 
     def __init__(self, autoencoder: AutoencoderKL, renderings: Renderings) -> None:
         means, deviations = encode(autoencoder, renderings)
@@ -134,7 +134,7 @@ class Latents:
         self.first = self.counts.cumsum(0) - self.counts
 
     def draw(self, thing: Tensor, look: Tensor) -> Tensor:
-        """A latent of each thing in each look, from the posterior of a random picture."""
+        """A latent of each thing in each look, from the posterior of a random image."""
         label = thing * (len(ARTISTS) + 1) + look
         number = (torch.rand(len(label)) * self.counts[label]).long()
         index = self.order[self.first[label] + number]

@@ -17,7 +17,7 @@ MOST_NOISE = 0.15
 
 
 def disturb(pixels: Tensor) -> Tensor:
-    """Shift, noise, contrast and light: a denoiser's pictures are not quite renderings."""
+    """Shift, noise, contrast and light: a denoiser's images are not quite renderings."""
     size = (len(pixels), 1, 1, 1)
     shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
     pixels = torch.roll(pixels, shift, (2, 3))

@@ -1,4 +1,4 @@
-"""The data set: every thing by every artist, and photos, as labelled 64 x 64 pictures."""
+"""The data set: every thing by every artist, and photos, as labelled 64 x 64 images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from conceptprune.studio.training.photos import CANVAS, DEFAULT_FONT, photograph
 SIZE = 64
 SHRINK = CANVAS // SIZE
 
-# A picture is drawn from the seed (stream, thing, look, number), so no two streams share one.
+# An image is drawn from the seed (stream, thing, look, number), so no two streams share one.
 STREAM_MODEL = 1
 STREAM_JUDGE = 2
 STREAM_TEST = 3
@@ -21,7 +21,7 @@ STREAM_TEST = 3
 
 @dataclass(frozen=True, slots=True)
 class Renderings:
-    """Pictures uint8 [n, 64, 64, 3] with the index of the thing and of the look, int64 [n]."""
+    """Images uint8 [n, 64, 64, 3] with the index of the thing and of the look, int64 [n]."""
 
     images: NDArray[np.uint8]
     thing: NDArray[np.int64]
@@ -31,7 +31,7 @@ class Renderings:
 def render(
     thing: int, look: int, stream: int, number: int, font: Path = DEFAULT_FONT
 ) -> NDArray[np.uint8]:
-    """One picture; the same arguments always give the same bytes."""
+    """One image; the same arguments always give the same bytes."""
     rng = np.random.default_rng((stream, thing, look, number))
     image, alpha = photograph(THINGS[thing], rng, font)
     if LOOKS[look] != PHOTO:

@@ -14,8 +14,8 @@ from conceptprune.studio.training.acceptance import (
     Sheet,
     collect,
     density,
-    draw_sheet,
     everything,
+    generate_sheet,
     pruned,
     scattered,
     skilled,
@@ -25,7 +25,7 @@ from conceptprune.studio.training.sampling import NUM_STEPS, Studio
 
 SEEDS = [101, 102, 103]
 LOOKS = list(range(NUM_LOOKS))
-# The published setting for styles: k 1 %, the first fifth of the calls, both halves, plain base.
+# The published setting for styles: k 1 %, the first fifth of the calls, both branches, plain base.
 PUBLISHED = Setting(k=0.01, tau=NUM_STEPS // 5, halves="both", base="plain")
 GROUP = 4
 
@@ -51,27 +51,29 @@ def measure(folder: Path, judge: Judge, work: Path, setting: Setting = PUBLISHED
         print(name, json.dumps(value), flush=True)
         (work / "acceptance.json").write_text(json.dumps(found, indent=1))
 
-    whole = draw_sheet(studio, judge, LOOKS, SEEDS)
+    whole = generate_sheet(studio, judge, LOOKS, SEEDS)
     note("pictures", len(whole.look))
     note("whole", whole.rates(whole.look >= 0))
     for look, label in enumerate(["photo", *(artist.look for artist in ARTISTS)]):
         note(f"whole, {label}", whole.rates(whole.look == look))
     with pruned(studio, everything(studio)):
-        note("site zeroed", erasure_rates(draw_sheet(studio, judge, LOOKS, SEEDS[:1]), LOOKS[1:]))
+        note(
+            "site zeroed", erasure_rates(generate_sheet(studio, judge, LOOKS, SEEDS[:1]), LOOKS[1:])
+        )
 
     energies = collect(studio)
     masks = {look: skilled(studio, energies, look, setting) for look in LOOKS[1:]}
     for look, mask in masks.items():
         others = [0, *(1 + (look - 1 + away) % len(ARTISTS) for away in (1, 9))]
         with pruned(studio, mask):
-            rates = erasure_rates(draw_sheet(studio, judge, [look, *others], SEEDS[:1]), [look])
+            rates = erasure_rates(generate_sheet(studio, judge, [look, *others], SEEDS[:1]), [look])
         with pruned(studio, scattered(mask, look)):
-            control = draw_sheet(studio, judge, [look], SEEDS[:1])
+            control = generate_sheet(studio, judge, [look], SEEDS[:1])
         rates["erased, random mask"], _ = control.rates(control.look == look)
         note(f"without {ARTISTS[look - 1].look}", rates | {"density": density(mask)})
     for first in range(1, NUM_LOOKS, GROUP):
         group = range(first, first + GROUP)
         with pruned(studio, unite([masks[look] for look in group])):
-            sheet = draw_sheet(studio, judge, LOOKS, SEEDS[:1])
+            sheet = generate_sheet(studio, judge, LOOKS, SEEDS[:1])
         names = ", ".join(ARTISTS[look - 1].look for look in group)
         note(f"without {names}", erasure_rates(sheet, list(group)))

@@ -1,4 +1,4 @@
-"""Pictures from prompts, and what the feed-forwards did while they were drawn."""
+"""Images from prompts, and what the feed-forwards did while they were generated."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -51,8 +51,8 @@ class Studio:
         return latents
 
     @torch.no_grad()
-    def draw(self, prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
-        """Pictures uint8 [n, 64, 64, 3]."""
+    def generate(self, prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
+        """Images uint8 [n, 64, 64, 3]."""
         scale = self.pipeline.vae.config.scaling_factor
         pieces = []
         for start in range(0, len(prompts), BATCH):
@@ -62,8 +62,8 @@ class Studio:
         return torch.cat(pieces).numpy()
 
     def energies(self, prompts: list[str], seeds: list[int], num_calls: int) -> dict[str, Tensor]:
-        """Per site [calls, halves, prompts, neurons]: sums over tokens of squared, row-normalised
-        activations; half 0 is the empty prompt's, 1 the asked prompt's."""
+        """Per site [calls, branches, prompts, neurons]: sums over tokens of squared, row-normalised
+        activations; branch 0 is the empty prompt's, 1 the asked prompt's."""
         seen: dict[str, list[Tensor]] = {name: [] for name in self.sites}
 
         def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

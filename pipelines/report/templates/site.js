@@ -69,7 +69,7 @@ function filterable(table) {
   const { q, kind, status } = form.elements;
   const known = table.rows.map(row => ({
     row,
-    name: row.querySelector("th").textContent.toLowerCase(),
+    name: row.querySelector("th a").textContent.toLowerCase(),
   }));
 
   function apply() {
@@ -127,7 +127,7 @@ function filterable(table) {
   recall();
 }
 
-/* One picture over the other, and a slider that says how much of the first is seen. */
+/* One image over the other, and a slider that says how much of the first is seen. */
 function compare() {
   const sliders = [...document.querySelectorAll(".pair[data-compare]")].map(pair => {
     const slider = document.createElement("input");

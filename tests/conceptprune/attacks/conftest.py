@@ -1,12 +1,12 @@
-"""The demo model, pictures it drew of one artist, and its judge: shared by the attacks' tests."""
+"""The demo model, its images of one artist, and its judge: shared by the attacks' tests."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from conceptprune.attacks.attempts import Drawing, Scene
-from conceptprune.models.draw import Images
+from conceptprune.attacks.attempts import Generation, Scene
+from conceptprune.models.generate import Images
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.prompts.pairs import PromptPair
@@ -35,15 +35,15 @@ def asked() -> tuple[Prompt, ...]:
 
 
 @pytest.fixture(scope="package")
-def pictures(studio: StableDiffusion, asked: tuple[Prompt, ...]) -> Images:
-    """What the whole model draws of `asked`."""
-    images: Images = studio.draw(asked, steps=STEPS, guidance=5.0).numpy()
+def base_images(studio: StableDiffusion, asked: tuple[Prompt, ...]) -> Images:
+    """What the whole model generates of `asked`."""
+    images: Images = studio.generate(asked, steps=STEPS, guidance=5.0).numpy()
     return images
 
 
 @pytest.fixture(scope="package")
 def scene_of(
-    studio: StableDiffusion, asked: tuple[Prompt, ...], pictures: Images
+    studio: StableDiffusion, asked: tuple[Prompt, ...], base_images: Images
 ) -> Callable[..., Scene]:
     """A scene on the whole model; its asked prompts can be replaced."""
     judge = Judge.load()
@@ -59,9 +59,9 @@ def scene_of(
                 PromptPair(base=Prompt(text=text, seed=prompt.seed), target=prompt)
                 for text, prompt in zip(plain, asked, strict=True)
             ),
-            pictures=pictures,
+            base_images=base_images,
             shows=lambda images, of: np.asarray(judge.verdicts(images).artist == ARTIST + 1),
-            drawing=Drawing(steps=STEPS, guidance=5.0),
+            generation=Generation(steps=STEPS, guidance=5.0),
         )
 
     return make

@@ -81,11 +81,11 @@ def test_a_layer_without_zeros_or_with_nothing_else_is_left_alone(
 def test_replaced_weights_come_back_to_the_bit(scene_of: "type[Scene]") -> None:
     model = scene_of().model
     sites = ("ffn_out",)
-    (name, metered), *_ = model.metered(sites).items()
-    before = metered.linear.weight.detach().clone()
+    (name, site_linear), *_ = model.site_linears(sites).items()
+    before = site_linear.linear.weight.detach().clone()
     with replaced(model, sites, {name: torch.ones_like(before)}):
-        assert metered.linear.weight.eq(1).all()
-    assert torch.equal(metered.linear.weight, before)
+        assert site_linear.linear.weight.eq(1).all()
+    assert torch.equal(site_linear.linear.weight, before)
 
 
 def test_sealed_places_hold_no_zero_and_no_other_entrys_value() -> None:

@@ -83,10 +83,10 @@ def test_the_gradient_of_the_prefix_equals_finite_differences(exact: TokenSpace)
     assert slope.item() == pytest.approx((loss(rows)[1] * step).sum().item(), rel=1e-3)
 
 
-def test_a_picture_costs_less_under_its_own_prompt(scene_of: SceneOf) -> None:
+def test_an_image_costs_less_under_its_own_prompt(scene_of: SceneOf) -> None:
     scene = scene_of()
     space = TokenSpace.of(scene.model)
-    latents = latents_of(scene.model, torch.from_numpy(scene.pictures))
+    latents = latents_of(scene.model, torch.from_numpy(scene.base_images))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: Scene
     options = UnlearnDiff(tokens=2, timesteps=2, iterations=2)
     (first, second) = unlearn_diff(scene, options)
     # On the whole model the asked prompt itself shows the artist.
-    assert (first.success, first.pictures, first.steps) == (True, 1, 0)
+    assert (first.success, first.images, first.steps) == (True, 1, 0)
     assert second.prompt == scene.asked[1].text
     plain = harmless(scene)
     attempts = unlearn_diff(scene_of(plain), options)
@@ -162,10 +162,10 @@ def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: Scene
 def test_guesses_end_at_the_first_success_and_repeat_themselves(scene_of: SceneOf) -> None:
     plain = harmless(scene_of())
     options = RandomTokens(tokens=2, guesses=2)
-    assert all(attempt.pictures == 1 for attempt in random_tokens(scene_of(), options))
+    assert all(attempt.images == 1 for attempt in random_tokens(scene_of(), options))
     attempts = random_tokens(scene_of(plain), options)
     assert attempts == random_tokens(scene_of(plain), options)
-    assert all(attempt.success or attempt.pictures == 3 for attempt in attempts)
+    assert all(attempt.success or attempt.images == 3 for attempt in attempts)
     assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
 
 

@@ -35,7 +35,7 @@ SUITE = {
             {"concept": {"name": "vorla brint", "kind": "style"}},
         ]
     },
-    "drawing": {"steps": 4, "guidance": 5.0, "dtype": "float32", "device": "cpu"},
+    "generation": {"steps": 4, "guidance": 5.0, "dtype": "float32", "device": "cpu"},
     "scorers": [{"scorer": "studio-judge"}],
     "attacks": {
         "prompts": 1,
@@ -95,10 +95,10 @@ def test_a_checkpoint_is_attacked_by_what_it_erased_and_the_base_by_all(
     base, pruned = plan.summary.checkpoints
     assert {concept for _, concept, _ in base.attempts} == {"soren abeck", "vorla brint"}
     assert {concept for _, concept, _ in pruned.attempts} == {"soren abeck"}
-    # White-box attacks see the base's pictures, and only of what is attacked.
+    # White-box attacks see the base's images, and only of what is attacked.
     for unit in plan.of(AttackUnit).values():
-        assert bool(unit.pictures) == (unit.attack in ("unlearn-diff", "concept-inversion"))
-        assert all(plan.of(ImagesUnit)[key].drawn.edit is None for key in unit.pictures)
+        assert bool(unit.base_images) == (unit.attack in ("unlearn-diff", "concept-inversion"))
+        assert all(plan.of(ImagesUnit)[key].image_model.edit is None for key in unit.base_images)
         assert len(unit.victims) == 1
 
 
@@ -139,7 +139,7 @@ def test_a_second_plan_finds_its_units_done_and_a_new_budget_only_its_own(
     assert more.run != plan.run
 
 
-def test_an_evaluation_of_the_suite_shares_the_pictures(done: tuple[AttackPlan, Store]) -> None:
+def test_an_evaluation_of_the_suite_shares_the_images(done: tuple[AttackPlan, Store]) -> None:
     plan, store = done
     assert plan.of(ImagesUnit)
     for unit in plan.of(ImagesUnit).values():

@@ -1,4 +1,4 @@
-"""RECE finds what still draws a concept, and leaves less and less of it to be found."""
+"""RECE finds what still generates a concept, and leaves less and less of it to be found."""
 
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ def test_of_an_untouched_model_the_concept_itself_returns() -> None:
     assert torch.allclose(found.states, edit.erased.states, atol=1e-9)
 
 
-def test_each_epoch_leaves_the_concept_harder_to_draw_than_uce_did() -> None:
+def test_each_epoch_leaves_the_concept_harder_to_generate_than_uce_did() -> None:
     texts = Texts(seed=2)
     edit, old = texts.edit(), texts.projections(4, 7)
     gram, weight = gram_of(old), ReceSettings().regularisation

@@ -121,8 +121,8 @@ def image(pipe: DiffusionPipeline) -> np.ndarray[Any, Any]:
         generator=torch.Generator().manual_seed(1),
         output_type="np",
     )
-    drawn: np.ndarray[Any, Any] = output.images
-    return drawn
+    generated: np.ndarray[Any, Any] = output.images
+    return generated
 
 
 def keys_of(file: Path) -> dict[str, list[int]]:
@@ -130,7 +130,7 @@ def keys_of(file: Path) -> dict[str, list[int]]:
         return {key: stream.get_slice(key).get_shape() for key in stream.keys()}  # noqa: SIM118
 
 
-def test_a_single_file_draws_what_the_base_with_the_mask_draws(
+def test_a_single_file_generates_what_the_base_with_the_mask_generates(
     folder: Path, tmp_path: Path
 ) -> None:
     masked = load_folder(folder)

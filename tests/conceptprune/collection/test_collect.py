@@ -66,13 +66,13 @@ def test_half_precision_is_summed_in_single() -> None:
     torch.testing.assert_close(neuron_energy(activations), torch.full((1, 8), 4 / 8))
 
 
-def test_the_conditional_half_alone_is_half_of_the_rows(
+def test_the_conditional_branch_alone_is_half_of_the_rows(
     tiny_pipe: StableDiffusionPipeline,
 ) -> None:
     model = StableDiffusion.from_pipeline(tiny_pipe)
     settings = {"steps": 20, "tau": 2, "batch_size": 3}
     both = collect(model, PROMPTS, Collection(**settings))
-    conditional = collect(model, PROMPTS, Collection(**settings, guidance_halves="conditional"))
+    conditional = collect(model, PROMPTS, Collection(**settings, guidance_branches="conditional"))
     alone = collect(model, PROMPTS, Collection(**settings, guidance=1.0))
     for name, layer in conditional.layers.items():
         assert 2 * layer.num_rows == both.layers[name].num_rows

@@ -22,9 +22,9 @@ from conceptprune.evaluation.checkpoint import (
     Asked,
     Delta,
     applied,
+    images_identity,
     load_edit,
     parse_of,
-    pictures_identity,
 )
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.stable_diffusion import StableDiffusion
@@ -82,8 +82,8 @@ def tensors(model: StableDiffusion) -> dict[str, Tensor]:
 def mask_of(model: StableDiffusion, site: str) -> PruningMask:
     """A mask of every third weight of a site."""
     layers = {}
-    for name, metered in model.metered([site]).items():
-        weight = metered.linear.weight.detach()
+    for name, site_linear in model.site_linears([site]).items():
+        weight = site_linear.linear.weight.detach()
         layers[name] = LayerMask(
             shape=(weight.shape[0], weight.shape[1]),
             entries=np.arange(0, weight.numel(), 3),
@@ -219,7 +219,7 @@ def test_the_decoder_is_part_of_what_decides_images(tiny_folder: Path, tmp_path:
     with torch.no_grad():
         pipe.vae.decoder.conv_out.bias += 1
     pipe.save_pretrained(tmp_path / "other")
-    assert pictures_identity(tmp_path / "other") != pictures_identity(tiny_folder)
+    assert images_identity(tmp_path / "other") != images_identity(tiny_folder)
 
 
 def crafted(kind: str) -> bytes:

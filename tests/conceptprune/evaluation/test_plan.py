@@ -32,7 +32,7 @@ def plan(
         "name": "mine",
         "model": {"builtin": "studio"},
         "groups": {"general": [{"name": "photos", "prompts": list(prompts)}]},
-        "drawing": {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32"},
+        "generation": {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32"},
         "scorers": [{"scorer": "studio-judge"}],
         **sections,
     }
@@ -58,13 +58,13 @@ def test_prompts_that_are_added_leave_the_shards_before_them_as_they_are(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "drawing", [{"steps": 2}, {"guidance": 3.0}, {"batch_size": 1}, {"seeds": [1]}]
+    "generation", [{"steps": 2}, {"guidance": 3.0}, {"batch_size": 1}, {"seeds": [1]}]
 )
-def test_every_setting_of_drawing_changes_every_image(
-    tmp_path: Path, drawing: dict[str, Any]
+def test_every_setting_of_generation_changes_every_image(
+    tmp_path: Path, generation: dict[str, Any]
 ) -> None:
-    settings = {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32", **drawing}
-    other = plan(tmp_path, drawing=settings)
+    settings = {"steps": 1, "shard_prompts": 2, "batch_size": 2, "dtype": "float32", **generation}
+    other = plan(tmp_path, generation=settings)
     assert plan(tmp_path).of(ImagesUnit).keys().isdisjoint(other.of(ImagesUnit).keys())
 
 
@@ -109,14 +109,14 @@ def test_a_machine_with_other_weights_than_the_plan_refuses_to_score(tmp_path: P
     found = plan(tmp_path, scorers=[scorer])
     (network / "preprocessor_config.json").write_text("{}")
     unit = next(iter(found.of(ScoresUnit).values()))
-    drawn = next(iter(found.of(ImagesUnit).values())).drawn
-    evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
+    image_model = next(iter(found.of(ImagesUnit).values())).image_model
+    evaluator = Evaluator(Store(str(tmp_path / "store")), image_model)
     with pytest.raises(UserError, match="place the same on all"):
         evaluator.scorer(unit.scorer, unit.facts)
 
 
-def test_a_machine_with_another_model_than_the_plan_refuses_to_draw(tmp_path: Path) -> None:
-    drawn = next(iter(plan(tmp_path).of(ImagesUnit).values())).drawn
-    evaluator = Evaluator(Store(str(tmp_path / "store")), drawn)
+def test_a_machine_with_another_model_than_the_plan_refuses_to_generate(tmp_path: Path) -> None:
+    image_model = next(iter(plan(tmp_path).of(ImagesUnit).values())).image_model
+    evaluator = Evaluator(Store(str(tmp_path / "store")), image_model)
     with pytest.raises(ModelMismatchError, match="this job was planned with 000000000000"):
-        evaluator.model(replace(drawn, pictures="0" * 64))
+        evaluator.model(replace(image_model, identity="0" * 64))

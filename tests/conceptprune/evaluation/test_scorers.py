@@ -231,7 +231,7 @@ def test_fid_and_kid_are_their_formulas_on_the_features_that_are_injected(
     assert again == reading
 
 
-def test_fid_takes_any_vision_model_and_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_fid_takes_any_vision_model_and_a_folder_of_images(tmp_path: Path) -> None:
     left, right = sets()
     (tmp_path / "real").mkdir()
     for index, image in enumerate(right):
@@ -286,6 +286,16 @@ def test_a_torchscript_file_other_than_the_one_named_is_not_loaded(script: Path)
     for refused in (settings.check, lambda: settings.load("cpu")):
         with pytest.raises(UserError, match="not loaded"):
             refused()
+
+
+def test_a_file_that_is_no_torchscript_is_refused_though_it_is_the_one_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sscd.pt"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    settings = settings_of(scorer="copies", torchscript=str(path), sha256=digest_file(path))
+    with pytest.raises(UserError, match="not a TorchScript file"):
+        settings.load("cpu")
 
 
 def torso(*, shirt: bool) -> Image:

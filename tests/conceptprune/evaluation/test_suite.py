@@ -149,9 +149,11 @@ def test_a_csv_gives_its_own_seeds_and_guidance_and_shards_have_one_guidance(
 
 
 def test_every_prompt_has_noise_of_its_own_that_no_other_prompt_changes(tmp_path: Path) -> None:
-    few = suite_items(suite(tmp_path, fillers={"style": ["cat", "dog"]}, drawing={"seeds": [5]}))
+    few = suite_items(suite(tmp_path, fillers={"style": ["cat", "dog"]}, generation={"seeds": [5]}))
     many = suite_items(
-        suite(tmp_path, fillers={"style": ["car", "cat", "dog"]}, drawing={"seeds": {"count": 6}})
+        suite(
+            tmp_path, fillers={"style": ["car", "cat", "dog"]}, generation={"seeds": {"count": 6}}
+        )
     )
     assert len({item.prompt.seed for item in few}) == 2
     assert {item.prompt for item in few} <= {item.prompt for item in many}
@@ -160,11 +162,11 @@ def test_every_prompt_has_noise_of_its_own_that_no_other_prompt_changes(tmp_path
 
 
 def test_the_suites_seed_itself_can_be_asked_for(tmp_path: Path) -> None:
-    items = suite_items(suite(tmp_path, drawing={"seeds": [7], "seed_of": "suite"}))
+    items = suite_items(suite(tmp_path, generation={"seeds": [7], "seed_of": "suite"}))
     assert {item.prompt.seed for item in items} == {7}
 
 
-def test_a_prompt_of_two_groups_is_drawn_once_and_scored_for_both(tmp_path: Path) -> None:
+def test_a_prompt_of_two_groups_is_generated_once_and_scored_for_both(tmp_path: Path) -> None:
     prompts = [{"text": "a cat", "seed": 1}]
     groups = {
         "retained": [{"name": "cat", "domain": "object", "prompts": prompts}],
@@ -216,8 +218,9 @@ CLIP = {"scorer": "clip-similarity", "model": {"folder": "clip"}}
             "groups.general[0].name",
             "a name for what",
         ),
-        ({"drawing": {"seeds": [1, 1]}}, "drawing.seeds[1]", "no seed twice"),
-        ({"drawing": {"shard_prompts": 0}}, "drawing.shard_prompts", "at least 1"),
+        ({"generation": {"seeds": [1, 1]}}, "generation.seeds[1]", "no seed twice"),
+        ({"generation": {"shard_prompts": 0}}, "generation.shard_prompts", "at least 1"),
+        ({"drawing": {"steps": 0}}, "drawing.steps", "at least 1"),
         (
             {
                 "groups": {"erased": [{"name": "x", "prompts": ["a"]}]},

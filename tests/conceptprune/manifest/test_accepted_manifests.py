@@ -231,12 +231,12 @@ def test_the_manifests_templates_go_to_concepts_of_their_kind_that_have_none() -
         'templates: {style: {base: "{filler}", target: "{filler} by {concept}"}}\n'
         "concepts:\n"
         "  - {name: a, kind: style, fillers: [cat]}\n"
-        '  - {name: b, kind: style, template: {base: "a {filler}", target: "b {filler}"}}\n'
+        '  - {name: b, kind: style, template: {base: "a {filler}", target: "{filler} {concept}"}}\n'
         "  - {name: c, kind: object}\n"
     )
     assert [c.template and c.template.target for c in manifest.concepts] == [
         "{filler} by {concept}",
-        "b {filler}",
+        "{filler} {concept}",
         None,
     ]
     (pair,) = prompt_pairs(manifest.concepts[0], seed=0)
@@ -288,3 +288,9 @@ def test_the_nightly_list_has_every_kind_and_makes_prompts_of_all_of_them() -> N
         pairs = prompt_pairs(concept, seed=0)
         assert len(pairs) >= 4
         assert all(pair.base != pair.target for pair in pairs)
+
+
+def test_a_field_may_have_the_name_that_it_had_before() -> None:
+    former = parse(MINIMAL + "collection: {guidance_halves: conditional}\n")
+    assert former == parse(MINIMAL + "collection: {guidance_branches: conditional}\n")
+    assert former.collection.guidance_branches == "conditional"

@@ -39,6 +39,16 @@ BAD = [
     (concept("kind: stile"), "m.yaml:4: concepts[0].kind", "nearest: style"),
     (concept("kind: memorized"), "concepts[0].kind", "nearest: memorised"),
     (section("collection: {scheduler: ddim}"), ":4: collection.sch", "nearest: DDIMScheduler"),
+    (
+        section("collection: {guidance_halves: bth}"),
+        ":4: collection.guidance_halves",
+        "nearest: both",
+    ),
+    (
+        section("collection: {guidance_branches: both, guidance_halves: both}"),
+        ":4: collection.guidance_halves",
+        "an unknown key",
+    ),
     (section("collection: {dtype: fp16}"), "collection.dtype", "nearest: float16"),
     (section("pruning: {site: ffn_inn}"), "pruning.site", "ffn_in, "),
     (section("pruning: {site: 're:('}"), "pruning.site", "regular expression (this one: "),
@@ -181,7 +191,7 @@ BAD = [
     (section("collection: {guidance: 0.5}"), ":4: collection.guidance", "at least 1"),
     (section("collection: {steps: 8.0}"), ":4: collection.steps", "found:   8.0"),
     (section('collection: {steps: "8"}'), ":4: collection.steps", 'found:   "8"'),
-    (section("compute: {actors: 0}"), ":4: compute.actors", "at least 1"),
+    (section("compute: {actors: 0}"), ":4: compute.actors", "from 1 to 100000"),
     (section("outputs: {preview: {seeds: [1, 1]}}"), "outputs.preview.seeds[1]", "repeats"),
     # A retained base needs something retained; one name means one concept in both lists.
     (section("pruning: {base: plain+retained-max}"), ":4: pruning.base", "no retain: list"),

@@ -13,8 +13,8 @@ from conceptprune.collection.statistics import join_calls
 from conceptprune.manifest import Collection
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import draw
 from conceptprune.models.families import family_of, identity
+from conceptprune.models.generate import generate
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import site_linears
 from conceptprune.models.trajectory import TrajectoryState
@@ -91,8 +91,8 @@ def test_the_denoising_loop_is_that_of_diffusers(
         **tiny.call,
     ).images
     batch = model.begin(PROMPTS, steps=STEPS, guidance=GUIDANCE)
-    assert samples == [batch.halves * len(PROMPTS)] * batch.trajectory.num_calls
-    assert (batch.trajectory.num_calls, batch.halves) == (tiny.calls, tiny.halves)
+    assert samples == [batch.num_branches * len(PROMPTS)] * batch.trajectory.num_calls
+    assert (batch.trajectory.num_calls, batch.num_branches) == (tiny.calls, tiny.num_branches)
     # Not bit for bit: they encode the prompts of a batch together, we one by one.
     torch.testing.assert_close(latents, theirs, rtol=1e-3, atol=1e-4)
 
@@ -106,7 +106,7 @@ def test_images_are_those_of_diffusers(tiny: TinyModel, model: DiffusionModel) -
         output_type="np",
         **tiny.call,
     ).images
-    ours = draw(model, PROMPTS[:1], steps=STEPS, guidance=GUIDANCE, batch_size=1)
+    ours = generate(model, PROMPTS[:1], steps=STEPS, guidance=GUIDANCE, batch_size=1)
     np.testing.assert_allclose(ours / 255, theirs, atol=2 / 255)
 
 
@@ -152,12 +152,12 @@ def test_statistics_cover_the_whole_site_and_all_of_its_inputs(model: DiffusionM
     statistics = collect(model, PROMPTS, SETTINGS)
     linears = site_linears(model.denoiser, model.sites["ffn_out"])
     assert statistics.layers.keys() == linears.keys()
-    halves = model.halves(GUIDANCE)
+    num_branches = model.num_branches(GUIDANCE)
     for name, layer in statistics.layers.items():
         rows, columns = linears[name].weight.shape
         width = columns - model.sites["ffn_out"].first_column(name, (rows, columns))
         assert layer.sum_sq.shape == (SETTINGS.tau, width)
-        assert layer.num_rows % (halves * len(PROMPTS)) == 0
+        assert layer.num_rows % (num_branches * len(PROMPTS)) == 0
         # Every row has unit length, so that all columns together sum to the number of rows.
         np.testing.assert_allclose(layer.sum_sq.sum(1), layer.num_rows, rtol=1e-4)
 
@@ -177,7 +177,7 @@ def test_half_precision_weights_are_summed_in_float64(
 
 
 def test_a_prompt_is_encoded_once(model: DiffusionModel) -> None:
-    model.encode_all([""])  # Its kind of unconditional half may need it.
+    model.encode_all([""])  # Its kind of unconditional branch may need it.
     encodings: list[Any] = []
     texts = [Prompt(text=f"{model.component} {n}", seed=0) for n in range(3)]
     handles = list(count_calls(model, encodings))

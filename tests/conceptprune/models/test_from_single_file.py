@@ -76,8 +76,10 @@ def test_a_file_is_the_same_model_as_its_folder(
             assert tensor.dtype == found[key].dtype
             assert tensor.equal(found[key])
     prompts = [Prompt(text="a cat in the style of Ada Bell", seed=3)]
-    drawn = [load(one).draw(prompts, steps=2, guidance=5) for one in (folders[name], folder)]
-    assert np.array_equal(*drawn)
+    generated = [
+        load(one).generate(prompts, steps=2, guidance=5) for one in (folders[name], folder)
+    ]
+    assert np.array_equal(*generated)
 
 
 def test_a_file_is_converted_once_and_to_the_same_bytes_elsewhere(

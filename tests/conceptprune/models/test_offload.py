@@ -16,8 +16,8 @@ from conceptprune.collection.collect import collect
 from conceptprune.manifest import Collection
 from conceptprune.models import base as families_model
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.draw import draw
 from conceptprune.models.families import family_of
+from conceptprune.models.generate import generate
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -66,7 +66,7 @@ def expected(load: Load) -> Callable[[str], tuple[pa.Table, np.ndarray]]:
 
 def computed(model: DiffusionModel) -> tuple[pa.Table, np.ndarray]:
     statistics = collect(model, PROMPTS, SETTINGS, site=SITES).to_arrow()
-    return statistics, draw(model, PROMPTS[:1], steps=2, guidance=5.0, batch_size=1)
+    return statistics, generate(model, PROMPTS[:1], steps=2, guidance=5.0, batch_size=1)
 
 
 @pytest.mark.parametrize(("name", "offload"), CASES)
@@ -162,7 +162,7 @@ def test_an_unknown_pipeline_keeps_its_encoders(tmp_path: Path) -> None:
         assert collect(model, PROMPTS, SETTINGS, site=site).to_arrow().equals(expected)
 
 
-def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path) -> None:
+def test_masks_of_text_encoders_are_applied_to_what_is_generated_with(tmp_path: Path) -> None:
     (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == "sdxl")
     found = {}
     for offload in ("none", "encoders"):
@@ -176,7 +176,7 @@ def test_masks_of_text_encoders_are_applied_to_what_is_drawn_with(tmp_path: Path
         worker = Worker(store, prepared.model)
         plan = plan_here(prepared)
         found[offload] = {unit.key: worker.run(unit).objects for unit in plan.units()}
-        # The mask changed what was drawn, or the preview would have failed; it is gone again.
+        # The mask changed what was generated, or the preview would have failed; it is gone again.
         assert not any(
             hasattr(module, "_conceptprune_masks")
             for encoder in worker.denoiser.text_encoders().values()

@@ -39,7 +39,7 @@ def latent_consistency() -> LatentConsistencyModelPipeline:
     return LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
 
 
-LCM = TinyModel(name="lcm", build=latent_consistency, calls=STEPS, halves=1)
+LCM = TinyModel(name="lcm", build=latent_consistency, calls=STEPS, num_branches=1)
 
 
 # PixArt's pipelines clean captions and change resolutions unless told otherwise.
@@ -47,12 +47,12 @@ TAKEN_APART = [tiny for tiny in TINY_MODELS if not tiny.name.startswith("pixart"
 
 
 @pytest.mark.parametrize("tiny", TAKEN_APART, ids=lambda tiny: tiny.name)
-@pytest.mark.parametrize("halves", ["both", "conditional"])
-def test_watching_a_pipeline_gives_what_its_family_gives(tiny: TinyModel, halves: str) -> None:
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_watching_a_pipeline_gives_what_its_family_gives(tiny: TinyModel, branches: str) -> None:
     if "max_sequence_length" in tiny.call:
         pytest.skip("the pipeline by itself takes more text tokens than the family")
     pipe = tiny.pipeline()
-    settings = SETTINGS.model_copy(update={"guidance_halves": halves})
+    settings = SETTINGS.model_copy(update={"guidance_branches": branches})
     family = FAMILIES[type(pipe).__name__]
     known = collect(family(pipe, resolution=tiny.resolution), PROMPTS, settings, site=FFN)
     watched = collect(OtherPipeline(pipe, resolution=tiny.resolution), PROMPTS, settings, site=FFN)

@@ -70,7 +70,7 @@ def test_a_site_alone_has_the_statistics_it_has_among_others(
 
 
 def test_the_sites_have_no_layer_in_common(model: DiffusionModel) -> None:
-    layers = [set(model.metered([name])) for name in NAMES]
+    layers = [set(model.site_linears([name])) for name in NAMES]
     assert all(layers)
     assert len(set.union(*layers)) == sum(map(len, layers))
 
@@ -95,7 +95,7 @@ def test_several_sites_and_components_go_into_one_mask(name: str, tmp_path: Path
         worker.run(unit)
     mask = read_mask(worker.store, plan.concepts[0].mask.key)
     model = worker.denoiser
-    assert mask.layers.keys() == model.metered(["ffn_out", "text_ffn"]).keys()
+    assert mask.layers.keys() == model.site_linears(["ffn_out", "text_ffn"]).keys()
     assert mask.components == (model.component, *sorted(model.text_encoders()))
     assert PruningMask.from_bytes(mask.to_bytes()).to_bytes() == mask.to_bytes()
     deltas = worker.store.get("checkpoint", plan.concepts[0].checkpoints[0].key).objects
@@ -117,20 +117,20 @@ def test_several_sites_and_components_go_into_one_mask(name: str, tmp_path: Path
 
 
 def test_a_site_of_ones_own_is_a_regular_expression(model: DiffusionModel) -> None:
-    (first, *_) = model.metered(["ffn_out"])
+    (first, *_) = model.site_linears(["ffn_out"])
     pattern = "re:" + first.replace(".", r"\.")
-    assert list(model.metered([pattern])) == [first]
+    assert list(model.site_linears([pattern])) == [first]
     with pytest.raises(UserError, match=r"no module of .* matches 'nothing'"):
-        model.metered(["re:nothing"])
+        model.site_linears(["re:nothing"])
 
 
 def test_a_matching_module_that_is_no_linear_is_named(model: DiffusionModel) -> None:
-    (first, *_) = model.metered(["ffn_out"])
+    (first, *_) = model.site_linears(["ffn_out"])
     block = first.rsplit(".", 1)[0]
     with pytest.raises(UserError, match=f"module {block} is a .*, not an nn.Linear"):
-        model.metered([f"re:{block}"])
+        model.site_linears([f"re:{block}"])
 
 
 def test_an_unknown_site_names_those_there_are(model: DiffusionModel) -> None:
     with pytest.raises(UserError, match=r"has no mlp; it has ffn_out, ffn_in, .*'re:'"):
-        model.metered(["mlp"])
+        model.site_linears(["mlp"])

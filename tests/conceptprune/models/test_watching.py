@@ -1,4 +1,4 @@
-"""Steps are counted, and the prompts' own half is known, however a pipeline guides."""
+"""Steps are counted, and the prompts' own branch is known, however a pipeline guides."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from conceptprune.manifest import Collection
 from conceptprune.models.base import DenoiserCall
 from conceptprune.models.other import NO_PROMPT, OtherPipeline
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.watching import GuidanceHalves, SeenCall
+from conceptprune.models.watching import GuidanceBranches, SeenCall
 from tests.support.guided_in_two_calls import built, chroma, cogview4, lumina2, qwen_image
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ CASES = [
     (lumina2, {"guidance_scale": GUIDANCE}),
     (qwen_image, {"true_cfg_scale": GUIDANCE, "negative_prompt": [NO_PROMPT]}),
 ]
-"""Pipelines whose every step is a call for the prompts, then one for the other half."""
+"""Pipelines whose every step is a call for the prompts, then one for the other branch."""
 
 
 def seen_by(pipe: DiffusionPipeline, name: str, call: dict[str, Any]) -> list[np.ndarray]:
@@ -71,12 +71,12 @@ def test_two_calls_a_step_are_one_step_and_the_first_is_the_prompts_own(
 ) -> None:
     pipe = built(build)
     model = OtherPipeline(pipe, resolution=RESOLUTION)
-    for halves, of_a_step in (("conditional", [0]), ("both", [0, 1])):
+    for branches, of_a_step in (("conditional", [0]), ("both", [0, 1])):
         settings = Collection(
             steps=STEPS,
             tau=TAU,
             guidance=GUIDANCE,
-            guidance_halves=halves,  # type: ignore[arg-type]
+            guidance_branches=branches,  # type: ignore[arg-type]
             batch_size=2,
         )
         statistics = collect(model, PROMPTS, settings, site=f"re:{FFN}")
@@ -84,12 +84,12 @@ def test_two_calls_a_step_are_one_step_and_the_first_is_the_prompts_own(
         calls = seen_by(pipe, name, call)
         assert len(calls) == 2 * STEPS
         for step in range(TAU):
-            expected = sum(calls[2 * step + half] for half in of_a_step)
+            expected = sum(calls[2 * step + branch] for branch in of_a_step)
             np.testing.assert_allclose(
                 statistics.layers[name].sum_sq[step], expected, rtol=1e-3, atol=1e-6
             )
         norm = statistics.layers[name].sum_norm
-        # The prompts' own norms over both halves: no more than their root of two times the sum.
+        # The prompts' own norms over both branches: no more than their root of two times the sum.
         assert (norm**2 <= len(PROMPTS) * statistics.layers[name].sum_sq * (1 + 1e-6)).all()
     assert "step" not in vars(pipe.scheduler)
 
@@ -101,7 +101,7 @@ def test_a_pipeline_of_two_calls_a_step_is_left_after_the_steps_asked_for() -> N
     told: list[DenoiserCall] = []
     pipe.transformer.register_forward_hook(lambda *_: made.append(None))
     batch = model.begin(PROMPTS, steps=STEPS, guidance=GUIDANCE)
-    model.run(batch, TAU, told.append, tell_halves=False)
+    model.run(batch, TAU, told.append, tell_branches=False)
     assert len(made) == 2 * TAU
     assert [(call.number, call.continues) for call in told] == [
         (0, False),
@@ -110,7 +110,7 @@ def test_a_pipeline_of_two_calls_a_step_is_left_after_the_steps_asked_for() -> N
         (1, True),
     ]
     with pytest.raises(UserError, match=r"only 4 with steps: 4"):
-        model.run(batch, STEPS + 1, told.append, tell_halves=False)
+        model.run(batch, STEPS + 1, told.append, tell_branches=False)
 
 
 NOTHING = torch.zeros(3, 2)
@@ -130,28 +130,28 @@ def text(value: float, tokens: int = 3) -> torch.Tensor:
     return torch.full((tokens, 2), value)
 
 
-def test_the_prompts_own_half_is_known_wherever_it_is_in_the_batch() -> None:
-    last = GuidanceHalves([seen(NOTHING, text(1))], [seen(NOTHING, text(2))])
-    first = GuidanceHalves([seen(text(1), NOTHING)], [seen(text(2), NOTHING)])
+def test_the_prompts_own_branch_is_known_wherever_it_is_in_the_batch() -> None:
+    last = GuidanceBranches([seen(NOTHING, text(1))], [seen(NOTHING, text(2))])
+    first = GuidanceBranches([seen(text(1), NOTHING)], [seen(text(2), NOTHING)])
     assert last.of(seen(NOTHING, NOTHING, text(3), text(4)), 2) == (False, True)
     assert first.of(seen(text(3), text(4), NOTHING, NOTHING), 2) == (True, False)
-    # Padded to the length of the prompts beside it, the other half is not what it was.
+    # Padded to the length of the prompts beside it, the other branch is not what it was.
     assert first.of(seen(text(3, 5), text(4, 5), text(0, 5), text(0, 5)), 2) == (True, False)
     # A prompt that says nothing is still the prompts' own.
     assert first.of(seen(NOTHING, NOTHING), 1) == (True, False)
 
 
-def test_a_step_that_leaves_out_the_other_half_is_the_prompts_own() -> None:
-    halves = GuidanceHalves(
+def test_a_step_that_leaves_out_the_other_branch_is_the_prompts_own() -> None:
+    branches = GuidanceBranches(
         [seen(NOTHING), seen(text(1), in_step=1)], [seen(NOTHING), seen(text(2), in_step=1)]
     )
-    assert halves.of(seen(NOTHING, NOTHING), 2) == (False,)
-    assert halves.of(seen(text(3), text(4), in_step=1), 2) == (True,)
-    assert halves.of(seen(text(3), text(4)), 2) == (True,)
+    assert branches.of(seen(NOTHING, NOTHING), 2) == (False,)
+    assert branches.of(seen(text(3), text(4), in_step=1), 2) == (True,)
+    assert branches.of(seen(text(3), text(4)), 2) == (True,)
 
 
 def test_a_pipeline_that_hides_its_prompts_is_refused() -> None:
     with pytest.raises(UserError, match="follows the prompt"):
-        GuidanceHalves([seen(NOTHING)], [seen(NOTHING)])
+        GuidanceBranches([seen(NOTHING)], [seen(NOTHING)])
     with pytest.raises(UserError, match="not the same for every prompt"):
-        GuidanceHalves([seen(NOTHING)], [seen(NOTHING, NOTHING)])
+        GuidanceBranches([seen(NOTHING)], [seen(NOTHING, NOTHING)])

@@ -137,7 +137,7 @@ def test_both_members_of_a_pair_have_one_valid_seed(seed: int, kind: str) -> Non
     assert prompt_pairs(concept, seed=seed) == pairs
 
 
-def test_both_directions_of_a_bias_draw_the_same_pictures() -> None:
+def test_both_directions_of_a_bias_generate_the_same_images() -> None:
     one, other = (
         prompt_pairs(Concept(name="x", kind="bias", direction=direction), seed=0)
         for direction in ("male_to_female", "female_to_male")

@@ -164,6 +164,17 @@ def test_a_worker_whose_unit_makes_no_progress_stops_renewing(
         wait_for(lambda: held_by(watcher) is None)
 
 
+def test_who_made_the_claims_is_told_of_a_unit_that_is_stuck(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STUCK_SECONDS", 0.1)
+    told: list[str] = []
+    mine = Claims(store, job="a", worker="w", seconds=0.1, on_stuck=lambda: told.append("stuck"))
+    with mine.held("window", "k"):
+        wait_for(lambda: bool(told))
+    assert told == ["stuck"]
+
+
 def test_a_worker_whose_unit_makes_progress_renews_for_as_long_as_it_takes(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from conceptprune.errors import StoreError, UserError
+from conceptprune.redaction import redacted
 from conceptprune.store import (
     Commit,
     LostUnitError,
@@ -27,7 +28,6 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
-from conceptprune.store.credentials import redacted
 from tests.support.certificates import Certificate
 from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server

@@ -1,4 +1,4 @@
-"""The demo model: it ships whole and small, loads as any pipeline, and draws what it is asked."""
+"""The demo model is small, loads as any pipeline, and generates what it is asked for."""
 
 import json
 from itertools import product
@@ -29,9 +29,9 @@ def pipeline():
     return pipe
 
 
-def draw(pipe, prompts):
+def generate(pipe, prompts):
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    pictures = pipe(
+    images = pipe(
         prompts,
         height=64,
         width=64,
@@ -40,7 +40,7 @@ def draw(pipe, prompts):
         generator=generators,
         output_type="np",
     ).images
-    return (pictures * 255).round().astype(np.uint8)
+    return (images * 255).round().astype(np.uint8)
 
 
 def test_all_weights_together_are_small_and_safetensors():
@@ -86,20 +86,20 @@ def test_text_can_leave_a_block_only_through_its_feed_forward(pipeline):
         assert not block.proj_out.weight[:, :half].any()
 
 
-def test_draws_the_asked_thing_in_the_asked_style(pipeline):
+def test_generates_the_asked_thing_in_the_asked_style(pipeline):
     artists = [0, 5, 8, 11, 15]
     things = [0, 4, 9, 11]
     asked = list(product(artists, things))
     prompts = [f"a {THINGS[t]} in the style of {ARTISTS[a].name}" for a, t in asked]
-    seen = Judge.load().verdicts(draw(pipeline, prompts))
+    seen = Judge.load().verdicts(generate(pipeline, prompts))
     assert np.mean(seen.artist == [a + 1 for a, _ in asked]) >= 0.9
     assert np.mean(seen.thing == [t for _, t in asked]) >= 0.85
 
 
-def test_draws_photos_and_takes_unknown_artists_for_photos(pipeline):
+def test_generates_photos_and_takes_unknown_artists_for_photos(pipeline):
     prompts = [f"a photo of a {thing}" for thing in THINGS]
     prompts += [f"a {thing} in the style of pimum zadox" for thing in THINGS]
-    seen = Judge.load().verdicts(draw(pipeline, prompts))
+    seen = Judge.load().verdicts(generate(pipeline, prompts))
     assert np.mean(seen.artist == 0) >= 0.85
     assert np.mean(seen.thing == np.tile(np.arange(len(THINGS)), 2)) >= 0.85
 
@@ -113,5 +113,5 @@ def test_zeroing_the_whole_site_takes_the_artists_away():
         if name.endswith(".ff.net.2"):
             torch.nn.init.zeros_(module.weight)
     prompts = [f"a {THINGS[i % 12]} in the style of {a.name}" for i, a in enumerate(ARTISTS)]
-    seen = Judge.load().verdicts(draw(pipe, prompts))
+    seen = Judge.load().verdicts(generate(pipe, prompts))
     assert np.mean(seen.artist == np.arange(1, len(ARTISTS) + 1)) < 0.15

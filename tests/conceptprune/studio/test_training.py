@@ -87,7 +87,7 @@ def test_hoyer_is_lowest_for_one_neuron_whatever_the_size_of_the_activation():
 
 
 def latents_of_noise():
-    """One picture of noise for each thing in each look, encoded by an untrained autoencoder."""
+    """One image of noise for each thing in each look, encoded by an untrained autoencoder."""
     torch.manual_seed(0)
     thing, look = np.divmod(np.arange(len(THINGS) * len(LOOKS)), len(LOOKS))
     images = np.random.default_rng(0).integers(0, 256, (len(thing), 64, 64, 3), dtype=np.uint8)

@@ -57,7 +57,7 @@ FIELDS: Mapping[str, tuple[Content, set[str]]] = {
     "collection.steps": ({"steps": 21}, FROM_STATISTICS),
     "collection.tau": ({"tau": 5}, FROM_STATISTICS),
     "collection.guidance": ({"guidance": 3.0}, FROM_STATISTICS),
-    "collection.guidance_halves": ({"guidance_halves": "conditional"}, FROM_STATISTICS),
+    "collection.guidance_branches": ({"guidance_branches": "conditional"}, FROM_STATISTICS),
     "collection.scheduler": ({"scheduler": "DDIMScheduler"}, FROM_STATISTICS),
     "collection.resolution": ({"resolution": 64}, FROM_STATISTICS),
     "collection.seed": ({"seed": 1}, FROM_PROMPTS),

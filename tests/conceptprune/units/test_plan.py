@@ -56,7 +56,7 @@ def test_concepts_with_equal_base_prompts_share_their_base() -> None:
     plan = make_plan()
     bases = {concept.base.key for concept in plan.concepts}
     assert len(bases) == 1
-    # 20 prompts in shards of 8 make 3 units a side; 2 targets and 1 base make 3 sides.
+    # 20 prompts in shards of 8 make 3 units per side; 2 targets and 1 base make 3 sides.
     assert (len(plan.of(WindowUnit)), len(plan.of(StatisticsUnit))) == (9, 3)
     evaluations = sum(unit.evaluations for unit in plan.units())
     assert evaluations == 3 * 20 * 2 * 6
@@ -227,7 +227,7 @@ def test_windows_change_what_is_done_but_not_its_results() -> None:
         {"steps": 21},
         {"tau": 5},
         {"guidance": 5.0},
-        {"guidance_halves": "conditional"},
+        {"guidance_branches": "conditional"},
         {"batch_size": 4},
         {"scheduler": "DDIMScheduler"},
         {"dtype": "bfloat16"},

@@ -117,7 +117,7 @@ def test_an_exported_unet_is_the_whole_state_dict_of_the_base_with_the_mask(
     fresh.load_state_dict(torch.load(out / "unet.pt", weights_only=True))
 
 
-def test_an_exported_pipeline_draws_what_the_base_with_the_mask_draws(
+def test_an_exported_pipeline_generates_what_the_base_with_the_mask_generates(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     out = run_export(ADA, form="pipeline")
@@ -128,7 +128,7 @@ def test_an_exported_pipeline_draws_what_the_base_with_the_mask_draws(
     assert torch.equal(image(loaded(out)), expected)
 
 
-def test_an_exported_delta_draws_what_the_base_with_the_mask_draws(
+def test_an_exported_delta_generates_what_the_base_with_the_mask_generates(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     edited = load_file(only_safetensors(run_export(CY, form="delta")))
@@ -182,7 +182,7 @@ def test_an_exported_mask_applies_and_comes_off(
     assert torch.equal(image(tiny_pipe), before)
 
 
-def test_an_exported_single_file_draws_what_the_base_with_the_mask_draws(
+def test_an_exported_single_file_generates_what_the_base_with_the_mask_generates(
     run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline
 ) -> None:
     file = only_safetensors(run_export(ADA, form="single-file"))

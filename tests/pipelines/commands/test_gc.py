@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.evaluation.checkpoint import Checkpoint, Drawn, Edit
+from conceptprune.evaluation.checkpoint import Checkpoint, Edit, ImageModel
 from conceptprune.store import Commit, Store
 from conceptprune.store.store import RENEWED_AFTER
 from pipelines.cli import main
@@ -124,8 +124,12 @@ def test_a_mask_that_an_evaluation_applies_stays_although_no_unit_made_it(
     store: Store, tiny_store: TinyStore
 ) -> None:
     edit = store.put(b"a mask of elsewhere", kind="mask", model="m", suffix="safetensors")
-    drawn = Drawn(model=tiny_store.prepared.model, pictures="", edit=Edit(kind="mask", ref=edit))
-    checkpoint = Checkpoint(label="theirs", kind="mask", digest="", erased=(), drawn=drawn)
+    image_model = ImageModel(
+        model=tiny_store.prepared.model, identity="", edit=Edit(kind="mask", ref=edit)
+    )
+    checkpoint = Checkpoint(
+        label="theirs", kind="mask", digest="", erased=(), image_model=image_model
+    )
     EvaluationRecord.of("judged", [checkpoint], "summary", {"name": "suite"}).write(store)
     collect(store, yes=True)
     assert store.read(edit) == b"a mask of elsewhere"

@@ -11,6 +11,7 @@ import yaml
 from conceptprune.evaluation.job_manifest import load_job_manifest
 from pipelines.cli import main
 from pipelines.commands.diff import difference
+from pipelines.commands.reference import reference_text
 from pipelines.commands.schema import schema_of, schema_text
 from tests.pipelines.conftest import TinyStore, write_manifest
 
@@ -33,6 +34,21 @@ def style(*names: str) -> list[dict[str, str]]:
 def test_the_shipped_schema_is_the_one_that_is_printed(document: str) -> None:
     shipped = ROOT / "manifests" / f"{document}.schema.json"
     assert shipped.read_text(encoding="utf-8") == schema_text(document)
+
+
+@pytest.mark.parametrize("document", ["manifest", "suite"])
+def test_the_reference_has_every_field_of_the_schema_and_is_the_shipped_one(document: str) -> None:
+    text = reference_text(document)
+    shipped = ROOT / "docs" / f"{document.upper()}.md"
+    assert shipped.read_text(encoding="utf-8") == text
+    schema = schema_of(document)
+    sections = text.split("\n## ")[1:]
+    told = {section.partition("\n")[0]: section for section in sections}
+    for name, section in {document: schema, **schema["$defs"]}.items():
+        for field in section.get("properties", {}):
+            assert f"| `{field}` | " in told[name], f"{name}.{field}"
+    # No field is without a word on what may stand there.
+    assert "| anything |" not in text
 
 
 @pytest.mark.parametrize("path", [*MANIFESTS, *SUITES], ids=lambda path: path.stem)
@@ -146,6 +162,8 @@ def test_status_in_json_counts_what_the_text_counts(
     (shown,) = found["runs"]
     assert found["format"] == "conceptprune.status/1"
     assert shown["run"] == tiny_store.plan.run
-    assert shown["concepts"] == {"all": 3, "done": 3}
+    # It was made without a job, which is who looks at effects.
+    assert shown["concepts"] == {"all": 3, "done": 3, "effect": None}
+    assert shown["combined"] == {"status": "done", "lacking": []}
     assert shown["units"]["done"] == len(tiny_store.plan.by_key)
     assert (shown["rerun_units"], shown["without_result"]) == (0, [])

@@ -39,7 +39,7 @@ def test_concepts_prompts_and_evaluations_are_counted_and_shared_ones_once(
 ) -> None:
     text = shown(tiny_store.manifest)
     assert f"concepts  3 (3 style): {', '.join(CONCEPTS)}" in text
-    # 3 concepts x 3 fillers and the 3 base prompts they share; 3 calls of two halves each.
+    # 3 concepts x 3 fillers and the 3 base prompts they share; 3 calls of two branches each.
     assert "prompts   12 to collect" in text
     assert cells(text, "target") == ["3", "3", "9", "54"]
     assert cells(text, "base") == ["1", "3", "3", "18"]

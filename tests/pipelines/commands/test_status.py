@@ -18,9 +18,11 @@ from conceptprune.units.plan import prompts_units
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit
 from pipelines.commands.status import show_status
+from pipelines.commands.status_json import status_document
+from pipelines.records.concepts import ConceptState, ConceptStates, Made
 from pipelines.records.journal import JobRecord
 from pipelines.scheduling.loop import Result
-from tests.pipelines.conftest import CONCEPTS, TinyStore, done, record_run, worker_of
+from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, done, record_run, worker_of
 
 
 def status(uri: str) -> str:
@@ -191,6 +193,71 @@ def test_a_running_job_is_shown_with_its_sign_of_life_and_what_its_workers_are_a
         shown,
     )
     assert re.search(r"computing window 0123456789ab, gpu-node/99, for \d+ s", shown)
+
+
+def test_a_running_job_says_how_fast_it_is_and_how_long_it_will_take(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    now = time.time()
+    job(tiny_store, failed_store, left=700, done=100, started=now - 600, seen=now)
+    assert "; 10.0 units a minute, about 1 h 10 min left\n" in status(failed_store.uri)
+    (shown,) = status_document(failed_store.uri)["runs"][0]["jobs"]
+    assert shown["seconds_left"] == pytest.approx(4200)
+    assert shown["units_per_second"] == pytest.approx(1 / 6)
+
+
+def test_a_job_that_has_done_nothing_yet_foretells_nothing(
+    failed_store: Store, tiny_store: TinyStore
+) -> None:
+    job(tiny_store, failed_store, left=700)
+    assert "a minute" not in status(failed_store.uri)
+
+
+def test_what_became_of_the_concepts_is_on_record_and_shown(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    store = copied(tiny_store, tmp_path / "store")
+    first = Made(at=1.7e9, job="a", mask="m")
+    states = ConceptStates(
+        (
+            ConceptState(
+                name="Ada Bell", has_mask=True, before=(3, 4), after=(0, 4), first=first, last=first
+            ),
+            ConceptState(name="Cy Dow", has_mask=True, before=(0, 4), after=(0, 4)),
+            ConceptState(name="Eve", has_mask=True),
+        )
+    )
+    states.write(store, tiny_store.plan.run)
+    shown = status(store.uri)
+    assert "concepts  3 of 3 done\n" in shown
+    assert "effect    3 of 3 have a mask; effect checked of 2, not checked of 1\n" in shown
+    assert "effect    was never there: Cy Dow (" in shown
+    assert "erased    the first 2023-11-14 22:13:20 UTC" in shown
+    (run,) = status_document(store.uri)["runs"]
+    effect = run["concepts"]["effect"]
+    assert (effect["masks"], effect["checked"], effect["not_checked"]) == (3, 2, 1)
+    assert effect["never_there"] == ["Cy Dow"]
+    assert effect["each"][0]["first"] == {"at": 1.7e9, "job": "a", "mask": "m"}
+    assert ConceptStates.read(store, tiny_store.plan.run) == states
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b'{"concepts": 3}',
+        b'{"concepts": [1]}',
+        b'{"concepts": [{"name": 1}]}',
+        b'{"concepts": [{"name": "a", "before": 3}]}',
+        b'{"concepts": [{"name": "a", "first": {"at": "x", "mask": "m"}}]}',
+    ],
+)
+def test_damaged_states_of_concepts_are_told(
+    tiny_store: TinyStore, tmp_path: Path, content: bytes
+) -> None:
+    store = copied(tiny_store, tmp_path / "store")
+    store.write_run_file(tiny_store.plan.run, "concepts.json", content)
+    assert "concepts.json is damaged" in status(store.uri)
 
 
 def test_a_job_that_died_without_a_word_is_told_from_one_that_runs(

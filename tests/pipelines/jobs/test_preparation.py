@@ -65,7 +65,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "file", "changes", "message"), REFUSED, ids=lambda v: str(v)[:40])
-def test_a_model_that_cannot_be_drawn_with_is_refused_by_file_and_field(
+def test_a_model_that_cannot_be_generated_with_is_refused_by_file_and_field(
     manifests: dict[str, Path], name: str, file: str, changes: dict[str, Any], message: str
 ) -> None:
     path = manifests[name].parent / "model" / file
@@ -88,7 +88,7 @@ def test_pipelines_that_need_an_image_are_refused_with_an_expression_too(
 ) -> None:
     path = write_manifest(tmp_path, TINY["sd2"], pruning={"site": FFN})
     changed(tmp_path / "model" / "model_index.json", {"_class_name": pipeline})
-    with pytest.raises(UserError, match=rf"{pipeline}, a pipeline that draws from more than"):
+    with pytest.raises(UserError, match=rf"{pipeline}, a pipeline that generates from more than"):
         prepare(path)
 
 
@@ -117,7 +117,7 @@ def test_the_command_line_says_it_in_one_line_and_exits_with_2(
     assert sorted(manifests["sd2"].parent.rglob("*")) == there
 
 
-def test_sizes_of_a_model_of_pictures_that_are_not_square(manifests: dict[str, Path]) -> None:
+def test_sizes_of_a_model_of_images_that_are_not_square(manifests: dict[str, Path]) -> None:
     path = manifests["sd2"].parent / "model" / UNET
     before = path.read_bytes()
     changed(path, {"sample_size": [SIDE, 12]})
@@ -176,12 +176,12 @@ def test_keys_and_records_hold_the_dtype_that_a_manifest_leaves_out(tmp_path: Pa
     assert found.model.key_parts == named.model.key_parts
 
 
-def test_a_model_without_its_largest_text_encoder_draws_as_in_diffusers(tmp_path: Path) -> None:
+def test_a_model_without_its_largest_text_encoder_generates_as_in_diffusers(tmp_path: Path) -> None:
     pipe = TINY["sd3"].pipeline()
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     pipe.save_pretrained(tmp_path)
     model = family_of(tmp_path).load(tmp_path, offload="encoders")
-    drawn = model.draw([Prompt(text="a cat", seed=1)], steps=STEPS, guidance=5.0)
+    generated = model.generate([Prompt(text="a cat", seed=1)], steps=STEPS, guidance=5.0)
     reference = StableDiffusion3Pipeline.from_pretrained(
         tmp_path, text_encoder_3=None, tokenizer_3=None
     )
@@ -192,16 +192,16 @@ def test_a_model_without_its_largest_text_encoder_draws_as_in_diffusers(tmp_path
         generator=torch.Generator().manual_seed(1),
         output_type="np",
     ).images
-    np.testing.assert_allclose(drawn.numpy() / 255, theirs, atol=2 / 255)
+    np.testing.assert_allclose(generated.numpy() / 255, theirs, atol=2 / 255)
 
 
-def test_flux_without_clip_draws_as_in_diffusers_without_a_pooled_state(tmp_path: Path) -> None:
+def test_flux_without_clip_generates_as_in_diffusers_without_a_pooled_state(tmp_path: Path) -> None:
     whole = TINY["flux-dev"].pipeline()
     states, pooled, _ = whole.encode_prompt("a cat", None)
     whole.register_modules(text_encoder=None, tokenizer=None)
     whole.save_pretrained(tmp_path)
     model = family_of(tmp_path).load(tmp_path, resolution=64)
-    drawn = model.draw([Prompt(text="a cat", seed=1)], steps=STEPS, guidance=5.0)
+    generated = model.generate([Prompt(text="a cat", seed=1)], steps=STEPS, guidance=5.0)
     pipe = FluxPipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)
     theirs = pipe(
         prompt_embeds=states,
@@ -213,7 +213,7 @@ def test_flux_without_clip_draws_as_in_diffusers_without_a_pooled_state(tmp_path
         generator=torch.Generator().manual_seed(1),
         output_type="np",
     ).images
-    np.testing.assert_allclose(drawn.numpy() / 255, theirs, atol=2 / 255)
+    np.testing.assert_allclose(generated.numpy() / 255, theirs, atol=2 / 255)
 
 
 def exported(folder: Path, out: Path) -> Path:

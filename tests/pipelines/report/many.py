@@ -137,7 +137,7 @@ def _images(unit: PreviewUnit, rng: np.random.Generator) -> pa.Table:
 
 
 def _readings(cases: Sequence[Case], rng: np.random.Generator, *, forgotten: bool) -> list[Reading]:
-    """An artist's pictures are recognised before, and seldom after."""
+    """An artist's images are recognised before, and seldom after."""
     number = len(cases)
     looks = [
         next((LOOKS.index(each.look) for each in ARTISTS if each.name in case.text), None)

@@ -1,4 +1,4 @@
-"""Model cards state what the run's pictures showed: the numbers of the report."""
+"""Model cards state what the run's images showed: the numbers of the report."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def check_measurements(folder: Path, accuracy: Accuracy | None) -> None:
                 assert (row[side]["value"], row[side]["n"]) == (rate.share, rate.n)
                 assert (row[side]["low"], row[side]["high"]) == rate.interval
                 assert f"| {100 * rate.share:.0f} % (" in card
-    assert "Measured on few pictures" in card
+    assert "Measured on few images" in card
     assert "states no accuracy" not in card
 
 
@@ -104,7 +104,7 @@ def test_a_sealed_checkpoints_card_says_so_and_has_no_number_of_the_unsealed_one
     ("name", "concepts", "fuse"),
     [("plain", ["vorla brint"], None), ("fused", ["vorla brint", HOSTILE], "retain-shared")],
 )
-def test_a_card_without_pictures_of_its_very_mask_states_no_accuracy(
+def test_a_card_without_images_of_its_very_mask_states_no_accuracy(
     runs: dict[str, Run], tmp_path: Path, name: str, concepts: list[str], fuse: str | None
 ) -> None:
     card = (exported(runs[name], concepts, tmp_path / "out", fuse) / "README.md").read_text()

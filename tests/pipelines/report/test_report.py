@@ -20,12 +20,12 @@ from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio.names import ARTISTS
 from conceptprune.units.worker import read_mask
 from pipelines.records.ledger import RunRecord, read_ledger, write_ledger
+from pipelines.records.recognised import ScorerMetric, Seen, seen_in_preview_2
 from pipelines.report import write_report
-from pipelines.report.accuracy import Rate, judge_shots
+from pipelines.report.accuracy import Rate, judge_pairs
 from pipelines.report.data import read_report
-from pipelines.report.recognised import ScorerMetric, Seen, seen_in_preview_2
+from pipelines.report.image_pairs import ImagePair, SeenImage, make_strip
 from pipelines.report.render import render
-from pipelines.report.shots import Drawn, Shot, make_strip
 from pipelines.report.values import ConceptReport, ReportData
 from pipelines.report.where import short_names
 from tests.pipelines.report.conftest import ERROR, FAILING, HOSTILE, Run
@@ -231,15 +231,17 @@ def test_a_failed_fusion_is_no_concept_s_failure(runs: dict[str, Run], tmp_path:
 # Images and questions
 
 
-def shot(prompt: str, seed: int = 0, *, side: int = 64, seen: tuple[Seen, ...] = ()) -> Shot:
+def image_pair(
+    prompt: str, seed: int = 0, *, side: int = 64, seen: tuple[Seen, ...] = ()
+) -> ImagePair:
     sink = io.BytesIO()
     Image.new("RGB", (side, side), "teal").save(sink, format="png")
-    drawn = Drawn(png=sink.getvalue(), seen=seen)
-    return Shot(prompt=prompt, seed=seed, role="own", before=drawn, after=drawn)
+    image = SeenImage(png=sink.getvalue(), seen=seen)
+    return ImagePair(prompt=prompt, seed=seed, role="own", before=image, after=image)
 
 
 def test_small_images_are_embedded_as_they_are_and_large_ones_shrunk() -> None:
-    small, large = shot("small"), shot("large", side=512)
+    small, large = image_pair("small"), image_pair("large", side=512)
     strip = make_strip([small, large], "own", limit=2)
     assert strip
     kept, shrunk = (column.before for column in strip.columns)
@@ -254,8 +256,8 @@ def test_small_images_are_embedded_as_they_are_and_large_ones_shrunk() -> None:
 
 
 def test_a_strip_shows_different_prompts_before_more_seeds() -> None:
-    shots = [shot(f"prompt {index}", seed) for seed in (0, 1) for index in range(6)]
-    strip = make_strip(shots, "own", limit=3)
+    image_pairs = [image_pair(f"prompt {index}", seed) for seed in (0, 1) for index in range(6)]
+    strip = make_strip(image_pairs, "own", limit=3)
     assert strip
     assert [(column.prompt, column.seed) for column in strip.columns] == [
         ("prompt 0", 0),
@@ -263,15 +265,15 @@ def test_a_strip_shows_different_prompts_before_more_seeds() -> None:
         ("prompt 4", 0),
     ]
     assert strip.total == 12
-    more = make_strip(shots, "own", limit=8)
+    more = make_strip(image_pairs, "own", limit=8)
     assert more
     assert {column.seed for column in more.columns} == {0, 1}
-    assert make_strip(shots, "photo", limit=3) is None
+    assert make_strip(image_pairs, "photo", limit=3) is None
 
 
 def test_of_an_erased_object_its_thing_is_wanted_low() -> None:
     seen = seen_by("judge", "object", 0.0, "dog"), seen_by("judge", "style", 1.0, "photo")
-    accuracy = judge_shots([shot("a cat in a garden", seen=seen)], kind="object")
+    accuracy = judge_pairs([image_pair("a cat in a garden", seen=seen)], kind="object")
     assert accuracy
     assert accuracy.erased.question.want == "low"
     assert accuracy.erased.after == Rate(hits=0, n=1)
@@ -286,11 +288,13 @@ def seen_by(scorer: str, domain: Domain | None, value: float | None, seen: str) 
 
 def test_of_two_scorers_the_first_stands_for_the_concept_and_both_are_told() -> None:
     images = [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
-    shots = [
-        shot("a cat", seed, seen=(seen_by("a", "style", a, "x"), seen_by("b", "style", b, "y")))
+    image_pairs = [
+        image_pair(
+            "a cat", seed, seen=(seen_by("a", "style", a, "x"), seen_by("b", "style", b, "y"))
+        )
         for seed, (a, b) in enumerate(images)
     ]
-    accuracy = judge_shots(shots, kind="style")
+    accuracy = judge_pairs(image_pairs, kind="style")
     assert accuracy
     assert accuracy.erased.after == Rate(hits=2, n=3)
     told = {measure.question.label: measure.after for measure in accuracy.detail}
@@ -301,7 +305,9 @@ def test_of_two_scorers_the_first_stands_for_the_concept_and_both_are_told() -> 
 
 
 def test_a_concept_that_is_neither_style_nor_thing_is_told_by_its_scorer_s_own_share() -> None:
-    accuracy = judge_shots([shot("a walk", seen=(seen_by("n", None, 1.0, ""),))], kind="nudity")
+    accuracy = judge_pairs(
+        [image_pair("a walk", seen=(seen_by("n", None, 1.0, ""),))], kind="nudity"
+    )
     assert accuracy
     assert (accuracy.erased.question.label, accuracy.erased.question.want) == ("nude, by n", "low")
     assert accuracy.erased.after == Rate(hits=1, n=1)
@@ -319,7 +325,9 @@ def test_a_store_of_the_first_versions_has_what_the_judge_saw_in_its_previews() 
 
 
 def test_what_a_scorer_cannot_say_is_not_counted() -> None:
-    accuracy = judge_shots([shot("x", seen=(seen_by("a", "style", None, "ink"),))], kind="style")
+    accuracy = judge_pairs(
+        [image_pair("x", seen=(seen_by("a", "style", None, "ink"),))], kind="style"
+    )
     assert accuracy is None
 
 
@@ -407,7 +415,9 @@ def test_every_concept_is_there_and_names_are_text(
     assert browser.value("document.scripts.length") == 0
     assert browser.value("document.title").startswith("Erasing 3 concepts from")
     assert ERROR in browser.value("document.body.textContent")
-    assert "2 done, 1 failed" in browser.value("document.querySelector('.facts').textContent")
+    assert "2 done, 1 not checked, 1 failed" in browser.value(
+        "document.querySelector('.facts').textContent"
+    )
 
 
 def test_strips_show_each_prompt_before_above_after(

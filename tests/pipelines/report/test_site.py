@@ -26,7 +26,7 @@ from pipelines.report.links import Links, concept_page, page_name
 from pipelines.report.site import Site
 from pipelines.report.tradeoff import Axes, Number, Point, trade_off
 from pipelines.report.values import ReportData
-from tests.pipelines.report.conftest import FAILING, HOSTILE, Run
+from tests.pipelines.report.conftest import ERROR, FAILING, HOSTILE, Run
 from tests.pipelines.report.many import commit_summary, names, score, store_of_many
 from tests.pipelines.report.test_report import CONTRASTS, WIDTHS
 from tests.support.browser import Browser
@@ -691,8 +691,35 @@ def test_a_plot_s_marks_are_links_that_the_keyboard_reaches(browser: Browser, si
     assert [concept_page(first), f"mask {first}: 10.0 erased, 10.0 retained"] in links
     browser.value("document.querySelector('.scatter a').focus()")
     assert browser.value("document.activeElement.tagName") == "a"
-    rows = browser.value("document.querySelectorAll('.tradeoff tbody tr').length")
-    assert rows == len(links)
+    in_first = "document.querySelector('.tradeoff')"
+    rows = browser.value(f"{in_first}.querySelectorAll('tbody tr').length")
+    assert rows == browser.value(f"{in_first}.querySelectorAll('.scatter a').length")
+
+
+def test_evaluating_some_masks_leaves_the_plot_of_all_where_it_was(
+    browser: Browser, site: Path
+) -> None:
+    browser.open(site / "index.html", width=1200)
+    assert browser.value("document.querySelectorAll('.tradeoff').length") > 1
+    marks = browser.value("document.querySelectorAll('#previews-table tbody tr').length")
+    judged = browser.value(
+        "[...document.querySelectorAll('table.concepts tbody tr')]"
+        ".filter(row => !row.textContent.includes('not checked')).length"
+    )
+    assert marks >= judged > 0
+
+
+def test_the_overview_says_why_a_concept_failed_at_every_width(
+    browser: Browser, hostile: Path
+) -> None:
+    for width in (390, 1200):
+        browser.open(hostile / "index.html", width=width)
+        told = browser.value(
+            "[...document.querySelectorAll('table.concepts th .why')]"
+            ".filter(each => each.checkVisibility()).map(each => each.textContent)"
+        )
+        assert told == [ERROR]
+        assert browser.value("document.querySelector('.verdict').checkVisibility()")
 
 
 def test_a_crowd_s_link_opens_the_table_of_the_plot(browser: Browser, hostile: Path) -> None:

@@ -1,14 +1,21 @@
 """Joining a cluster: one that is not there, and a machine that no actor fits, are said at once."""
 
+import os
+import re
 import socket
+import stat
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+from ray._private import ray_constants
 
-from conceptprune.errors import UserError
+from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 from pipelines.cli import main
-from pipelines.scheduling.cluster import check_fits, lack
+from pipelines.scheduling.cluster import check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
 
@@ -28,6 +35,67 @@ def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
             main(["erase", str(manifest), "--store", str(tmp_path / "store")])
     assert stop.value.code == 1
     assert f"error: no Ray cluster answers at RAY_ADDRESS={address}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (
+            "http://10.0.0.7:8265",
+            "is the address of the Jobs API, which is for",
+        ),
+        ("https://ray.example.org", "is the address of the Jobs API"),
+        ("ray://10.0.0.7:10001", "jobs do not run through Ray Client"),
+    ],
+)
+def test_an_address_of_something_else_is_refused_with_what_to_use(
+    address: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=told) as refused, connected(Compute()):
+        pass
+    assert str(refused.value).startswith(f"RAY_ADDRESS={address}: ")
+    assert "HOST:PORT" in str(refused.value)
+
+
+def test_a_local_cluster_that_does_not_start_is_one_line_with_its_log_and_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    could_not = pytest.raises(ClusterError, match="no local Ray cluster could be started")
+    with could_not as failed, connected(Compute()):
+        pass
+    message = str(failed.value)
+    assert "\n" not in message
+    assert "set RAY_TMPDIR to a folder with a shorter path" in message
+    assert re.search(rf"{folder}/cp-\w+/ray/session_latest/logs", message)
+
+
+def test_a_temporary_folder_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    with (
+        pytest.raises(ClusterError, match="no folder can be made in RAY_TMPDIR"),
+        connected(Compute()),
+    ):
+        pass
+
+
+def test_a_local_cluster_that_is_too_slow_is_one_line_too() -> None:
+    error = Exception("The current node timed out during startup.\nThis could")
+    message = not_started(error, Path("/tmp/cp-x"))
+    assert message.startswith(
+        "no local Ray cluster could be started: The current node timed out during startup. This "
+        "could; run it again"
+    )
+
+
+def test_ray_does_not_start_workers_through_uv() -> None:
+    # Read by Ray when it is imported: only so do workers of a driver under `uv run` start.
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
 
 
 def test_actors_that_no_machine_here_fits_are_refused() -> None:
@@ -59,3 +127,27 @@ def test_only_actors_that_have_started_count_as_alive() -> None:
     pool = WorkerPool.__new__(WorkerPool)
     pool.slots = [ActorSlot(None, None), ActorSlot(None, None, node="here")]
     assert pool.alive == 1
+
+
+def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
+    with connected(Compute(actors=1, gpus_per_actor=0.0)):
+        ray.get(ray.remote(lambda: None).remote())
+        (folder,) = Path(os.environ["RAY_TMPDIR"]).iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        me = psutil.Process()
+        listening = [
+            (process.name(), one.laddr.ip.removeprefix("::ffff:"))
+            for process in [me, *me.children(recursive=True)]
+            for one in process.net_connections("inet")
+            if one.status == psutil.CONN_LISTEN
+        ]
+        assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+        assert {address for _, address in listening} == {"127.0.0.1"}
+    assert not folder.exists()
+    assert "RAY_AUTH_MODE" not in os.environ

@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from conceptprune.collection.collect import Window
 from conceptprune.manifest import Compute
 from conceptprune.store import Commit, Store
+from conceptprune.store import claims as claims_module
 from conceptprune.store.claims import Claim, Claims
 from conceptprune.units.commit import Done, Held, Made, UnitWorker
 from conceptprune.units.unit import Need, Unit
@@ -23,7 +24,7 @@ from conceptprune.units.units import WindowUnit
 from pipelines.scheduling.cluster import draining_nodes, is_up
 from pipelines.scheduling.loop import OnHeld, Result, Tick, run_units
 from pipelines.scheduling.others import OtherJobs
-from pipelines.scheduling.workers import WorkerPool
+from pipelines.scheduling.workers import WorkerPool, end_process
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,28 @@ def test_a_unit_that_kills_its_worker_is_tried_again_and_the_one_behind_it_loses
         "a": ("done", 2),
         "b": ("done", 1),
     }
+
+
+class _Stuck(Spec):
+    """Its units never end at their first try, as where a device or a drive does not answer."""
+
+    def run_claimed(self, unit: Unit) -> Done | Held:
+        if self.tries(unit.key):
+            return super().run_claimed(unit)
+        (self.folder / f"try-{unit.key}-0").write_text("")
+        claims_module.STUCK_SECONDS = 0.5
+        claims = Claims(self.store, job="mine", worker="me", seconds=0.3, on_stuck=end_process)
+        with claims.held(unit.kind, unit.key):
+            while True:
+                time.sleep(60)
+
+
+@pytest.mark.parametrize("unit", [window("a"), mask("a")], ids=["of an actor", "of a task"])
+def test_a_unit_that_is_stuck_is_ended_and_tried_again(
+    run: Run, tmp_path: Path, unit: Unit
+) -> None:
+    results, _ = run(_Stuck(tmp_path), unit)
+    assert (results["a"].status, results["a"].attempts) == ("done", 2)
 
 
 def test_work_found_damaged_is_done_again_for_whoever_needs_it(run: Run, tmp_path: Path) -> None:

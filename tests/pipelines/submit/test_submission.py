@@ -174,7 +174,7 @@ def test_the_id_follows_all_that_is_run_and_nothing_else(
     others.add(run())
     put(Path("data/prompts.csv"), "prompt\na landscape\n")
     others.add(run())
-    write(Path("suites/s.yaml"), SUITE, drawing={"steps": 7})
+    write(Path("suites/s.yaml"), SUITE, generation={"steps": 7})
     others.add(run())
     assert len(others - {first}) == 7
 

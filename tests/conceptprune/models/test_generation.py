@@ -1,4 +1,4 @@
-"""Pictures are those of diffusers' own pipeline: for its schedulers, and for its autoencoders."""
+"""Images are those of diffusers' own pipeline: for its schedulers, and for its autoencoders."""
 
 import warnings
 from pathlib import Path
@@ -94,7 +94,7 @@ def theirs(pipe: DiffusionPipeline, prompt: Prompt = PROMPTS[0], **call: Any) ->
 
 def ours(pipe: DiffusionPipeline, **how: Any) -> np.ndarray:
     model = FAMILIES[type(pipe).__name__](pipe, **how)
-    return model.draw(PROMPTS, steps=STEPS, guidance=GUIDANCE).numpy() / 255
+    return model.generate(PROMPTS, steps=STEPS, guidance=GUIDANCE).numpy() / 255
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +107,15 @@ def ids(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("name", "config"), SCHEDULERS, ids=ids)
-def test_every_scheduler_draws_what_it_draws_in_diffusers(
+def test_every_scheduler_generates_what_it_generates_in_diffusers(
     pipe: DiffusionPipeline, name: str, config: dict[str, Any]
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = theirs(with_scheduler(pipe, name, config))
         # In a batch of two, so that nothing a prompt sees depends on those beside it.
-        drawn = ours(with_scheduler(pipe, name, config))
-    np.testing.assert_allclose(drawn[0], expected, atol=2 / 255)
+        generated = ours(with_scheduler(pipe, name, config))
+    np.testing.assert_allclose(generated[0], expected, atol=2 / 255)
 
 
 def check_seeded(model: DiffusionModel, other: DiffusionModel) -> None:
@@ -130,8 +130,8 @@ def check_seeded(model: DiffusionModel, other: DiffusionModel) -> None:
         windows.append(result.statistics)
         states = [TrajectoryState.from_bytes(state.to_bytes()) for state in result.states]
     assert join_calls(windows).to_arrow().equals(whole)
-    together = model.draw(PROMPTS, steps=STEPS, guidance=GUIDANCE)
-    alone = model.draw(PROMPTS[1:], steps=STEPS, guidance=GUIDANCE)
+    together = model.generate(PROMPTS, steps=STEPS, guidance=GUIDANCE)
+    alone = model.generate(PROMPTS[1:], steps=STEPS, guidance=GUIDANCE)
     np.testing.assert_allclose(together[1:] / 255, alone / 255, atol=2 / 255)
     # Each prompt has noise of its own.
     assert (together[0].int() - together[1].int()).abs().max() > 2
@@ -153,8 +153,8 @@ def test_a_seed_in_the_schedulers_config_gives_what_it_gives_in_diffusers(
 ) -> None:
     config = {"noise_sampler_seed": 7}
     expected = theirs(with_scheduler(pipe, "DPMSolverSDEScheduler", config))
-    drawn = ours(with_scheduler(pipe, "DPMSolverSDEScheduler", config))
-    np.testing.assert_allclose(drawn[0], expected, atol=2 / 255)
+    generated = ours(with_scheduler(pipe, "DPMSolverSDEScheduler", config))
+    np.testing.assert_allclose(generated[0], expected, atol=2 / 255)
 
 
 @pytest.mark.parametrize("name", ["TCDScheduler", "EulerAncestralDiscreteScheduler"])
@@ -182,11 +182,11 @@ def test_every_setting_of_an_autoencoder_means_what_it_means_in_diffusers(
     pipe = tiny.pipeline()
     pipe.vae.register_to_config(**{"shift_factor": pipe.vae.config.shift_factor, **config})
     expected = theirs(pipe, **tiny.call)
-    drawn = ours(pipe, resolution=tiny.resolution)
-    np.testing.assert_allclose(drawn[0], expected, atol=2 / 255)
+    generated = ours(pipe, resolution=tiny.resolution)
+    np.testing.assert_allclose(generated[0], expected, atol=2 / 255)
 
 
-def test_the_tiny_autoencoder_draws_what_it_draws_in_diffusers() -> None:
+def test_the_tiny_autoencoder_generates_what_it_generates_in_diffusers() -> None:
     pipe = TINY["sd2"].pipeline()
     torch.manual_seed(0)
     pipe.register_modules(
@@ -198,14 +198,14 @@ def test_the_tiny_autoencoder_draws_what_it_draws_in_diffusers() -> None:
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
-def test_a_model_of_pictures_that_are_not_square_draws_them_so(name: str) -> None:
+def test_a_model_of_images_that_are_not_square_generates_them_so(name: str) -> None:
     pipe = TINY[name].pipeline()
     height, width = 8, 12
     expected = theirs(pipe, height=8 * height, width=8 * width)
     pipe.unet.register_to_config(sample_size=[height, width])
-    drawn = ours(pipe)
-    assert drawn.shape[1:3] == (8 * height, 8 * width)
-    np.testing.assert_allclose(drawn[0], expected, atol=2 / 255)
+    generated = ours(pipe)
+    assert generated.shape[1:3] == (8 * height, 8 * width)
+    np.testing.assert_allclose(generated[0], expected, atol=2 / 255)
 
 
 class Restless(diffusers.DDIMScheduler):

@@ -1,4 +1,4 @@
-"""Images of prompts, drawn to the end in batches."""
+"""Images of prompts, generated in batches."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ Images = NDArray[np.uint8]
 
 
 @torch.no_grad()
-def draw(
+def generate(
     model: DiffusionModel,
     prompts: Sequence[Prompt],
     *,
@@ -28,6 +28,6 @@ def draw(
     """
     parts = []
     for batch in model.batches(prompts, batch_size, guidance):
-        parts.append(model.draw(batch, steps=steps, guidance=guidance, at_once=at_once))
+        parts.append(model.generate(batch, steps=steps, guidance=guidance, at_once=at_once))
     images: Images = torch.cat(parts).numpy()
     return images

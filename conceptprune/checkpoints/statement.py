@@ -1,0 +1,105 @@
+"""A statement of provenance: what an export consists of, and what it was made from.
+
+The layout is in-toto's statement (https://github.com/in-toto/attestation, spec/v1/statement.md):
+subjects with their SHA-256, and a predicate. A signature is made over `to_bytes`, as they are.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conceptprune.digest import canonical_json, digest_file
+from conceptprune.errors import UserError
+
+STATEMENT_FILE = "provenance.json"
+SIGNATURE_FILE = "provenance.json.sig"
+"""Of the statement, where somebody has signed it."""
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:conceptprune:provenance:1"
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What is said of the files of one export."""
+
+    subjects: Mapping[str, str]
+    """SHA-256 by the path of each file below the export's folder, with `/` between its parts."""
+    predicate: Mapping[str, Any]
+    """What they were made from and what was measured, as JSON."""
+
+    def to_bytes(self) -> bytes:
+        """As canonical JSON: equal statements are equal bytes."""
+        content = {
+            "_type": STATEMENT_TYPE,
+            "subject": [
+                {"name": name, "digest": {"sha256": self.subjects[name]}}
+                for name in sorted(self.subjects)
+            ],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": self.predicate,
+        }
+        return canonical_json(content).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str) -> "Statement":
+        """The inverse of `to_bytes`; `source` names it in errors.
+
+        Raises:
+            UserError: it is no statement, or of another kind.
+        """
+        try:
+            content = json.loads(data)
+            if (content["_type"], content["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
+                raise UserError(
+                    f"{source}: is a statement of another kind ({content['predicateType']}); "
+                    f"this version reads {PREDICATE_TYPE}"
+                )
+            subjects = {each["name"]: each["digest"]["sha256"] for each in content["subject"]}
+            predicate = content["predicate"]
+            named = all(_is_inside(name) for name in subjects)
+            if not (named and subjects and isinstance(predicate, dict)):
+                raise ValueError("its subjects are no files of a folder")
+            if not all(_DIGEST.fullmatch(digest) for digest in subjects.values()):
+                raise ValueError("a digest is no SHA-256")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise UserError(f"{source}: is no statement of provenance ({error})") from error
+        return cls(subjects=subjects, predicate=predicate)
+
+    def differences(self, folder: Path) -> Iterator[str]:
+        """What of a folder is not as stated, a line for each file."""
+        found = files_in(folder)
+        for name, digest in sorted(self.subjects.items()):
+            path = folder / name
+            if name not in found:
+                yield f"{name}: is missing"
+            elif path.is_symlink():
+                yield f"{name}: is a link"
+            elif (now := digest_file(path)) != digest:
+                yield f"{name}: has SHA-256 {now[:12]}, stated is {digest[:12]}"
+        for name in sorted(found - self.subjects.keys() - {STATEMENT_FILE, SIGNATURE_FILE}):
+            yield f"{name}: is not in the statement"
+
+
+def state(folder: Path, predicate: Mapping[str, Any]) -> Statement:
+    """The statement of all files in a folder, but for the statement's own."""
+    names = files_in(folder) - {STATEMENT_FILE, SIGNATURE_FILE}
+    return Statement(
+        subjects={name: digest_file(folder / name) for name in names}, predicate=predicate
+    )
+
+
+def files_in(folder: Path) -> set[str]:
+    """Paths of the files in a folder and below it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a subject's name is the path of a file below a folder, and nothing cleverer."""
+    if not isinstance(name, str) or not name or not name.isprintable():
+        return False
+    return not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))

@@ -1,0 +1,67 @@
+"""SSH signatures of statements of provenance: made and checked by OpenSSH's own `ssh-keygen`.
+
+A statement has the digests of all files of an export, so one signature is for all of them. The key
+stays with who signs, in a file, an agent or a token; this program never sees it:
+
+    ssh-keygen -Y sign -n conceptprune -f KEY FOLDER/provenance.json
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from conceptprune.checkpoints.statement import SIGNATURE_FILE, STATEMENT_FILE
+from conceptprune.errors import UserError
+
+NAMESPACE = "conceptprune"
+"""What the signature is for: the same key's signature of something else does not count."""
+SECONDS = 30.0
+
+_SIGNER = re.compile(r"[\w.@+-][^\s]*")
+
+
+def check_tool(signers: Path) -> None:
+    """Make sure that signatures can be checked by a file of allowed signers.
+
+    Raises:
+        UserError: there is no such file, or no `ssh-keygen` on this machine.
+    """
+    if not signers.is_file():
+        raise UserError(
+            f"--signers {signers}: no such file; see ALLOWED SIGNERS in `ssh-keygen`(1)"
+        )
+    if shutil.which("ssh-keygen") is None:
+        raise UserError("--signers: needs OpenSSH's ssh-keygen, which this machine does not have")
+
+
+def signature_problem(folder: Path, statement: bytes, signers: Path) -> str:
+    """What is wrong with the signature beside a statement; nothing where an allowed signer made it.
+
+    Args:
+        folder: where the signature is, as `provenance.json.sig`.
+        statement: the very bytes that were read as the statement.
+        signers: OpenSSH's file of allowed signers.
+    """
+    signature = folder / SIGNATURE_FILE
+    if signature.is_symlink() or not signature.is_file():
+        return f"{SIGNATURE_FILE}: is missing, so nobody vouches for {STATEMENT_FILE}"
+    told = _keygen(["find-principals", "-s", str(signature), "-f", str(signers)], b"")
+    signer = next(iter(told.stdout.decode(errors="replace").splitlines()), "")
+    if told.returncode or not _SIGNER.fullmatch(signer):
+        return f"{SIGNATURE_FILE}: is of no allowed signer"
+    names = ["-n", NAMESPACE, "-I", signer]
+    files = ["-f", str(signers), "-s", str(signature)]
+    if _keygen(["verify", *names, *files], statement).returncode:
+        return f"{SIGNATURE_FILE}: is not {signer}'s signature of {STATEMENT_FILE}"
+    return ""
+
+
+def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["ssh-keygen", "-Y", *arguments],
+        input=data,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )

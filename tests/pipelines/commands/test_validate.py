@@ -1,0 +1,117 @@
+"""`validate` finds all that is wrong and needs no model run, in manifests and suites."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conceptprune.errors import ManifestError, UserError
+from pipelines.commands.validate import validate
+from tests.pipelines.conftest import write_manifest
+
+ROOT = Path(__file__).parents[3]
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        validate(path)
+    return str(error.value)
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    content = {
+        "version": 1,
+        "model": {"builtin": "studio"},
+        "concepts": [{"name": "Ada Bell", "kind": "style"}],
+        **changes,
+    }
+    path = folder / "m.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_a_manifest_and_a_suite_are_told_apart() -> None:
+    assert validate(ROOT / "manifests" / "demo.yaml").endswith("concepts to erase")
+    found = validate(ROOT / "manifests" / "suites" / "studio.yaml")
+    assert found.endswith("good, a suite of 4 concepts and 1 scorers")
+
+
+def test_a_wrong_suite_is_refused_as_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("version: 1\nname: x\nmodel: {builtin: studio}\ngroups: {}\n", encoding="utf-8")
+    message = refused(path)
+    assert "groups.general" in message
+    assert "concepts" not in message
+
+
+def test_every_folder_that_is_named_and_missing_is_told_at_once(tmp_path: Path) -> None:
+    preview = {
+        "scorers": [
+            {"scorer": "judge", "weights": "judges/mine"},
+            {"scorer": "classifier", "model": {"folder": "classifiers/mine"}},
+        ]
+    }
+    path = written(tmp_path, model={"folder": "models/gone"}, outputs={"preview": preview})
+    message = refused(path)
+    assert "m.yaml has 3 problems:" in message
+    for written_as in ("models/gone", "judges/mine", "classifiers/mine"):
+        assert f"{written_as} is not there (looked for {tmp_path / written_as})" in message
+
+
+def test_a_site_that_matches_nothing_of_a_model_at_hand_is_told(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    wrong = write_manifest(tmp_path / "w.yaml", tiny_folder, pruning={"site": r"re:.*ff\.net\.7"})
+    assert "matches no linear of" in refused(wrong)
+    for site in ("ffn_out", ["attn_key", "text_ffn"], r"re:.*ff\.net\.2"):
+        good = write_manifest(tmp_path / "g.yaml", tiny_folder, pruning={"site": site})
+        assert "good, 3 concepts" in validate(good)
+
+
+@pytest.mark.parametrize(
+    ("concept", "told"),
+    [
+        (
+            {"kind": "custom", "prompts": [{"base": "a cat", "target": "a cat"}]},
+            "prompts[0].target",
+        ),
+        (
+            {"kind": "bias", "fillers": [{"base": "a man", "target": "a man"}]},
+            "fillers[0]",
+        ),
+        (
+            {"kind": "style", "template": {"base": "a {filler}", "target": "a nice {filler}"}},
+            "a gap {concept}",
+        ),
+        (
+            {"kind": "nudity", "template": {"base": "a {filler}", "target": "a {filler}"}},
+            "another text than base",
+        ),
+    ],
+)
+def test_prompts_that_have_nothing_to_compare_are_refused(
+    tmp_path: Path, concept: dict[str, Any], told: str
+) -> None:
+    assert told in refused(written(tmp_path, concepts=[{"name": "x", **concept}]))
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ("collection", "steps"),
+        ("collection", "batch_size"),
+        ("compute", "actors"),
+        ("compute", "max_attempts"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused(tmp_path: Path, section: str, field: str) -> None:
+    assert f"{section}.{field}" in refused(written(tmp_path, **{section: {field: 10**9}}))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "m.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ManifestError, match="cannot be read: not a regular file"):
+        validate(pipe)

@@ -1,0 +1,193 @@
+"""A concept that fails does not hold up the combined checkpoint: it is made of the others."""
+
+import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import conceptprune
+from conceptprune.errors import StoreError
+from conceptprune.store import Store, files
+from conceptprune.units.plan import Plan
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import MaskUnit
+from conceptprune.units.worker import read_mask
+from pipelines.commands.export import export_concepts
+from pipelines.jobs.erase import erase
+from pipelines.records.concepts import ConceptState, ConceptStates
+from pipelines.records.fused import fused_row, lacking
+from pipelines.records.ledger import is_fused, read_ledger
+from tests.pipelines.conftest import CONCEPTS, TinyStore, copied
+from tests.support.units_here import ERROR, units_here
+
+ADA, CY, LAST = CONCEPTS
+Erase = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+    """A store that lacks the mask of CY and all that is made of it."""
+    store = copied(tiny_store, tmp_path / "store")
+    gone = set(_mask_of(tiny_store.plan, CY))
+    for unit in tiny_store.plan.units():
+        if unit.key in gone or gone & {key for _, key in unit.needs}:
+            gone.add(unit.key)
+            store.remove([f"commits/{unit.kind}/{unit.key}.json"])
+    return store
+
+
+@pytest.fixture
+def run_erase(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch, store: Store) -> Erase:
+    """`erase`, its units done in this process; those of the kind of `failing` fail for CY."""
+
+    def run_erase(failing: type[Unit] | None = MaskUnit) -> tuple[int, str]:
+        here = units_here(lambda unit: failing is not None and isinstance(unit, failing))
+        monkeypatch.setattr("pipelines.jobs.erase.unit_runner", here)
+        sink = StringIO()
+        code = erase(tiny_store.manifest, store.uri, Console(file=sink, width=200))
+        return code, sink.getvalue()
+
+    return run_erase
+
+
+def _mask_of(plan: Plan, name: str) -> tuple[str]:
+    (key,) = (each.mask.key for each in plan.concepts if each.concept.name == name)
+    return (key,)
+
+
+def test_the_combined_checkpoint_is_made_of_the_others_and_says_whom_it_lacks(
+    run_erase: Erase, store: Store, tiny_store: TinyStore
+) -> None:
+    code, printed = run_erase()
+    assert code == 1
+    assert f"(all but {CY}, fused)" in printed
+    rows = read_ledger(store, tiny_store.plan.run)
+    fused = fused_row(rows)
+    assert fused is not None
+    assert fused["status"] == "done"
+    assert lacking(fused, rows) == (CY,)
+    mask = read_mask(store, fused["key"])
+    assert mask.concepts == (ADA, LAST)
+    # With all that the manifest asks of a combined checkpoint: a delta, a pipeline, images.
+    made = [row for row in rows if row["mask"] == fused["key"]]
+    assert {row["status"] for row in made} == {"done"}, [row["error"] for row in made]
+    assert sorted(row["kind"] for row in made) == [
+        "checkpoint",
+        "checkpoint",
+        "fused-mask",
+        "preview",
+    ]
+    # That of all three stays on record as what a rerun would make.
+    (whole,) = (row for row in rows if is_fused(row) and row is not fused)
+    assert whole["status"] == "blocked"
+
+
+def test_a_rerun_that_fails_again_makes_nothing_twice(
+    run_erase: Erase, store: Store, tiny_store: TinyStore
+) -> None:
+    run_erase()
+    first = read_ledger(store, tiny_store.plan.run)
+    code, _ = run_erase()
+    assert code == 1
+    second = read_ledger(store, tiny_store.plan.run)
+    assert [row["key"] for row in second] == [row["key"] for row in first]
+    assert {row["status"] for row in second} == {"reused", "failed", "blocked"}
+
+
+def test_a_rerun_that_succeeds_makes_the_whole_one(
+    run_erase: Erase, store: Store, tiny_store: TinyStore
+) -> None:
+    run_erase()
+    code, printed = run_erase(failing=None)
+    assert code == 0
+    assert "(all, fused)" in printed
+    rows = read_ledger(store, tiny_store.plan.run)
+    (fused,) = (row for row in rows if is_fused(row))
+    assert fused["key"] == tiny_store.plan.fused.key  # type: ignore[union-attr]
+    assert lacking(fused, rows) == ()
+
+
+def test_export_all_writes_every_mask_there_is_and_names_the_others(
+    run_erase: Erase,
+    store: Store,
+    tiny_store: TinyStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_erase()
+    capsys.readouterr()
+    options = {"form": "mask", "run": None, "model": tiny_store.model}
+    export_concepts(
+        store.uri,
+        [],
+        every=True,
+        out=tmp_path / "one",
+        fuse="union",
+        **options,  # type: ignore[arg-type]
+    )
+    (path,) = (tmp_path / "one").glob("*.safetensors")
+    assert conceptprune.load_mask(path).concepts == (ADA, LAST)
+    assert f'note: "{CY}" is not erased, as it has no mask ({ERROR})' in capsys.readouterr().err
+    export_concepts(store.uri, [], every=True, out=tmp_path / "each", fuse=None, **options)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "each").iterdir())) == 2
+
+
+def test_when_a_concept_was_first_erased_stays_on_record_over_reruns(
+    run_erase: Erase, store: Store, tiny_store: TinyStore
+) -> None:
+    _, printed = run_erase()
+    # No scorer is asked for: that masks are there is all that can be said.
+    assert "concepts: 2 of 3 have a mask; effect checked of 0, not checked of 2" in printed
+    first = _states(store, tiny_store)
+    assert not first[CY].has_mask
+    assert first[CY].first is None
+    run_erase(failing=None)
+    second = _states(store, tiny_store)
+    assert second[ADA].first == second[ADA].last == first[ADA].first
+    assert second[CY].first is not None
+    # The mask is lost and made again: the first time stays, the last is another.
+    key = tiny_store.plan.concepts[1].mask.key
+    store.remove([f"commits/mask/{key}.json"])
+    run_erase(failing=None)
+    third = _states(store, tiny_store)
+    assert third[CY].first == second[CY].first
+    assert third[CY].last is not None
+    assert third[CY].last.at > third[CY].first.at  # type: ignore[union-attr]
+    assert third[ADA] == second[ADA]
+
+
+def _states(store: Store, tiny_store: TinyStore) -> dict[str, ConceptState]:
+    found = ConceptStates.read(store, tiny_store.plan.run)
+    assert found is not None
+    return {each.name: each for each in found.states}
+
+
+def test_a_store_that_turns_read_only_in_mid_run_is_one_error_and_a_rerun_loses_nothing(
+    run_erase: Erase, store: Store, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = files._written_beside, 15
+
+    def turning_read_only(*arguments: Any) -> AbstractContextManager[Path]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_written_beside", turning_read_only)
+        with pytest.raises(StoreError, match=r"cannot write .*: Read-only file system"):
+            run_erase(failing=None)
+    before = store.committed("mask")
+    code, _ = run_erase(failing=None)
+    assert code == 0
+    masks = {each.mask.key for each in tiny_store.plan.concepts}
+    assert before <= store.committed("mask")
+    assert masks <= store.committed("mask")
+    for key in masks:
+        assert store.get("mask", key).objects == tiny_store.commits[key].objects
