@@ -1,7 +1,7 @@
 """The weights of a live model wherever they are, and one thread at a time that changes them.
 
-accelerate's offload leaves a module without its weights and keeps these in a hook. Masks are applied
-to what the model computes with, so hooks are looked into.
+accelerate's offload leaves a module without its weights and keeps these in a hook. Masks are
+applied to what the model computes with, so hooks are looked into.
 """
 
 import threading

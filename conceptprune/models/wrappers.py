@@ -1,7 +1,8 @@
 """Modules under what others wrap around them: a compiler, adapters, a trainer.
 
-torch.compile, peft and DistributedDataParallel put modules of their own around others. Statistics are
-collected from what a model computes with, and masks are applied to it, so these are looked through.
+torch.compile, peft and DistributedDataParallel put modules of their own around others. Statistics
+are collected from what a model computes with, and masks are applied to it, so these are looked
+through.
 """
 
 from torch import nn
