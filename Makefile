@@ -6,7 +6,7 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint bench chaos lower-bounds clean
+.PHONY: help demo test test-fast lint bench chaos lower-bounds newest clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,14 +42,21 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch,dev,evaluate]'
 	touch $@
 
-# Not part of `make test`: it fetches packages. torch and what only the jobs need are as installed.
+# Not part of `make test`: they fetch packages. torch and what only the jobs need are as installed.
 lower-bounds: $(VENV)/installed-dev ## the library at the lowest versions that pyproject.toml allows
-	rm -rf $(VENV)/lower
-	$(BIN)/python tests/lower_bounds.py > $(VENV)/lower.txt
-	$(BIN)/python tests/lower_bounds.py --alone > $(VENV)/lower-alone.txt
-	$(BIN)/pip install --quiet --target $(VENV)/lower --requirement $(VENV)/lower.txt
-	$(BIN)/pip install --quiet --target $(VENV)/lower --no-deps --requirement $(VENV)/lower-alone.txt
-	PYTHONPATH=$(VENV)/lower $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
+	$(call in_versions,lower,)
+
+newest: $(VENV)/installed-dev ## the library at the newest versions that there are
+	$(call in_versions,newest,--newest)
+
+define in_versions
+rm -rf $(VENV)/$(1)
+$(BIN)/python tests/lower_bounds.py $(2) > $(VENV)/$(1).txt
+$(BIN)/python tests/lower_bounds.py $(2) --alone > $(VENV)/$(1)-alone.txt
+$(BIN)/pip install --quiet --target $(VENV)/$(1) --requirement $(VENV)/$(1).txt
+$(BIN)/pip install --quiet --target $(VENV)/$(1) --no-deps --requirement $(VENV)/$(1)-alone.txt
+PYTHONPATH=$(VENV)/$(1) $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
+endef
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

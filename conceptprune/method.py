@@ -32,6 +32,7 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.borrowed import borrowed
 from conceptprune.models.sites import split_layer
 from conceptprune.models.weights import component_of
+from conceptprune.models.wrappers import modules_of
 from conceptprune.prompts.pairs import prompt_pairs, prompts_digest
 from conceptprune.versions import versions
 
@@ -56,6 +57,8 @@ def find_mask(
 
     The defaults are ConceptPrune's for the kind (arXiv 2405.19237). A job with the same settings
     selects the same entries, as long as its `collection.shard_prompts` holds all prompts of a side.
+    LoRAs that peft has loaded stay on meanwhile: the mask is what the model with them generates the
+    concept by, and is of the base weights beneath.
 
     Args:
         pipe: a text-to-image pipeline of diffusers, on any device and in any dtype.
@@ -216,7 +219,7 @@ def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
     weights = {}
     for layer in layers:
         component, name = split_layer(layer, model.component)
-        linear = dict(component_of(model.pipe, component).named_modules()).get(name)
+        linear = modules_of(component_of(model.pipe, component)).get(name)
         if not isinstance(linear, nn.Linear):
             raise ModelMismatchError(f"{type(model.pipe).__name__} has no linear {layer}")
         if applied_masks(linear):

@@ -36,13 +36,16 @@ included. *Bytes* are of the smallest file that carries the erasure: a mask, or 
 delta; a mask's own delta is in the last column.
 
 Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1
-5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. UCE and RECE have the settings of
-their authors' present scripts (UCE: last subject token, guide "art", lamb 0.5; RECE: the empty
-prompt as guide, ten epochs), and those that did best in a sweep around them, at the end of this
-page: chosen with seed {CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and of equals
-by the smallest distance. Ours were not chosen by distance. UCE's sweep goes on until its erasure
-fails; the best of RECE's is at the end of its own. UCE's script of the time of the paper is in the
-second row of the sweep. The controls take as many weights of each layer as ConceptPrune's union.
+5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are the settings of
+the authors' present scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles:
+guide "art", one epoch), and *published earlier* those of RECE's script before: the empty prompt as
+guide, ten epochs. RECE's present ones were run in the sweep, where they are the row with guide
+"art"; tables without a row *RECE, published* have only the earlier ones. The others did best in a
+sweep around them, at the end of this page: chosen with seed {CHOOSING_SEEDS[0]} and four artists,
+by the mean of six rates, and of equals by the smallest distance. Ours were not chosen by distance.
+UCE's sweep goes on until its erasure fails; the best of RECE's is at the end of its own. UCE's
+script of the time of the paper is in the second row of the sweep. The controls take as many
+weights of each layer as ConceptPrune's union.
 """
 
 LEADERS = f"""## Who leads

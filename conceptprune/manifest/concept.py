@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
 )
 
+from conceptprune.digest import digest_bytes
 from conceptprune.manifest.fields import (
     MAX_NAME_CHARS,
     BaseText,
@@ -129,25 +130,35 @@ class CaptionsFile(Section):
     """Captions of a file, one a line: what an editor is told; `_captions_of_file` reads it."""
 
     file: PromptText
+    sha256: Annotated[
+        str | None,
+        Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of file, 64 hexadecimal digits"),
+    ] = None
+    """That these are the captions that were meant, where their file may not be passed on."""
 
 
 MAX_CAPTIONS_BYTES = 1024 * 1024
 
 
 def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
-    """The lines of `{file: path}`, a path relative to the manifest; anything else as it is."""
+    """The lines of `{file, sha256}`, a path relative to the manifest; anything else as it is."""
     if not isinstance(value, dict):
         return value
-    file = value.get("file")
-    if set(value) != {"file"} or not isinstance(file, str):
+    file, digest = value.get("file"), value.get("sha256")
+    if not set(value) <= {"file", "sha256"} or not isinstance(file, str):
         raise refusal_here(CAPTIONS)
     path = text_beside(file, info)
     try:
         with open_regular(path, MAX_CAPTIONS_BYTES) as stream:
             # Some files have more bytes than they say.
-            text = stream.read(MAX_CAPTIONS_BYTES).decode("utf-8-sig")
+            data = stream.read(MAX_CAPTIONS_BYTES)
+        text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise refusal_here(f"a file of captions that can be read: {path}: {error}") from error
+    if digest is not None and digest != (found := digest_bytes(data)):
+        raise refusal_here(
+            f"sha256: the SHA-256 of {path}, which is {found}: is it the right file?"
+        )
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -1,8 +1,7 @@
-"""The linears of a live model: under whatever wraps them, wherever their weights are.
+"""The weights of a live model wherever they are, and one thread at a time that changes them.
 
-torch.compile, peft and DistributedDataParallel put modules of their own around others; accelerate's
-offload leaves a module without its weights and keeps these in a hook. Masks are applied to what the
-model computes with, so all of these are looked through.
+accelerate's offload leaves a module without its weights and keeps these in a hook. Masks are
+applied to what the model computes with, so hooks are looked into.
 """
 
 import threading
@@ -14,42 +13,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
-
-_WRAPPERS = ("_orig_mod", "base_layer")
-"""What `torch.compile` and peft call the module that they wrap."""
-_ROOTS = {
-    "OptimizedModule": "_orig_mod",
-    "PeftModel": "base_model",
-    "BaseTuner": "model",
-    "DistributedDataParallel": "module",
-}
-"""Classes that wrap a whole component, and what they call it."""
+from conceptprune.models.wrappers import unwrapped
 
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _locks_guard = threading.Lock()
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The component itself, which compilers, adapters and trainers may have wrapped."""
-    while True:
-        kinds = (_ROOTS.get(kind.__name__) for kind in type(module).__mro__)
-        inner = next((module._modules[name] for name in kinds if name in module._modules), None)
-        if inner is None:
-            return module
-        module = inner
-
-
-def linears_of(component: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a component by the names they have without wrappers.
-
-    Of a wrapped linear it is the linear itself.
-    """
-    found: dict[str, nn.Module] = {}
-    for name, module in unwrapped(component).named_modules():
-        bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if isinstance(module, nn.Linear) or bare not in found:
-            found[bare] = module
-    return found
 
 
 def live_weight(linear: nn.Linear, name: str) -> Tensor:

@@ -88,6 +88,14 @@ class LayerMask:
             return True
         return weight_digest(weight.detach().to(torch.bfloat16)) == self.weight_digest
 
+    def fits_file(self, weight: Tensor, file: Tensor) -> bool:
+        """Whether the mask was made for a model file's weight [R, W], and `weight` is that one.
+
+        Either may have been rounded, as the file tells what it is then.
+        """
+        known = LayerMask.of(file, self.entries)
+        return known.same_weight(self) and known.fits(weight)
+
     def same_weight(self, other: "LayerMask") -> bool:
         """Whether two masks are of one weight, which either may have known in another type."""
         mine = {self.weight_digest, *self.rounded_digests}

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conceptprune.errors import ModelMismatchError, UserError
@@ -21,9 +23,10 @@ from conceptprune.masks.apply import (
     what_was_written,
     zero_entries,
 )
-from conceptprune.masks.live import linears_of, live_weight, locked
+from conceptprune.masks.live import live_weight, locked
 from conceptprune.models.sites import split_layer
-from conceptprune.models.weights import component_of, known_as, precision_of
+from conceptprune.models.weights import component_of, known_as, precision_of, read_weights
+from conceptprune.models.wrappers import modules_of, unwrapped
 
 if TYPE_CHECKING:
     from conceptprune.masks.mask import PruningMask
@@ -36,6 +39,10 @@ class Place:
     linear: nn.Linear
     weight: Tensor
     """[R, W], the memory that the model computes with."""
+    module: str
+    """The linear's name in its component, as the mask has it."""
+    folder: Path | None
+    """Of the component's files."""
 
 
 def exclusively(pipe: Any) -> AbstractContextManager[None]:
@@ -57,7 +64,9 @@ def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
             f"the mask of {mask.title} has layers of {' and '.join(mask.components)}: "
             "apply it to the whole pipeline"
         )
-    modules = {part: linears_of(component_of(pipe, part)) for part in mask.components}
+    components = {part: component_of(pipe, part) for part in mask.components}
+    modules = {part: modules_of(component) for part, component in components.items()}
+    folders = {part: _folder_of(component, part) for part, component in components.items()}
     found = {}
     for name, layer in mask.layers.items():
         component, module = split_layer(name, mask.component)
@@ -69,8 +78,23 @@ def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
                 f"the mask of {mask.title} wants a linear {layer.shape} at {name}, which "
                 f"{what}: it was made for {mask.model_name}"
             )
-        found[name] = Place(linear=linear, weight=live_weight(linear, name))
+        found[name] = Place(
+            linear=linear,
+            weight=live_weight(linear, name),
+            module=module,
+            folder=folders[component],
+        )
     return found
+
+
+def _folder_of(module: nn.Module, component: str) -> Path | None:
+    """The folder of a component's files, where it was loaded from one that is still here."""
+    origin = getattr(getattr(unwrapped(module), "config", None), "_name_or_path", None)
+    if not origin or not isinstance(origin, str):
+        return None
+    # Loaded by its pipeline, or with `subfolder`.
+    folders = (Path(origin), Path(origin, component))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def check_weights(mask: "PruningMask", found: Mapping[str, Place]) -> None:
@@ -81,11 +105,27 @@ def check_weights(mask: "PruningMask", found: Mapping[str, Place]) -> None:
     """
     for name, place in found.items():
         original = original_weight(place.linear, place.weight)
-        if not mask.layers[name].fits(original):
+        if not mask.layers[name].fits(original) and not _fits_by_file(mask, name, place, original):
             raise ModelMismatchError(
                 f"the mask of {mask.title} was made for {mask.model_name}, and {name} "
                 f"{difference(mask, name, original)}; pass force=True to apply it all the same"
             )
+
+
+def _fits_by_file(mask: "PruningMask", name: str, place: Place, weight: Tensor) -> bool:
+    """Whether the model's own files show that a mask of before is for a `weight` [R, W] of theirs.
+
+    Such a mask has one digest, of the weight in the precision that it was made in. In another one
+    the weight has lost what that is of; its file has not.
+    """
+    layer = mask.layers[name]
+    if layer.rounded_digests or place.folder is None:
+        return False
+    try:
+        (file,) = read_weights(place.folder, [place.module]).values()
+    except (UserError, OSError, SafetensorError):
+        return False
+    return layer.fits_file(weight, file)
 
 
 def difference(mask: "PruningMask", name: str, weight: Tensor) -> str:

@@ -10,6 +10,7 @@ from conceptprune.errors import UserError
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
 from conceptprune.models.other import OtherPipeline
+from conceptprune.models.wrappers import compiled_inside, unwrapped
 
 
 @contextmanager
@@ -29,21 +30,28 @@ def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionM
     family = family_of_pipeline(pipe)
     attributes = dict(vars(pipe))
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    modes = [(module, module.training) for part in parts.values() for module in part.modules()]
-    compiled = {name: part._compiled_call_impl for name, part in parts.items()}
+    modules = {module: None for part in parts.values() for module in part.modules()}
+    modes = [(module, module.training) for module in modules]
+    compiled = [(module, module._compiled_call_impl) for module in modules]
+    inside = [wrapper for part in parts.values() for wrapper in compiled_inside(part)]
     try:
         # A scheduler of its own: pipelines that are run as a whole change the one they have.
         vars(pipe)["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        # Hooks that are added to a compiled module are not called.
         for name, part in parts.items():
-            # Hooks that are added to a compiled module are not called.
-            vars(pipe)[name] = getattr(part, "_orig_mod", part)
-            part._compiled_call_impl = None
+            vars(pipe)[name] = unwrapped(part)
+        for parent, name, wrapper in inside:
+            parent._modules[name] = unwrapped(wrapper)
+        for module in modules:
+            module._compiled_call_impl = None
         yield family(pipe, resolution=resolution)
     finally:
         vars(pipe).clear()
         vars(pipe).update(attributes)
-        for name, part in parts.items():
-            part._compiled_call_impl = compiled[name]
+        for parent, name, wrapper in inside:
+            parent._modules[name] = wrapper
+        for module, call in compiled:
+            module._compiled_call_impl = call
         for module, training in modes:
             module.training = training
         pipe.maybe_free_model_hooks()

@@ -93,14 +93,19 @@ def join_layer(component: str, module: str, denoiser: str) -> str:
 def site_linears(component: "nn.Module", site: Site) -> "dict[str, nn.Linear]":
     """The site's linears in `component`, by module name, in sorted order.
 
+    Compilers' and peft's wrappers are looked through.
+
     Raises:
         UserError: nothing matches, or a matching module is not an `nn.Linear`.
     """
-    from torch import nn  # Not above: manifests are checked without torch.
+    # Not above: manifests are checked without torch.
+    from torch import nn
+
+    from conceptprune.models.wrappers import modules_of
 
     pattern = re.compile(site.pattern)
     found: dict[str, nn.Linear] = {}
-    for name, module in sorted(component.named_modules()):
+    for name, module in sorted(modules_of(component).items()):
         if not pattern.fullmatch(name):
             continue
         if not isinstance(module, nn.Linear):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,19 +182,79 @@ def test_a_function_of_ones_own_selects(tiny_pipe: StableDiffusionPipeline) -> N
     assert mask.provenance["selector"] == "first_column"
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+def never(*_: object) -> None:
+    """A backend that shows that compiled code would have been run, which calls no new hooks."""
+    raise AssertionError("compiled code")
+
+
+def compile_whole(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet = torch.compile(pipe.unet, backend=never)
+
+
+def compile_in_place(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.compile(backend=never)
+
+
+def compile_a_block(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.mid_block = torch.compile(pipe.unet.mid_block, backend=never)
+
+
+def compile_blocks_in_place(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.compile_repeated_blocks(backend=never)
+
+
+@pytest.mark.parametrize(
+    "compiler", [compile_whole, compile_in_place, compile_a_block, compile_blocks_in_place]
+)
 def test_of_a_compiled_denoiser_the_same_mask_is_found(
-    tiny_pipe: StableDiffusionPipeline, in_place: bool
+    tiny_pipe: StableDiffusionPipeline, compiler: Callable[[StableDiffusionPipeline], None]
 ) -> None:
     expected = entries(conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK))
-    if in_place:
-        tiny_pipe.unet.compile(backend="eager")
-    else:
-        tiny_pipe.unet = torch.compile(tiny_pipe.unet, backend="eager")
-    compiled = tiny_pipe.unet, tiny_pipe.unet._compiled_call_impl
+    compiler(tiny_pipe)
 
-    assert entries(conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)) == expected
-    assert (tiny_pipe.unet, tiny_pipe.unet._compiled_call_impl) == compiled
+    def compiled() -> list[object]:
+        parts = tiny_pipe.unet.named_modules()
+        return [(name, module, module._compiled_call_impl) for name, module in parts]
+
+    before = compiled()
+
+    mask = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+
+    assert entries(mask) == expected
+    assert compiled() == before
+    mask.apply(tiny_pipe)
+    mask.remove(tiny_pipe)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["injected", "PeftModel"])
+def test_with_a_lora_the_mask_is_of_the_base_weights_by_what_the_lora_makes_of_them(
+    tiny_pipe: StableDiffusionPipeline, whole: bool
+) -> None:
+    peft = pytest.importorskip("peft")
+    base = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+    config = peft.LoraConfig(r=2, target_modules=["ff.net.2", "to_k", "to_q"])
+    if whole:
+        tiny_pipe.unet = peft.get_peft_model(tiny_pipe.unet, config)
+    else:
+        tiny_pipe.unet.add_adapter(config)
+    wrapped = tiny_pipe.unet
+    # A new LoRA adds nothing, so that what is seen is what the base does.
+    assert conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK).layers == base.layers
+
+    torch.manual_seed(0)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    mask = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+    assert tiny_pipe.unet is wrapped
+    assert entries(mask) != entries(base)
+    assert [layer.weight_digest for layer in mask.layers.values()] == [
+        layer.weight_digest for layer in base.layers.values()
+    ]
+    with mask.applied(tiny_pipe):
+        assert mask.is_applied(tiny_pipe)
+        with pytest.raises(UserError, match="masks are applied to this pipeline"):
+            conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
 
 
 def offload(pipe: StableDiffusionPipeline) -> None:
@@ -260,3 +321,22 @@ def test_statistics_of_another_model_are_refused(tiny_pipe: StableDiffusionPipel
         conceptprune.select(
             tiny_pipe, Evidence(target=of_no_layer, base=of_no_layer), concept="Ada Bell"
         )
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_a_mask_of_before_is_known_in_half_a_pipelines_precision_by_its_folder(
+    tiny_folder: Path, component: str
+) -> None:
+    site = {"unet": "ffn_out", "text_encoder": "text_ffn"}[component]
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder)
+    mask = conceptprune.find_mask(pipe, "Ada Bell", pairs=PAIRS, **QUICK, site=site)
+    layers = {name: replace(layer, rounded_digests=()) for name, layer in mask.layers.items()}
+    old = replace(mask, layers=layers)
+    coarse = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=torch.bfloat16)
+    old.apply(coarse)
+    assert old.is_applied(coarse)
+    old.remove(coarse)
+    # Alone, the weights do not tell.
+    getattr(coarse, component).config._name_or_path = ""
+    with pytest.raises(ModelMismatchError, match="in another precision, bfloat16"):
+        old.apply(coarse)

@@ -42,7 +42,10 @@ class CopiesSettings(ScorerSettings):
     ]
     sha256: Annotated[
         str,
-        Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file: 64 digits of 0-9a-f"),
+        Field(
+            pattern=r"^[0-9a-f]{64}$",
+            description="the SHA-256 of torchscript, as sha256sum prints it: 64 digits of 0-9a-f",
+        ),
     ]
     originals: Annotated[
         PromptText | None,

@@ -39,10 +39,26 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for artist in ("Van Gogh", "Monet", "Pablo Picasso", "Salvador Dali", "Leonardo Da Vinci"):
         titles = "case_number,prompt,evaluation_seed\n0,a title,1\n1,another,2\n"
         (folder / "suites" / f"test_{artist}.csv").write_text(titles)
-    # These stand-ins are not the files that are meant, which the suites know by their digests.
-    for path in (folder / "suites").glob("paper-*.yaml"):
+    for number in range(10):
+        (folder / "suites" / f"memorize_{number}.txt").write_text("a caption\nanother one\n")
+    # These stand-ins are not the files that are meant, which are known by their digests.
+    for path in folder.rglob("paper-*.yaml"):
         path.write_text(re.sub(r"(,|\n) *sha256: [0-9a-f]{64}", "", path.read_text()))
+    memorised = folder / "suites" / "paper-memorised.yaml"
+    memorised.write_text(memorised.read_text().replace("# sha256:", f"sha256: {'a' * 64}"))
     return folder / "suites"
+
+
+def test_the_suite_that_runs_a_torchscript_file_asks_its_user_for_the_digest(
+    beside: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(beside, tmp_path / "suites")
+    path = tmp_path / "suites" / "paper-memorised.yaml"
+    path.write_text(re.sub(r"\n *sha256: a{64}", "", path.read_text()))
+    with pytest.raises(ManifestError) as caught:
+        load_suite(path)
+    assert "scorers[0].sha256" in str(caught.value)
+    assert "the SHA-256 of torchscript, as sha256sum prints it" in str(caught.value)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -105,10 +121,19 @@ def test_the_papers_experiments_are_shipped() -> None:
 
 
 def test_the_suites_of_the_paper_erase_what_its_manifests_do(beside: Path) -> None:
-    for suite, manifest in (("paper-artists", "paper-artists"), ("paper-objects-erase",) * 2):
-        wanted = load_manifest(ROOT / "manifests" / f"{manifest.removesuffix('-erase')}.yaml")
+    for suite in ("paper-artists", "paper-objects-erase", "paper-memorised"):
+        wanted = load_manifest(beside.parent / f"{suite.removesuffix('-erase')}.yaml")
         erased = load_suite(beside / f"{suite}.yaml").groups.erased
         assert [source.title for source in erased] == [c.name for c in wanted.concepts]
+
+
+def test_the_captions_that_are_generated_are_those_that_were_erased() -> None:
+    shipped = [ROOT / "manifests" / f"{folder}paper-memorised.yaml" for folder in ("", "suites/")]
+    manifest, suite = (yaml.safe_load(path.read_text()) for path in shipped)
+    erased = {c["captions"]["file"]: c["captions"]["sha256"] for c in manifest["concepts"]}
+    generated = {f"suites/{s['file']}": s["sha256"] for s in suite["groups"]["erased"]}
+    assert erased == generated
+    assert len(set(erased.values())) == 10
 
 
 def write(tmp_path: Path, **sections: Any) -> Path:

@@ -1,5 +1,6 @@
 """What a good manifest means: its defaults, and what is resolved while it is loaded."""
 
+import hashlib
 import unicodedata
 from pathlib import Path
 from typing import get_args
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from conceptprune.errors import ManifestError
 from conceptprune.manifest import (
     BuiltinModel,
     FillerPair,
@@ -31,12 +33,14 @@ def parse(text: str) -> Manifest:
 
 
 def test_the_manifests_of_the_paper_are_shipped() -> None:
-    assert {"paper-artists", "paper-nudity", "paper-objects", "paper-gender"} <= {
-        path.stem for path in SHIPPED
-    }
+    names = ("artists", "nudity", "objects", "gender", "memorised")
+    assert {f"paper-{name}" for name in names} <= {path.stem for path in SHIPPED}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+# With the captions that its user brings, paper-memorised is loaded beside its suite: test_suite.py.
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if "memorize_" not in path.read_text()], ids=lambda p: p.stem
+)
 def test_every_shipped_manifest_is_valid(path: Path) -> None:
     assert load_manifest(path).concepts
 
@@ -222,6 +226,26 @@ def test_captions_may_stand_in_a_file_beside_the_manifest(tmp_path: Path) -> Non
     assert manifest.concepts[0].captions == ("Throw Pillow", "A Podcast")
     # What is recorded of it needs the file no longer.
     assert Manifest.model_validate(manifest.model_dump()) == manifest
+
+
+def test_a_file_of_captions_must_be_the_one_that_is_meant(tmp_path: Path) -> None:
+    content = b"Throw Pillow\n"
+    (tmp_path / "captions.txt").write_bytes(content)
+    meant = hashlib.sha256(content).hexdigest()
+
+    def with_digest(digest: str) -> Manifest:
+        path = tmp_path / "m.yaml"
+        captions = f"{{file: captions.txt, sha256: {digest}}}"
+        path.write_text(
+            "version: 1\nmodel: {builtin: studio}\n"
+            f"concepts: [{{name: x, kind: memorised, captions: {captions}}}]\n"
+        )
+        return load_manifest(path)
+
+    assert with_digest(meant).concepts[0].captions == ("Throw Pillow",)
+    for other in ("a" * 64, "12", "[]"):
+        with pytest.raises(ManifestError, match=rf"captions(.|\n)*sha256(.|\n)*which is {meant}"):
+            with_digest(other)
 
 
 def test_the_manifests_templates_go_to_concepts_of_their_kind_that_have_none() -> None:

@@ -2,12 +2,14 @@
 
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conceptprune import ModelMismatchError, UserError, load_mask, union_masks
@@ -144,28 +146,66 @@ def test_a_mask_fits_the_model_of_its_files_in_every_precision(
     assert mask.is_applied(live)
 
 
-@pytest.mark.parametrize("made_in", FLOATS)
-@pytest.mark.parametrize("loaded_in", FLOATS)
-def test_a_mask_of_before_fits_wherever_its_one_digest_tells(
-    made_in: torch.dtype, loaded_in: torch.dtype
-) -> None:
-    weight = wide_model().to(made_in)[0].weight.detach()
+def mask_of_before(weight: torch.Tensor) -> PruningMask:
+    """As earlier versions made them: with one digest, in the precision of the weight then."""
     old = LayerMask(
         shape=(96, 64), entries=np.array([1], np.int64), weight_digest=weight_digest(weight)
     )
-    name = str(made_in).removeprefix("torch.")
-    mask = PruningMask(
+    name = str(weight.dtype).removeprefix("torch.")
+    return PruningMask(
         concepts=("a",),
         component="unet",
         layers={"0": old},
         provenance={"model": "a toy", "collection": {"dtype": name}},
     )
+
+
+@pytest.mark.parametrize("made_in", FLOATS)
+@pytest.mark.parametrize("loaded_in", FLOATS)
+def test_a_mask_of_before_fits_wherever_its_one_digest_tells(
+    made_in: torch.dtype, loaded_in: torch.dtype
+) -> None:
+    mask = mask_of_before(wide_model().to(made_in)[0].weight.detach())
     live = wide_model().to(loaded_in)
     if (made_in == torch.bfloat16) == (loaded_in == torch.bfloat16) or loaded_in == torch.float32:
         mask.apply(live)
         return
     with pytest.raises(ModelMismatchError, match=r"in another precision, .*load the model in"):
         mask.apply(live)
+
+
+@pytest.mark.parametrize("made_in", FLOATS)
+@pytest.mark.parametrize("loaded_in", FLOATS)
+def test_a_mask_of_before_fits_in_every_precision_where_the_models_files_are_at_hand(
+    made_in: torch.dtype, loaded_in: torch.dtype, tmp_path: Path
+) -> None:
+    wide_files(tmp_path, wide_model())
+    mask = mask_of_before(wide_model().to(made_in)[0].weight.detach())
+    live = wide_files_loaded(tmp_path, loaded_in)
+    mask.apply(live)
+    assert mask.is_applied(live)
+    mask.remove(live)
+
+    with torch.no_grad():
+        live[0].weight[0, 0] += 1
+    with pytest.raises(ModelMismatchError, match="made for"):
+        mask.apply(live)
+    wide_files(tmp_path, live.float())
+    with pytest.raises(ModelMismatchError, match="made for"):
+        mask.apply(wide_files_loaded(tmp_path, loaded_in))
+
+
+def wide_files(folder: Path, model: nn.Module) -> None:
+    (folder / "config.json").write_text("{}")
+    save_file(model.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+
+
+def wide_files_loaded(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """As diffusers and transformers load a component: its config says where from."""
+    model = nn.Sequential(nn.Linear(64, 96))
+    model.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    model.config = SimpleNamespace(_name_or_path=str(folder))
+    return model.to(dtype)
 
 
 def test_a_mismatch_says_whether_it_is_the_model_the_precision_or_an_earlier_pruning() -> None:
