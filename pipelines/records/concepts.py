@@ -21,7 +21,8 @@ from conceptprune.units.plan import ConceptPlan, Plan
 from ..console.names import some
 from .fields import NUMBERS, is_later
 from .fields import field as read_field
-from .ledger import READERS, told_if_damaged
+from .ledger import READERS
+from .run_files import told_if_damaged
 
 FILE = "concepts.json"
 FORMAT = "conceptprune.concepts/1"

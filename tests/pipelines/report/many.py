@@ -26,7 +26,8 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit, PreviewUnit, PromptsUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, prepare
-from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
+from pipelines.records.ledger import ledger_rows, made_by, write_ledger
+from pipelines.records.run_record import RunRecord
 from tests.pipelines.conftest import whole_plan
 
 MANIFEST = """

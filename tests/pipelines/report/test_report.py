@@ -19,8 +19,9 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio.names import ARTISTS
 from conceptprune.units.worker import read_mask
-from pipelines.records.ledger import RunRecord, read_ledger, write_ledger
+from pipelines.records.ledger import read_ledger, write_ledger
 from pipelines.records.recognised import ScorerMetric, Seen, seen_in_preview_2
+from pipelines.records.run_record import RunRecord
 from pipelines.report import write_report
 from pipelines.report.accuracy import Rate, judge_pairs
 from pipelines.report.data import read_report
