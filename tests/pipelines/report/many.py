@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from conceptprune.digest import digest_json
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Case, Reading
 from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
 from conceptprune.evaluation.tables import scores_table
-from conceptprune.evaluation.units import EvaluationUnit
+from conceptprune.evaluation.units import EvaluationUnit, PreviewScoresUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table

@@ -13,8 +13,8 @@ from PIL import Image
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Domain, Metric
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio.names import ARTISTS
