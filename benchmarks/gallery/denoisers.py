@@ -3,6 +3,7 @@
 """The two untrained denoisers with their text encoders, and the stock pipelines they go into."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def transformer() -> PixArtTransformer2DModel:
     )
 
 
-class Painter(nn.Module):
+class Painter(nn.Module, ABC):
     """A text encoder and a denoiser: from noisy latents and token ids to predicted velocities."""
 
     def __init__(self, tokenizer: Any, text_encoder: nn.Module, denoiser: nn.Module) -> None:
@@ -127,9 +128,9 @@ class Painter(nn.Module):
         ).input_ids
         return ids
 
+    @abstractmethod
     def pipeline(self, autoencoder: AutoencoderKL) -> DiffusionPipeline:
         """As a stock pipeline."""
-        raise NotImplementedError
 
     def save(self, autoencoder: AutoencoderKL, folder: Path) -> None:
         """Write the stock pipeline's folder in float16; `autoencoder` keeps its precision."""

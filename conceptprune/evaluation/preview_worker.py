@@ -2,10 +2,10 @@
 
 from functools import cached_property
 
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scoring import Scorers, read_rows
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.tables import scores_table
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.models.images import read_image
 from conceptprune.units.commit import Made
 from conceptprune.units.unit import Unit

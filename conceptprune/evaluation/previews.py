@@ -1,49 +1,20 @@
 """What looks at a job's previews: a unit for each scorer and preview, on an erase job's plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from conceptprune.digest import unit_key
 from conceptprune.evaluation.items import labels_of
 from conceptprune.evaluation.scorers.base import Case, Facts, Labels, ScorerSettings
 from conceptprune.evaluation.summarise import scorer_key
 from conceptprune.evaluation.tables import SCORES
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.manifest import Concept, Manifest
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.fillers import asks_generator
 from conceptprune.prompts.table import Pairs
 from conceptprune.units.plan import Plan
-from conceptprune.units.sizes import Sizes
-from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import PreviewUnit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewScoresUnit(Unit):
-    """Have one scorer look at the images of one preview."""
-
-    title = "Scores"
-    warm = True
-
-    key: str
-    preview: str
-    scorer: ScorerSettings
-    facts: Facts
-    cases: tuple[Case, ...]
-
-    @property
-    def detail(self) -> str:
-        """Whose scores."""
-        return self.scorer.title
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """The images."""
-        return ((PreviewUnit.kind, self.preview),)
-
-    def bytes_written(self, sizes: Sizes, units: Mapping[str, Unit]) -> int:
-        """A row for each image and metric."""
-        return sizes.table(len(self.cases) * len(self.scorer.metrics))
 
 
 def with_scores(

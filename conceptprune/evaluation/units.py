@@ -1,16 +1,19 @@
-"""Units of an evaluation: images, what scorers say of them, and the summary."""
+"""Units of an evaluation: images, what scorers say of them (of previews too), and the summary."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from conceptprune.models.prompt import Prompt
 from conceptprune.units.unit import Need, Unit
+from conceptprune.units.units import PreviewUnit
 
 if TYPE_CHECKING:
     # These import torch, which readers of records do without.
     from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
     from conceptprune.evaluation.items import Item
     from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
+    from conceptprune.units.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +162,31 @@ class EvaluationUnit(Unit):
     def needs(self) -> tuple[Need, ...]:
         """Every checkpoint's images and numbers."""
         return tuple(dict.fromkeys(need for entry in self.entries for need in entry.needs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewScoresUnit(Unit):
+    """Have one scorer look at the images of one preview."""
+
+    title = "Scores"
+    warm = True
+
+    key: str
+    preview: str
+    scorer: "ScorerSettings"
+    facts: "Facts"
+    cases: "tuple[Case, ...]"
+
+    @property
+    def detail(self) -> str:
+        """Whose scores."""
+        return self.scorer.title
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The images."""
+        return ((PreviewUnit.kind, self.preview),)
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """A row for each image and metric."""
+        return sizes.table(len(self.cases) * len(self.scorer.metrics))

@@ -123,8 +123,10 @@ class OtherPipeline(DiffusionModel):
     def predict(
         self, sample: Tensor, timestep: Tensor, conditions: Conditions, guidance: float
     ) -> Tensor:
-        """Never asked for: the pipeline calls its denoiser itself."""
-        raise NotImplementedError
+        """Refused, as there is no single call to make: the pipeline calls its denoiser itself."""
+        raise UserError(
+            "model: a pipeline of no known family is only run as a whole, and cannot be stepped"
+        )
 
     def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Batch:
         """Note what is to be run; nothing is computed yet."""

@@ -75,6 +75,8 @@ class GeneratedPromptsUnit(Unit):
 
 
 AnyPromptsUnit = PromptsUnit | GeneratedPromptsUnit
+PROMPTS_KINDS = (PromptsUnit.kind, GeneratedPromptsUnit.kind)
+"""Kinds of units that make prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ from ..console.logs import one_line
 from ..console.names import slug, some
 from ..console.terminal import echo
 from ..records.collected import Collected
-from ..records.ledger import RunRecord, open_ledger
+from ..records.ledger import open_ledger
+from ..records.run_record import RunRecord
 from ..records.runs import MAX_NAMES_SHOWN, _nearest, find_run, finished_masks, mask_keys
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks

@@ -26,17 +26,9 @@ from ..records.concepts import FILE as CONCEPTS_FILE
 from ..records.earlier import edits_beside_rows, needs_beside_rows
 from ..records.evaluation import RUN_FILE as EVALUATION_FILE
 from ..records.evaluation import EvaluationRecord
-from ..records.ledger import (
-    COMPLETE,
-    JOBS_FOLDER,
-    LEDGER_FILE,
-    READERS,
-    RUN_FILE,
-    Ledger,
-    RunRecord,
-    need_of,
-    open_ledger,
-)
+from ..records.journal import JOBS_FOLDER
+from ..records.ledger import COMPLETE, LEDGER_FILE, READERS, Ledger, need_of, open_ledger
+from ..records.run_record import RUN_FILE, RunRecord
 from ..scheduling.kinds import kinds_of
 
 RESULTS = ("commits", "objects")

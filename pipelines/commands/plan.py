@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -20,14 +21,13 @@ from conceptprune.units.sizes import Sizes
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import (
     GeneratedPromptsUnit,
-    PromptsUnit,
     StatisticsUnit,
     WindowUnit,
 )
 
 from ..console.logs import say
 from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
-from ..scheduling.graph import Committed, committed_in, units_to_do
+from ..scheduling.graph import committed_in, units_to_do
 from .estimate import Estimate, check_prices
 from .plan_json import plan_document
 from .sizes import sizes_of
@@ -62,7 +62,10 @@ def show_plan(
     opened = None if store is None else Store(store)
     plan = plan_here(prepared, opened)
     units: list[Unit] = [*prepared.prompts_units(), *plan.units()]
-    todo = None if opened is None else _left(units, plan, committed_in(opened))
+    todo = None
+    if opened is not None:
+        whole = replace(plan, by_key={unit.key: unit for unit in units})
+        todo = {unit.key for unit in units_to_do(whole, committed_in(opened))}
     sizes = sizes_of(prepared)
     _print_heading(prepared, plan, console)
     _print_cluster(prepared, plan, sizes, console)
@@ -90,13 +93,6 @@ def show_plan(
         say(console, estimate.line(measured=rate is None))
         document["estimate"] = estimate.as_json()
     return document
-
-
-def _left(units: Iterable[Unit], plan: Plan, committed: Committed) -> set[str]:
-    """Keys of the units a job would run against a store, as the job itself decides it."""
-    prompts = (unit for unit in units if isinstance(unit, PromptsUnit | GeneratedPromptsUnit))
-    left = {unit.key for unit in prompts if not committed(unit.kind, unit.key)}
-    return left | {unit.key for unit in units_to_do(plan, committed)}
 
 
 def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:

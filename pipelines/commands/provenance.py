@@ -10,7 +10,7 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Commit
 from conceptprune.versions import versions
 
-from ..records.ledger import RunRecord
+from ..records.run_record import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from ..records.concepts import ConceptStates
 from ..records.evaluation import EvaluationRecord, evaluation_records
 from ..records.fused import fused_row, lacking
 from ..records.journal import JobRecord, job_records
-from ..records.ledger import RUN_FILE, RunRecord, open_ledger
+from ..records.ledger import open_ledger
+from ..records.run_record import RUN_FILE, RunRecord
 from ..records.runs import AnyRecord, UnknownRecord, run_records, unknown_records
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.graph import Committed, committed_in

@@ -8,7 +8,7 @@ from conceptprune.store import Store
 
 from ..records.evaluation import EvaluationRecord
 from ..records.fused import fused_row, lacking
-from ..records.ledger import RunRecord
+from ..records.run_record import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord
 from .status import OPEN, RunStatus, read_statuses
 

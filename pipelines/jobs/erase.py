@@ -23,7 +23,7 @@ from ..console.names import some
 from ..records.concepts import ConceptStates
 from ..records.effects import concept_states
 from ..records.journal import new_job
-from ..records.ledger import RunRecord
+from ..records.run_record import RunRecord
 from ..scheduling.graph import committed_in
 from ..scheduling.loop import Result
 from ..scheduling.metrics import StoreMetrics

@@ -8,9 +8,11 @@ from conceptprune.prompts.pairs import PromptPair, prompts_digest
 from conceptprune.prompts.table import pairs_from_table
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.find import find_commit
+from conceptprune.units.units import PROMPTS_KINDS
 
 from .earlier import completed
-from .ledger import PROMPTS_KINDS, Ledger, RunRecord, need_of
+from .ledger import Ledger, need_of
+from .run_record import RunRecord
 
 Row = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from conceptprune.store import Store
 from ..console.names import some
 from .fields import NUMBERS, is_later
 from .fields import field as read_field
-from .ledger import told_if_damaged
+from .run_files import told_if_damaged
 
 FILE = "concepts.json"
 FORMAT = "conceptprune.concepts/1"

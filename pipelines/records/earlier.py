@@ -23,10 +23,11 @@ from conceptprune.store import (
     parquet_to_table,
 )
 from conceptprune.units.unit import Need
+from conceptprune.units.units import PROMPTS_KINDS
 
 from .asked import Asked
 from .evaluation import EvaluationRecord
-from .ledger import PROMPTS_KINDS, empty_row, is_own_mask, made_by
+from .ledger import empty_row, is_own_mask, made_by
 
 Row = dict[str, Any]
 

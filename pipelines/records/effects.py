@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from conceptprune.errors import StoreError
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.store import Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.plan import ConceptPlan, Plan
 

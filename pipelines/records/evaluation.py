@@ -13,7 +13,7 @@ from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import Commit, Store, UnknownFormatError
 
 from .fields import NUMBERS, field, is_later
-from .ledger import first_started, told_if_damaged
+from .run_files import first_started, told_if_damaged
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint

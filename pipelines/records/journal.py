@@ -16,12 +16,14 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.units.unit_plan import UnitPlan
 
-from .ledger import JOBS_FOLDER, Made, ledger_rows, told_if_damaged, write_ledger
+from .ledger import Made, ledger_rows, write_ledger
+from .run_files import told_if_damaged
 
 if TYPE_CHECKING:
     # `status` reads these records, and does so without Ray.
     from ..scheduling.loop import Result, Tick
 
+JOBS_FOLDER = "jobs"
 SECONDS_BETWEEN_SIGNS = 10.0
 SHARE_OF_TIME = 0.05
 """A ledger that takes long to write is written less often, to take no more of the driver's time."""

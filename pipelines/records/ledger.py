@@ -1,17 +1,13 @@
 """The ledger: one row for every unit of a run, with what became of it and where its results are."""
 
-import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from conceptprune import __version__
-from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.redaction import redacted
 from conceptprune.store import (
@@ -28,8 +24,7 @@ from conceptprune.units.unit import APPLIED, Need
 from conceptprune.units.unit_plan import UnitPlan
 
 from ..scheduling.graph import Committed
-from .asked import Asked
-from .fields import NUMBERS, field, is_later
+from .run_files import told_if_damaged
 
 if TYPE_CHECKING:
     from ..scheduling.loop import Result
@@ -95,12 +90,7 @@ EMPTY: Mapping[str, Callable[[], Any]] = {
 }
 """What stands for a value that a ledger of another version does not have, by the column's type."""
 
-RUN_FILE = "run.json"
-RUN_FORMAT = "conceptprune.run/1"
 LEDGER_FILE = "ledger.parquet"
-JOBS_FOLDER = "jobs"
-PROMPTS_KINDS = ("prompts", "generated-prompts")
-"""Kinds of units that make prompts."""
 
 READERS = 16
 """Commit records of reused units are read so many at a time: an object store answers slowly."""
@@ -314,104 +304,3 @@ def empty_row() -> dict[str, Any]:
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
-
-
-@contextmanager
-def told_if_damaged(store: Store, run: str, name: str) -> Iterator[None]:
-    """Errors of parsing a run's file as a `StoreError` that names it."""
-    try:
-        yield
-    except (StoreError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(
-            f"{store.uri}: runs/run={run}/{name} is damaged ({error}); run its job again, which "
-            f"writes it anew, or `conceptprune gc --forget {run}`"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
-    """What a run was asked to do; written before any work, so that `status` can tell."""
-
-    run: str
-    manifest: Mapping[str, Any]
-    """As validated, without the model, whose folder is a matter of the machine."""
-    model_label: str
-    model_identity: str
-    pipeline: str
-    """The model's diffusers pipeline class."""
-    denoiser_weights: int
-    started: float
-    """When its last job began, in seconds since 1970."""
-    first_started: float | None = None
-    """When its first job began; None where that was not recorded."""
-    language_model: str | None = None
-    """Digest of the language model that wrote fillers, if one did."""
-    version: str = ""
-    """Of conceptprune, where it was recorded."""
-    later: bool = False
-    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
-
-    @property
-    def asked(self) -> Asked:
-        """The manifest, as plain values."""
-        return Asked(self.manifest)
-
-    def write(self, store: Store) -> None:
-        """Write or replace the record; when the run was first started stays on record."""
-        content = {
-            "format": RUN_FORMAT,
-            "run": self.run,
-            "manifest": self.manifest,
-            "model": {
-                "label": self.model_label,
-                "identity": self.model_identity,
-                "pipeline": self.pipeline,
-            },
-            "language_model": self.language_model,
-            "denoiser_weights": self.denoiser_weights,
-            "started": self.started,
-            "first_started": first_started(store, self.run, RUN_FILE, self.started),
-            "version": __version__,
-        }
-        store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
-
-    @classmethod
-    def read(cls, store: Store, run: str) -> "RunRecord":
-        """The record of `run`, of whatever version.
-
-        Raises:
-            KeyError: the store has no such run.
-            StoreError: it is damaged.
-        """
-        data = store.read_run_file(run, RUN_FILE)
-        if data is None:
-            raise KeyError(run)
-        with told_if_damaged(store, run, RUN_FILE):
-            content = field({"": json.loads(data)}, "", dict)
-            later = is_later(content, RUN_FORMAT)
-            # Of a later version's record, whatever it has in other words is left out.
-            model = field(content, "model", dict, {} if later else None)
-            return cls(
-                run=run,
-                manifest=field(content, "manifest", dict, {} if later else None),
-                model_label=field(model, "label", str, "not known" if later else None),
-                model_identity=field(model, "identity", str, "" if later else None),
-                # The first versions knew one family only and did not record it.
-                pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
-                denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
-                started=field(content, "started", NUMBERS, 0.0 if later else None),
-                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
-                language_model=field(content, "language_model", str, "") or None,
-                version=field(content, "version", str, ""),
-                later=later,
-            )
-
-
-def first_started(store: Store, run: str, name: str, started: float) -> float:
-    """When a run was first started, by the record of an earlier job of it if there is one."""
-    data = store.read_run_file(run, name)
-    try:
-        earlier = json.loads(data or b"{}")
-        return float(earlier.get("first_started") or earlier["started"])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return started

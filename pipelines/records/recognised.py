@@ -6,6 +6,7 @@ from typing import Any
 
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.store import Store, parquet_to_table
 
 At = tuple[str, int]
@@ -44,8 +45,8 @@ class Recognised:
         self._store = store
         self._commits: dict[str, list[Any]] = {}
         for row in rows:
-            if row["kind"] == "preview-scores" and row["objects"]:
-                commit = store.find("preview-scores", row["key"])
+            if row["kind"] == PreviewScoresUnit.kind and row["objects"]:
+                commit = store.find(PreviewScoresUnit.kind, row["key"])
                 if commit is not None:
                     self._commits.setdefault(commit.provenance["preview"], []).append(commit)
 

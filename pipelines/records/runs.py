@@ -12,7 +12,8 @@ from ..console.logs import one_line
 from ..scheduling.graph import committed_in
 from .evaluation import RUN_FILE as EVALUATION_FILE
 from .evaluation import EvaluationRecord
-from .ledger import LEDGER_FILE, RUN_FILE, RunRecord, is_own_mask, read_ledger
+from .ledger import LEDGER_FILE, is_own_mask, read_ledger
+from .run_record import RUN_FILE, RunRecord
 
 MAX_NAMES_SHOWN = 10
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from .ledger import Ledger, RunRecord
+from .ledger import Ledger
+from .run_record import RunRecord
 from .runs import AnyRecord, UnknownRecord
 
 SHOWN_NAMES = 6

@@ -21,8 +21,9 @@ from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
 from ..records.evaluation import SUMMARY_KINDS
 from ..records.fused import fused_row, lacking
-from ..records.ledger import Ledger, RunRecord, is_fused, is_own_mask, open_ledger, read_ledger
+from ..records.ledger import Ledger, is_fused, is_own_mask, open_ledger, read_ledger
 from ..records.recognised import Recognised, seen_in_preview_2
+from ..records.run_record import RunRecord
 from ..records.runs import find_run, recorded
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of

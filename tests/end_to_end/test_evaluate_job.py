@@ -22,7 +22,8 @@ from conceptprune.units.worker import Worker
 from pipelines.cli import main
 from pipelines.jobs.preparation import prepare
 from pipelines.records.evaluation import EvaluationRecord, evaluation_records
-from pipelines.records.ledger import RunRecord, ledger_rows, read_ledger, write_ledger
+from pipelines.records.ledger import ledger_rows, read_ledger, write_ledger
+from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.loop import Result
 from pipelines.scheduling.workers import WorkerPool
 from tests.pipelines.conftest import whole_plan

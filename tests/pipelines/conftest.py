@@ -15,7 +15,8 @@ from conceptprune.units.plan import Plan, concepts_in
 from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, prepare
-from pipelines.records.ledger import RunRecord, ledger_rows, write_ledger
+from pipelines.records.ledger import ledger_rows, write_ledger
+from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.loop import Result
 
 HOSTILE_NAME = "../../Eve | `rm` [link](x)"

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from conceptprune.store import Store, parquet_to_table, table_to_parquet
-from pipelines.records.ledger import LEDGER_FILE, PROMPTS_KINDS, SCHEMA
+from conceptprune.units.units import PROMPTS_KINDS
+from pipelines.records.ledger import LEDGER_FILE, SCHEMA
 
 Rows = list[dict[str, Any]]
 

@@ -11,9 +11,10 @@ import yaml
 
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.job_manifest import JobManifest, load_job_manifest
-from conceptprune.evaluation.previews import PreviewScoresUnit, with_scores
+from conceptprune.evaluation.previews import with_scores
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.scorers.nudity import NudeNetSettings
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.manifest import load_manifest
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import run_id

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
 
 from conceptprune.collection.collect import collect
@@ -76,6 +77,13 @@ def test_a_pipeline_is_left_after_the_last_call_asked_for() -> None:
     assert not model.denoiser._forward_pre_hooks
     with pytest.raises(UserError, match=r"collection\.tau: 5 calls .* only 4 with steps: 4"):
         collect(model, PROMPTS, SETTINGS.model_copy(update={"tau": 5}), site=FFN)
+
+
+def test_a_pipeline_of_no_known_family_cannot_be_stepped() -> None:
+    model = OtherPipeline(LCM.pipeline())
+    latents = torch.zeros(1, 4, 8, 8)
+    with pytest.raises(UserError, match="only run as a whole"):
+        model.predict(latents, torch.tensor(1), {}, 1.0)
 
 
 def test_a_concept_is_erased_from_a_pipeline_of_no_known_family(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 which kinds of units it makes anew, and the keys themselves are pinned."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from conceptprune import digest
 from conceptprune.manifest import Manifest, parse_manifest
@@ -17,6 +16,7 @@ from conceptprune.manifest.pruning import ConceptPruning
 from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import build_plan, concepts_in, prompts_units
+from tests.support.key_tables import changed, fields, merged, sections_in
 
 Content = dict[str, Any]
 
@@ -174,18 +174,6 @@ def base() -> dict[str, set[str]]:
     return plan_keys(BASE)
 
 
-def changed(base: dict[str, set[str]], other: dict[str, set[str]]) -> set[str]:
-    return {kind for kind in base.keys() | other.keys() if base.get(kind) != other.get(kind)}
-
-
-def merged(section: Any, change: Any) -> Any:
-    """A section with a change in it, section by section; None takes a field away."""
-    if not isinstance(change, dict) or not isinstance(section, dict):
-        return change
-    both = {**section, **{name: merged(section.get(name), new) for name, new in change.items()}}
-    return {name: value for name, value in both.items() if value is not None}
-
-
 def test_the_manifest_that_all_is_compared_with_has_every_kind(base: dict[str, set[str]]) -> None:
     assert set(base) == {*FROM_PROMPTS}
 
@@ -252,24 +240,6 @@ def test_the_methods_version_is_in_every_key(
     assert {kind for kind in base if base[kind] & newer[kind]} == NONE
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of every field below a section, lists' and unions' sections by their own."""
-    for name, field in model.model_fields.items():
-        inner = [t for t in _classes(field.annotation) if issubclass(t, BaseModel)]
-        if inner and f"{prefix}{name}" not in ELSEWHERE:
-            for section in inner:
-                yield from fields(section, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _classes(annotation: Any) -> Iterator[type]:
-    if isinstance(annotation, type):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _classes(part)
-
-
 ELSEWHERE = {
     "version": "there is only one",
     "model": "by its files' digest: test_another_model_makes_everything_but_prompts_anew",
@@ -285,9 +255,9 @@ ELSEWHERE = {
 
 
 def test_every_field_of_a_manifest_has_its_row() -> None:
-    assert {*fields(Manifest)} == {*FIELDS, *ELSEWHERE}
+    assert {*fields(Manifest, ELSEWHERE)} == {*FIELDS, *ELSEWHERE}
     concept = Manifest.model_fields["concepts"].annotation
-    (section,) = {t for t in _classes(concept) if issubclass(t, BaseModel)}
+    (section,) = sections_in(concept)
     own = {f"pruning.{name}" for name in ConceptPruning.model_fields} - {"pruning.sparsity"}
     assert {*section.model_fields, *own} == set(CONCEPT)
 

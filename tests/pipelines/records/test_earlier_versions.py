@@ -14,7 +14,8 @@ from pipelines.commands.export import export_concepts
 from pipelines.commands.status import show_status
 from pipelines.records.collected import Collected
 from pipelines.records.evaluation import evaluation_records
-from pipelines.records.ledger import RunRecord, open_ledger
+from pipelines.records.ledger import open_ledger
+from pipelines.records.run_record import RunRecord
 from pipelines.report import write_report
 from pipelines.report.data import read_report
 from tests.pipelines.commands.test_gc import collect, orphan, paths

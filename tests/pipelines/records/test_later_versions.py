@@ -18,7 +18,8 @@ from conceptprune.store import Commit, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.records import FORMAT
 from pipelines.commands.export import export_concepts
 from pipelines.commands.status import show_status
-from pipelines.records.ledger import RunRecord, read_ledger
+from pipelines.records.ledger import read_ledger
+from pipelines.records.run_record import RunRecord
 from pipelines.records.runs import mask_keys
 from pipelines.report import write_report
 from pipelines.report.data import read_report

@@ -18,7 +18,8 @@ from conceptprune.studio.judge import Verdicts
 from conceptprune.units.plan import Plan
 from conceptprune.units.unit import Unit
 from pipelines.jobs.preparation import Prepared, prepare
-from pipelines.records.ledger import Made, RunRecord, ledger_rows, made_by, write_ledger
+from pipelines.records.ledger import Made, ledger_rows, made_by, write_ledger
+from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.graph import Graph
 from pipelines.scheduling.loop import Result
 from tests.pipelines.conftest import whole_plan

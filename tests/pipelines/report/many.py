@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from conceptprune.digest import digest_json
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Case, Reading
 from conceptprune.evaluation.scorers.studio_judge import StudioJudge
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
 from conceptprune.evaluation.tables import scores_table
-from conceptprune.evaluation.units import EvaluationUnit
+from conceptprune.evaluation.units import EvaluationUnit, PreviewScoresUnit
 from conceptprune.masks.mask import LayerMask, PruningMask
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
@@ -26,7 +25,8 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit, PreviewUnit, PromptsUnit
 from conceptprune.versions import versions
 from pipelines.jobs.preparation import Prepared, prepare
-from pipelines.records.ledger import RunRecord, ledger_rows, made_by, write_ledger
+from pipelines.records.ledger import ledger_rows, made_by, write_ledger
+from pipelines.records.run_record import RunRecord
 from tests.pipelines.conftest import whole_plan
 
 MANIFEST = """

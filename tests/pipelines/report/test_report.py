@@ -13,14 +13,15 @@ from PIL import Image
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import UserError
-from conceptprune.evaluation.previews import PreviewScoresUnit
 from conceptprune.evaluation.scorers.base import Domain, Metric
+from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio.names import ARTISTS
 from conceptprune.units.worker import read_mask
-from pipelines.records.ledger import RunRecord, read_ledger, write_ledger
+from pipelines.records.ledger import read_ledger, write_ledger
 from pipelines.records.recognised import ScorerMetric, Seen, seen_in_preview_2
+from pipelines.records.run_record import RunRecord
 from pipelines.report import write_report
 from pipelines.report.accuracy import Rate, judge_pairs
 from pipelines.report.data import read_report

@@ -1,0 +1,96 @@
+"""What a run of `erase` or `sweep` was asked to do, as the store remembers it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conceptprune import __version__
+from conceptprune.digest import canonical_json
+from conceptprune.store import Store
+
+from .asked import Asked
+from .fields import NUMBERS, field, is_later
+from .run_files import first_started, told_if_damaged
+
+RUN_FILE = "run.json"
+RUN_FORMAT = "conceptprune.run/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a run was asked to do; written before any work, so that `status` can tell."""
+
+    run: str
+    manifest: Mapping[str, Any]
+    """As validated, without the model, whose folder is a matter of the machine."""
+    model_label: str
+    model_identity: str
+    pipeline: str
+    """The model's diffusers pipeline class."""
+    denoiser_weights: int
+    started: float
+    """When its last job began, in seconds since 1970."""
+    first_started: float | None = None
+    """When its first job began; None where that was not recorded."""
+    language_model: str | None = None
+    """Digest of the language model that wrote fillers, if one did."""
+    version: str = ""
+    """Of conceptprune, where it was recorded."""
+    later: bool = False
+    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
+
+    @property
+    def asked(self) -> Asked:
+        """The manifest, as plain values."""
+        return Asked(self.manifest)
+
+    def write(self, store: Store) -> None:
+        """Write or replace the record; when the run was first started stays on record."""
+        content = {
+            "format": RUN_FORMAT,
+            "run": self.run,
+            "manifest": self.manifest,
+            "model": {
+                "label": self.model_label,
+                "identity": self.model_identity,
+                "pipeline": self.pipeline,
+            },
+            "language_model": self.language_model,
+            "denoiser_weights": self.denoiser_weights,
+            "started": self.started,
+            "first_started": first_started(store, self.run, RUN_FILE, self.started),
+            "version": __version__,
+        }
+        store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
+
+    @classmethod
+    def read(cls, store: Store, run: str) -> "RunRecord":
+        """The record of `run`, of whatever version.
+
+        Raises:
+            KeyError: the store has no such run.
+            StoreError: it is damaged.
+        """
+        data = store.read_run_file(run, RUN_FILE)
+        if data is None:
+            raise KeyError(run)
+        with told_if_damaged(store, run, RUN_FILE):
+            content = field({"": json.loads(data)}, "", dict)
+            later = is_later(content, RUN_FORMAT)
+            # Of a later version's record, whatever it has in other words is left out.
+            model = field(content, "model", dict, {} if later else None)
+            return cls(
+                run=run,
+                manifest=field(content, "manifest", dict, {} if later else None),
+                model_label=field(model, "label", str, "not known" if later else None),
+                model_identity=field(model, "identity", str, "" if later else None),
+                # The first versions knew one family only and did not record it.
+                pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
+                denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
+                started=field(content, "started", NUMBERS, 0.0 if later else None),
+                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                language_model=field(content, "language_model", str, "") or None,
+                version=field(content, "version", str, ""),
+                later=later,
+            )
