@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -16,6 +16,7 @@ from conceptprune.units.unit_plan import UnitPlan
 from ..console.logs import say, say_failure
 from ..records.journal import Journal
 from ..records.reuse import find_units
+from ..records.trail import job_began, job_ended
 from ..scheduling.cluster import connected
 from ..scheduling.loop import Result, Tick, needs, run_units
 from ..scheduling.metrics import JobMetrics
@@ -95,6 +96,8 @@ def run_plan(
     console: Console,
     job: str,
     *,
+    command: str,
+    asked: Any,
     parts: str = "concepts",
     known: Sequence[Result] = (),
     verify: bool = False,
@@ -102,7 +105,8 @@ def run_plan(
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
+    `command` and `asked` are on record as what the job was to do: its name, and its manifest or
+    suite. Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
     are there are read in full. `then` is told the results, and may go on with a larger plan.
     """
     found = find_units(plan, store, verify=verify)
@@ -112,6 +116,7 @@ def run_plan(
     units = [unit for unit in plan.units() if unit.key in todo]
     journal = Journal(store, plan, job, todo=todo, reused=reused)
     journal.results.update(before)
+    job_began(store, run=plan.run, job=job, command=command, asked=asked)
     journal.begin()
     try:
         if units:
@@ -132,11 +137,16 @@ def run_plan(
     except BaseException:
         # Also when the job is told to stop (a termination signal is a SystemExit here): what
         # has been done so far is on record.
-        journal.end("stopped")
+        stopped = journal.end("stopped")
+        job_ended(store, run=plan.run, job=job, state="stopped", rows=stopped)
         raise
     # What was made before the plan was known is no part of what the plan took.
     results = [r for key, r in journal.results.items() if r.error or key not in before]
-    rows = journal.end("failed" if any(result.error for result in results) else "done")
+    state: Literal["failed", "done"] = (
+        "failed" if any(result.error for result in results) else "done"
+    )
+    rows = journal.end(state)
+    job_ended(store, run=plan.run, job=job, state=state, rows=rows)
     computed = sum(result.status == "done" for result in results)
     return Outcome(
         computed=computed,
