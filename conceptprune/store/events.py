@@ -2,10 +2,11 @@
 
     events/<number>.json    0000000001.json is the first; nothing writes over one
 
-One file for each event, because an object store cannot append. It is put on the condition that there
-is none, so that of two jobs with the same number one takes the next. A change, a gap or an event put
-in between is found by `check_events`. Whoever can write the store can write a whole new chain, or leave
-out its end: against that, keep the digest of an event elsewhere, and look for it later on.
+One file for each event, because an object store cannot append. It is put on the condition that
+there is none, so that of two jobs with the same number one takes the next. A change, a gap or an
+event put in between is found by `check_events`. Whoever can write the store can write a whole new
+chain, or leave out its end: against that, keep the digest of an event elsewhere, and look for it
+later on.
 """
 
 import getpass

@@ -17,11 +17,11 @@ from ..console.logs import say, say_failure
 from ..records.journal import Journal
 from ..records.reuse import find_units
 from ..records.trail import job_began, job_ended
-from ..scheduling.cluster import connected
+from ..scheduling.cluster import any_is_up, connected
 from ..scheduling.loop import Result, Tick, needs, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.others import OtherJobs
-from ..scheduling.watchdog import Patience, Watchdog
+from ..scheduling.watchdog import LastNode, Patience, Watchdog
 from ..scheduling.workers import RunnerSpec, WorkerPool
 from .progress import JobProgress
 
@@ -106,8 +106,9 @@ def run_plan(
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
     `command` and `asked` are on record as what the job was to do: its name, and its manifest or
-    suite. Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
-    are there are read in full. `then` is told the results, and may go on with a larger plan.
+    suite. Units whose results are `known` already, good or bad, are not tried. With `verify`,
+    results that are there are read in full. `then` is told the results, and may go on with a
+    larger plan.
     """
     found = find_units(plan, store, verify=verify)
     before = {result.unit.key: result for result in known}
@@ -193,6 +194,7 @@ def _go_on(
 def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     with ExitStack() as joined:
+        own = False
 
         def run(
             units: Sequence[Unit],
@@ -200,7 +202,8 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
             on_result: OnResult,
             on_tick: OnTick,
         ) -> None:
-            joined.enter_context(connected(compute))
+            nonlocal own
+            own = joined.enter_context(connected(compute)) or own
             metrics = JobMetrics()
             pool = WorkerPool(spec, compute)
             left = {unit.key for unit in units}
@@ -217,11 +220,14 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
                 on_result(result)
 
             patience = Patience()
+            last_node = LastNode()
             patience_with_others = Patience(waiting_for="another job")
             with Watchdog() as watchdog, OtherJobs(store) as others:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()
+                    if own:
+                        last_node.look(any_is_up())
                     patience.look(tick.lacking)
                     patience_with_others.look(tick.held)
                     metrics.now(units_left=len(left), actors=tick.actors)

@@ -57,7 +57,7 @@ def exported(
 
 
 def removing(store: Store, entries: Collection[Entry], forgotten: Collection[str]) -> None:
-    """Files are about to be removed: how many, which masks among them, and which runs are forgotten.
+    """Files are about to be removed: how many, which masks among them, which runs are forgotten.
 
     Raises:
         StoreError: the store cannot be read or written.
