@@ -112,7 +112,7 @@ class Upload:
 
     def left_out(self) -> list[str]:
         """What lies in the working directory, or among the code, and never travels by its name."""
-        beside = [Path(name) for name in sorted(os.listdir(self.working_dir))]
+        beside = [Path(found.name) for found in sorted(self.working_dir.iterdir())]
         code = [
             file.relative_to(self.working_dir.resolve())
             for name in CODE

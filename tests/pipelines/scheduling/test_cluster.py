@@ -18,6 +18,7 @@ from pipelines.cli import main
 from pipelines.scheduling.cluster import any_is_up, check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
+from tests.support.sockets import documented, listening
 
 
 def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
@@ -142,14 +143,9 @@ def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_pri
         assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
         assert os.environ["RAY_AUTH_MODE"] == "token"
         me = psutil.Process()
-        listening = [
-            (process.name(), one.laddr.ip.removeprefix("::ffff:"))
-            for process in [me, *me.children(recursive=True)]
-            for one in process.net_connections("inet")
-            if one.status == psutil.CONN_LISTEN
-        ]
-        assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
-        assert {address for _, address in listening} == {"127.0.0.1"}
+        found = listening(me)
+        assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+        assert {address for _, address in found} == documented("erase") == {"127.0.0.1"}
         # And it is seen to lose its node; here, because a cluster takes seconds to start.
         assert any_is_up()
         (raylet,) = (one for one in me.children(recursive=True) if one.name() == "raylet")

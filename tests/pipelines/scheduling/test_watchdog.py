@@ -40,7 +40,7 @@ def test_a_job_whose_only_node_is_gone_for_good_ends_with_one_line() -> None:
         last_node.look(is_up)
     for _ in range(LOOKS_AT_THE_LAST_NODE - 1):
         last_node.look(False)
-    with pytest.raises(ClusterError, match="has lost its node .*run again, what is done is kept"):
+    with pytest.raises(ClusterError, match=r"has lost its node .*run again, what is done is kept"):
         last_node.look(False)
 
 
