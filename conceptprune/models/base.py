@@ -463,10 +463,12 @@ class DiffusionModel(ABC):
         Without `tell_branches`, nobody asks which branches are the prompts' own.
         """
         trajectory = batch.trajectory
+        # All at once: to ask a GPU at each call would be to wait for the call before.
+        timesteps = trajectory.timesteps.tolist()
         while trajectory.call < stop:
             call = DenoiserCall(
                 number=trajectory.call,
-                timestep=float(trajectory.timestep),
+                timestep=float(timesteps[trajectory.call]),
                 conditional=(False, True)[-batch.num_branches :],
                 in_parts=at_once is not None,
             )
