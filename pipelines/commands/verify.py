@@ -12,6 +12,8 @@ from typing import Any
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
+from conceptprune.manifest import concept_key
+from conceptprune.masks.mask import PruningMask
 from conceptprune.store import ObjectRef, Store
 from conceptprune.store.events import Chain, check_events
 
@@ -197,9 +199,12 @@ def _against(store: Store, predicate: Mapping[str, Any]) -> Iterator[str]:
 
 def _object(store: Store, concept: str, mask: Mapping[str, Any]) -> Iterator[str]:
     try:
-        store.read(ObjectRef.from_json(dict(mask)))
-    except (StoreError, ValueError) as error:
+        found = PruningMask.from_bytes(store.read(ObjectRef.from_json(dict(mask))))
+    except (StoreError, UserError, ValueError) as error:
         yield f"mask of {concept}: {error}"
+    else:
+        if list(map(concept_key, found.concepts)) != [concept_key(concept)]:
+            yield f"mask of {concept}: is in the store a mask of {some(found.concepts)}"
 
 
 def _parts(predicate: Mapping[str, Any]) -> list[Mapping[str, Any]]:
