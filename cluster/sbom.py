@@ -44,11 +44,11 @@ def _component(each: Distribution) -> dict[str, Any]:
         "version": each.version,
         "purl": _url(each),
     }
-    said = each.metadata.get("License-Expression")
+    said = each.metadata.get_all("License-Expression")
     if said:
-        return {**known, "licenses": [{"expression": said}]}
+        return {**known, "licenses": [{"expression": said[0]}]}
     # Older packages say it in words, or paste the whole text.
-    words = (each.metadata.get("License") or "").strip()
+    words = "".join(each.metadata.get_all("License") or ()).strip()
     classes = [
         line.rpartition(" :: ")[2]
         for line in each.metadata.get_all("Classifier") or ()
