@@ -6,7 +6,7 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint bench chaos lower-bounds newest clean
+.PHONY: help demo test test-fast lint bench chaos lower-bounds newest sbom clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,5 +58,8 @@ $(BIN)/pip install --quiet --target $(VENV)/$(1) --no-deps --requirement $(VENV)
 PYTHONPATH=$(VENV)/$(1) $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
 endef
 
+sbom: $(VENV)/installed ## a bill of materials of .venv, in CycloneDX's format
+	$(BIN)/python cluster/sbom.py > sbom.cdx.json
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) sbom.cdx.json build *.egg-info .pytest_cache .mypy_cache .ruff_cache

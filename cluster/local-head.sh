@@ -12,6 +12,8 @@ CPUS=${CPUS:-4}
 STATE=${STATE:-$HOME/.ray}
 HEAD="$STATE/conceptprune-head-$PORT"
 export RAY_AUTH_MODE=token
+# The one switch by which Ray takes 127.0.0.1 for its address: all that listens, listens there.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 # Token, logs and process id are for this user alone.
 umask 077
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

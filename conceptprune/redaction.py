@@ -105,7 +105,8 @@ def _values() -> Iterator[tuple[str, str]]:
 
 def _of_url(url: str, name: str) -> Iterator[tuple[str, str]]:
     user_info = url.split("://", 1)[1].rpartition("@")[0]
-    if user_info:
+    # A text with a URL somewhere in it is no URL.
+    if user_info and not re.search(r"\s", user_info):
         yield user_info, name
         yield user_info.partition(":")[2], name
 

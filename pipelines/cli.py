@@ -424,9 +424,24 @@ def export(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A folder that export wrote.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder that export wrote; may be left out.")
+    ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", help="Also hold its run and masks against this store.")
+        str | None,
+        typer.Option(
+            "--store",
+            help="Also hold its run and masks against this store, and check the store's chain of "
+            "events.",
+        ),
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--event",
+            metavar="SHA256",
+            help="An event that must be in the chain, as verify told it earlier.",
+        ),
     ] = None,
     signers: Annotated[
         Path | None,
@@ -437,15 +452,29 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file of an export against its statement of provenance; exit 1 if one differs."""
-    from .commands.verify import show_verified, verified_document, verify_export
+    """Check an export against its statement, a store's chain of events; exit 1 if one differs."""
+    from .commands.verify import (
+        audit,
+        show_audit,
+        show_verified,
+        verified_document,
+        verify_export,
+    )
 
-    found = verify_export(folder, store, signers)
+    if store is None and event:
+        raise UserError("--event: needs --store, whose chain it should be in")
+    if folder is None and store is None:
+        raise UserError("verify: give a folder that export wrote, --store, or both")
+    found = verify_export(folder, store, signers) if folder else []
+    audited = audit(store, event or ()) if store else None
+    document = verified_document(found, audited)
     if as_json:
-        _print_json(verified_document(found))
+        _print_json(document)
     else:
         show_verified(found)
-    raise typer.Exit(exits.of_job(any(each.problems for each in found)))
+        if audited:
+            show_audit(audited)
+    raise typer.Exit(exits.of_job(not document["good"]))
 
 
 @app.command()

@@ -8,13 +8,17 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from conceptprune.digest import canonical_json
+from conceptprune.errors import UserError
 
 NOT_STATE = ("_internal_dict", "noise_sampler")
 """What of a scheduler is no state: its config, and the Brownian trees of SDE solvers, which it
 makes again from the seeds that it was given."""
+BROKEN = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading bytes raises that are no state."""
 
 
 class Scheduler(Protocol):
@@ -46,14 +50,31 @@ class TrajectoryState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TrajectoryState":
-        """The inverse of `to_bytes`."""
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = json.loads(header["__metadata__"]["conceptprune"])
-        return cls(
-            call=content["call"],
-            tensors=safetensors.torch.load(data),
-            scalars=content["scalars"],
-        )
+        """The inverse of `to_bytes`.
+
+        Raises:
+            UserError: the bytes are not those of a state.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            content = json.loads(header["__metadata__"]["conceptprune"])
+            call, scalars = content["call"], content["scalars"]
+            whole = (
+                isinstance(call, int)
+                and "latents" in tensors
+                and all(
+                    isinstance(value, dict)
+                    and len(value) == 1
+                    and value.keys() <= {"list", "value"}
+                    for value in scalars.values()
+                )
+            )
+        except BROKEN as error:
+            raise UserError(f"a trajectory's state cannot be read ({error!r:.200})") from error
+        if not whole:
+            raise UserError("a trajectory's state has no latents, or scalars of another form")
+        return cls(call=call, tensors=tensors, scalars=scalars)
 
 
 def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:

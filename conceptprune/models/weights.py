@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
@@ -186,7 +186,8 @@ def read_weights(
     """The `.weight` tensors [R, W] of the named modules, in `dtype` or as the files have them.
 
     Raises:
-        UserError: a tensor is in none of the folder's safetensors files.
+        UserError: a tensor is in none of the folder's safetensors files, or one of these files
+            cannot be read.
     """
     by_key = {f"{name}.weight": name for name in names}
     found = read_tensors(component_folder, by_key)
@@ -206,12 +207,17 @@ def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> 
     wanted = None if names is None else set(names)
     found: dict[str, Tensor] = {}
     for path in checkpoint_files(component_folder):
-        with safe_open(path, framework="pt") as stream:
-            keys = set(stream.keys())
-            here = {name: known_as(name, keys) for name in (keys if wanted is None else wanted)}
-            for name, key in here.items():
-                if key is not None:
-                    found[name] = stream.get_tensor(key)
+        try:
+            with safe_open(path, framework="pt") as stream:
+                keys = set(stream.keys())
+                here = {name: known_as(name, keys) for name in (keys if wanted is None else wanted)}
+                for name, key in here.items():
+                    if key is not None:
+                        found[name] = stream.get_tensor(key)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: cannot be read as safetensors ({error}); copy or fetch it again"
+            ) from error
     missing = sorted((wanted or set()) - found.keys())
     if missing:
         raise UserError(f"{component_folder}: no tensor {missing[0]} in its safetensors files")

@@ -4,6 +4,7 @@
     commits/<kind>/<key>.json                    "the work `key` is done, and these are its objects"
     runs/run=<id>/...                            what each run planned and what became of it
     claims/<kind>/<key>.json                     who is computing a unit just now; they expire
+    events/<number>.json                         what was done, chained by digests
     damaged/...                                  what was found damaged, under its former path
     probe/<name>                                 gone again after `Store.check`
 

@@ -221,12 +221,19 @@ def say_lapsed(claim: Claim) -> None:
 
 def live_claims(store: Store) -> list[Claim]:
     """Claims that were renewed lately, by the store's clock and this one; oldest first."""
+    return [claim for claim, age in claims_by_age(store) if age < claim.seconds]
+
+
+def claims_by_age(store: Store) -> list[tuple[Claim, float]]:
+    """All claims, whoever's, and how many seconds ago each was renewed; the oldest claim first.
+
+    Only to show them, as two clocks are compared: who wants to compute a unit watches its claim.
+    """
     now = time.time()
-    live = []
+    found = []
     for entry in store.claims():
         data = store.read_claim(entry.path.removeprefix("claims/"))
         claim = Claim.from_bytes(data) if data is not None else None
-        # Only to show it: who wants to compute the unit watches the claim instead.
-        if claim is not None and now - entry.modified < claim.seconds:
-            live.append(claim)
-    return sorted(live, key=lambda claim: (claim.since, claim.key))
+        if claim is not None:
+            found.append((claim, max(0.0, now - entry.modified)))
+    return sorted(found, key=lambda one: (one[0].since, one[0].key))

@@ -283,6 +283,18 @@ class Store:
         """A file of a run, or None where there is none."""
         return self._backend.read(f"runs/run={run}/{name}")
 
+    def create_event(self, name: str, data: bytes) -> bool:
+        """Write an event (`events.py`) unless there is one of that name; False where there was."""
+        return self._backend.create(f"events/{name}", data)
+
+    def read_event(self, name: str) -> bytes | None:
+        """An event, or None where there is none."""
+        return self._backend.read(f"events/{name}")
+
+    def event_names(self) -> Iterator[str]:
+        """Names of all events."""
+        return self._backend.names("events")
+
     def create_claim(self, path: str, data: bytes) -> bool:
         """Write a claim (`claims.py`) unless there is one; False where there was."""
         # Not to disk at once, which takes longer than all else: after a power cut nobody computes.

@@ -21,6 +21,7 @@ from conceptprune.checkpoints.files import Edit, delta_file, pipeline_files, zer
 from conceptprune.checkpoints.seal import sealer
 from conceptprune.checkpoints.single_file import check_single_file, write_single_file
 from conceptprune.checkpoints.statement import STATEMENT_FILE, state
+from conceptprune.digest import digest_file
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import Fuse, FuseName
 from conceptprune.masks.fusion import fuse_masks
@@ -39,6 +40,7 @@ from ..records.collected import Collected
 from ..records.ledger import open_ledger
 from ..records.run_record import RunRecord
 from ..records.runs import MAX_NAMES_SHOWN, _nearest, find_run, finished_masks, mask_keys
+from ..records.trail import exported as exported_event
 from ..report.cards import evaluated_masks, measurements
 from ..report.data import judged_masks
 from .output import check_unused, complete_or_absent
@@ -172,6 +174,8 @@ def export_concepts(
             )
             # It has the digests of all others.
             (inside / STATEMENT_FILE).write_bytes(state(inside, said).to_bytes())
+        statements = [digest_file(path) for path in temporary.rglob(STATEMENT_FILE)]
+    _put_on_record(store, record, chosen, list(made.values()), statements)
     for name, reason in without.items():
         echo(one_line(f'note: "{name}" is not erased, as it has no mask ({reason})'), err=True)
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
@@ -181,6 +185,21 @@ def export_concepts(
             f"{mask.num_entries:,} weights {'sealed' if seal else 'zeroed'} "
             f"({100 * mask.density:.2f} % of the site)"
         )
+
+
+def _put_on_record(
+    store: Store,
+    record: RunRecord,
+    form: Form,
+    parts: Sequence[Part],
+    statements: Sequence[str],
+) -> None:
+    digests = {part.mask.concepts[0]: part.commit.objects["mask"].digest for part in parts}
+    try:
+        exported_event(store, run=record.run, form=form, masks=digests, statements=statements)
+    except StoreError as error:
+        # Whoever can read the masks needs no export: it is no guard, and must not be in the way.
+        echo(f"note: this export is not on record in the store: {error}", err=True)
 
 
 def _evaluated(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:

@@ -29,6 +29,7 @@ from ..records.evaluation import EvaluationRecord
 from ..records.journal import JOBS_FOLDER
 from ..records.ledger import COMPLETE, LEDGER_FILE, READERS, Ledger, need_of, open_ledger
 from ..records.run_record import RUN_FILE, RunRecord
+from ..records.trail import removing
 from ..scheduling.kinds import kinds_of
 
 RESULTS = ("commits", "objects")
@@ -108,6 +109,8 @@ def collect_garbage(
         # Looked at once more: what was garbage may have been put again, and be in use by now.
         still = set(find_garbage(store, runs, before=before, forget=forget).entries)
         garbage = replace(garbage, entries=tuple(e for e in garbage.entries if e in still))
+        if garbage.entries:
+            removing(store, garbage.entries, forget)
         store.remove([entry.path for entry in garbage.entries])
     for note in garbage.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

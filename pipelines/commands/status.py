@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
-from conceptprune.store.claims import Claim, live_claims
+from conceptprune.store.claims import Claim, claims_by_age
 
 from ..console.logs import one_line
 from ..console.names import some
@@ -100,34 +100,55 @@ def show_status(store: str, console: Console) -> None:
         UserError: the store has no run.
         StoreError: the record of a run is damaged.
     """
-    for record, status in read_statuses(Store(store)):
+    opened = Store(store)
+    claims = claims_by_age(opened)
+    told: set[str] = set()
+    for record, status in read_statuses(opened, claims):
         # Something of a run may be damaged, which says nothing of the others.
         if isinstance(status, StoreError):
             lines = [one_line(f"run {record.run}: {status}")]
         else:
             lines = list(_lines(status))
+            told |= {claim.path for claim in status.claims}
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in _other_claims(claims, told):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def read_statuses(opened: Store) -> Iterator[tuple[AnyRecord, "RunStatus | StoreError"]]:
+def read_statuses(
+    opened: Store, claims: Sequence[tuple[Claim, float]]
+) -> Iterator[tuple[AnyRecord, "RunStatus | StoreError"]]:
     """Each run of a store, the newest first, and what became of it or why that cannot be read.
+
+    `claims` are the store's, each with its age in seconds.
 
     Raises:
         UserError: the store has no run.
         StoreError: the record of a run is damaged.
     """
     committed = committed_in(opened)
-    claims = live_claims(opened)
+    live = [claim for claim, age in claims if age < claim.seconds]
     evaluations = evaluation_records(opened)
     runs: list[AnyRecord] = [*evaluations, *unknown_records(opened)]
     if not runs or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
         runs += run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         try:
-            yield record, RunStatus.read(opened, record, committed, claims)
+            yield record, RunStatus.read(opened, record, committed, live)
         except StoreError as error:
             yield record, error
+
+
+def _other_claims(claims: Sequence[tuple[Claim, float]], told: Collection[str]) -> Iterator[str]:
+    """Claims of jobs that no run has on record, and those that are no longer renewed."""
+    for claim, age in claims:
+        if claim.path not in told:
+            lapsed = "" if age < claim.seconds else ", so that it binds nobody"
+            yield one_line(
+                f"claim on {claim.kind} {claim.key[:12]}: job {claim.job}, {claim.worker}, renewed "
+                f"{age:.0f} s ago{lapsed}"
+            )
 
 
 def _lines(status: RunStatus) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
+from conceptprune.store.claims import claims_by_age
 
 from ..records.evaluation import EvaluationRecord
 from ..records.fused import fused_row, lacking
@@ -24,8 +25,25 @@ def status_document(store: str) -> dict[str, Any]:
         StoreError: the record of a run is damaged.
     """
     opened = Store(store)
-    runs = [_run(record, status) for record, status in read_statuses(opened)]
-    return {"format": FORMAT, "store": opened.uri, "runs": runs}
+    claims = claims_by_age(opened)
+    runs = [_run(record, status) for record, status in read_statuses(opened, claims)]
+    return {
+        "format": FORMAT,
+        "store": opened.uri,
+        "runs": runs,
+        "claims": [
+            {
+                "kind": claim.kind,
+                "key": claim.key,
+                "job": claim.job,
+                "worker": claim.worker,
+                "since": claim.since,
+                "age": age,
+                "live": age < claim.seconds,
+            }
+            for claim, age in claims
+        ],
+    }
 
 
 def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:

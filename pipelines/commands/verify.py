@@ -1,14 +1,21 @@
-"""`conceptprune verify`: whether an export is what its statement of provenance says it is."""
+"""`conceptprune verify`: whether an export is what its statement of provenance says it is.
 
+And whether a store's chain of events is whole.
+"""
+
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
+from conceptprune.manifest import concept_key
+from conceptprune.masks.mask import PruningMask
 from conceptprune.store import ObjectRef, Store
+from conceptprune.store.events import Chain, check_events
 
 from ..console.logs import one_line
 from ..console.names import some
@@ -17,6 +24,59 @@ from ..records.runs import MAX_NAMES_SHOWN, find_run
 from .signature import check_tool, signature_problem
 
 FORMAT = "conceptprune.verify/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """A store's chain of events, and what is wrong with it."""
+
+    store: str
+    chain: Chain
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "good": not self.problems,
+            "problems": list(self.problems),
+            "last": self.chain.digests[-1] if self.chain.digests else None,
+            "events": [
+                {**asdict(event), "sha256": digest}
+                for event, digest in zip(self.chain.events, self.chain.digests, strict=True)
+            ],
+        }
+
+
+def audit(store: str, known: Sequence[str] = ()) -> Audit:
+    """Walk a store's chain of events; `known` are SHA-256 of events that must be in it.
+
+    Raises:
+        UserError: one of `known` is no SHA-256.
+        StoreError: the store cannot be read.
+    """
+    for digest in known:
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise UserError(
+                f"--event {digest}: is no SHA-256 of 64 hexadecimal digits; give what `verify "
+                "--store` said of the last event"
+            )
+    chain = check_events(Store(store))
+    problems = [f"{chain.problem}: the chain ends before it"] if chain.problem else []
+    problems += [
+        f"no event has the SHA-256 {digest}: the chain was cut off or made anew"
+        for digest in known
+        if digest not in chain.digests
+    ]
+    return Audit(store=store, chain=chain, problems=tuple(problems))
+
+
+def show_audit(found: Audit) -> None:
+    """A line for the chain, and one for each thing that is wrong with it."""
+    verdict = "NOT whole" if found.problems else "whole"
+    last = f", the last is {found.chain.digests[-1]}" if found.chain.digests else ""
+    echo(one_line(f"{found.store}: chain of {len(found.chain.events)} events {verdict}{last}"))
+    for problem in found.problems:
+        echo(one_line(f"  {problem}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +105,15 @@ class Verified:
         }
 
 
-def verified_document(found: Sequence[Verified]) -> dict[str, Any]:
+def verified_document(found: Sequence[Verified], audited: Audit | None) -> dict[str, Any]:
     """The verdicts for programs."""
+    bad = any(each.problems for each in found) or bool(audited and audited.problems)
     return {
         "format": FORMAT,
-        "store": found[0].store,
-        "good": not any(each.problems for each in found),
+        "store": audited.store if audited else None,
+        "good": not bad,
         "exports": [each.as_json() for each in found],
+        "chain": audited.as_json() if audited else None,
     }
 
 
@@ -137,9 +199,12 @@ def _against(store: Store, predicate: Mapping[str, Any]) -> Iterator[str]:
 
 def _object(store: Store, concept: str, mask: Mapping[str, Any]) -> Iterator[str]:
     try:
-        store.read(ObjectRef.from_json(dict(mask)))
-    except (StoreError, ValueError) as error:
+        found = PruningMask.from_bytes(store.read(ObjectRef.from_json(dict(mask))))
+    except (StoreError, UserError, ValueError) as error:
         yield f"mask of {concept}: {error}"
+    else:
+        if list(map(concept_key, found.concepts)) != [concept_key(concept)]:
+            yield f"mask of {concept}: is in the store a mask of {some(found.concepts)}"
 
 
 def _parts(predicate: Mapping[str, Any]) -> list[Mapping[str, Any]]:

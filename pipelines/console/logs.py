@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from traceback import format_exception
 from typing import Any, Literal, TextIO
 
 from rich.console import Console
@@ -56,6 +58,7 @@ def log_format(asked: str | None = None) -> LogFormat:
 
 def configure(form: LogFormat) -> None:
     """Send the package's log to standard error in that format; calling it again changes nothing."""
+    _keep_secrets_out()
     package = logging.getLogger("conceptprune")
     package.handlers.clear()
     if form == "json":
@@ -68,6 +71,46 @@ def configure(form: LogFormat) -> None:
         # What writes plain lines where no program around this one has set up a log of its own.
         logging.lastResort.setFormatter(PlainFormatter())
     package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
+
+
+def _keep_secrets_out() -> None:
+    """Take secrets out of every record and warning of this process, whatever handler has it.
+
+    transformers, diffusers, huggingface_hub and others write to standard error by their own.
+    """
+    before = logging.getLogRecordFactory()
+    if not isinstance(before, _CleanRecords):
+        logging.setLogRecordFactory(_CleanRecords(before))
+    if not isinstance(warnings.formatwarning, _CleanWarnings):
+        warnings.formatwarning = _CleanWarnings(warnings.formatwarning)
+
+
+class _CleanRecords:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):
+            # Its handler says what is wrong with it.
+            return record
+        clean = redacted(said)
+        if clean != said:
+            record.msg, record.args = clean, None
+        if record.exc_info and record.exc_info[0]:
+            # What formatters find here, they do not make themselves.
+            record.exc_text = redacted("".join(format_exception(*record.exc_info)).rstrip("\n"))
+        return record
+
+
+class _CleanWarnings:
+    def __init__(self, form: Callable[..., str]) -> None:
+        self._form = form
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        return redacted(self._form(*args, **kwargs))
 
 
 def is_json() -> bool:

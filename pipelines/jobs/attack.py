@@ -44,7 +44,7 @@ def attack(
     with identified(run=plan.run):
         started = time.time()
         key = plan.summary.key
-        outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form)
+        outcome = run_on_suite(prepared, plan, key, checkpoints, opened, console, form, "attack")
         labels = [checkpoint.label for checkpoint in checkpoints]
         tell_summary(console, opened, f"attacks {plan.run}", plan.summary, labels, outcome, started)
     return exits.of_job(outcome.failed)

@@ -50,6 +50,7 @@ def run_job(
     console: Console,
     form: LogFormat = "plain",
     *,
+    command: str = "erase",
     verify: bool = False,
 ) -> JobResult:
     """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
@@ -68,9 +69,10 @@ def run_job(
     with unit_runner(spec, prepared.manifest.compute, store) as run:
         pairs, made = _prompts(prepared, store, run)
         plan, known, pairs = _plan(prepared, pairs, made)
+        asked = prepared.manifest.model_dump(mode="json", exclude={"model"})
         RunRecord(
             run=plan.run,
-            manifest=prepared.manifest.model_dump(mode="json", exclude={"model"}),
+            manifest=asked,
             model_label=prepared.model.source.label,
             model_identity=prepared.model.identity,
             language_model=prepared.model.language_model,
@@ -80,7 +82,16 @@ def run_job(
         ).write(store)
         rest = _Rest(prepared, plan, pairs)
         outcome = run_plan(
-            plan, store, run, console, job, known=known, verify=verify, then=rest.planned
+            plan,
+            store,
+            run,
+            console,
+            job,
+            command=command,
+            asked=asked,
+            known=known,
+            verify=verify,
+            then=rest.planned,
         )
         plan = rest.plan
         states = concept_states(plan, outcome.rows, store, job)

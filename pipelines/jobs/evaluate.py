@@ -221,6 +221,7 @@ def run_on_suite(
     store: Store,
     console: Console,
     form: LogFormat,
+    command: str = "evaluate",
 ) -> Outcome:
     """Run a plan that ends in a summary with the key `summary`, and put it on record."""
     job = new_job()
@@ -230,7 +231,9 @@ def run_on_suite(
     process = WorkerProcess.of(store, compute, job=job, run=plan.run, form=form)
     spec = EvaluatorSpec(process=process, base=prepared.base)
     with unit_runner(spec, compute, store) as run:
-        return run_plan(plan, store, run, console, job, parts="checkpoints")
+        return run_plan(
+            plan, store, run, console, job, command=command, asked=suite, parts="checkpoints"
+        )
 
 
 def _named_mask(store: str, name: str) -> PruningMask:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -16,11 +16,12 @@ from conceptprune.units.unit_plan import UnitPlan
 from ..console.logs import say, say_failure
 from ..records.journal import Journal
 from ..records.reuse import find_units
-from ..scheduling.cluster import connected
+from ..records.trail import job_began, job_ended
+from ..scheduling.cluster import any_is_up, connected
 from ..scheduling.loop import Result, Tick, needs, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.others import OtherJobs
-from ..scheduling.watchdog import Patience, Watchdog
+from ..scheduling.watchdog import LastNode, Patience, Watchdog
 from ..scheduling.workers import RunnerSpec, WorkerPool
 from .progress import JobProgress
 
@@ -95,6 +96,8 @@ def run_plan(
     console: Console,
     job: str,
     *,
+    command: str,
+    asked: Any,
     parts: str = "concepts",
     known: Sequence[Result] = (),
     verify: bool = False,
@@ -102,8 +105,10 @@ def run_plan(
 ) -> Outcome:
     """Run what the store lacks of a plan, with a ledger and progress; `parts` is what it is for.
 
-    Units whose results are `known` already, good or bad, are not tried. With `verify`, results that
-    are there are read in full. `then` is told the results, and may go on with a larger plan.
+    `command` and `asked` are on record as what the job was to do: its name, and its manifest or
+    suite. Units whose results are `known` already, good or bad, are not tried. With `verify`,
+    results that are there are read in full. `then` is told the results, and may go on with a
+    larger plan.
     """
     found = find_units(plan, store, verify=verify)
     before = {result.unit.key: result for result in known}
@@ -112,6 +117,7 @@ def run_plan(
     units = [unit for unit in plan.units() if unit.key in todo]
     journal = Journal(store, plan, job, todo=todo, reused=reused)
     journal.results.update(before)
+    job_began(store, run=plan.run, job=job, command=command, asked=asked)
     journal.begin()
     try:
         if units:
@@ -132,11 +138,16 @@ def run_plan(
     except BaseException:
         # Also when the job is told to stop (a termination signal is a SystemExit here): what
         # has been done so far is on record.
-        journal.end("stopped")
+        stopped = journal.end("stopped")
+        job_ended(store, run=plan.run, job=job, state="stopped", rows=stopped)
         raise
     # What was made before the plan was known is no part of what the plan took.
     results = [r for key, r in journal.results.items() if r.error or key not in before]
-    rows = journal.end("failed" if any(result.error for result in results) else "done")
+    state: Literal["failed", "done"] = (
+        "failed" if any(result.error for result in results) else "done"
+    )
+    rows = journal.end(state)
+    job_ended(store, run=plan.run, job=job, state=state, rows=rows)
     computed = sum(result.status == "done" for result in results)
     return Outcome(
         computed=computed,
@@ -183,6 +194,7 @@ def _go_on(
 def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
     """A function that runs units on the cluster, which is joined when it is first called."""
     with ExitStack() as joined:
+        own = False
 
         def run(
             units: Sequence[Unit],
@@ -190,7 +202,8 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
             on_result: OnResult,
             on_tick: OnTick,
         ) -> None:
-            joined.enter_context(connected(compute))
+            nonlocal own
+            own = joined.enter_context(connected(compute)) or own
             metrics = JobMetrics()
             pool = WorkerPool(spec, compute)
             left = {unit.key for unit in units}
@@ -207,11 +220,14 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
                 on_result(result)
 
             patience = Patience()
+            last_node = LastNode()
             patience_with_others = Patience(waiting_for="another job")
             with Watchdog() as watchdog, OtherJobs(store) as others:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()
+                    if own:
+                        last_node.look(any_is_up())
                     patience.look(tick.lacking)
                     patience_with_others.look(tick.held)
                     metrics.now(units_left=len(left), actors=tick.actors)

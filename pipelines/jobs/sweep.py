@@ -39,7 +39,7 @@ def sweep(
     console = job_console(form, console)
     prepared = prepare(manifest, sweep=True)
     with identified(run=run_id(prepared.manifest, prepared.model)):
-        result = run_job(prepared, store, console, form)
+        result = run_job(prepared, store, console, form, command="sweep")
         _print_result(result, store, console)
         if tell is not None:
             tell(_document(result, store))

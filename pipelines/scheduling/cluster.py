@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import ray
 from ray._private import ray_constants
@@ -37,8 +37,11 @@ OWN_CLUSTER: Final = {
 
 
 @contextmanager
-def connected(compute: Compute) -> Iterator[None]:
+def connected(compute: Compute) -> Iterator[bool]:
     """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one.
+
+    Yields:
+        Whether one was started: a cluster of one node, which never gets another.
 
     Raises:
         ClusterError: there is no cluster at `RAY_ADDRESS`, or a local one does not start.
@@ -46,7 +49,7 @@ def connected(compute: Compute) -> Iterator[None]:
             the local cluster.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -57,13 +60,13 @@ def connected(compute: Compute) -> Iterator[None]:
         with _own_cluster(cpus):
             try:
                 check_fits(compute, ray.cluster_resources())
-                yield
+                yield True
             finally:
                 ray.shutdown()
         return
     _join(address)
     try:
-        yield
+        yield False
     finally:
         ray.shutdown()
 
@@ -208,15 +211,23 @@ def is_up(node: str) -> bool:
     Ray finds out by health checks that fail for a while. Until then a node that has just died
     counts as alive, with all of its workers dead; but it no longer takes a connection.
     """
-    for found in ray.nodes():
-        if found["NodeID"] == node and found["Alive"]:
-            address = (found["NodeManagerAddress"], found["NodeManagerPort"])
-            try:
-                socket.create_connection(address, SECONDS_TO_ANSWER).close()
-            except OSError:
-                return False
-            return True
-    return False
+    return any(found["NodeID"] == node and _answers(found) for found in ray.nodes())
+
+
+def any_is_up() -> bool:
+    """Whether any node of the cluster is up at this moment."""
+    return any(_answers(found) for found in ray.nodes())
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    if not node["Alive"]:
+        return False
+    address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    try:
+        socket.create_connection(address, SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True
 
 
 def ran_on(actor: str) -> str | None:

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from conceptprune.errors import ClusterError
+
 from ..console import exits
 
 SECONDS_OF_SILENCE = 120.0
@@ -15,6 +17,9 @@ LOOKS = 24
 SECONDS_OF_PATIENCE = 60.0
 """A new node takes minutes to come, so this is no error; nor can it be told from one. The same
 holds for another job that computes what this one needs."""
+
+LOOKS_AT_THE_LAST_NODE = 10
+"""A second apart."""
 
 logger = logging.getLogger("conceptprune.job")
 
@@ -42,6 +47,26 @@ class Patience:
         elif now - self._since >= self.seconds:
             self._since = now
             logger.warning("waiting for %s: %s", self.waiting_for, lacking)
+
+
+class LastNode:
+    """Ends a job whose cluster has lost its only node, and never gets another."""
+
+    def __init__(self) -> None:
+        self._gone = 0
+
+    def look(self, is_up: bool) -> None:
+        """Take note of whether the node is up just now.
+
+        Raises:
+            ClusterError: it was not, so often that this is no passing fault.
+        """
+        self._gone = 0 if is_up else self._gone + 1
+        if self._gone >= LOOKS_AT_THE_LAST_NODE:
+            raise ClusterError(
+                "the local Ray cluster has lost its node (its raylet or its agent died, as a rule "
+                "for want of memory): run again, what is done is kept"
+            )
 
 
 class Watchdog:
@@ -80,8 +105,8 @@ class Watchdog:
             self._silent += 1
             if self._silent > LOOKS:
                 logger.critical(
-                    "no answer from the Ray cluster for %g s: given up; what is committed stays, "
-                    "run the job again to go on",
+                    "no answer from the Ray cluster for %g s: given up; run again, what is "
+                    "done is kept",
                     self.seconds,
                 )
                 os._exit(exits.FAILED)

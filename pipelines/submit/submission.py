@@ -50,6 +50,8 @@ class Submission:
     entrypoint: str
     files: Mapping[str, Path]
     """All that travels: paths in the job's working directory, and here."""
+    left_out: tuple[str, ...] = ()
+    """What lies there and does not travel, because it is named as secrets are."""
 
     @classmethod
     def of(
@@ -114,6 +116,7 @@ class Submission:
             run="conceptprune-" + digest_json(asked)[:16],
             entrypoint=entrypoint,
             files=dict(ChainMap(dict(code), *(dict(part.files) for part in parts.values()))),
+            left_out=tuple(upload.left_out()),
         )
 
     def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:

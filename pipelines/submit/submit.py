@@ -18,6 +18,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from conceptprune.errors import UserError
 
 from ..console import exits
+from ..console.logs import one_line
+from ..console.names import some
 from ..console.terminal import echo
 from .submission import Submission, refuse_credentials
 from .upload import stage
@@ -54,6 +56,8 @@ def submit(submission: Submission, *, address: str) -> int:
         return exits.FAILED
     try:
         echo(f"submitted {job}")
+        if submission.left_out:
+            echo(one_line(f"not sent, named as secrets are: {some(submission.left_out)}"), err=True)
         details = _wait(client, job)
     except KeyboardInterrupt:
         echo(f"\ndetached: {job} goes on. {_how_to_go_on(job, address)}", err=True)

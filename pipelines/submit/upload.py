@@ -7,7 +7,7 @@ business, such as `.env` or a kubeconfig, is not left out but never taken in.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
@@ -109,6 +109,17 @@ class Upload:
             for file in _files(folder)
             if not _never_travels(file.relative_to(folder))
         }
+
+    def left_out(self) -> list[str]:
+        """What lies in the working directory, or among the code, and never travels by its name."""
+        beside = [Path(found.name) for found in sorted(self.working_dir.iterdir())]
+        code = [
+            file.relative_to(self.working_dir.resolve())
+            for name in CODE
+            if self._is_clone()
+            for file in _files(self.working_dir.resolve() / name)
+        ]
+        return [path.as_posix() for path in (*beside, *code) if _is_secret(path)]
 
     def _is_clone(self) -> bool:
         return all((self.working_dir / name / "__init__.py").is_file() for name in CODE)
@@ -212,9 +223,17 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _never_travels(path: Path) -> str | None:
     """The part of a path that keeps it here, if one does."""
-    never = (*LEFT_OUT_BY_RAY, *SECRETS)
+    return _part_named(path, (*LEFT_OUT_BY_RAY, *SECRETS))
+
+
+def _is_secret(path: Path) -> bool:
+    return _part_named(path, SECRETS) is not None
+
+
+def _part_named(path: Path, names: Sequence[str]) -> str | None:
+    """The first part of a path that one of the patterns fits."""
     return next(
-        (part for part in path.parts if any(fnmatch(part.lower(), name) for name in never)), None
+        (part for part in path.parts if any(fnmatch(part.lower(), name) for name in names)), None
     )
 
 

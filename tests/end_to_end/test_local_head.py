@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -31,6 +32,8 @@ from pipelines.records.ledger import read_ledger
 from tests.cluster.documents import ROOT, documented, runnable
 from tests.support.networks import save_vision
 from tests.support.s3_server import free_ports
+from tests.support.sockets import documented as addresses_in_security_md
+from tests.support.sockets import listening
 
 BIN = Path(sys.executable).parent
 PORT, DASHBOARD_PORT = free_ports(2)
@@ -145,6 +148,14 @@ def shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         main(command[1:])
     assert stop.value.code == 0
     return capsys.readouterr().out
+
+
+def test_the_head_listens_where_security_md_says(head: Head) -> None:
+    pid = Path(head.environment["STATE"], f"conceptprune-head-{PORT}.pid")
+    found = listening(psutil.Process(int(pid.read_text())))
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    where = addresses_in_security_md("cluster/local-head.sh")
+    assert {address for _, address in found} == where == {"127.0.0.1"}
 
 
 def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(

@@ -2,9 +2,11 @@
 
 import diffusers
 import pytest
+import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
 
+from conceptprune.errors import UserError
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.trajectory import Trajectory, TrajectoryState
@@ -88,3 +90,42 @@ def test_the_denoising_loop_is_that_of_diffusers(
     assert batch.trajectory.num_calls == 6
     # Not bit for bit: they encode the prompts of a batch together, we one by one.
     torch.testing.assert_close(batch.trajectory.latents, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_bytes_that_are_no_state_are_one_error() -> None:
+    data = start("DDIMScheduler").state().to_bytes()
+    latents = {"latents": torch.zeros(1)}
+    crafted = [
+        b"",
+        data[:7],
+        data[:200],
+        data[:-1],
+        data + b"x",
+        (2**63).to_bytes(8, "little") + data[8:],
+        (7).to_bytes(8, "little") + b"[[[[[[[",
+        data.replace(b"latents", b"latentz"),
+        *(
+            safetensors.torch.save(latents, {"conceptprune": said})
+            for said in (
+                "{",
+                "[]",
+                "[" * 100_000,
+                '{"call": "1", "scalars": {}}',
+                '{"call": 1, "scalars": []}',
+                '{"call": 1, "scalars": {"a": 1}}',
+                '{"call": 1, "scalars": {"a": {"list": 1, "value": 2}}}',
+            )
+        ),
+        safetensors.torch.save(latents),
+    ]
+    for each in crafted:
+        with pytest.raises(UserError, match="a trajectory's state"):
+            TrajectoryState.from_bytes(each)
+    # Any byte that is changed leaves a state, or is one error.
+    for place in range(0, len(data), 17):
+        changed = bytearray(data)
+        changed[place] ^= 0x55
+        try:
+            TrajectoryState.from_bytes(bytes(changed))
+        except UserError:
+            continue

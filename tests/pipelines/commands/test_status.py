@@ -1,5 +1,6 @@
 """`status` tells what became of each run, and needs no Ray for it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -193,6 +194,23 @@ def test_a_running_job_is_shown_with_its_sign_of_life_and_what_its_workers_are_a
         shown,
     )
     assert re.search(r"computing window 0123456789ab, gpu-node/99, for \d+ s", shown)
+
+
+def test_every_claim_is_shown_whoevers_it_is_and_whether_it_binds(failed_store: Store) -> None:
+    claims = Claims(failed_store, job="of-no-run", worker="elsewhere/7")
+    with claims.held("window", "0123456789abcdef"):
+        shown = status(failed_store.uri)
+        (claim,) = status_document(failed_store.uri)["claims"]
+        path = Path(failed_store.uri, "claims", "window", "0123456789abcdef.json")
+        os.utime(path, (1e9, 1e9))
+        lapsed = status(failed_store.uri)
+        (late,) = status_document(failed_store.uri)["claims"]
+    assert re.search(
+        r"claim on window 0123456789ab: job of-no-run, elsewhere/7, renewed \d+ s ago$", shown, re.M
+    )
+    assert re.search(r"renewed \d+ s ago, so that it binds nobody$", lapsed, re.M)
+    assert (claim["job"], claim["worker"], claim["live"]) == ("of-no-run", "elsewhere/7", True)
+    assert late["live"] is False
 
 
 def test_a_running_job_says_how_fast_it_is_and_how_long_it_will_take(

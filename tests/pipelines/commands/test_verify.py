@@ -110,6 +110,17 @@ def test_a_store_whose_mask_is_damaged_or_gone_is_told(
     assert "is damaged" in problems(out, copy.uri)[0]
 
 
+def test_a_statement_that_names_the_mask_of_another_concept_is_told(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    path = out / STATEMENT_FILE
+    statement = Statement.from_bytes(path.read_bytes(), source="here")
+    statement.predicate["concepts"][0]["concept"] = CY
+    path.write_bytes(statement.to_bytes())
+    assert problems(out, tiny_store.uri) == [f"mask of {CY}: is in the store a mask of {ADA}"]
+
+
 def test_a_store_whose_run_asked_for_something_else_is_told(
     tiny_store: TinyStore, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 
 import pytest
 from ray._private.ray_logging import setup_logger
@@ -16,6 +17,7 @@ from pipelines.cli import main
 from pipelines.console.logs import (
     OTHERS,
     JsonFormatter,
+    LogFormat,
     LogLines,
     configure,
     identified,
@@ -158,3 +160,38 @@ def test_a_table_in_a_file_is_not_cut_at_80_columns(
     table.add_row("x" * 150)
     terminal().print(table)
     assert "x" * 150 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_librarys_own_handler_gets_no_secret(
+    form: LogFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers, huggingface_hub and others write to standard error by handlers of their own."""
+    monkeypatch.setenv("HF_TOKEN", "planted-secret")
+    factory, warn = logging.getLogRecordFactory(), warnings.formatwarning
+    library = logging.getLogger("some.library")
+    library.propagate = False
+    handler = logging.StreamHandler(StringIO())
+    library.addHandler(handler)
+    try:
+        configure(form)
+        configure(form)
+        library.warning("no access with %s to %s", "planted-secret", "s3://key:word@host")
+        library.warning("retried %d times", 3)
+        try:
+            raise ValueError("refused: planted-secret")
+        except ValueError:
+            library.exception("failed")
+        warned = warnings.formatwarning("planted-secret", UserWarning, "f", 1, "code")
+    finally:
+        library.removeHandler(handler)
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = warn
+        configure("plain")
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = warn
+    said = handler.stream.getvalue()
+    assert "no access with <HF_TOKEN> to s3://<credentials>@host" in said
+    assert "retried 3 times" in said
+    assert "ValueError: refused: <HF_TOKEN>" in said
+    assert "planted" not in said + warned

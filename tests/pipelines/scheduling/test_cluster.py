@@ -15,9 +15,10 @@ from ray._private import ray_constants
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 from pipelines.cli import main
-from pipelines.scheduling.cluster import check_fits, connected, lack, not_started
+from pipelines.scheduling.cluster import any_is_up, check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
+from tests.support.sockets import documented, listening
 
 
 def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
@@ -134,20 +135,22 @@ def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_pri
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
-    with connected(Compute(actors=1, gpus_per_actor=0.0)):
+    with connected(Compute(actors=1, gpus_per_actor=0.0)) as own:
+        assert own
         ray.get(ray.remote(lambda: None).remote())
         (folder,) = Path(os.environ["RAY_TMPDIR"]).iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
         assert os.environ["RAY_AUTH_MODE"] == "token"
         me = psutil.Process()
-        listening = [
-            (process.name(), one.laddr.ip.removeprefix("::ffff:"))
-            for process in [me, *me.children(recursive=True)]
-            for one in process.net_connections("inet")
-            if one.status == psutil.CONN_LISTEN
-        ]
-        assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
-        assert {address for _, address in listening} == {"127.0.0.1"}
+        found = listening(me)
+        assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+        assert {address for _, address in found} == documented("erase") == {"127.0.0.1"}
+        # And it is seen to lose its node; here, because a cluster takes seconds to start.
+        assert any_is_up()
+        (raylet,) = (one for one in me.children(recursive=True) if one.name() == "raylet")
+        raylet.kill()
+        raylet.wait()
+        assert not any_is_up()
     assert not folder.exists()
     assert "RAY_AUTH_MODE" not in os.environ

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from pipelines.scheduling.watchdog import Patience
+from conceptprune.errors import ClusterError
+from pipelines.scheduling.watchdog import LOOKS_AT_THE_LAST_NODE, LastNode, Patience
 
 STANDS_STILL = """
 import time
@@ -31,6 +32,16 @@ def test_a_process_that_stands_still_is_ended_and_says_why() -> None:
 
 def test_a_process_that_goes_on_is_left_alone() -> None:
     assert run(beats=30, silence=0).returncode == 0
+
+
+def test_a_job_whose_only_node_is_gone_for_good_ends_with_one_line() -> None:
+    last_node = LastNode()
+    for is_up in (*[False] * (LOOKS_AT_THE_LAST_NODE - 1), True):
+        last_node.look(is_up)
+    for _ in range(LOOKS_AT_THE_LAST_NODE - 1):
+        last_node.look(False)
+    with pytest.raises(ClusterError, match=r"has lost its node .*run again, what is done is kept"):
+        last_node.look(False)
 
 
 def test_a_wait_without_a_break_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from pipelines.submit.upload import StaysBehind, Travelling, Upload, stage
 
 
@@ -37,3 +39,18 @@ def test_the_digest_is_of_what_travels_and_of_nothing_beside_it(tmp_path: Path) 
     assert digest() == first
     (tmp_path / "model" / "a.json").write_text("[]", encoding="utf-8")
     assert digest() != first
+
+
+@pytest.mark.parametrize(
+    "name", [".env", ".env.local", ".aws", "kubeconfig-prod", "id_ed25519", "server.pem", "a.key"]
+)
+def test_what_is_named_as_secrets_are_is_told_to_be_left_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.yaml").touch()
+    (tmp_path / name).touch()
+    for package in ("conceptprune", "pipelines"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "pipelines" / "credentials.json").touch()
+    upload = Upload.of(tmp_path)
+    assert upload.left_out() == [name, "pipelines/credentials.json"]
+    assert "pipelines/credentials.json" not in upload.code()

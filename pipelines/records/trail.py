@@ -1,0 +1,78 @@
+"""What jobs, exports and `gc` put into the store's chain of events, for whoever audits it."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from conceptprune.digest import digest_json
+from conceptprune.store import Entry, Store
+from conceptprune.store.events import record_event
+
+from .ledger import is_own_mask
+
+
+def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> None:
+    """A job begins: which, and the digest of what it was asked for, as the run's record has it.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    details = {"run": run, "job": job, "command": command, "asked_sha256": digest_json(asked)}
+    record_event(store, "job-began", details)
+
+
+def job_ended(
+    store: Store, *, run: str, job: str, state: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """A job ends: how, and the masks that it made, by concept. One that was killed has no end.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    made = {
+        row["concepts"][0]: digest_in(path)
+        for row in rows
+        if is_own_mask(row) and row["status"] == "done"
+        for path in row["objects"]
+        if path.startswith("objects/mask/")
+    }
+    units = dict(Counter(row["status"] for row in rows))
+    record_event(
+        store, "job-ended", {"run": run, "job": job, "state": state, "units": units, "masks": made}
+    )
+
+
+def exported(
+    store: Store, *, run: str, form: str, masks: Mapping[str, str], statements: Collection[str]
+) -> None:
+    """Checkpoints were exported: without which concepts (by name, the SHA-256 of their masks).
+
+    `statements` are the SHA-256 of their statements of provenance.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    details = {"run": run, "form": form, "masks": dict(masks), "statements": sorted(statements)}
+    record_event(store, "exported", details)
+
+
+def removing(store: Store, entries: Collection[Entry], forgotten: Collection[str]) -> None:
+    """Files are about to be removed: how many, which masks among them, which runs are forgotten.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    paths = sorted(entry.path for entry in entries)
+    details = {
+        "files": len(paths),
+        "bytes": sum(entry.size for entry in entries),
+        "paths_sha256": digest_json(paths),
+        "masks": [digest_in(path) for path in paths if path.startswith("objects/mask/")],
+        "forgotten": sorted(forgotten),
+    }
+    record_event(store, "removing", details)
+
+
+def digest_in(path: str) -> str:
+    """The digest in an object's path."""
+    return path.rpartition("/")[2].partition(".")[0]
