@@ -1,8 +1,8 @@
-"""The linears of a live model: under whatever wraps them, wherever their weights are.
+"""Find a live model's linear layers under any wrappers, and their weights wherever they are.
 
-torch.compile, peft and DistributedDataParallel put modules of their own around others; accelerate's
-offload leaves a module without its weights and keeps these in a hook. Masks are applied to what the
-model computes with, so all of these are looked through.
+torch.compile, peft and DistributedDataParallel wrap modules in their own; accelerate's offload
+moves a module's weights into a hook. Masks must be applied to the weights that the model computes
+with, so all of these are unwrapped.
 """
 
 import threading
@@ -23,7 +23,7 @@ _ROOTS = {
     "BaseTuner": "model",
     "DistributedDataParallel": "module",
 }
-"""Classes that wrap a whole component, and what they call it."""
+"""Classes that wrap a whole component, and the attribute that holds it."""
 
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -42,7 +42,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def linears_of(component: nn.Module) -> dict[str, nn.Module]:
     """The modules of a component by the names they have without wrappers.
 
-    Of a wrapped linear it is the linear itself.
+    For a wrapped linear, this is the linear itself.
     """
     found: dict[str, nn.Module] = {}
     for name, module in unwrapped(component).named_modules():
@@ -56,7 +56,7 @@ def live_weight(linear: nn.Linear, name: str) -> Tensor:
     """The weight [R, W] that a linear computes with, not a copy; `name` is for the message.
 
     Raises:
-        UserError: it is offloaded to a disk, or is nowhere.
+        UserError: it is offloaded to disk, or on the meta device.
     """
     weight = linear.weight.detach()
     if not weight.is_meta:
@@ -64,7 +64,7 @@ def live_weight(linear: nn.Linear, name: str) -> Tensor:
     for hook in _hooks(linear):
         weights = getattr(hook, "weights_map", None) or {}
         kept: Tensor | None = weights.get("weight")
-        # A dictionary gives the same memory each time, an offload to a disk a fresh copy.
+        # A dictionary returns the same memory each time; an offload to disk returns a fresh copy.
         if kept is not None and kept.data_ptr() == weights["weight"].data_ptr() != 0:
             return kept.detach()
     raise UserError(
@@ -80,8 +80,8 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
 
 @contextmanager
 def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """One thread at a time works on these models; the same thread may enter again."""
-    # All threads take several locks in one order, so that no two wait for each other.
+    """Let one thread at a time work on these models; the same thread may enter again."""
+    # All threads take several locks in the same order, so that there is no deadlock.
     owners = sorted({unwrapped(module) for module in modules}, key=id)
     with _locks_guard:
         locks = [_locks.setdefault(owner, threading.RLock()) for owner in owners]
