@@ -1,14 +1,14 @@
 """The artifact store: immutable objects under content digests, and commit records written last.
 
     objects/<kind>/model=<m>/<sha256>.<suffix>   data, only ever written with these bytes
-    commits/<kind>/<key>.json                    "the work `key` is done, and these are its objects"
-    runs/run=<id>/...                            what each run planned and what became of it
-    claims/<kind>/<key>.json                     who is computing a unit just now; they expire
-    damaged/...                                  what was found damaged, under its former path
-    probe/<name>                                 gone again after `Store.check`
+    commits/<kind>/<key>.json                    "the unit `key` is done, and these are its objects"
+    runs/run=<id>/...                            what each run planned, and the result
+    claims/<kind>/<key>.json                     who is computing a unit now; claims expire
+    damaged/...                                  damaged files, under their former paths
+    probe/<name>                                 temporary files of `Store.check`
 
 A local folder and an object store (`s3://...`) behave alike: `backend.py` names the few operations
-that both have, and `store.py` is written over these alone.
+that both have, and `store.py` uses only these.
 """
 
 from conceptprune.store.backend import Entry

@@ -144,8 +144,8 @@ def test_each_of_several_exports_is_checked_and_printed_as_json(
     ("content", "told"),
     [
         (None, "has no provenance.json"),
-        (b"{", "is no statement of provenance"),
-        (b'{"_type": "x", "predicateType": "y"}', "is a statement of another kind"),
+        (b"{", "is not a statement of provenance"),
+        (b'{"_type": "x", "predicateType": "y"}', "is another kind of statement"),
     ],
 )
 def test_what_is_no_export_is_one_error(tmp_path: Path, content: bytes | None, told: str) -> None:
