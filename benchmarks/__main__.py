@@ -1,60 +1,19 @@
-"""Run the benchmarks: `python -m benchmarks [CASE ...]`."""
+"""Run the benchmarks: `python -m benchmarks [CASE ...]`, or `python -m benchmarks gpu`."""
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
-
-import torch
-from rich.console import Console
-
-from benchmarks import (
-    families,
-    loading,
-    memory,
-    overhead,
-    page,
-    results,
-    resume,
-    scale,
-    selection,
-    speed,
-)
-from benchmarks.results import Measurement
-
-CASES: dict[str, Callable[[], list[Measurement]]] = {
-    "speed-studio": speed.run_studio,
-    "speed-compute-bound": speed.run_compute_bound,
-    "overhead": overhead.run,
-    "families": families.run,
-    "loading": loading.run,
-    "selection": selection.run,
-    "memory": memory.run,
-    "scale": scale.run,
-    "resume": resume.run,
-    "page": page.run,
-}
-RESULTS = Path(__file__).parent / "results.json"
+import sys
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all of: {', '.join(CASES)}")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write the numbers")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.cases) - CASES.keys())
-    if unknown:
-        parser.error(f"no case {', '.join(unknown)}; there are: {', '.join(CASES)}")
+    # Each imported here: the one for a GPU does without what the others need, such as Ray.
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks.gpu.cli import main as gpu
+        from benchmarks.gpu.cli import quiet
 
-    # One thread for both sides of every comparison: more threads only blur it.
-    torch.set_num_threads(1)
-    console = Console()
-    measured = {}
-    for name in arguments.cases or CASES:
-        console.print(f"{name} ...", highlight=False)
-        measured[name] = CASES[name]()
-        results.write(arguments.out, {name: measured[name]})
-    console.print(results.table(measured))
-    console.print(f"written to {arguments.out}", highlight=False)
+        quiet()
+        sys.exit(gpu(sys.argv[2:]))
+    from benchmarks.cases import main as cases
+
+    cases()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Writes cluster/CAPACITY.md: `python -m benchmarks.capacity`.
 
-Its numbers come from the job's own plan and byte counts, and from the two U-Nets, which are built
-from their public configurations on torch's meta device: all shapes, no weights, no computation. Its
-text, and what was measured, is in capacity.md.jinja.
+Its numbers come from the job's own plan and byte counts, from the two U-Nets, which are built from
+their public configurations on torch's meta device (all shapes, no weights, no computation), and
+from what `python -m benchmarks gpu` has measured. Its text is in capacity.md.jinja.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.cli import RESULTS
+from benchmarks.gpu.shapes import SD15_UNET, SDXL_UNET, SHAPES
 from conceptprune.manifest import Manifest
 from conceptprune.manifest.model import source_of
 from conceptprune.models.sites import SITES, site_linears
@@ -40,22 +43,7 @@ DRIVER_SECONDS = 0.002
 """Of the driver's time a unit, as measured on the page."""
 UNITS_A_WINDOW = 4
 """A window brings a reduction, a mask and a delta."""
-CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "SD 1.5": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-    "SDXL": {
-        "sample_size": 128,
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "use_linear_projection": True,
-    },
-}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {"SD 1.5": SD15_UNET, "SDXL": SDXL_UNET}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +136,7 @@ def values() -> dict[str, Any]:
     windows = plan().of(WindowUnit)
     window = next(iter(windows.values()))
     seconds = {name: 3600 * network(name).hours(window.evaluations) for name in CONFIGS}
+    found = measured()
     return {
         "artists": ARTISTS,
         "units": f"{len(list(plan().units())):,}",
@@ -165,6 +154,8 @@ def values() -> dict[str, Any]:
         "driver_ms": 1000 * DRIVER_SECONDS,
         "deltas": {name: 2 * network(name).site_weights / 1e6 for name in CONFIGS},
         "requests": round(100 / seconds["SD 1.5"] * UNITS_A_WINDOW * 4, -2),
+        "measured": found,
+        "on_gpu": any(row["type"] == "cuda" for row in found),
     }
 
 
@@ -202,6 +193,48 @@ def rows(seconds: Mapping[str, float]) -> dict[str, Sequence[str]]:
             }
         )
     return {key: [column[key] for column in columns] for key in columns[0]}
+
+
+def measured() -> list[dict[str, str]]:
+    """A row for each model and dtype that was measured at real sizes, by device."""
+    return [
+        row
+        for path in sorted(RESULTS.glob("*.json"))
+        for row in measured_rows(json.loads(path.read_text(encoding="utf-8")))
+    ]
+
+
+def measured_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Of one run of `python -m benchmarks gpu`; none of one with --small."""
+    if results["small"]:
+        return []
+    return [
+        _measured_row(results["machine"], name, dtype, found)
+        for name, dtypes in results["models"].items()
+        for dtype, found in dtypes.items()
+        if "concept" in found
+    ]
+
+
+def _measured_row(
+    machine: Mapping[str, Any], name: str, dtype: str, measures: Mapping[str, Any]
+) -> dict[str, str]:
+    fastest = max(measures["speed"], key=lambda row: row["collection_evaluations_a_second"])
+    cut = any(have != whole for have, whole in measures.get("cut", {}).values())
+    return {
+        "type": machine["type"],
+        "device": machine["device"],
+        "model": SHAPES[name].title + (", cut" if cut else ""),
+        "dtype": dtype,
+        "prompts": str(fastest["prompts"]),
+        "bare": f"{fastest['bare_evaluations_a_second']:.3g}",
+        "collection": f"{fastest['collection_evaluations_a_second']:.3g}",
+        "share": f"{100 * fastest['share_of_product_rate']:.0f}",
+        "peak": f"{fastest['collection_peak_mib']:,.0f}",
+        "concept": f"{measures['concept']['collection_seconds']:,.0f}",
+        # Sides of all artists, and one of the base prompts.
+        "hours": f"{(ARTISTS + 1) * measures['concept']['device_hours']:,.1f}",
+    }
 
 
 def _sizes(of: Network, side: int) -> Sizes:

@@ -7,6 +7,7 @@ Shapes: B prompts per batch, H guidance branches, T tokens, W neurons (columns) 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -25,8 +26,11 @@ EPSILON = 1e-12
 """Lower bound for a token row's L2 norm (as in torch's `normalize`)."""
 
 CHUNK_ELEMENTS = 1 << 20
-"""Squared activations are computed for this many elements at a time, so that they fit a CPU's cache
-and take little memory on top of the batch's activations."""
+"""Squared activations are computed for this many elements at a time on a CPU, so that they fit its
+cache and take little memory on top of the batch's activations."""
+
+DEVICE_CHUNK_ELEMENTS = 1 << 26
+"""The same on any other device, where each kernel has a launch cost: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,14 +216,14 @@ class _Meter:
         self._pending: dict[str, Tensor] = {}
         """Sums of this step's prompts so far, by layer: [B, W] float64."""
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in forward order.
-        self.sums = {
-            name: torch.zeros(
-                (2, num_calls, site_linear.linear.in_features - site_linear.first_column),
-                dtype=torch.float64,
-                device=device,
-            )
+        self._shapes = {
+            name: (2, num_calls, site_linear.linear.in_features - site_linear.first_column)
             for name, site_linear in linears.items()
         }
+        # In one piece, to wait for the device once instead of once per layer.
+        total = sum(map(prod, self._shapes.values()))
+        self._flat = torch.zeros(total, dtype=torch.float64, device=device)
+        self.sums = self._by_layer(self._flat)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -239,6 +243,14 @@ class _Meter:
             self.add([name], inputs[0][..., first_column:])
 
         return add
+
+    def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of what is in one piece: each [2, C, W], the sums of squares and of norms."""
+        pieces = flat.split([prod(shape) for shape in self._shapes.values()])
+        return {
+            name: piece.view(shape)
+            for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
 
     def add(self, names: Sequence[str], inputs: Tensor) -> None:
         """Add `inputs` [N, T, W], shared by all linears in `names`."""
@@ -270,8 +282,9 @@ class _Meter:
         """Add a layer's sums for prompts whose branches are all complete."""
         per_prompt = self._pending.pop(name, None)
         if per_prompt is not None:
-            self.sums[name][0, self.call] += per_prompt.sum(0)
-            self.sums[name][1, self.call] += per_prompt.sqrt().sum(0)
+            squares, norms = self.sums[name][:, self.call]
+            squares.add_(per_prompt.sum(0))
+            norms.add_(per_prompt.sqrt().sum(0))
 
     def layers(self, first_call: int) -> dict[str, LayerStatistics]:
         """The sums, moved to the host once.
@@ -281,7 +294,8 @@ class _Meter:
         """
         for name in self.num_rows:
             self._add_pending(name)
-        host = {name: self.sums[name].cpu() for name in self.num_rows}
+        on_host = self._by_layer(self._flat.cpu())
+        host = {name: on_host[name] for name in self.num_rows}
         bad = [
             (int(call), order, name)
             for order, (name, sums) in enumerate(host.items())
@@ -308,7 +322,8 @@ def neuron_energy(activations: Tensor) -> Tensor:
     sums and squares, which reads each activation once and makes no normalised copy.
     """
     _, tokens, width = activations.shape
-    chunk = max(1, CHUNK_ELEMENTS // (tokens * width))
+    elements = CHUNK_ELEMENTS if activations.device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
+    chunk = max(1, elements // (tokens * width))
     parts = []
     for part in activations.split(chunk):
         squares = part.float().square()

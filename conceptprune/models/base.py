@@ -466,10 +466,12 @@ class DiffusionModel(ABC):
         conditional.
         """
         trajectory = batch.trajectory
+        # All at once: to ask a GPU at each call would be to wait for the call before.
+        timesteps = trajectory.timesteps.tolist()
         while trajectory.call < stop:
             call = DenoiserCall(
                 number=trajectory.call,
-                timestep=float(trajectory.timestep),
+                timestep=float(timesteps[trajectory.call]),
                 conditional=(False, True)[-batch.num_branches :],
                 in_parts=at_once is not None,
             )

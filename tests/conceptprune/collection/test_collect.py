@@ -52,6 +52,15 @@ def test_a_row_of_zeros_counts_for_nothing() -> None:
     assert neuron_energy(torch.zeros(1, 4, 8)).eq(0).all()
 
 
+def test_energy_does_not_depend_on_how_much_is_squared_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    activations = torch.randn(5, 7, 16, generator=torch.Generator().manual_seed(0))
+    at_once = neuron_energy(activations)
+    monkeypatch.setattr("conceptprune.collection.collect.CHUNK_ELEMENTS", 2 * 7 * 16)
+    torch.testing.assert_close(neuron_energy(activations), at_once, rtol=1e-6, atol=0)
+
+
 def test_half_precision_is_summed_in_single() -> None:
     activations = torch.full((1, 4, 8), 300.0, dtype=torch.float16)
     torch.testing.assert_close(neuron_energy(activations), torch.full((1, 8), 4 / 8))
