@@ -176,5 +176,5 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "mask.safetensors"
     path.touch()
     os.truncate(path, 1 << 40)  # Sparse: reading it would take all memory.
-    with pytest.raises(UserError, match="of more than 8,589,934,592 bytes"):
+    with pytest.raises(UserError, match="larger than 8,589,934,592 bytes"):
         load_mask(path)

@@ -158,7 +158,7 @@ def test_what_is_no_export_is_one_error(tmp_path: Path, content: bytes | None, t
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a//b", "a/./b", ""])
 def test_a_subject_that_is_no_file_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     statement = Statement(subjects={name: "0" * 64}, predicate={})
-    with pytest.raises(UserError, match="no files of a folder"):
+    with pytest.raises(UserError, match="not files of a folder"):
         Statement.from_bytes(statement.to_bytes(), source="here")
 
 
