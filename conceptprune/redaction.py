@@ -97,7 +97,7 @@ def _values() -> Iterator[tuple[str, str]]:
                 yield from _of_file(value, name)
             elif name in _AWS or words[-1] not in _OTHER_WORDS:
                 yield value.strip(), name
-        if "://" in value:
+        if "://" in value and not re.search(r"\s", value):
             yield from _of_url(value, name)
     for path, name in _files(os.environ):
         yield from _of_file(path, name)

@@ -20,7 +20,8 @@ from conceptprune.units.units import PreviewUnit, WindowUnit
 from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format, one_line, say
 from ..console.names import some
-from ..records.concepts import ConceptStates, concept_states
+from ..records.concepts import ConceptStates
+from ..records.effects import concept_states
 from ..records.journal import new_job
 from ..records.ledger import RunRecord
 from ..scheduling.graph import committed_in

@@ -127,12 +127,15 @@ def test_a_signal_ends_a_command_with_one_line_and_its_code(
     def stopped_in_mid_work(*_: object) -> None:
         signal.raise_signal(number)
 
+    # As in a terminal: what a shell starts in the background ignores Ctrl-C.
+    at_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("pipelines.commands.schema.schema_text", stopped_in_mid_work)
     assert run("schema", "manifest") == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"stopped by {number.name}: ")
     assert signal.getsignal(signal.SIGTERM) == before
+    signal.signal(signal.SIGINT, at_ctrl_c)
 
 
 def test_what_takes_the_handler_of_sigterm_gives_it_back() -> None:

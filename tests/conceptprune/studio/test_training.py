@@ -95,7 +95,7 @@ def latents_of_noise():
 
 
 def test_the_hoyer_term_concentrates_the_activations():
-    plain = Recipe(num_steps=8, batch=4, warm_up=1, ownership=0.0)
+    plain = Recipe(num_steps=3, batch=1, warm_up=1, ownership=0.0)
     latents, spreads = latents_of_noise(), []
     for weight in (0.0, 10.0):
         trainer = Trainer(build(), replace(plain, hoyer=weight))

@@ -13,8 +13,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from conceptprune.collection.collect import Window
-from conceptprune.manifest import Compute
+from conceptprune.collection.window import Window
+from conceptprune.manifest import Collection, Compute
 from conceptprune.store import Commit, Store
 from conceptprune.store import claims as claims_module
 from conceptprune.store.claims import Claim, Claims
@@ -86,7 +86,14 @@ class Spec:
 def window(key: str, previous: str | None = None) -> WindowUnit:
     """A unit for an actor."""
     return WindowUnit(
-        key=key, prompts=(), window=Window(0, 1), branches=2, previous=previous, last=True
+        key=key,
+        prompts=(),
+        window=Window(0, 1),
+        collection=Collection(),
+        site="ffn_out",
+        branches=2,
+        previous=previous,
+        last=True,
     )
 
 

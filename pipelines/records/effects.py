@@ -1,0 +1,121 @@
+"""What a job's scorers saw of each concept: from its plan, its ledger and their tables."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from conceptprune.errors import StoreError
+from conceptprune.evaluation.previews import PreviewScoresUnit
+from conceptprune.evaluation.scorers import declared
+from conceptprune.evaluation.scorers.base import Metric
+from conceptprune.store import Store, UnknownFormatError, parquet_to_table
+from conceptprune.units.plan import ConceptPlan, Plan
+
+from .concepts import UNCHANGED, ConceptState, ConceptStates, Made, Row
+from .ledger import READERS
+
+
+def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> ConceptStates:
+    """What became of a run's concepts after `job`, from its ledger and what its scorers saw.
+
+    When a concept was first erased stays as an earlier job had it.
+    """
+    by_key = {row["key"]: row for row in rows}
+    looked: dict[str, list[PreviewScoresUnit]] = {}
+    for unit in plan.of(PreviewScoresUnit).values():
+        if by_key[unit.key]["objects"]:
+            looked.setdefault(unit.preview, []).append(unit)
+    try:
+        earlier = ConceptStates.read(store, plan.run)
+    except StoreError:
+        # It says nothing that a rerun could not find out, but for the dates.
+        earlier = None
+    firsts = {each.name: each.first for each in earlier.states} if earlier else {}
+    lasts = {each.name: each.last for each in earlier.states} if earlier else {}
+
+    def state(each: ConceptPlan) -> ConceptState:
+        name = each.concept.name
+        mask = by_key[each.mask.key]
+        made = _made(mask, job, lasts.get(name))
+        after = by_key[each.preview_after.key] if each.preview_after else None
+        seen = _seen(each, looked, store) if made else None
+        return ConceptState(
+            name=name,
+            has_mask=made is not None,
+            unchanged=bool(after and (after["error"] or "").startswith(UNCHANGED)),
+            first=firsts.get(name) or made,
+            last=made or lasts.get(name),
+            **(seen or {}),
+        )
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return ConceptStates(tuple(readers.map(state, plan.concepts)))
+
+
+def _made(row: Row, job: str, last: Made | None) -> Made | None:
+    if not row["objects"]:
+        return None
+    finished = row["finished"]
+    at = finished.timestamp() if hasattr(finished, "timestamp") else (finished or 0) / 1000
+    if last is not None and (last.mask, last.at) == (row["key"], at):
+        return last
+    return Made(at=at, job=job if row["status"] == "done" else None, mask=row["key"])
+
+
+def _seen(
+    each: ConceptPlan, looked: Mapping[str, Sequence[PreviewScoresUnit]], store: Store
+) -> dict[str, Any] | None:
+    """What the first scorer that can tell saw of a concept; None where none can."""
+    if each.preview_after is None:
+        return None
+    own = {pair.target.text for pair in each.pairs}
+    before = {
+        unit.scorer.title: unit
+        for preview in each.previews_before
+        for unit in looked.get(preview.key, ())
+        if any(prompt.text in own for prompt in preview.prompts)
+    }
+    domain = "object" if each.concept.kind == "object" else "style"
+    for unit in looked.get(each.preview_after.key, ()):
+        for name in _telling(unit.scorer.metrics, domain):
+            after = _hits(unit, name, own, store)
+            if after is None:
+                continue
+            first = before.get(unit.scorer.title)
+            return {
+                "scorer": unit.scorer.title,
+                "metric": name,
+                "before": _hits(first, name, own, store) if first else None,
+                "after": after,
+            }
+    return None
+
+
+def _telling(metrics: Mapping[str, Metric], domain: str) -> list[str]:
+    """Metrics that say in which images a concept of that domain is seen, the best first."""
+    shares = {name: metric for name, metric in metrics.items() if metric.is_share}
+    inside = [name for name, metric in shares.items() if metric.domain == domain]
+    others = [name for name, metric in shares.items() if metric.domain is None and metric.erased]
+    return [*inside[:1], *others[:1]]
+
+
+def _hits(
+    unit: PreviewScoresUnit, metric: str, own: set[str], store: Store
+) -> tuple[int, int] | None:
+    """In how many images of a concept's own prompts it was seen, and of how many."""
+    commit = store.find(unit.kind, unit.key)
+    if commit is None:
+        return None
+    how = declared(commit.provenance["settings"], metric)
+    if how is None:
+        return None
+    try:
+        rows = parquet_to_table(store.load(commit, "scores")).to_pylist()
+    except UnknownFormatError:
+        return None
+    values = [
+        row["value"]
+        for row in rows
+        if row["metric"] == metric and row["prompt"] in own and row["value"] is not None
+    ]
+    return (sum(value > 0 for value in values), len(values)) if values else None
