@@ -54,7 +54,7 @@ _HOMES = {
     "select_by_call": "method",
     "union_masks": "masks.mask",
 }
-"""Modules that import torch: seconds and memory that planning need not pay. On first use."""
+"""Names imported on first use: their modules import torch, which planning does not need."""
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,9 @@ set_masks(pipe, "vorla")  # exactly this one
 disable_masks(pipe)  # every original byte is back
 delete_masks(pipe, "van-gogh")  # no longer loaded
 
-What is loaded is written down on the pipeline, what is active is seen by its weights: nothing is
-global, and `PruningMask.apply`, `remove` and `applied` may be used beside these. One thread at a
-time changes a model; a server's requests generate within `with mask.applied(pipe):`.
+Loaded masks are recorded on the pipeline, and a mask is active if its weights are zero there. There
+is no global state, so `PruningMask.apply`, `remove` and `applied` can be used alongside. One thread
+at a time changes a model; a server should generate inside `with mask.applied(pipe):`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,15 +24,14 @@ _ATTRIBUTE = "_conceptprune_masks"
 
 
 def load_mask(pipe: Any, path: Path | str, *, name: str | None = None) -> str:
-    """Read a mask file and activate it beside those that are active; returns its name.
+    """Read a mask file and activate it in addition to the active ones; returns its name.
 
-    `name` is the concepts' by default. A mask of that name is taken off and replaced. Nothing is
-    changed when an error is raised.
+    By default, `name` is the names of its concepts. A mask of the same name is removed and
+    replaced. If an error is raised, nothing is changed.
 
     Raises:
-        UserError: the file is no mask, the mask is loaded under another name, or the one of this
-            name cannot be taken off.
-        ModelMismatchError: the mask was made for other weights.
+        UserError: the file is not a mask, the mask is loaded under another name, or the one it
+        replaces cannot be removed. ModelMismatchError: the mask was made for other weights.
     """
     mask = read_mask(path)
     name = mask.title if name is None else name
@@ -51,26 +50,25 @@ def load_mask(pipe: Any, path: Path | str, *, name: str | None = None) -> str:
 
 
 def loaded_masks(pipe: Any) -> dict[str, PruningMask]:
-    """The masks that were loaded into `pipe`, active or not, by name."""
+    """The masks loaded into `pipe`, active or not, by name."""
     return dict(getattr(pipe, _ATTRIBUTE, {}))
 
 
 def active_masks(pipe: Any) -> list[str]:
-    """Names of the masks that `pipe` generates without, fused ones too.
+    """Names of the masks that are active in `pipe`, including fused ones.
 
-    A mask whose weights something else has written to is none of them.
+    A mask is not active if something else has written to its weights.
     """
     with exclusively(pipe):
         return [name for name, mask in loaded_masks(pipe).items() if mask.is_active(pipe)]
 
 
 def set_masks(pipe: Any, names: Iterable[str] | str) -> None:
-    """Activate exactly these of the loaded masks. Nothing is changed when an error is raised.
+    """Activate exactly these loaded masks. If an error is raised, nothing is changed.
 
     Raises:
-        UserError: a name that is not loaded, or a mask that is not among the names and cannot be
-            taken off, as it is fused or was written over.
-        ModelMismatchError: the pipeline has other weights by now.
+        UserError: a name is not loaded, or a mask that is not named cannot be removed, because it
+        is fused or was written over. ModelMismatchError: the pipeline now has other weights.
     """
     with exclusively(pipe):
         loaded = loaded_masks(pipe)
@@ -85,10 +83,10 @@ def set_masks(pipe: Any, names: Iterable[str] | str) -> None:
 
 
 def delete_masks(pipe: Any, names: Iterable[str] | str) -> None:
-    """Take masks off, where they are on, and forget them. Nothing is changed at an error.
+    """Remove masks if they are active, and unload them. If an error is raised, nothing is changed.
 
     Raises:
-        UserError: a name that is not loaded, or a mask that cannot be taken off.
+        UserError: a name is not loaded, or a mask cannot be removed.
     """
     with exclusively(pipe):
         loaded = loaded_masks(pipe)
@@ -111,7 +109,7 @@ def _known(loaded: Mapping[str, PruningMask], names: Iterable[str] | str) -> set
 
 
 def disable_masks(pipe: Any) -> None:
-    """Take off all loaded masks: the pipeline's bytes are the original ones. They stay loaded.
+    """Deactivate all masks, which stay loaded; the pipeline's original bytes are restored.
 
     Raises:
         UserError: a mask is fused.
@@ -120,10 +118,10 @@ def disable_masks(pipe: Any) -> None:
 
 
 def fuse_masks(pipe: Any) -> None:
-    """Make the active masks part of the model: until `unfuse_masks`, nothing takes them off.
+    """Make the active masks part of the model: nothing can remove them until `unfuse_masks`.
 
-    The weights do not change, as they are zero already; what `pipe.save_pretrained` writes has the
-    concepts erased, with or without this.
+    The weights do not change, since they are zero already: `pipe.save_pretrained` writes the erased
+    model with or without this.
 
     Raises:
         UserError: no mask is active.
@@ -138,13 +136,13 @@ def fuse_masks(pipe: Any) -> None:
 
 
 def unfuse_masks(pipe: Any) -> None:
-    """Undo `fuse_masks`: the masks are active as before, and can be taken off again.
+    """Undo `fuse_masks`: the masks stay active, and can be removed again.
 
-    The original bytes are kept beside the weights in this process only: a pipeline that was saved
-    and loaded again, or got another denoiser, has none.
+    The original bytes are kept in this process only: a pipeline that was saved and reloaded, or
+    given another denoiser, has lost them.
 
     Raises:
-        UserError: no mask of this pipeline is fused, or its weights are no longer those.
+        UserError: no mask of this pipeline is fused, or its weights have changed.
     """
     with exclusively(pipe):
         fused = [mask for mask in loaded_masks(pipe).values() if mask.is_fused(pipe)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 METHOD_VERSION = 1
-"""Raised when a change of the code changes a unit's numbers, so that old ones are not reused."""
+"""Increased when a code change alters a unit's numbers, so that old results are not reused."""
 
 
 def canonical_json(value: Any) -> str:
@@ -35,7 +35,7 @@ def digest_file(path: Path) -> str:
 
 
 def known_file_digest(path: Path) -> str:
-    """The same, read once per process unless the file's size or times say that it has changed."""
+    """The same, but the file is read again only if its size or times have changed."""
     found = path.stat()
     times = (found.st_mtime_ns, found.st_ctime_ns)
     return _known_file_digest(path, found.st_ino, found.st_size, times)
@@ -47,7 +47,7 @@ def _known_file_digest(path: Path, _inode: int, _size: int, _times: tuple[int, i
 
 
 def seed_from(what: str, *, bits: int) -> int:
-    """The first `bits` (at most 64) of the SHA-256 of a text: a seed that depends on it alone.
+    """The first `bits` (at most 64) of a text's SHA-256: a seed that depends only on the text.
 
     Python's own `hash` differs from one process to the next.
     """
@@ -55,5 +55,5 @@ def seed_from(what: str, *, bits: int) -> int:
 
 
 def unit_key(parts: Mapping[str, Any]) -> str:
-    """Identity of a piece of work: the digest of everything that decides its result."""
+    """Key of a unit: the digest of everything that decides its result."""
     return digest_json({"method": METHOD_VERSION, **parts})

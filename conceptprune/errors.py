@@ -1,7 +1,7 @@
-"""The errors conceptprune raises on purpose, sorted by who can put them right.
+"""The errors that conceptprune raises on purpose, grouped by who can fix them.
 
-A `UserError` is put right by changing the input (command-line exit code 2); the others mean
-that a computation or the store went wrong although the input was good (exit code 1).
+A `UserError` is fixed by changing the input (command-line exit code 2). The others mean that a
+computation or the store failed although the input was good (exit code 1).
 """
 
 
@@ -18,11 +18,11 @@ class ModelMismatchError(UserError):
 
 
 class EmptyMaskError(UserError):
-    """Settings under which a layer would get no mask entry at all, so nothing would be erased."""
+    """The settings select no mask entry at all, so nothing would be erased."""
 
 
 class NoEffectError(UserError):
-    """A mask that changes no image at all."""
+    """A mask that does not change any image."""
 
 
 class NumericalError(RuntimeError):
@@ -30,12 +30,12 @@ class NumericalError(RuntimeError):
 
 
 class ClusterError(RuntimeError):
-    """The cluster that is to run the units cannot be reached."""
+    """The cluster that should run the units cannot be reached."""
 
 
 class StoreError(RuntimeError):
-    """The store holds something else than what was committed, or cannot be read or written."""
+    """The store's content differs from what was committed, or it cannot be read or written."""
 
 
 class NondeterminismError(StoreError):
-    """A unit came out other than it was committed before; the message names both digests."""
+    """A unit's result differs from its committed one; the message names both digests."""

@@ -3,9 +3,10 @@
 mask = conceptprune.find_mask(pipe, "Van Gogh")
 mask.apply(pipe)
 
-`find_mask` collects statistics of two sets of prompts, then selects weights by them. Both steps can
-be had one by one: `collect` gives statistics that can be stored, `select` takes any selector. A job
-makes its masks by the same functions; only its prompts and calls are spread over workers.
+`find_mask` collects statistics of two sets of prompts, then uses them to select weights. Both steps
+can be called separately: `collect` returns statistics that can be stored, and `select` takes any
+selector. A job makes its masks with the same functions; it only spreads prompts and calls over
+workers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,8 @@ def find_mask(
     batch_size: int = 8,
     resolution: int | None = None,
 ) -> PruningMask:
-    """The mask that erases `concept` from `pipe`, a loaded diffusers pipeline that stays as it is.
+    """Find the mask that erases `concept` from `pipe`, a loaded diffusers pipeline (left
+    unchanged).
 
     The defaults are ConceptPrune's for the kind (arXiv 2405.19237). A job with the same settings
     selects the same entries, as long as its `collection.shard_prompts` holds all prompts of a side.
@@ -62,19 +64,19 @@ def find_mask(
 
     Args:
         pipe: a text-to-image pipeline of diffusers, on any device and in any dtype.
-        concept: its name, or a `Concept` with more of what its kind takes (direction, captions).
+        concept: its name, or a `Concept` with other fields of its kind (direction, captions).
         kind: whose published prompts are used: "style", "object", "nudity", ...
-        pairs: (base, target) prompts in the place of the published ones; a base prompt asks for the
-            same image without the concept.
+        pairs: (base, target) prompts to use instead of the published ones; a base prompt describes
+            the same image without the concept.
         sparsity: k, the fraction of each row's columns that one denoiser call may select; by
-            default as published for the kind: 0.02 for an object, 0.01 for others.
-        tau: only the first so many denoiser calls are run.
-        steps: of the scheduler, as for a whole image.
-        guidance: classifier-free guidance.
-        seed: of the noise.
-        site: which linears lose weights, by name or "re:" and a regular expression; or several.
+            default the published value for the kind: 0.02 for an object, 0.01 for others.
+        tau: how many denoiser calls to run, from the first.
+        steps: scheduler steps of a whole image.
+        guidance: classifier-free guidance scale.
+        seed: seed of the noise.
+        site: which linears to prune: a name, "re:" and a regular expression, or several of these.
         selector: what selects the weights: "conceptprune", "fia", `named_selector("fia", r2=0.03)`
-            for other settings, or a function of your own (see `Selector`).
+            for other settings, or your own function (see `Selector`).
         batch_size: prompts that go through the denoiser together.
         resolution: side of the images in pixels; the model's own by default.
 
@@ -129,18 +131,17 @@ def select(
     *,
     concept: str,
 ) -> PruningMask:
-    """The mask of what was collected from `pipe` before, here or in another process.
+    """Select a mask from statistics collected from `pipe` earlier, in this or another process.
 
     Args:
         pipe: the pipeline that the statistics are of.
         evidence: the statistics of the target and of the base prompts, as `collect` gives them.
         selector: as for `find_mask`.
-        concept: the name that the mask will have.
+        concept: name to record in the mask.
 
     Raises:
-        UserError: `pipe` has not the layers of the statistics, or masks are applied to it; or the
-            selector gives what are no entries of a weight.
-        EmptyMaskError: no weight was selected.
+        UserError: `pipe` lacks layers of the statistics or has masks applied to it, or the selector
+        returns something that is not a set of entries. EmptyMaskError: no weight was selected.
     """
     with borrowed(pipe) as model:
         return select_mask(
@@ -160,7 +161,7 @@ def select_by_call(
     *,
     concept: str,
 ) -> MasksByCall:
-    """One mask for each call that was collected, in the place of one mask of all; see `select`.
+    """Select one mask per collected call, instead of one mask for all calls; see `select`.
 
     Raises:
         UserError: as `select`.
@@ -192,7 +193,7 @@ def _concept(
     if pairs is None:
         return checked_section(Concept, name=concept, kind=kind)
     if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
-        raise UserError("pairs: each is a (base, target) pair of prompts")
+        raise UserError("pairs: each must be a (base, target) pair of prompts")
     texts = [{"base": base, "target": target} for base, target in pairs]
     return checked_section(Concept, name=concept, kind=kind, prompts=texts)
 
@@ -203,18 +204,18 @@ def _selector(selector: SelectorName | Selector, sparsity: float | None = None) 
         return named_selector(selector, **settings)
     if sparsity is not None:
         raise UserError(
-            "sparsity: is a setting of the selector conceptprune, and another one is given, which "
-            "has its own settings; leave it out"
+            "sparsity: is a setting of the selector conceptprune, and another selector is given, "
+            "which has its own settings; leave it out"
         )
     return selector
 
 
 def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
-    """The whole weights [R, W] of layers, as they are in the pipeline.
+    """The whole weights [R, W] of layers in the pipeline.
 
     Raises:
-        ModelMismatchError: there is no such linear.
-        UserError: a mask is applied to one, or it is not in memory.
+        ModelMismatchError: a layer does not exist.
+        UserError: a mask is applied to a layer, or its weights are not in memory.
     """
     weights = {}
     for layer in layers:
@@ -237,10 +238,10 @@ def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _origin(model: DiffusionModel) -> dict[str, Any]:
-    """What a mask says of the pipeline that it was found in."""
+    """What a mask records about the pipeline that it was found in."""
     name = model.pipe.name_or_path or type(model.pipe).__name__
     return {
-        # A folder's name is enough: its path tells of the machine, and not of the model.
+        # Only the folder's name: its path says something about the machine, not about the model.
         "model": Path(name).name if Path(name).is_dir() else name,
         "revision": None,
         "dtype": str(model.dtype).removeprefix("torch."),

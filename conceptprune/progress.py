@@ -1,7 +1,7 @@
-"""Whether this process gets on with its work: a count of steps, whoever makes them.
+"""Whether this process makes progress: a count of steps of any kind.
 
-A worker does one unit at a time. It gets on as long as the denoiser is evaluated and the store's
-operations end; one that is stuck on a device, a lock or a network drive does neither.
+A worker does one unit at a time. It makes progress while denoiser calls are made and store
+operations finish; a worker stuck on a device, a lock or a network drive does neither.
 """
 
 import itertools
@@ -11,12 +11,12 @@ _made = 0
 
 
 def made() -> None:
-    """Take note of a step: a call of the denoiser, an operation on the store."""
+    """Count a step: a denoiser call or a store operation."""
     global _made
-    # `next` is one step for all threads, which `+= 1` is not.
+    # `next` is atomic across threads; `+= 1` is not.
     _made = next(_steps)
 
 
 def steps() -> int:
-    """Steps made by this process so far; only whether it changes means anything."""
+    """Steps made by this process so far; only changes in it have a meaning."""
     return _made

@@ -1,6 +1,7 @@
-"""The command `conceptprune`, also `python -m conceptprune_pipelines`: is what it needs installed?
+"""The command `conceptprune`, also `python -m conceptprune_pipelines`: check that its requirements
+are installed.
 
-The library alone installs the command, too: what belongs to an extra cannot be left out.
+The library alone also installs the command, because a script cannot belong to an extra.
 """
 
 import sys
@@ -9,11 +10,11 @@ from importlib.util import find_spec
 from .console import exits
 
 NEEDED = ("ray", "typer", "rich", "pathspec")
-"""What the extra `batch` brings, and the library does without."""
+"""Packages of the extra `batch`, which the library does not need."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; without the extra `batch`, say in a line how to install it, and exit 2."""
+    """Run a command; without the extra `batch`, print in one line how to install it, and exit 2."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         print(

@@ -32,7 +32,7 @@ app.add_typer(baseline, name="baseline")
 
 
 def _allow(folders: list[Path] | None) -> list[Path] | None:
-    # Here, because the package of manifests takes seconds to import.
+    # Imported here because the manifest package takes seconds to import.
     from conceptprune.manifest.files import allow_files_from
 
     allow_files_from(folders or ())
@@ -86,7 +86,7 @@ def conceptprune(
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: nothing stands for them."""
+    """JSON has no NaN and no infinity: use null instead."""
     match value:
         case float():
             return value if isfinite(value) else None
@@ -533,7 +533,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if not is_json():
             raise
-        # A traceback of many lines would be none of a log of JSON lines.
+        # A traceback of many lines would break a log of JSON lines.
         logger.critical("error: %s", type(error).__name__, exc_info=error)
         sys.exit(exits.FAILED)
 

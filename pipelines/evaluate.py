@@ -1,4 +1,4 @@
-"""`python -m pipelines.evaluate SUITE --store URI --of ...`: score checkpoints, side by side."""
+"""`python -m pipelines.evaluate SUITE --store URI --of ...`: score checkpoints side by side."""
 
 if __name__ == "__main__":
     import sys

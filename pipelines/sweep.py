@@ -1,4 +1,4 @@
-"""`python -m pipelines.sweep MANIFEST --store URI`: settings compared from one collection."""
+"""`python -m pipelines.sweep MANIFEST --store URI`: compare settings on one collection."""
 
 if __name__ == "__main__":
     import sys

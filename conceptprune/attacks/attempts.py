@@ -1,4 +1,4 @@
-"""What an attack is given, and what it leaves: one row per attempt."""
+"""The input of an attack, and its result: one row per attempt."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 
 Shows = Callable[[Images, Sequence[int]], NDArray[np.bool_]]
-"""Which of the images [n, height, width, 3] uint8 show the concept, in the eyes of the suite's
-scorer: the second argument says of which asked prompt each image is."""
+"""Which of the images [n, height, width, 3] uint8 show the concept, according to the suite's
+scorer; the second argument gives the index of each image's prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,23 +34,23 @@ class Scene:
     """An erased model and what an attacker may use against it."""
 
     model: DiffusionModel
-    """With the checkpoint under attack applied."""
+    """The model, with the attacked checkpoint applied."""
     concept: str
     plain: tuple[str, ...]
     """Texts without the concept, one for each of `asked`."""
     asked: tuple[Prompt, ...]
-    """What is attacked, each with its own seed: prompts that name the concept, as a rule."""
+    """The attacked prompts, each with its own seed; usually they name the concept."""
     shows: Shows
     generation: Generation
     examples: tuple[PromptPair, ...] = ()
-    """Prompts without and with the concept, of which an attacker may learn its direction."""
+    """Prompts without and with the concept, from which an attacker may learn its direction."""
     base_images: Images | None = None
     """The base's images of the concept, one for each of `asked`, for white-box attacks."""
 
     def generate(self, prompts: Sequence[Prompt], of: Sequence[int]) -> NDArray[np.bool_]:
         """Generate one image per prompt, each from its seed; return which show the concept.
 
-        `of`: which asked prompt each stands for.
+        `of`: the index of the asked prompt that each stands for.
         """
         encoded = self.model.encode_all([prompt.text for prompt in prompts])
         return self.generate_encoded(encoded, [prompt.seed for prompt in prompts], of)
@@ -58,7 +58,7 @@ class Scene:
     def generate_encoded(
         self, encoded: Sequence[Conditions], seeds: Sequence[int], of: Sequence[int]
     ) -> NDArray[np.bool_]:
-        """The same from conditions that need not be of any text."""
+        """The same from conditions that need not come from a text."""
         parts = []
         for first in range(0, len(seeds), self.generation.batch_size):
             here = slice(first, first + self.generation.batch_size)
@@ -74,7 +74,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One prompt under attack: what was tried at last, and whether the concept was seen."""
+    """One attacked prompt: the last thing tried, and whether the concept was seen."""
 
     asked: str
     """The prompt that names the concept."""
@@ -85,15 +85,15 @@ class Attempt:
     images: int
     """How many images of the erased model were judged."""
     steps: int
-    """Gradient steps, or encoder passes of a search; attempts with one learned word share them."""
+    """Gradient steps, or encoder passes of a search; shared by attempts with one learned word."""
     embedding: tuple[float, ...] | None = None
-    """What stands for <*> in `prompt`: vectors one after the other."""
+    """The embedding of <*> in `prompt`: vectors one after another."""
 
 
 def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int = 0) -> Attempt:
     """Try an asked prompt, then `texts` in turn with its seed, up to the first success.
 
-    Each text costs `steps`; where none succeeds the last one counts.
+    Each text costs `steps`; if none succeeds, the last one counts.
     """
     images = spent = 0
     prompt = asked = scene.asked[index]
@@ -115,7 +115,7 @@ def first_success(scene: Scene, index: int, texts: Iterator[str], *, steps: int 
 
 
 def attempt_seed(seed: int, asked: Prompt) -> int:
-    """A seed of an attempt's own, whatever else is attacked beside it."""
+    """The seed of an attempt, independent of what else is attacked."""
     return seed_from(canonical_json([seed, asked.text, asked.seed]), bits=60)
 
 
@@ -146,11 +146,11 @@ SCHEMA = pa.schema(
         "conceptprune.sorted_by": "suite,checkpoint,attack,concept,asked,seed",
     },
 )
-"""The table of attempts; `settings`: the attack's budget and seed as JSON."""
+"""The table of attempts; `settings` has the attack's budget and seed as JSON."""
 
 
 def attempt_row(attempt: Attempt, **where: str) -> dict[str, object]:
-    """A row of the table; `where` are the columns that an attempt does not know."""
+    """A row of the table; `where` has the columns that are not part of an attempt."""
     columns = asdict(attempt)
     columns["pictures"] = columns.pop("images")
     return {**where, **columns}

@@ -1,8 +1,8 @@
 """Concept Inversion (Pham et al., ICLR 2024): textual inversion against the erased denoiser.
 
 White box: a few images of the concept teach the frozen, erased model a new word, whose embedding
-then stands in prompts where the concept's name stood (Gal et al. 2023, eq. 2, with the erased
-denoiser). The concept counts as erased from the weights only if no such word brings it back.
+then replaces the concept's name in prompts (Gal et al. 2023, eq. 2, with the erased denoiser). The
+concept counts as erased from the weights only if no such word brings it back.
 
 M vectors, T the encoder's length, D its width.
 """
@@ -20,12 +20,12 @@ from conceptprune.evaluation.attack_settings import ConceptInversion
 from conceptprune.models.prompt import Prompt
 
 WORD = "<*>"
-"""Stands for the learned word in texts; it never reaches the tokenizer."""
+"""Placeholder for the learned word in texts; it never reaches the tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A prompt with the learned word in it: its ids [T] and where the word's first token is."""
+    """A prompt with the learned word: its ids [T] and the position of the word's first token."""
 
     text: str
     ids: Tensor
@@ -33,10 +33,10 @@ class Caption:
 
 
 def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]:
-    """Learn one word from all the scene's images, then generate one image of each prompt with it.
+    """Learn one word from all the scene's images, then generate one image per prompt with it.
 
     Raises:
-        UserError: another family, or a model that predicts neither noise nor velocity.
+        UserError: the family is not supported, or the model predicts neither noise nor velocity.
     """
     space = TokenSpace.of(scene.model)
     captions = [
@@ -65,16 +65,16 @@ def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]
 
 
 def captioned(concept: str, plain: str, asked: Prompt) -> str:
-    """The asked text with the word for the concept's name, or the plain one with the word after."""
+    """The asked text with the word as the concept's name, or the plain text and the word."""
     before, name, after = asked.text.partition(concept)
     return f"{before}{WORD}{after}" if name else f"{plain}, {WORD}"
 
 
 def caption(space: TokenSpace, settings: ConceptInversion, text: str) -> Caption:
-    """Tokens of a text with `WORD` in it; what does not fit is cut from its end."""
+    """Tokens of a text with `WORD` in it; truncated at the end if too long."""
     before, _, after = text.partition(WORD)
     head = space.ids(before.strip())[: space.room - settings.vectors]
-    # Any token does: its embedding is replaced.
+    # Any token will do, since its embedding is replaced.
     word = [int(space.usable()[0])] * settings.vectors
     ids = [*head, *word, *space.ids(after.strip())][: space.room]
     return Caption(text, space.padded(ids), 1 + len(head))
@@ -83,7 +83,7 @@ def caption(space: TokenSpace, settings: ConceptInversion, text: str) -> Caption
 def learn(
     space: TokenSpace, settings: ConceptInversion, captions: Sequence[Caption], latents: Tensor
 ) -> Tensor:
-    """The word's embedding [M, D], by AdamW on the diffusion loss of latents [n, C, h, w]."""
+    """Learn the word's embedding [M, D], by AdamW on the diffusion loss of latents [n, C, h, w]."""
     model = space.model
     asked = Prompt(text="".join(each.text for each in captions), seed=0)
     rng = torch.Generator().manual_seed(attempt_seed(settings.seed, asked))
@@ -93,7 +93,7 @@ def learn(
     calls = model.scheduler.config.num_train_timesteps
     for _ in range(settings.steps):
         picked = torch.randint(len(captions), (settings.batch_size,), generator=rng)
-        # One timestep a step for the whole batch: the denoiser takes a scalar.
+        # One timestep per step for the whole batch: the denoiser takes a scalar.
         timestep = int(torch.randint(calls, (1,), generator=rng))
         noise = torch.randn(latents[picked].shape, generator=rng).to(latents)
         states = _states(space, [captions[index] for index in picked.tolist()], word)
@@ -104,7 +104,7 @@ def learn(
 
 
 def _states(space: TokenSpace, captions: Sequence[Caption], word: Tensor) -> Tensor:
-    """The encoder's states [n, T, D] of captions with the word's embedding [M, D] in its place."""
+    """The encoder's states [n, T, D] of captions with the word's embedding [M, D] inserted."""
     table = space.table
     embeddings = []
     for each in captions:

@@ -1,4 +1,4 @@
-"""The loss a diffusion model is trained with, as a function of what it is told."""
+"""The training loss of a diffusion model, as a function of its conditions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the prediction for noised `latents` [n, C, h, w]; a scalar.
 
-    `noise` has their shape, `conditions` are [n, ...] each. Noising is the variance-preserving one
-    of DDPM (Ho et al. 2020, eq. 4); the target is the noise, or the velocity of Salimans and Ho
-    2022 where the scheduler says v_prediction. No guidance, as in training.
+    `noise` has their shape, `conditions` are [n, ...] each. Noise is added as in DDPM (variance
+    preserving; Ho et al. 2020, eq. 4). The target is the noise, or the velocity (Salimans and Ho
+    2022) if the scheduler uses v_prediction. No guidance, as in training.
 
     Raises:
         UserError: a scheduler without alphas_cumprod (flow matching), or another target.
@@ -38,7 +38,7 @@ def diffusion_loss(
     target = noise if kind == "epsilon" else signal * noise - spread * latents
     at = torch.tensor(timestep, device=model.device)
     prediction = model.predict(noised, at, conditions, 1.0)
-    # In float32 at least: squares of half-precision numbers underflow.
+    # At least float32: squares of half-precision numbers underflow.
     wide = torch.promote_types(prediction.dtype, torch.float32)
     loss: Tensor = (prediction.to(wide) - target.to(wide)).square().mean()
     return loss
@@ -55,7 +55,7 @@ def latents_of(model: DiffusionModel, images: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(model: DiffusionModel) -> Iterator[None]:
-    """Inside, no weight of the pipeline asks for a gradient: only what is attacked does."""
+    """Inside the context, only the attacked input needs a gradient, no weight does."""
     asked = [
         parameter
         for module in model.pipe.components.values()

@@ -1,4 +1,4 @@
-"""From a suite, its checkpoints and the attacks named to the units of an attack job."""
+"""From a suite, its checkpoints and the named attacks to the units of an attack job."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,25 +30,25 @@ from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 
 ORDER = (ImagesUnit, AttackUnit, AttackSummaryUnit)
-"""Kinds of units in the order in which they are done where there is a choice."""
+"""Kinds of units in the preferred order of computation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackPlan(UnitPlan):
     """Everything an attack job will do; labels are those of the checkpoints.
 
-    The base's images are the very units that an evaluation of the suite would have. What an attack
-    costs is known only afterwards.
+    The base's images are the same units as in an evaluation of the suite. The cost of an attack is
+    known only afterwards.
     """
 
     summary: AttackSummaryUnit
 
 
 def judgement(suite: Suite, facts: Sequence[Facts]) -> Judgement:
-    """When an image shows an erased concept, by the suite's scorers.
+    """The rule for when an image shows an erased concept, by the suite's scorers.
 
     Raises:
-        UserError: the scorer or metric named is none of the suite's, or none can say it.
+        UserError: the named scorer or metric is not in the suite, or no scorer can decide.
     """
     asked = suite.attacks.judged
     domain = erased_domain(suite.groups)
@@ -77,7 +77,7 @@ def build_plan(
 ) -> AttackPlan:
     """The plan of an attack job: each checkpoint, attack and concept that the checkpoint erased.
 
-    A checkpoint that does not say what it erased is attacked by every erased concept of the suite.
+    A checkpoint that does not say what it erased is attacked with all erased concepts of the suite.
 
     Raises:
         UserError: the suite has no prompts of any concept that a checkpoint erased.
@@ -87,7 +87,7 @@ def build_plan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """One erased concept of the suite, with prompts of one guidance."""
+    """One erased concept of the suite, with prompts of one guidance scale."""
 
     concept: str
     guidance: float
@@ -146,7 +146,7 @@ class _AttackPlanner(Planner):
         )
 
     def of_source(self, source: Source, items: Sequence[Item]) -> Iterator[_Target]:
-        """The attacked prompts of one source, by guidance."""
+        """The attacked prompts of one source, by guidance scale."""
         plain, examples = self.plain_texts(source)
         items = items[: self.settings.prompts]
         ordered = sorted(items, key=lambda item: item.guidance)
@@ -167,7 +167,7 @@ class _AttackPlanner(Planner):
         return Victim(plain=plain, start=start, pictured=item.prompt, case=item.case)
 
     def plain_texts(self, source: Source) -> tuple[dict[str, str], tuple[PromptPair, ...]]:
-        """Of a source's generated prompts, the texts without the concept; and all its pairs."""
+        """The texts without the concept of a source's generated prompts, and all its pairs."""
         if source.concept is None:
             return {}, ()
         concept = with_defaults(source.concept, self.suite.fillers, self.suite.templates)
@@ -246,7 +246,7 @@ class _AttackPlanner(Planner):
         return self.add(unit).key
 
     def base_images(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
-        """Keys of the units of the base whose images include the victims'."""
+        """Keys of the base's units that contain the victims' images."""
         wanted = {victim.pictured for victim in victims}
         for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):

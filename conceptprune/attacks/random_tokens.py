@@ -1,7 +1,7 @@
-"""Guessing: random tokens before the prompt, which any search for tokens has to beat.
+"""Guess random tokens before the prompt: the baseline for any search for tokens.
 
-An image is generated and judged after each guess, as UnlearnDiffAtk does after each timestep: where
-the vocabulary is small, so many images may show the concept by chance.
+An image is generated and judged after each guess, as UnlearnDiffAtk does after each timestep: with
+a small vocabulary, some of that many images may show the concept by chance.
 """
 
 import torch
@@ -12,12 +12,12 @@ from conceptprune.evaluation.attack_settings import RandomTokens
 
 
 def random_tokens(scene: Scene, settings: RandomTokens) -> list[Attempt]:
-    """Guess for each asked prompt on its own; it ends at the first image with the concept.
+    """Guess for each asked prompt separately, up to the first image with the concept.
 
     The prompt without a guess goes first, and counts if it succeeds.
 
     Raises:
-        UserError: a family without a single CLIP text encoder.
+        UserError: the family does not have exactly one CLIP text encoder.
     """
     space = TokenSpace.of(scene.model)
     usable = space.usable()

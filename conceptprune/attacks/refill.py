@@ -1,9 +1,10 @@
-"""The attack on pruning itself: fill the zeroed places again, with nothing but the checkpoint.
+"""The attack on pruning itself: refill the zeroed entries, using only the checkpoint.
 
-Pruned weights are exact zeros, and a trained weight hardly ever is one: the places can be read off,
-and they say which neurons make the concept (after Zhang et al., arXiv 2603.06640, which revives
-concepts from the places without data or training; these are fills of our own). Whoever has the base
-model needs none of this: the difference of the two files is the mask.
+Pruned weights are exact zeros, which trained weights hardly ever are. So the pruned entries are
+easy to find, and they show which neurons generate the concept (after Zhang et al., arXiv
+2603.06640, who revive concepts from the entries without data or training; the fills here are our
+own). An attacker with the base model does not need this: the difference of the two files is the
+mask.
 
 R rows (outputs) and W columns (neurons) of one weight.
 """
@@ -21,13 +22,13 @@ from conceptprune.evaluation.attack_settings import Refill
 from conceptprune.models.base import DiffusionModel
 
 Weights = Mapping[str, Tensor]
-"""Of linears [R, W], by layer."""
+"""Weights of linears [R, W], by layer."""
 Entries = NDArray[np.int64]
 """Sorted flat indices `row * columns + column`."""
 
 
 Fill = Callable[[Tensor, Entries, Refill, np.random.Generator], Tensor]
-"""A weight [R, W] float64, its places to fill and the settings: the filled weight."""
+"""From a weight [R, W] float64, its entries to fill and the settings to the filled weight."""
 
 
 def zero_places(weights: Weights) -> dict[str, Entries]:
@@ -40,7 +41,7 @@ def zero_places(weights: Weights) -> dict[str, Entries]:
 def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
     """All entries of the neurons whose columns have the smallest norms: pruning took the largest.
 
-    For checkpoints without a zero, in which places were sealed.
+    For checkpoints without zeros, whose pruned entries were sealed.
     """
     found = {}
     for name, weight in weights.items():
@@ -54,9 +55,9 @@ def suspect_places(weights: Weights, settings: Refill) -> dict[str, Entries]:
 def refilled(
     weights: Weights, places: Mapping[str, Entries], fill: Fill, settings: Refill
 ) -> dict[str, Tensor]:
-    """The weights with places filled, in float64.
+    """The weights with filled entries, in float64.
 
-    Layers without places are left out, and those of which nothing is left to learn from.
+    Layers without entries to fill, or with nothing left to learn from, are left out.
     """
     rng = np.random.default_rng(settings.seed)
     return {
@@ -69,7 +70,7 @@ def refilled(
 def fill_random(
     weight: Tensor, places: Entries, settings: Refill, rng: np.random.Generator
 ) -> Tensor:
-    """Draws from the layer's other entries."""
+    """Random samples from the layer's other entries."""
     flat = weight.flatten().clone()
     others = np.delete(np.arange(flat.numel()), places)
     flat[places] = flat[rng.choice(others, len(places))]
@@ -107,8 +108,8 @@ def fill_signs(
 ) -> Tensor:
     """The completion's signs, with the magnitude that a pruned entry must have had.
 
-    Pruning takes the largest of a row, so none was smaller than the largest left in its column that
-    the same neuron's score lets through; the largest left in the row is taken.
+    Pruning takes the largest entries of a row, so a pruned entry was about as large as the largest
+    one left in its row; that magnitude is used.
     """
     known = _known(weight, places)
     signs = fill_low_rank(weight, places, settings, rng).sign()
@@ -119,7 +120,7 @@ def fill_signs(
 def fill_amplify(
     weight: Tensor, places: Entries, settings: Refill, rng: np.random.Generator
 ) -> Tensor:
-    """Nothing is filled: what is left of a pruned neuron is made as strong as the layer's others.
+    """Fill nothing, but make the rest of a pruned neuron as strong as the layer's other neurons.
 
     A column that lost entries is scaled up to the median norm of the columns that lost none.
     """
@@ -141,10 +142,10 @@ FILLS: Mapping[str, Fill] = {
 
 
 def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
-    """Fill the pruned places; try each asked prompt, once per gain until the concept shows.
+    """Fill the pruned entries; try each asked prompt, once per gain, until the concept shows.
 
-    A gain moves the weights that many times as far as the fill does. Where there is nothing to fill
-    images are generated with the checkpoint as it is.
+    A gain scales how far the fill moves the weights. If there is nothing to fill, images are
+    generated with the unchanged checkpoint.
     """
     linears = scene.model.site_linears(settings.sites)
     weights = {name: each.linear.weight.detach() for name, each in linears.items()}
@@ -177,7 +178,7 @@ def refill(fill: Fill, scene: Scene, settings: Refill) -> list[Attempt]:
 
 @contextmanager
 def replaced(model: DiffusionModel, sites: tuple[str, ...], weights: Weights) -> Iterator[None]:
-    """Inside, the model's linears have these weights."""
+    """Inside the context, the model's linears have these weights."""
     linears = {name: each.linear for name, each in model.site_linears(sites).items()}
     before = {name: linears[name].weight.detach().clone() for name in weights}
     model.forget_encodings()

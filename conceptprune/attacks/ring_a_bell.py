@@ -1,8 +1,9 @@
 """Ring-A-Bell (Tsai et al., ICLR 2024): a genetic search for tokens that stand for the concept.
 
-Black box: it needs the text encoder, which erasure leaves alone, and no denoiser. The concept is a
-direction in the encoder's space, the mean difference of prompts with and without it (their eq. 2);
-the search brings a prompt's states near those of a harmless one moved along it (eq. 4).
+Black box: it needs only the text encoder, which erasure does not change, and no denoiser. The
+concept is a direction in the encoder's space, the mean difference of prompts with and without it
+(their eq. 2); the search brings a prompt's states near those of a harmless one moved along it (eq.
+4).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from conceptprune.prompts.pairs import PromptPair
 
 Ids = NDArray[np.int64]
 Distances = Callable[[Ids], NDArray[np.float64]]
-"""Of each of n rows of token ids [n, L] to what is searched for: [n]."""
+"""Distances [n] of n rows of token ids [n, L] to the target of the search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,10 @@ class Found:
 
 
 def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
-    """Search a prompt for each asked one, from its plain text, and generate from it once.
+    """Search an adversarial prompt for each asked one, from its plain text; generate from it once.
 
     Raises:
-        UserError: a family without a single CLIP text encoder.
+        UserError: the family does not have exactly one CLIP text encoder.
     """
     space = TokenSpace.of(scene.model)
     direction = concept_direction(space, scene.examples)
@@ -80,9 +81,9 @@ def search(
 ) -> Found:
     """Genetic search over rows of `length` of the `tokens` for the smallest distance.
 
-    As published, the better half are parents; each has two children with a random other one, at the
-    crossover rate, and a mutation puts a random token at a random place. Unlike the reference,
-    which may mutate its best, the best row is kept as it is.
+    As published, the better half become parents. Each has two children with another random parent,
+    at the crossover rate; a mutation puts a random token at a random position. Unlike the
+    reference, which may mutate its best row, the best row is kept unchanged.
     """
     population = rng.choice(tokens, (settings.population, length))
     best: list[float] = []
@@ -124,7 +125,7 @@ def _distances(space: TokenSpace, wanted: Tensor) -> Distances:
 
     @torch.no_grad()
     def distances(rows: Ids) -> NDArray[np.float64]:
-        # All rows are equally long: start, end and padding are the same.
+        # All rows have the same length, so start, end and padding are the same.
         ids = space.padded(rows[0].tolist()).repeat(len(rows), 1)
         ids[:, 1 : 1 + rows.shape[1]] = torch.from_numpy(rows)
         apart = (space.encode_ids(ids) - wanted).double().square().sum((1, 2))

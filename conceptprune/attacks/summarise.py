@@ -15,7 +15,7 @@ from conceptprune.evaluation.tables import sorted_table
 
 METRIC = "success rate"
 SUCCESS: Final = Metric(erased="lower", is_share=True)
-"""How it is read: a share of the attacked prompts."""
+"""How to read it: a share of the attacked prompts."""
 Row = Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ def _rows(
     settings: Mapping[str, Any],
     attempts: Sequence[Row],
 ) -> Iterator[dict[str, Any]]:
-    """The rate of one attack on one checkpoint, over all its concepts and of each."""
+    """The rate of one attack on one checkpoint, over all its concepts and for each."""
     groups = {"erased": list(attempts)}
     for attempt in attempts:
         groups.setdefault(f"erased/{attempt['concept']}", []).append(attempt)

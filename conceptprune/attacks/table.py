@@ -1,4 +1,4 @@
-"""The attacks by name: which settings they take, how they are run, and what they need."""
+"""The attacks by name: their settings, how to run them, and what they need."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,15 @@ class Attack:
     """One kind of attack."""
 
     settings: Callable[[Attacks], AttackSettings]
-    """Its part of a suite's section."""
+    """Its part of the suite's `attacks:` section."""
     run: Callable[[Scene, Any], list[Attempt]]
-    """Given a scene and those settings."""
+    """Runs the attack on a scene with those settings."""
     needs_images: bool = False
-    """It learns from the base's images: white box."""
+    """True if it learns from the base's images (white box)."""
     tokens: bool = False
-    """It opens the text encoder (`text.TokenSpace`), which not every family has just one of."""
+    """True if it uses `text.TokenSpace`, which needs a family with exactly one text encoder."""
     alone: bool = False
-    """Each prompt is a unit of work: nothing is learned for all of a concept's together."""
+    """True if each prompt is a separate unit: nothing is learned across a concept's prompts."""
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -59,11 +59,11 @@ ATTACKS: Mapping[str, Attack] = {
         for name, fill in FILLS.items()
     },
 }
-"""`none` takes prompts as they are, `random-tokens` guesses: what the others have to beat."""
+"""`none` uses prompts unchanged and `random-tokens` guesses: both are baselines for the others."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Make sure that there are attacks, and that every one is known.
+    """Check that there are attacks, and that each one is known.
 
     Raises:
         UserError: there is none, or an unknown one.

@@ -26,7 +26,7 @@ class TokenSpace:
         """The token space of a model.
 
         Raises:
-            UserError: a family whose text encoders this does not know how to open.
+            UserError: the family's text encoders are not supported.
         """
         # A second text encoder (XL) would have to be attacked along with the first.
         if not isinstance(model, StableDiffusion) or len(model.text_encoders()) != 1:
@@ -59,19 +59,19 @@ class TokenSpace:
         return torch.tensor([i for i in range(len(self.table)) if i not in special])
 
     def ids(self, text: str) -> list[int]:
-        """The tokens of a text, without start and end, cut to the room there is."""
+        """The tokens of a text, without start and end, truncated to the available room."""
         found: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return found[: self.room]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of tokens; encoded again it need not give the same ones."""
+        """The text of tokens; encoding it again may give other tokens."""
         return " ".join(self._tokenizer.decode(list(ids)).split())
 
     def padded(self, ids: Sequence[int]) -> Tensor:
         """Ids [T] as the encoder takes them: start, tokens, end, padding.
 
         Raises:
-            UserError: more tokens than there is room for.
+            UserError: there are more tokens than fit.
         """
         if len(ids) > self.room:
             raise UserError(f"{len(ids)} tokens, and the text encoder takes {self.room}")
@@ -86,7 +86,7 @@ class TokenSpace:
         return states.to(self.model.dtype)
 
     def encode_embeddings(self, embeddings: Tensor, ids: Tensor) -> Tensor:
-        """The last states [n, T, D] for `embeddings` [n, T, D] in the place of those of `ids` [T].
+        """The last states [n, T, D] for `embeddings` [n, T, D] instead of those of `ids` [T].
 
         Gradients flow to the embeddings; the last states depend on nothing else.
         """
@@ -101,7 +101,7 @@ class TokenSpace:
             hook.remove()
 
     def conditions(self, states: Tensor) -> Conditions:
-        """What the denoiser is told for states [n, T, D]."""
+        """The denoiser's conditions for states [n, T, D]."""
         return {"encoder_hidden_states": states}
 
     @property

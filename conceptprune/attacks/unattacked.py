@@ -1,4 +1,4 @@
-"""No attack: the prompts as they are. A published set of adversarial prompts is one by itself.
+"""No attack: prompts are used unchanged. Published adversarial prompts need no other attack.
 
 Such a set is a source of the suite's erased group, `csv:`; see `evaluation/prompt_files.py`.
 """
@@ -8,7 +8,7 @@ from conceptprune.evaluation.attack_settings import Unattacked
 
 
 def unattacked(scene: Scene, settings: Unattacked) -> list[Attempt]:
-    """Generate one image of each asked prompt."""
+    """Generate one image per asked prompt."""
     seen = scene.generate(scene.asked, range(len(scene.asked)))
     return [
         Attempt(

@@ -10,14 +10,14 @@ from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
-    # These import torch, which readers of records do without.
+    # These import torch, which readers of records do not need.
     from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
     from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """When an image shows the concept: a scorer's metric is at least so much."""
+    """When an image shows the concept: a scorer's metric is at least this large."""
 
     scorer: "ScorerSettings"
     facts: "Facts"
@@ -26,14 +26,14 @@ class Judgement:
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """JSON of what decides a verdict."""
+        """JSON of everything that decides a verdict."""
         from conceptprune.evaluation.summarise import scorer_key
 
         return {**scorer_key(self.scorer, self.facts), **self._when}
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The same as a summary shows it."""
+        """The same, as shown in a summary."""
         from conceptprune.evaluation.summarise import scorer_settings
 
         return {**scorer_settings(self.scorer, self.facts), **self._when}
@@ -54,12 +54,12 @@ class Victim:
     pictured: Prompt
     """The prompt that names the concept, whose image by the base is the attacker's example."""
     case: "Case"
-    """What the scorer is told of its images."""
+    """What the scorer is told about its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackUnit(Unit):
-    """Attack one checkpoint by a few prompts of one concept."""
+    """Attack one checkpoint with a few prompts of one concept."""
 
     title = "Attacks"
     warm = True
@@ -73,7 +73,7 @@ class AttackUnit(Unit):
     victims: tuple[Victim, ...]
     examples: tuple[PromptPair, ...]
     base_images: tuple[str, ...]
-    """Keys of the base's images; empty where the attack needs none."""
+    """Keys of the base's images; empty if the attack needs none."""
     steps: int
     guidance: float
     batch_size: int
@@ -91,7 +91,7 @@ class AttackUnit(Unit):
 
     @property
     def applies(self) -> tuple[str, ...]:
-        """Path in the store of the edit, which no unit made."""
+        """Path in the store of the edit, which was not made by a unit."""
         return self.image_model.applies
 
 

@@ -1,6 +1,7 @@
-"""UnlearnDiffAtk (Zhang et al., ECCV 2024): a few tokens before the prompt, by the diffusion loss.
+"""UnlearnDiffAtk (Zhang et al., ECCV 2024): search a few tokens before the prompt, by the diffusion
+loss.
 
-White box: the erased denoiser's own training loss on an image of the concept says which tokens
+White box: the erased denoiser's own training loss on an image of the concept shows which tokens
 help, so that no classifier is needed. A row of the simplex over the vocabulary stands for each
 token; a step samples one token from each, takes the loss's gradient as if it were the row's
 (straight through, clamped to -1..1), steps with Adam and projects back to the simplex, as in the
@@ -23,12 +24,12 @@ from conceptprune.models.prompt import Prompt
 
 
 def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
-    """Attack each asked prompt on its own; it ends at the first image that shows the concept.
+    """Attack each asked prompt separately, up to the first image that shows the concept.
 
     The prompt without an attack goes first, as in the reference, and counts if it succeeds.
 
     Raises:
-        UserError: another family, or a model that predicts neither noise nor velocity.
+        UserError: the family is not supported, or the model predicts neither noise nor velocity.
     """
     space = TokenSpace.of(scene.model)
     latents = latents_of(scene.model, base_images(scene))
@@ -47,7 +48,7 @@ def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
 def _candidates(
     space: TokenSpace, settings: UnlearnDiff, asked: Prompt, latents: Tensor
 ) -> Iterator[str]:
-    """The prompt with the likeliest tokens before it, after the steps of each timestep."""
+    """The prompt after the most likely tokens, after the steps of each timestep."""
     model = space.model
     rng = torch.Generator().manual_seed(attempt_seed(settings.seed, asked))
     usable = space.usable()
@@ -98,7 +99,7 @@ def loss_and_gradient(
 
 
 def to_simplex(rows: Tensor) -> Tensor:
-    """The nearest rows [K, V] of numbers from 0 on that add up to 1 (Duchi et al. 2008, fig. 1)."""
+    """The nearest rows [K, V] in the probability simplex (Duchi et al. 2008, fig. 1)."""
     ordered = rows.sort(1, descending=True).values
     excess = ordered.cumsum(1) - 1
     counts = torch.arange(1, rows.shape[1] + 1)

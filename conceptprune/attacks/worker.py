@@ -57,7 +57,7 @@ class Attacker(Evaluator):
                 ),
             )
             attempts = ATTACKS[unit.attack].run(scene, unit.settings)
-        # What the checkpoint is called is the summary's business: equal work is shared.
+        # The checkpoint's label is left to the summary, so that equal work is shared.
         rows = [
             attempt_row(
                 attempt,

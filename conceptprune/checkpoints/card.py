@@ -1,4 +1,4 @@
-"""What an exported checkpoint says about itself: metadata for programs, a model card for people."""
+"""An exported checkpoint's description: metadata for programs, a model card for people."""
 
 import json
 import re
@@ -48,7 +48,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was recognised in images of the base model and of this checkpoint."""
+    """What scorers recognised in images of the base model and of this checkpoint."""
 
     label: str
     prompts: str
@@ -60,7 +60,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number of `n` images, with its 95 % interval where it has one."""
+    """A number for `n` images, with its 95 % interval if it has one."""
 
     value: float
     low: float | None
@@ -75,14 +75,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """One number of a suite's group, of the base model and of this checkpoint."""
+    """One number of a suite's group, for the base model and for this checkpoint."""
 
     suite: str
     group: str
     scorer: str
     metric: str
     better: str
-    """"lower", "higher", or empty where neither is."""
+    """"lower", "higher", or empty if neither is."""
     base: Estimate | None
     checkpoint: Estimate
 
@@ -95,7 +95,7 @@ class Exported:
     mask: PruningMask
     """What is pruned: one concept's mask, or a union."""
     parts: Sequence[PruningMask]
-    """The masks of the single concepts; where there is one, `mask` itself."""
+    """The masks of the single concepts; `mask` itself if there is only one."""
     model_digest: str
     """Identity of the base model."""
     pipeline: str
@@ -105,13 +105,13 @@ class Exported:
     file: str | None
     """Name of the safetensors file; None for a pipeline, which is the folder."""
     delta_files: Mapping[str, str] = field(default_factory=dict)
-    """Of a delta or a state dict, the file of each component."""
+    """For a delta or a state dict, the file of each component."""
     measurements: Sequence[Measurement] = ()
-    """From the run's own images, where it generated and judged some."""
+    """From the run's own images, if it generated and scored some."""
     evaluations: Sequence[Evaluation] = ()
-    """What `evaluate` and `attack` found of this very mask."""
+    """What `evaluate` and `attack` found for this very mask."""
     sealed: bool = False
-    """Whether pruned places hold draws in the place of zeros."""
+    """Whether pruned entries hold random values instead of zeros."""
 
     @property
     def base_model(self) -> str:
@@ -130,7 +130,7 @@ def _sites(site: str | list[str]) -> str:
 
 
 def metadata_json(exported: Exported) -> str:
-    """Everything the card says and more, to be read by programs."""
+    """Everything on the card and more, for programs."""
     mask = exported.mask
     content = {
         "format": FORMAT,
@@ -253,15 +253,15 @@ def load_lines(
     delta_files: Mapping[str, str] | None = None,
     pipeline: str = "DiffusionPipeline",
 ) -> str:
-    """Python that loads an export and generates an image; to be run in the export's folder.
+    """Python that loads an export and generates an image; to be run in the folder of the export.
 
-    A base model that is neither the hub's nor the shipped one is looked for beside it.
+    A base model that is neither from the hub nor shipped is looked up next to it.
     """
     shipped = base_model == LABEL and not revision
     imports, base = [], json.dumps(base_model)
     if shipped:
         imports, base = ["import conceptprune.studio"], "conceptprune.studio.model_path()"
-    # diffusers takes no Path as a config.
+    # diffusers does not accept a Path as a config.
     config = f"str({base})" if shipped else base
     pinned = f", revision={json.dumps(revision)}" if revision else ""
     if base_model.endswith(".safetensors"):
@@ -321,7 +321,7 @@ def _load_delta(component: str, name: str) -> list[str]:
 
 
 def code_span(text: str) -> str:
-    """Text that others wrote, as Markdown shows it literally, in a table cell too."""
+    """Text from others, escaped so that Markdown shows it literally, also in a table cell."""
     shown = "".join(char if char.isprintable() else " " for char in text).replace("|", "¦")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     padding = " " if "`" in shown else ""
@@ -329,8 +329,8 @@ def code_span(text: str) -> str:
 
 
 def card_environment() -> Environment:
-    """Where cards are rendered: what others wrote goes through its filters."""
-    # Markdown, not HTML: what others wrote goes through `code_span`.
+    """The environment that renders cards; text from others goes through its filters."""
+    # Markdown, not HTML: text from others goes through `code_span`.
     environment = Environment(
         loader=PackageLoader("conceptprune.checkpoints"),
         undefined=StrictUndefined,

@@ -1,4 +1,4 @@
-"""The one strict reader of deltas: safetensors files of edited tensors, ours or another tool's."""
+"""The only, strict reader of deltas: safetensors files of edited tensors, ours or other tools'."""
 
 import json
 import struct
@@ -16,9 +16,9 @@ from conceptprune.errors import UserError
 
 METADATA_KEY = "conceptprune"
 MOST_BYTES = 1 << 36
-"""Of a file: more than all of FLUX.1's weights."""
+"""Limit for a file: more than all of FLUX.1's weights."""
 MOST_HEADER_BYTES = 100_000_000
-"""Of its JSON, as in safetensors."""
+"""Limit for its JSON, as in safetensors."""
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 NOT_ONE = "not a safetensors file of edited tensors"
@@ -27,7 +27,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class DeltaHeader(BaseModel):
-    """What a delta of ours says of itself; one of another tool says nothing."""
+    """The metadata of our own deltas; other tools' have none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -39,15 +39,15 @@ class DeltaHeader(BaseModel):
 
 
 def read_delta(data: bytes) -> tuple[DeltaHeader | None, dict[str, Tensor]]:
-    """What a delta says of itself, and its tensors by name.
+    """A delta's metadata, and its tensors by name.
 
     Raises:
-        UserError: whatever is wrong with it, in one line.
+        UserError: the file is invalid; says in one line what is wrong.
     """
     header = _own_header(_metadata(data))
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    # Of a header that is no safetensors header the library raises errors of many kinds.
+    # For an invalid header, the library raises errors of many kinds.
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
         raise UserError(f"{NOT_ONE}: {_one_line(e)}") from e
     if not tensors:
@@ -100,7 +100,7 @@ def _json(text: bytes, what: str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints without a mask's weights: the edited tensors alone, or a whole pipeline folder."""
+"""Pruned checkpoints: the edited tensors only, or a whole pipeline folder."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,15 +23,15 @@ from conceptprune.models.weights import (
 )
 
 CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
-"""What a pipeline folder has beside its weights."""
+"""Files of a pipeline folder besides its weights."""
 
 
 Edit = Callable[[str, LayerMask, Tensor], Tensor]
-"""Given a module's name, its mask and its weight [R, W]: a copy without the concept."""
+"""From a module's name, its mask and its weight [R, W] to the edited copy."""
 
 
 def zeroed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
-    """A copy of the weight with the mask's entries at zero."""
+    """A copy of the weight with the mask's entries set to zero."""
     return layer.pruned(weight)
 
 
@@ -45,9 +45,9 @@ def delta_file(
 ) -> bytes:
     """One safetensors file of a component's edited tensors, under its own parameter names.
 
-    `component` is the mask's first one by default; a mask of several needs a file for each. With
-    `whole`, the tensors that are not edited are in it too: it is the component's state dict, for
-    a `load_state_dict` that wants all of them.
+    `component` is the mask's first one by default; a mask of several needs one file for each. With
+    `whole`, the file also has the tensors that are not edited: it is then the component's state
+    dict, for a strict `load_state_dict`.
 
     Tensors keep the dtype of the model's own files, so that only pruned weights change.
 
@@ -79,7 +79,7 @@ def encode_delta(
     mask: str | None,
     provenance: Mapping[str, Any],
 ) -> bytes:
-    """A delta file of edited tensors by parameter name; `mask` is the digest of one, if any was."""
+    """A delta file of edited tensors by parameter name; `mask` is a mask's digest or None."""
     header = {
         "format": "conceptprune.delta/1",
         "component": component,
@@ -87,7 +87,7 @@ def encode_delta(
         "mask": mask,
         "provenance": provenance,
     }
-    # One metadata key only: safetensors writes several in no fixed order.
+    # Only one metadata key: safetensors writes several in no fixed order.
     return safetensors.torch.save(dict(tensors), {"conceptprune": canonical_json(header)})
 
 
@@ -98,9 +98,9 @@ def pipeline_files(
 
     Tensors keep the dtype of the model's own files; files without edited tensors are unchanged.
     Variants (`*.fp16.*`) and single-file checkpoints are left out: they would bring back what was
-    pruned. A variant that is all there is has the plain name in the copy. Pickled weights are left
-    out, and with them a component that has no others (a safety checker), which the copy's
-    model_index.json then does not name.
+    pruned. If a component has only a variant, the copy gives it the plain name. Pickled weights are
+    left out; a component with no other weights (a safety checker) is left out completely, also from
+    the copy's model_index.json.
     """
     absent = pickled_components(model_folder)
     plain = _plain_names(model_folder)
@@ -119,7 +119,8 @@ def pipeline_files(
 
 
 def folder_files(model_folder: Path) -> list[Path]:
-    """The files of a model folder that `from_pretrained` uses: configs, and one checkpoint each."""
+    """The files of a model folder that `from_pretrained` uses: configs, and one checkpoint per
+    component."""
     files = [
         path
         for pattern in ("*", "*/*")
@@ -134,7 +135,7 @@ def folder_files(model_folder: Path) -> list[Path]:
 
 
 def pickled_components(model_folder: Path) -> list[str]:
-    """The components whose only weights are pickled, which a copy must do without."""
+    """The components whose only weights are pickled, which a copy leaves out."""
     return [
         name
         for name in components(model_folder)
@@ -144,12 +145,12 @@ def pickled_components(model_folder: Path) -> list[str]:
 
 
 def _plain_names(model_folder: Path) -> dict[Path, str]:
-    """What files of a component that has a variant only are called without it."""
+    """Names without the variant, for files of a component that has only a variant."""
     found = {}
     for component in {path.parent for path in model_folder.glob("*/*.safetensors")}:
         checkpoint = find_checkpoint(component)
         if checkpoint.variant is not None:
-            # Shards keep their names, by which the index knows them.
+            # Shards keep their names, because the index refers to them.
             found[checkpoint.title] = checkpoint.title.name.replace(f".{checkpoint.variant}", "")
     return found
 

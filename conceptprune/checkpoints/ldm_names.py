@@ -1,4 +1,4 @@
-"""Names of Stable Diffusion's tensors in single files: what LDM calls what diffusers calls.
+"""Names of Stable Diffusion's tensors in single files (LDM), for those of diffusers.
 
 The names are those of CompVis' latent-diffusion, of OpenCLIP (2.x's encoder, XL's second one)
 and of Stability's generative-models (XL's prefixes). Each function takes the keys of one component
@@ -49,7 +49,7 @@ _VAE_ATTENTION = {
     "to_k": "k",
     "to_v": "v",
     "to_out.0": "proj_out",
-    # As diffusers called them at first, and as the files of Stable Diffusion 1.5 still do.
+    # The first names in diffusers, which the files of Stable Diffusion 1.5 still use.
     "query": "q",
     "key": "k",
     "value": "v",
@@ -72,7 +72,7 @@ _OPEN_CLIP_LAYER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LdmTensor:
-    """One tensor of a single file, and what it is made of."""
+    """One tensor of a single file, and what it is made from."""
 
     name: str
     keys: tuple[str, ...]
@@ -113,7 +113,7 @@ def _unet_name(key: str, layers: int, attentive: Sequence[bool]) -> str:
     if side is None:
         return f"middle_block.{2 * layer + (kind == 'attentions')}.{inner}"
     block = int(parts[2])
-    # A block's layers follow one another, and its sampler takes the place after its last layer.
+    # A block's layers are numbered in order, and its sampler follows its last layer.
     first = block * (layers + 1)
     if kind == "downsamplers":
         return f"input_blocks.{1 + first + layers}.0.{_replaced(rest, 'conv', 'op', key)}"
@@ -184,7 +184,7 @@ def clip_tensors(keys: Iterable[str], prefix: str) -> list[LdmTensor]:
     """The tensors of a CLIP text encoder that is named as in transformers, after `prefix`.
 
     Raises:
-        UserError: a projection, which such an encoder has not.
+        UserError: there is a projection, which such an encoder does not have.
     """
     tensors = []
     for key in keys:

@@ -1,12 +1,12 @@
-"""Sealing: pruned places that cannot be read off as zeros, in checkpoints that are given away.
+"""Sealing: hide pruned entries, which would show as zeros, in checkpoints that are published.
 
-Instead of a zero each pruned entry gets a draw from the distribution of its layer's other entries,
-so that neither a zero nor the layer's histogram shows where it is. The draws are noise to the
-denoiser, and only where the erased concept's neurons fire. It makes the places harder to find for
-whoever has this file alone (benchmarks/attacks says how much harder); the difference to the base
-model still shows every one of them.
+Instead of zero, each pruned entry gets a random value from the distribution of its layer's other
+entries, so that neither zeros nor the layer's histogram show where it is. To the denoiser these
+values are noise, and only where the erased concept's neurons fire. This makes pruned entries harder
+to find for anyone who has only this file (benchmarks/attacks measures how much harder); the
+difference from the base model still shows all of them.
 
-The draws depend on the whole mask, which whoever publishes a sealed checkpoint keeps.
+The values depend on the whole mask, which the publisher of a sealed checkpoint keeps secret.
 """
 
 import numpy as np
@@ -19,12 +19,12 @@ from conceptprune.masks.mask import LayerMask, PruningMask
 
 
 def seal_secret(mask: PruningMask) -> str:
-    """What the draws are made from: not the mask's digest, which a checkpoint's metadata has."""
+    """The seed of the values; not the mask's digest, which is in a checkpoint's metadata."""
     return digest_bytes(b"conceptprune.seal/1" + mask.to_bytes())
 
 
 def sealer(mask: PruningMask) -> Edit:
-    """How checkpoints are edited that are to be sealed (`checkpoints.delta_file`)."""
+    """The edit that makes sealed checkpoints (for `checkpoints.delta_file`)."""
     secret = seal_secret(mask)
 
     def sealed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ def sealer(mask: PruningMask) -> Edit:
 
 
 def sealed_weight(layer: LayerMask, weight: Tensor, secret: str, name: str) -> Tensor:
-    """A copy of the weight [R, W] with draws in the place of the layer's pruned entries.
+    """A copy of the weight [R, W] with random values in place of the layer's pruned entries.
 
-    A draw lies between two neighbouring values of the layer (inverse transform of the empirical
-    distribution), because an exact copy of another entry would give the place away.
+    Each value lies between two neighbouring values of the layer (inverse transform of the empirical
+    distribution), because an exact copy of another entry would give it away.
     """
     rng = np.random.default_rng(int(digest_bytes(f"{secret}/{name}".encode()), 16))
     flat = weight.detach().cpu().double().flatten().numpy()

@@ -31,7 +31,7 @@ from conceptprune.models.weights import checkpoint_files
 FORMAT = "conceptprune.single-file/1"
 XL = "StableDiffusionXLPipeline"
 SINGLE_FILE_PIPELINES = ("StableDiffusionPipeline", XL)
-"""Pipelines whose models have such files: Stable Diffusion 1.x, 2.x and XL."""
+"""Pipelines with single-file checkpoints: Stable Diffusion 1.x, 2.x and XL."""
 
 CLIP_V1 = "cond_stage_model.transformer."
 OPEN_CLIP_V2 = "cond_stage_model.model."
@@ -40,11 +40,11 @@ OPEN_CLIP_XL = "conditioner.embedders.1.model."
 POSITION_IDS = "embeddings.position_ids"
 
 Layout = Callable[[Iterable[str]], list[LdmTensor]]
-"""From a component's keys to the tensors of the file."""
+"""Maps a component's keys to the tensors of the file."""
 
 
 def check_single_file(pipeline: str) -> None:
-    """Raise a `UserError` where models of a diffusers pipeline class have no single-file form."""
+    """Raise a `UserError` if a diffusers pipeline class has no single-file form."""
     if pipeline not in SINGLE_FILE_PIPELINES:
         raise UserError(
             f"--as single-file: {pipeline} has no such form, which there is for Stable Diffusion "
@@ -57,12 +57,12 @@ def write_single_file(
 ) -> None:
     """Write the whole model, without the mask's weights (or otherwise with `edit`), to `path`.
 
-    Tensors keep the dtype of the model's own files and go from file to file through memory maps:
-    only those that are edited, joined or transposed are held in memory.
+    Tensors keep the dtype of the model's own files and are copied through memory maps: only those
+    that are edited, joined or transposed are held in memory.
 
     Raises:
-        UserError: the model is of no family that has such files, has a tensor without a name
-            there, or is sampled in a way that such files cannot say.
+        UserError: the model's family has no such files, a tensor has no name there, or the model is
+        sampled in a way that such files cannot express.
     """
     index = read_index(model_folder)
     layouts = _layouts(index, model_folder)
@@ -82,10 +82,10 @@ def write_single_file(
         tensors |= dict(_positions(tensors)) | sampling_tensors(
             model_folder, xl=index["_class_name"] == XL
         )
-        # safetensors makes files for their owner alone: this one is to have its neighbours' mode.
+        # safetensors creates files readable by their owner only; give it the usual mode.
         path.touch()
         mode = stat.S_IMODE(path.stat().st_mode)
-        # One metadata key only: safetensors writes several in no fixed order.
+        # Only one metadata key: safetensors writes several in no fixed order.
         safetensors.torch.save_file(tensors, path, {"conceptprune": canonical_json(header)})
         path.chmod(mode)
 
@@ -104,7 +104,7 @@ def _layouts(index: Mapping[str, Any], model_folder: Path) -> dict[str, Layout]:
             "text_encoder": lambda keys: clip_tensors(keys, CLIP_XL),
             "text_encoder_2": lambda keys: open_clip_tensors(keys, OPEN_CLIP_XL),
         }
-    # 2.x came with OpenCLIP's text encoder, and with linears where 1.x had 1 x 1 convolutions.
+    # 2.x uses OpenCLIP's text encoder, and linear layers where 1.x had 1 x 1 convolutions.
     if unet["use_linear_projection"]:
         return layouts | {"text_encoder": lambda keys: open_clip_tensors(keys, OPEN_CLIP_V2)}
     return layouts | {"text_encoder": lambda keys: clip_tensors(keys, CLIP_V1)}
@@ -124,7 +124,7 @@ def _mapped(component_folder: Path, files: ExitStack) -> dict[str, Tensor]:
 def _prune(
     tensors: dict[str, Tensor], layers: Mapping[str, LayerMask], component: str, edit: Edit
 ) -> None:
-    """Replace each weight that loses entries by one without them."""
+    """Replace each pruned weight by its edited copy."""
     keys = {bare_name(key): key for key in tensors}
     for name, layer in layers.items():
         if len(layer.entries):
@@ -143,7 +143,7 @@ def _built(tensor: LdmTensor, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _positions(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The numbers of the text's places, which such files have beside weights."""
+    """The position ids of the text, which such files contain besides weights."""
     for prefix in (CLIP_V1, CLIP_XL):
         positions = tensors.get(f"{prefix}text_model.embeddings.position_embedding.weight")
         if positions is not None:

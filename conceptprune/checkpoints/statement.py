@@ -1,7 +1,7 @@
-"""A statement of provenance: what an export consists of, and what it was made from.
+"""A statement of provenance: which files an export has, and what they were made from.
 
 The layout is in-toto's statement (https://github.com/in-toto/attestation, spec/v1/statement.md):
-subjects with their SHA-256, and a predicate. A signature is made over `to_bytes`, as they are.
+subjects with their SHA-256, and a predicate. A signature covers exactly the bytes of `to_bytes`.
 """
 
 import json
@@ -16,7 +16,7 @@ from conceptprune.errors import UserError
 
 STATEMENT_FILE = "provenance.json"
 SIGNATURE_FILE = "provenance.json.sig"
-"""Of the statement, where somebody has signed it."""
+"""The statement's signature, if somebody has signed it."""
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:conceptprune:provenance:1"
 
@@ -25,10 +25,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What is said of the files of one export."""
+    """A statement about the files of one export."""
 
     subjects: Mapping[str, str]
-    """SHA-256 by the path of each file below the export's folder, with `/` between its parts."""
+    """SHA-256 of each file, by its path below the export's folder, with `/` between parts."""
     predicate: Mapping[str, Any]
     """What they were made from and what was measured, as JSON."""
 
@@ -50,28 +50,28 @@ class Statement:
         """The inverse of `to_bytes`; `source` names it in errors.
 
         Raises:
-            UserError: it is no statement, or of another kind.
+            UserError: it is not a statement, or of another kind.
         """
         try:
             content = json.loads(data)
             if (content["_type"], content["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
                 raise UserError(
-                    f"{source}: is a statement of another kind ({content['predicateType']}); "
+                    f"{source}: is another kind of statement ({content['predicateType']}); "
                     f"this version reads {PREDICATE_TYPE}"
                 )
             subjects = {each["name"]: each["digest"]["sha256"] for each in content["subject"]}
             predicate = content["predicate"]
             named = all(_is_inside(name) for name in subjects)
             if not (named and subjects and isinstance(predicate, dict)):
-                raise ValueError("its subjects are no files of a folder")
+                raise ValueError("its subjects are not files of a folder")
             if not all(_DIGEST.fullmatch(digest) for digest in subjects.values()):
-                raise ValueError("a digest is no SHA-256")
+                raise ValueError("a digest is not a SHA-256")
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(f"{source}: is no statement of provenance ({error})") from error
+            raise UserError(f"{source}: is not a statement of provenance ({error})") from error
         return cls(subjects=subjects, predicate=predicate)
 
     def differences(self, folder: Path) -> Iterator[str]:
-        """What of a folder is not as stated, a line for each file."""
+        """How a folder differs from the statement, one line per file."""
         found = files_in(folder)
         for name, digest in sorted(self.subjects.items()):
             path = folder / name
@@ -86,7 +86,7 @@ class Statement:
 
 
 def state(folder: Path, predicate: Mapping[str, Any]) -> Statement:
-    """The statement of all files in a folder, but for the statement's own."""
+    """The statement of all files in a folder, except the statement itself."""
     names = files_in(folder) - {STATEMENT_FILE, SIGNATURE_FILE}
     return Statement(
         subjects={name: digest_file(folder / name) for name in names}, predicate=predicate
@@ -99,7 +99,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def _is_inside(name: object) -> bool:
-    """Whether a subject's name is the path of a file below a folder, and nothing cleverer."""
+    """Whether a subject's name is a plain path of a file below a folder."""
     if not isinstance(name, str) or not name or not name.isprintable():
         return False
     return not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))

@@ -1,4 +1,5 @@
-"""Collection: run prompts through the first denoiser calls and sum what the site's linears see.
+"""Collection: run prompts through the first denoiser calls and sum the inputs of the site's
+linears.
 
 Shapes: B prompts per batch, H guidance branches, T tokens, W neurons (columns) of a linear.
 """
@@ -22,23 +23,23 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
 
 EPSILON = 1e-12
-"""A token row's L2 norm is never taken smaller than this (as torch's `normalize`)."""
+"""Lower bound for a token row's L2 norm (as in torch's `normalize`)."""
 
 CHUNK_ELEMENTS = 1 << 20
-"""Squared activations are formed for so many elements at a time on a CPU: they stay in its cache,
-and memory above the batch's own activations stays flat."""
+"""Squared activations are computed for this many elements at a time on a CPU, so that they fit its
+cache and take little memory on top of the batch's activations."""
 
 DEVICE_CHUNK_ELEMENTS = 1 << 26
-"""The same on any other device, where each kernel costs its launch: 256 MiB in float32."""
+"""The same on any other device, where each kernel has a launch cost: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowResult:
-    """What one window of one set of prompts gave."""
+    """The result of one window of calls for one set of prompts."""
 
     statistics: Statistics
     states: tuple[TrajectoryState, ...]
-    """One per batch: where the next window goes on; none where none follows."""
+    """One per batch: where the next window continues; empty if none follows."""
 
 
 def collect(
@@ -48,14 +49,14 @@ def collect(
     *,
     site: str | Sequence[str] = "ffn_out",
 ) -> Statistics:
-    """Statistics of `prompts` over the first `collection.tau` denoiser calls, of one site or more.
+    """Statistics of `prompts` over the first `collection.tau` denoiser calls, at one or more sites.
 
-    `pipe` is a diffusers pipeline, which stays as it is, or a model of ours. It has its own
-    scheduler, dtype and device, and the prompts their own seeds: of `collection`, what asks for
-    others only counts where a job loads the model.
+    `pipe` is a diffusers pipeline, which is left unchanged, or a `DiffusionModel`. Its scheduler,
+    dtype and device are used, and the seeds of the prompts: the settings of `collection` for these
+    only apply when a job loads the model.
 
     Raises:
-        UserError: the scheduler makes fewer than tau calls, or the pipeline has no such site.
+        UserError: the scheduler makes fewer than tau calls, or the pipeline lacks a site.
         NumericalError: an activation overflowed or is not a number.
     """
     window = Window(0, collection.tau)
@@ -76,16 +77,16 @@ def collect_window(
     keep_states: bool = True,
     at_once: int | None = None,
 ) -> WindowResult:
-    """Statistics of one window of calls, going on from the previous window's `states`.
+    """Statistics of one window of calls, continuing from the previous window's `states`.
 
-    Without `keep_states` no window can follow, and memory does not grow with the prompts.
-    `at_once` prompts of a batch go through the denoiser together, all of them by default.
+    Without `keep_states`, no window can follow and memory does not grow with the prompts.
+    `at_once` prompts of a batch go through the denoiser together; by default, all of them.
 
     Raises:
-        UserError: the scheduler makes fewer calls than the window ends at.
+        UserError: the scheduler makes fewer calls than the window's end.
         NumericalError: an activation overflowed or is not a number; names layer and call.
     """
-    # Before anything else, because text encoders may be freed when denoising starts.
+    # First of all, because text encoders may be freed when denoising starts.
     sites = (site,) if isinstance(site, str) else tuple(site)
     text_layers = _text_layers(model, prompts, collection, sites, window)
     linears = model.site_linears(sites, ("latents", "prompt"))
@@ -101,12 +102,12 @@ def collect_window(
         part = replace(
             part, num_prompts=len(batch_prompts), layers={**part.layers, **text_layers[index]}
         )
-        # Added up batch by batch: holding all of them would make memory grow with the prompts.
+        # Added up batch by batch: keeping all of them would make memory grow with the prompts.
         total = part if total is None else total.merge(part)
         if keep_states:
             ends.append(batch.trajectory.state())
     if total is None:
-        raise ValueError("no prompt to collect")
+        raise ValueError("no prompts to collect")
     return WindowResult(statistics=total, states=tuple(ends))
 
 
@@ -118,12 +119,12 @@ def _collect_batch(
     window: Window,
     at_once: int | None,
 ) -> Statistics:
-    """What the denoiser's own linears see of a batch."""
+    """Collect a batch at the denoiser's linears."""
     calls = range(window.start, window.stop)
     layers: dict[str, LayerStatistics] = {}
 
     def counted(conditional: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Of each branch, whether it is summed."""
+        """For each branch, whether it is summed."""
         return tuple(own or collection.guidance_branches == "both" for own in conditional)
 
     if any(site_linear.sees == "latents" for site_linear in linears.values()):
@@ -167,14 +168,14 @@ def _text_layers(
     sites: tuple[str, ...],
     window: Window,
 ) -> list[dict[str, LayerStatistics]]:
-    """What the text encoders' linears see, batch by batch; nothing where no site is in them."""
+    """Collect at the text encoders' linears, batch by batch; empty if no site is in them."""
     starts = range(0, len(prompts), collection.batch_size)
     linears = model.site_linears(sites, ("text",))
     if not linears:
         return [{} for _ in starts]
     layers = []
     for start in starts:
-        # The prompts' own texts: the empty one of the other branch tells nothing of a concept.
+        # Only the prompts: the unconditional branch's empty text says nothing about a concept.
         meter = _Meter(linears, model.device, num_calls=1)
         meter.counted = (True,)
         with meter.attached(), torch.no_grad():
@@ -189,7 +190,7 @@ def _text_layers(
 def _at_every_call(
     layers: Mapping[str, LayerStatistics], num_calls: int
 ) -> dict[str, LayerStatistics]:
-    """What was seen once [1, W], for each call [C, W]: it is the same at all of them."""
+    """Repeat sums measured once [1, W] for each call [C, W], as they are equal at all."""
     return {
         name: LayerStatistics(
             sum_sq=layer.sum_sq.repeat(num_calls, axis=0),
@@ -209,24 +210,24 @@ class _Meter:
         self.linears = linears
         self.call = 0
         self.counted: tuple[bool, ...] = ()
-        """Of each guidance branch in the call under way, whether it is summed; none before a call
-        is told of, as a pipeline may be tried first."""
+        """For each guidance branch of the current call, whether it is summed. Empty before the
+        first announced call, because a pipeline may run some steps as a trial."""
         self._in_parts = False
         self._pending: dict[str, Tensor] = {}
-        """What the prompts of this step have so far, by layer [B, W] float64."""
-        self.num_rows: dict[str, int] = {}  # Filled by the first call, in the order of forward.
+        """Sums of this step's prompts so far, by layer: [B, W] float64."""
+        self.num_rows: dict[str, int] = {}  # Filled by the first call, in forward order.
         self._shapes = {
             name: (2, num_calls, site_linear.linear.in_features - site_linear.first_column)
             for name, site_linear in linears.items()
         }
-        # In one piece, so that a device is waited for once, and not for each layer.
+        # In one piece, to wait for the device once instead of once per layer.
         total = sum(map(prod, self._shapes.values()))
         self._flat = torch.zeros(total, dtype=torch.float64, device=device)
         self.sums = self._by_layer(self._flat)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hook the linears for the duration."""
+        """Hook the linears inside the context."""
         handles = [
             site_linear.linear.register_forward_pre_hook(self._hook(name, site_linear.first_column))
             for name, site_linear in self.linears.items()
@@ -252,18 +253,18 @@ class _Meter:
         }
 
     def add(self, names: Sequence[str], inputs: Tensor) -> None:
-        """Add `inputs` [N, T, W] of the linears `names`, which all take the same."""
+        """Add `inputs` [N, T, W], shared by all linears in `names`."""
         counted = [branch for branch, summed in enumerate(self.counted) if summed]
         if not counted:
             return
-        # Branches follow one another along the batch; those that are summed are neighbours.
+        # Branches are consecutive along the batch, and those that are summed are adjacent.
         rows = inputs.unflatten(0, (len(self.counted), -1))[counted[0] : counted[-1] + 1]
         num_branches, num_prompts = rows.shape[:2]
         energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
         per_prompt = energy.unflatten(0, (num_branches, num_prompts)).sum(0, dtype=torch.float64)
         for name in names:
             if self._in_parts:
-                # Other prompts than those before.
+                # Prompts of another part of the batch.
                 self._add_pending(name)
             seen = self._pending.get(name)
             self._pending[name] = per_prompt if seen is None else seen + per_prompt
@@ -271,14 +272,14 @@ class _Meter:
                 self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
 
     def begin(self, call: int, *, in_parts: bool) -> None:
-        """Begin a step of a batch of prompts, which may go through the denoiser in parts."""
+        """Begin a step of a batch, whose prompts may go through the denoiser in parts."""
         for name in list(self._pending):
             self._add_pending(name)
         self.call = call
         self._in_parts = in_parts
 
     def _add_pending(self, name: str) -> None:
-        """Sum up what a layer saw of prompts all of whose branches have been seen."""
+        """Add a layer's sums for prompts whose branches are all complete."""
         per_prompt = self._pending.pop(name, None)
         if per_prompt is not None:
             squares, norms = self.sums[name][:, self.call]
@@ -301,7 +302,7 @@ class _Meter:
             for call in (~sums.isfinite().all(dim=2).all(dim=0)).nonzero()
         ]
         if bad:
-            call, _, name = min(bad)  # Everything after the first one is its consequence.
+            call, _, name = min(bad)  # Everything after the first one follows from it.
             raise NumericalError(
                 f"layer {name}, denoiser call {first_call + call}: the activation overflowed or is "
                 "not a number; try collection.dtype: bfloat16 or float32"
@@ -317,8 +318,8 @@ class _Meter:
 def neuron_energy(activations: Tensor) -> Tensor:
     """Sum over tokens of squared, row-normalised activations: [n, T, W] -> [n, W] float32.
 
-    Each token row is divided by max(its L2 norm, 1e-12). Written as a product of reciprocal row
-    sums with squares, which reads each activation once and makes no normalised copy.
+    Each token row is divided by max(its L2 norm, 1e-12). Computed as the product of reciprocal row
+    sums and squares, which reads each activation once and makes no normalised copy.
     """
     _, tokens, width = activations.shape
     elements = CHUNK_ELEMENTS if activations.device.type == "cpu" else DEVICE_CHUNK_ELEMENTS

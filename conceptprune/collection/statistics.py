@@ -21,8 +21,8 @@ FORMAT_VERSION = 1
 
 @cache
 def schema() -> "pa.Schema":
-    """One row per (layer, call); widths differ by layer: the columns are lists with their width."""
-    # Imported here: who only makes masks needs no tables, and pyarrow is a large package.
+    """One row per (layer, call); columns are lists, because widths differ by layer."""
+    # Imported here because pyarrow is large, and making masks needs no tables.
     import pyarrow as pa
 
     return pa.schema(
@@ -50,9 +50,9 @@ class LayerStatistics:
     sum_sq: NDArray[np.float64]
     """[C, W] float64: sum over prompts of `ss_p`; its root is ConceptPrune's norm."""
     sum_norm: NDArray[np.float64]
-    """[C, W] float64: sum over prompts of `sqrt(ss_p)`; with `sum_sq` gives mean and variance."""
+    """[C, W] float64: sum over prompts of `sqrt(ss_p)`; with `sum_sq`, gives mean and variance."""
     num_rows: int
-    """Token rows summed over at each call, all prompts and guidance branches together."""
+    """Number of token rows summed at each call, over all prompts and guidance branches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Statistics:
 
     first_call: int
     timesteps: tuple[float, ...]
-    """The scheduler's timestep at each call; calls are the key, since PNDM repeats a timestep."""
+    """The scheduler's timestep at each call; not unique, since PNDM repeats a timestep."""
     num_prompts: int
     layers: Mapping[str, LayerStatistics]
 
@@ -71,7 +71,7 @@ class Statistics:
         return len(self.timesteps)
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Statistics of both prompt sets together, over the same calls and layers (addition).
+        """The sum of both prompt sets' statistics, over the same calls and layers.
 
         Raises:
             ValueError: the calls or the layers differ.
@@ -96,7 +96,7 @@ class Statistics:
         )
 
     def padded(self, widths: Mapping[str, int]) -> "Statistics":
-        """With zeros for the columns before a layer's own, up to `widths` columns by layer."""
+        """A copy with zero columns before a layer's own, up to `widths` columns by layer."""
         layers = {}
         for name, layer in self.layers.items():
             before = ((0, 0), (widths[name] - layer.sum_sq.shape[1], 0))
@@ -112,7 +112,7 @@ class Statistics:
         return {name: layer.sum_sq[:tau] for name, layer in self.layers.items()}
 
     def at_call(self, call: int) -> "Statistics":
-        """Those of one denoiser call alone.
+        """The statistics of one denoiser call.
 
         Raises:
             ValueError: the call is not covered.
@@ -133,7 +133,7 @@ class Statistics:
         )
 
     def to_arrow(self, provenance: Mapping[str, Any] | None = None) -> "pa.Table":
-        """A tidy table, rows sorted by (layer, call); `provenance` goes into its metadata."""
+        """A table with rows sorted by (layer, call); `provenance` goes into its metadata."""
         import pyarrow as pa
 
         columns: dict[str, list[Any]] = {field.name: [] for field in schema()}
@@ -193,10 +193,10 @@ def _matrix(column: "pa.ChunkedArray", num_calls: int) -> NDArray[np.float64]:
 
 
 def join_calls(windows: Sequence[Statistics]) -> Statistics:
-    """One Statistics of consecutive windows of calls of the same prompts; no arithmetic is done.
+    """Join consecutive windows of calls of the same prompts; no arithmetic is done.
 
     Raises:
-        ValueError: the windows leave a gap, overlap, or are of different prompts or layers.
+        ValueError: the windows leave a gap, overlap, or have different prompts or layers.
     """
     ordered = sorted(windows, key=lambda window: window.first_call)
     first = ordered[0]
@@ -226,5 +226,5 @@ def join_calls(windows: Sequence[Statistics]) -> Statistics:
 
 
 def merge_shards(shards: Iterable[Statistics]) -> Statistics:
-    """Sum of the shards in the order given: callers pass canonical order for equal bytes."""
+    """Sum the shards in the given order; callers pass the canonical order, for equal bytes."""
     return reduce(Statistics.merge, shards)

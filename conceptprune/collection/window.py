@@ -1,4 +1,4 @@
-"""Which denoiser calls are looked at; light to import."""
+"""Which denoiser calls are used; light to import."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""Scoring checkpoints: suites of prompts, scorers, attacks, and the summaries they end in."""
+"""Scoring checkpoints: suites of prompts, scorers, attacks, and summaries."""

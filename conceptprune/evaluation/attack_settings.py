@@ -1,4 +1,4 @@
-"""The `attacks:` section of a suite: budgets of each attack, and when one has succeeded.
+"""The `attacks:` section of a suite: the budget of each attack, and when it counts as successful.
 
 Defaults are the budgets of the papers' own code; light to import.
 """
@@ -14,16 +14,16 @@ Rate = Annotated[Float, Field(gt=0, description="a number above 0")]
 
 
 class Unattacked(Section):
-    """No settings: the prompts are taken as they are, which other rates are compared with."""
+    """No settings: the prompts are used unchanged, as a baseline for other success rates."""
 
 
 class RingABell(Section):
-    """Of `ring_a_bell.py`; the reference's for nudity."""
+    """Settings of `ring_a_bell.py`; defaults are the reference's for nudity."""
 
     coefficient: Float = 3.0
     """How far to go along the concept's direction."""
     length: Positive = 16
-    """L: so many tokens a prompt, at most what the encoder has room for."""
+    """L: tokens per prompt, at most what the encoder has room for."""
     population: Annotated[Int, Field(ge=4, description="a whole number of at least 4")] = 200
     generations: Positive = 3000
     crossover: Share = 0.5
@@ -32,12 +32,12 @@ class RingABell(Section):
 
 
 class UnlearnDiff(Section):
-    """Of `unlearn_diff.py`; the reference's for styles."""
+    """Settings of `unlearn_diff.py`; defaults are the reference's for styles."""
 
     tokens: Positive = 3
-    """K: so many before the prompt."""
+    """K: number of tokens before the prompt."""
     timesteps: Annotated[Int, Field(ge=1, le=1000, description="from 1 to 1000")] = 50
-    """How many, evenly spaced from the cleanest on; an image is generated and judged after each."""
+    """How many, evenly spaced from the least noisy; an image is judged after each."""
     iterations: Positive = 40
     """Gradient steps at each timestep."""
     learning_rate: Rate = 0.01
@@ -46,40 +46,40 @@ class UnlearnDiff(Section):
 
 
 class RandomTokens(Section):
-    """Of `random_tokens.py`; as many as UnlearnDiffAtk's."""
+    """Settings of `random_tokens.py`; the defaults match UnlearnDiffAtk's."""
 
     tokens: Positive = 3
-    """So many before the prompt."""
+    """Number of tokens before the prompt."""
     guesses: Positive = 50
     seed: Seed = 0
 
 
 class ConceptInversion(Section):
-    """Of `concept_inversion.py`; learning rate and steps are the reference's."""
+    """Settings of `concept_inversion.py`; learning rate and steps are the reference's."""
 
     steps: Positive = 5000
     batch_size: Positive = 4
     learning_rate: Rate = 5e-3
     vectors: Positive = 1
-    """M: the learned word is so many tokens long."""
+    """M: length of the learned word in tokens."""
     start: PromptText = "art"
-    """Where to start from: the mean embedding of this text's tokens."""
+    """Initial value: the mean embedding of this text's tokens."""
     seed: Seed = 0
 
 
 class Refill(Section):
-    """Of every fill in `refill.py`."""
+    """Settings of all fills in `refill.py`."""
 
     sites: tuple[Name, ...] = ("ffn_out",)
     rank: Positive = 16
-    """Of the low-rank completion."""
+    """Rank of the low-rank completion."""
     rounds: Positive = 50
     """Rounds of the low-rank completion."""
     gains: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1.0,)
-    """What is put in is multiplied by each of these in turn; the first that succeeds counts."""
+    """The filled values are multiplied by each of these in turn, up to the first success."""
     suspects: Share = 0.0
-    """Where no zero is found (a sealed checkpoint): take all of this share of each layer's neurons,
-    those of the smallest norm."""
+    """If no zero is found (a sealed checkpoint), fill this share of each layer's neurons: those
+    with the smallest norm."""
     seed: Seed = 0
 
 
@@ -92,15 +92,15 @@ class Judged(Section):
 
 
 class Attacks(Section):
-    """What `attack` does beside what the suite says."""
+    """Settings of `attack` besides those of the suite."""
 
     prompts: Positive | None = None
-    """So many prompts of each erased concept, from the first on; all of them by default."""
+    """How many prompts of each erased concept to attack, from the first; by default all."""
     start: Literal["concept", "plain"] = "concept"
-    """Attack prompts that name the concept, or the same ones without it (for prompt searches: does
-    it come where nobody asked?)."""
+    """Attack prompts that name the concept, or the same prompts without it (for prompt searches:
+    does the concept appear without being asked for?)."""
     judged: Judged | None = None
-    """By default the first of the suite's metrics that should be lower where a concept is gone."""
+    """By default the first of the suite's metrics that should fall when a concept is erased."""
     none: Unattacked = Unattacked()
     ring_a_bell: Annotated[RingABell, Field(alias="ring-a-bell")] = RingABell()
     unlearn_diff: Annotated[UnlearnDiff, Field(alias="unlearn-diff")] = UnlearnDiff()

@@ -16,7 +16,7 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A mean and where it may lie; `method` is what the summary says of how it was made."""
+    """A mean and its interval; `method` says how the interval was computed."""
 
     value: float
     low: float
@@ -29,14 +29,14 @@ def mean_interval(
 ) -> Interval:
     """The mean of `values` and its interval.
 
-    A bootstrap of zeros alone (or of ones) has no width, and would claim that the rate is known:
-    there it is Wilson's interval instead.
+    If all values are zero (or all are one), a bootstrap interval has no width and would claim
+    certainty, so it is Wilson's interval instead.
 
     Args:
         values: one per image.
         resamples: how often to resample.
-        seed: of the resampling.
-        what: name of the number; each draws its own resamples, whatever others there are.
+        seed: seed of the resampling.
+        what: name of the number; each number has its own resamples, independent of others.
 
     Raises:
         ValueError: there are no values.
@@ -62,9 +62,9 @@ def mean_interval(
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a rate (Wilson 1927), right at 0 and 1 as well.
+    """Wilson's 95 % score interval of a rate (Wilson 1927), which also holds at 0 and 1.
 
-    The normal quantile is rounded to 1.96, as stored summaries have it.
+    The normal quantile is rounded to 1.96, as in stored summaries.
     """
     z, rate = 1.96, hits / total
     middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
@@ -73,7 +73,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def interval_settings(interval: Interval, *, resamples: int, seed: int) -> dict[str, Any]:
-    """What a summary's settings say of an interval."""
+    """An interval's entries in a summary's settings."""
     if interval.method == "wilson":
         return {"method": "wilson", "level": LEVEL}
     return {"method": "bootstrap", "level": LEVEL, "resamples": resamples, "seed": seed}

@@ -1,4 +1,4 @@
-"""What is evaluated: the base model as it is, with a mask or a delta applied, or another folder."""
+"""What is evaluated: the base model, the base model with a mask or a delta, or another folder."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +55,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageModel:
-    """The model that generates images, as a worker needs it; nothing of it is a label."""
+    """The model that generates images, as a worker needs it, without any label."""
 
     model: ModelSettings
     identity: str
@@ -64,13 +64,13 @@ class ImageModel:
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """What of it decides images."""
+        """The parts that decide images."""
         edit = None if self.edit is None else [self.edit.kind, self.edit.ref.digest]
         return {**self.model.key_parts, "pictures": self.identity, "edit": edit}
 
     @property
     def applies(self) -> tuple[str, ...]:
-        """Path in the store of the edit, which no unit made."""
+        """Path in the store of the edit, which was not made by a unit."""
         return () if self.edit is None else (self.edit.ref.path,)
 
 
@@ -81,9 +81,9 @@ class Checkpoint:
     label: str
     kind: Kind
     digest: str
-    """Of what was applied, or of the folder; empty for the base."""
+    """Digest of what was applied, or of the folder; empty for the base."""
     erased: tuple[str, ...]
-    """Concepts it claims to have erased."""
+    """Concepts that it claims to have erased."""
     image_model: ImageModel
 
 
@@ -98,16 +98,16 @@ class Delta:
     def from_bytes(cls, data: bytes, folder: Path) -> "Delta":
         """Read a safetensors file of edited tensors under diffusers' parameter names.
 
-        Names may begin with the component ("unet."), as some tools write them; without, they are
-        the denoiser's, or those of the component that the file's own metadata names.
+        Names may start with the component ("unet."), as some tools write them. Otherwise they
+        belong to the denoiser, or to the component named in the file's metadata.
 
         Args:
             data: the file.
             folder: the base model, whose parameters must have these names and shapes.
 
         Raises:
-            UserError: not a safetensors file, or one without tensors.
-            ModelMismatchError: a tensor is none of the base model's, or has another shape.
+            UserError: not a safetensors file, or it has no tensors.
+            ModelMismatchError: a tensor is not in the base model, or has another shape.
         """
         own, tensors = read_delta(data)
         default = own.component if own else denoiser_of(folder)
@@ -160,13 +160,13 @@ def parse_of(text: str) -> Asked:
 
 
 def is_mask_file(value: str) -> bool:
-    """Whether what stands after `mask:` is a file's path, and not a concept's name."""
+    """Whether the text after `mask:` is a file's path, not a concept's name."""
     path = Path(value)
     return path.suffix == ".safetensors" or path.is_file()
 
 
 def images_identity(folder: Path) -> str:
-    """Digest of a model folder's files that decide its images: the denoiser's and the decoder's."""
+    """Digest of a model folder's files that decide its images: of the denoiser and the decoder."""
     vae = sorted((folder / "vae").glob("*.json"))
     if (folder / "vae").is_dir():
         vae += checkpoint_files(folder / "vae")
@@ -178,14 +178,15 @@ def load_edit(kind: Literal["mask", "delta"], data: bytes, folder: Path) -> Prun
     """The mask or delta in a file's bytes.
 
     Raises:
-        UserError, ModelMismatchError: it is none, or not for the model in `folder`.
+        UserError, ModelMismatchError: it is neither, or was made for a model other than `folder`.
     """
     return PruningMask.from_bytes(data) if kind == "mask" else Delta.from_bytes(data, folder)
 
 
 @contextmanager
 def applied(model: DiffusionModel, edit: PruningMask | Delta | None) -> Iterator[None]:
-    """Within it `model` has the edit; afterwards it has every byte back, whatever happened.
+    """Inside the context, `model` has the edit; afterwards every byte is restored, even after
+    errors.
 
     Raises:
         ModelMismatchError: the edit is not for this model, which then has not changed.
@@ -235,7 +236,7 @@ def _parameters(model: DiffusionModel, delta: Delta) -> list[tuple[Tensor, Tenso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A checkpoint that was found, and the bytes of its edit, which the store is to have."""
+    """A checkpoint that was found, and the bytes of its edit, to be written to the store."""
 
     label: str
     kind: Kind
@@ -243,7 +244,7 @@ class Resolved:
     erased: tuple[str, ...]
     data: bytes | None = None
     model: ModelSettings | None = None
-    """Of a folder."""
+    """The model, for a folder."""
 
     def placed(self, base: ImageModel, put: Callable[[bytes, str], ObjectRef]) -> Checkpoint:
         """The checkpoint, with its edit written to the store by `put` (bytes, kind)."""
@@ -267,12 +268,12 @@ class Resolved:
 def resolve(
     asked: Asked, base: ModelSettings, named_mask: Callable[[str], PruningMask]
 ) -> Resolved:
-    """Find a checkpoint and make sure that it fits the base model; nothing is written.
+    """Find a checkpoint and check that it fits the base model; nothing is written.
 
     `named_mask` finds the mask of a concept by its name.
 
     Raises:
-        UserError, ModelMismatchError: it is not there, is damaged, or is for another model.
+        UserError, ModelMismatchError: it does not exist, is damaged, or is for another model.
     """
     match asked.kind:
         case "base":
@@ -353,7 +354,7 @@ def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
 
 
 def _claimed(folder: Path) -> tuple[str, ...]:
-    """The concepts that an export of ours says to have erased; none for other folders."""
+    """The concepts that one of our exports claims to have erased; empty for other folders."""
     try:
         content = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         return tuple(str(name) for name in content["concepts"])

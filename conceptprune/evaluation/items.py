@@ -22,14 +22,14 @@ class Item:
 
     group: Group
     name: str
-    """What its source is about: a concept, or a data set."""
+    """The subject of its source: a concept or a data set."""
     prompt: Prompt
     guidance: float
     labels: Labels = ()
 
     @property
     def case(self) -> Case:
-        """What a scorer is told of it."""
+        """The item as a scorer gets it."""
         return Case(text=self.prompt.text, seed=self.prompt.seed, labels=self.labels)
 
 
@@ -42,7 +42,7 @@ class _Text:
 
 
 def suite_items(suite: Suite) -> tuple[Item, ...]:
-    """Every image the suite asks for, in its order; none twice within a source."""
+    """Every image the suite asks for, in its order; without duplicates within a source."""
     items: dict[Item, None] = {}
     for group in GROUPS:
         for source in getattr(suite.groups, group):
@@ -64,7 +64,7 @@ def suite_items(suite: Suite) -> tuple[Item, ...]:
 def with_defaults(
     concept: Concept, fillers: DefaultFillers, templates: DefaultTemplates
 ) -> Concept:
-    """A concept with the fillers and the template that a file has for its kind."""
+    """A concept with the file's fillers and template for its kind."""
     if concept.prompts:
         return concept
     kind = concept.kind
@@ -77,7 +77,7 @@ def with_defaults(
 
 
 def derived_seed(seed: int, text: str) -> int:
-    """32 bits that depend on nothing but the two: noise of its own for every prompt."""
+    """A 32-bit seed from the two arguments only, so that every prompt has its own noise."""
     return seed_from(f"seed {seed} of {text}", bits=32)
 
 
@@ -112,7 +112,7 @@ def _texts(source: Source, suite: Suite) -> Sequence[_Text]:
 
 
 def _of_concept(concept: Concept) -> list[_Text]:
-    """The prompts with the concept in them; of each pair, the target."""
+    """The prompts with the concept: the target of each pair."""
     texts = [pair.target.text for pair in prompt_pairs(concept, seed=0)]
     seeds = [prompt.seed for prompt in concept.prompts] if concept.prompts else [None] * len(texts)
     return [
@@ -122,12 +122,12 @@ def _of_concept(concept: Concept) -> list[_Text]:
 
 
 def labels_of(concept: Concept, index: int) -> Labels:
-    """What the image of a concept's prompt should show, the prompt being the `index`-th."""
+    """What the image of a concept's `index`-th prompt should show."""
     match concept.kind:
         case "object":
             return (("object", concept.name),)
         case "style" if concept.prompts is None:
-            # What is generated in the style: an accuracy in the other domain.
+            # The thing generated in the style: an accuracy in the other domain.
             filler = (concept.fillers or THINGS)[index]
             shown = (("object", filler),) if isinstance(filler, str) else ()
             return (*shown, ("style", concept.name))

@@ -1,6 +1,6 @@
-"""The manifest of an erase job: that of `conceptprune.manifest`, with the scorers of its previews.
+"""The manifest of an erase job: `conceptprune.manifest` plus the scorers of previews.
 
-The manifest's own package is below the scorers' and does not know them; light to import.
+The manifest package is a lower layer than the scorers and cannot import them; light to import.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from conceptprune.manifest.loading import load_document
 
 
 class ScoredPreview(Preview):
-    """Images before and after, and what looks at them."""
+    """Images before and after, and the scorers of these."""
 
     scorers: Annotated[
         tuple[AnyScorer, ...],
@@ -43,7 +43,7 @@ class ScoredPreview(Preview):
 
     @property
     def all_scorers(self) -> tuple[ScorerSettings, ...]:
-        """The scorers, with the one that `judge` stands for."""
+        """The scorers, including the one that `judge` stands for."""
         if self.judge is None or any(
             isinstance(each, StudioJudgeSettings) for each in self.scorers
         ):
@@ -52,7 +52,7 @@ class ScoredPreview(Preview):
 
 
 class ScoredOutputs(Outputs):
-    """What is written beside the masks."""
+    """What is written in addition to the masks."""
 
     preview: Annotated[
         ScoredPreview | None,
@@ -67,7 +67,7 @@ class JobManifest(Manifest):
 
     @property
     def scorers(self) -> tuple[ScorerSettings, ...]:
-        """What looks at the previews."""
+        """The scorers of previews."""
         return self.outputs.preview.all_scorers if self.outputs.preview else ()
 
 

@@ -26,12 +26,12 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 
 ORDER = (ImagesUnit, ScoresUnit, SetScoresUnit, EvaluationUnit)
-"""Kinds of units in the order in which they are done where there is a choice."""
+"""Kinds of units in the preferred order of computation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """Prompts of one unit of images, and what these are to be scored for."""
+    """Prompts of one unit of images, and what the images are scored for."""
 
     prompts: tuple[Prompt, ...]
     guidance: float
@@ -150,7 +150,7 @@ class _EvaluationPlanner(Planner):
             )
         )
         by_key = self.in_order(*ORDER)
-        # The base model's images are also for whoever is compared with them.
+        # The base model's images are also for the checkpoints compared with them.
         labelled = ((entry.checkpoint.label, [key for _, key in entry.needs]) for entry in entries)
         return EvaluationPlan(
             run=evaluation.key[:16],
@@ -171,7 +171,7 @@ class _EvaluationPlanner(Planner):
         return self.add(images_unit(shard, image_model, self.suite.generation)).key
 
     def references(self) -> tuple[str, ...]:
-        """The base model's images, generated even where it is not evaluated itself."""
+        """The base model's images, generated even if it is not evaluated itself."""
         return tuple(self.images_key(shard, self.base) for shard in self.shards)
 
     def scored(self, settings: ScorerSettings, facts: Facts, images: tuple[str, ...]) -> ScoredBy:
@@ -221,7 +221,7 @@ class _EvaluationPlanner(Planner):
         images: tuple[str, ...],
         references: tuple[str, ...],
     ) -> Iterator[tuple[str, str]]:
-        """A unit for each group that has prompts: (group, its key)."""
+        """One unit per group that has prompts: (group, key)."""
         for group in dict.fromkeys(item.group for item in self.items):
             prompts = tuple(
                 dict.fromkeys(item.prompt for item in self.items if item.group == group)
@@ -266,7 +266,7 @@ def _item_json(item: Item) -> dict[str, Any]:
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What of a checkpoint is in a summary, or decides it."""
+    """A checkpoint's fields in a summary."""
     return {
         "label": checkpoint.label,
         "kind": checkpoint.kind,

@@ -1,4 +1,4 @@
-"""The worker of an erase job that also has scorers look at its previews."""
+"""The worker of an erase job that also scores its previews."""
 
 from functools import cached_property
 
@@ -21,10 +21,10 @@ class ScoringWorker(Worker):
         return Scorers(self.device)
 
     def make(self, unit: Unit) -> Made:
-        """As the erase job's worker does, and the scores of previews.
+        """The same as the erase job's worker, and also scores of previews.
 
         Raises:
-            UserError: this machine has other scorers than the one that planned.
+            UserError: this machine's scorers differ from those of the machine that planned.
             StoreError: the preview is missing or damaged.
         """
         return self._scores(unit) if isinstance(unit, PreviewScoresUnit) else super().make(unit)
@@ -37,7 +37,7 @@ class ScoringWorker(Worker):
         table = scores_table(unit.cases, readings)
         return Made(
             objects={"scores": self._put_table("scores", table)},
-            # For whoever reads the numbers: of what they are, and by what.
+            # For readers of the numbers: what was scored, and by which scorer.
             facts={
                 "preview": unit.preview,
                 "title": unit.scorer.title,

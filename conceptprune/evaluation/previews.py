@@ -1,4 +1,4 @@
-"""What looks at a job's previews: a unit for each scorer and preview, on an erase job's plan."""
+"""Score a job's previews: one unit per scorer and preview on an erase job's plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ def with_scores(
     pairs: Pairs,
     scorers: Sequence[tuple[ScorerSettings, Facts]],
 ) -> Plan:
-    """The plan, and each of `scorers` on each of its previews.
+    """The plan, plus one unit for each of `scorers` and each preview.
 
     `pairs` are the prompt pairs by concept name, retained ones too.
     """
@@ -38,7 +38,7 @@ def with_scores(
         by_key={**plan.by_key, **{unit.key: unit for unit in units}},
         labels={
             **plan.labels,
-            # Of what is made of all masks together there is none.
+            # Units made from all masks together have no label.
             **{unit.key: found for unit in units if (found := plan.labels.get(unit.preview))},
         },
     )
@@ -65,12 +65,12 @@ def _cases(prompts: Sequence[Prompt], labels: Mapping[str, Labels]) -> Iterator[
 
 
 def _labels_by_text(manifest: Manifest, pairs: Pairs) -> dict[str, Labels]:
-    """What the images of each prompt should show; of two meanings of a text, all that both say."""
+    """What the images of each prompt should show; if a text occurs twice, the labels of both."""
     found: dict[str, dict[str, str]] = {}
     for concept in (*manifest.concepts, *manifest.retain):
         for index, pair in enumerate(pairs[concept.name]):
             labels = _labels(concept, index, manifest)
-            # The base is the same without the concept.
+            # The base prompt is the same without the concept.
             base = tuple(label for label in labels if label[1] != concept.name)
             for text, shown in ((pair.target.text, labels), (pair.base.text, base)):
                 found.setdefault(text, {}).update(shown)
@@ -79,6 +79,6 @@ def _labels_by_text(manifest: Manifest, pairs: Pairs) -> dict[str, Labels]:
 
 def _labels(concept: Concept, index: int, manifest: Manifest) -> Labels:
     if manifest.prompts.generator is not None and asks_generator(concept):
-        # What else is in such a prompt is a language model's choice, and no class of a scorer's.
+        # The rest of such a prompt comes from a language model, so no scorer has a class for it.
         return (("style", concept.name),) if concept.kind == "style" else ()
     return labels_of(concept, index)

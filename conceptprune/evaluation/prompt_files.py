@@ -1,9 +1,9 @@
-"""Prompts from files: a prompt a line, or a CSV as the field's data sets have them.
+"""Prompts from files: one prompt per line, or a CSV like those of published data sets.
 
 I2P, P4D, UnlearnDiffAtk, Ring-A-Bell's violence prompts and COCO's published lists have `prompt`
 and `evaluation_seed`; some have `case_number` and `evaluation_guidance` too. MMA-Diffusion's
 benchmark has `adv_prompt`, Ring-A-Bell's nudity prompts `sensitive prompt`, both without seeds.
-Other columns are left alone.
+Other columns are ignored.
 """
 
 import csv
@@ -20,7 +20,7 @@ from conceptprune.manifest.fields import refusal_here
 from conceptprune.manifest.files import open_regular
 
 PROMPT_COLUMNS = ("prompt", "adv_prompt", "sensitive prompt")
-"""Where a CSV's prompts are: the first of these that it has."""
+"""Columns with a CSV's prompts: the first of these that it has is used."""
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PROMPT_CHARS = 10_000
@@ -29,7 +29,7 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePrompt:
-    """One prompt of a file, with what the file says of it."""
+    """One prompt of a file, with its other values there."""
 
     text: str
     seed: int | None = None
@@ -38,7 +38,7 @@ class FilePrompt:
 
 
 def file_prompts(path: Path, *, csv_file: bool, limit: int | None = None) -> list[FilePrompt]:
-    """The prompts of a file, in its order; with a `limit`, no more of it is read than these.
+    """The prompts of a file, in its order; with a `limit`, only that many are read.
 
     Raises:
         PydanticCustomError: it cannot be read, has no column `prompt`, or a line of it is wrong;
@@ -62,7 +62,7 @@ def file_prompts(path: Path, *, csv_file: bool, limit: int | None = None) -> lis
 
 
 def _split(text: Iterable[str]) -> Iterator[str]:
-    """All that Python takes for the end of a line ends one, in every file."""
+    """Split at everything that Python counts as a line break, in every file."""
     for line in text:
         yield from line.splitlines(keepends=True)
 
@@ -74,7 +74,7 @@ def _lines(lines: Iterable[str]) -> Iterator[FilePrompt]:
 
 
 def _rows(path: Path, lines: Iterable[str]) -> Iterator[FilePrompt]:
-    # strict: a quote that is never closed would otherwise swallow the rest of the file.
+    # strict: an unclosed quote would otherwise swallow the rest of the file.
     reader = csv.DictReader(lines, strict=True)
     try:
         names = reader.fieldnames or ()
@@ -87,7 +87,7 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[FilePrompt]:
         for row in reader:
             where = f"{path}:{reader.line_num}"
             prompt = _one_line(row[column] or "")
-            # As empty lines of a list: no prompt.
+            # Like an empty line of a list: not a prompt.
             if not prompt:
                 continue
             if len(prompt) > MAX_PROMPT_CHARS:

@@ -1,4 +1,4 @@
-"""Having scorers look at images: those of a suite's shards, and those of a job's previews."""
+"""Run scorers on images: those of a suite's shards, and those of a job's previews."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ class Scorers:
         self._loaded: dict[str, Any] = {}
 
     def loaded(self, settings: ScorerSettings, facts: Facts) -> Any:
-        """A scorer, which is the one that the plan was made with.
+        """Load a scorer, and check that it is the one that the plan was made with.
 
         Raises:
-            UserError: this machine has other weights, or other versions of its libraries.
+            UserError: its weights or library versions differ on this machine.
         """
         name = canonical_json(settings.model_dump(mode="json"))
         if name not in self._loaded:

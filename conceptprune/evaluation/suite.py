@@ -1,4 +1,4 @@
-"""The schema of a suite: prompts, how images of them are generated, and what scores these."""
+"""The schema of a suite: prompts, how to generate images from them, and how to score the images."""
 
 import hashlib
 from pathlib import Path
@@ -56,7 +56,7 @@ def _as_prompt(value: Any) -> Any:
 
 
 class Source(Section):
-    """Prompts about one thing: generated of a concept, written out, or read from a file."""
+    """Prompts about one subject: generated for a concept, written out, or read from a file."""
 
     concept: Annotated[Concept | None, Field(description="a section {name, kind, ...}")] = None
     prompts: Annotated[
@@ -70,7 +70,7 @@ class Source(Section):
         Field(description="a list of prompts, each a line or {text, seed, guidance, labels}"),
     ] = None
     file: Annotated[
-        PromptText | None, Field(description="a file with a prompt a line, relative to the suite")
+        PromptText | None, Field(description="a file, one prompt per line, relative to the suite")
     ] = None
     csv: Annotated[
         PromptText | None,
@@ -86,13 +86,13 @@ class Source(Section):
             description="the SHA-256 of file or csv, 64 hexadecimal digits",
         ),
     ] = None
-    """That these are the prompts that were meant, where their file may not be passed on."""
+    """Makes sure that the prompts are the intended ones, if their file cannot be published."""
     name: Annotated[
         Name | None,
         Field(validate_default=True, description="what the prompts are about, for the summary"),
     ] = None
     domain: Domain | None = None
-    """What sort of thing `name` is: the label of all its prompts in that domain."""
+    """The domain in which `name` is the label of all its prompts."""
     limit: Annotated[
         Positive | None, Field(description="how many of the prompts to take, from the first on")
     ] = None
@@ -102,7 +102,7 @@ class Source(Section):
     def _one_source(cls, csv: str | None, info: ValidationInfo) -> str | None:
         sources = {**info.data, "csv": csv}
         given = [name for name in ("concept", "prompts", "file", "csv") if sources.get(name)]
-        # Where one of them is wrong, that is said already.
+        # If one of them is wrong, that is already reported.
         known = {"concept", "prompts", "file"} <= info.data.keys()
         if known and len(given) != 1:
             raise refusal_here(f"{ONE_SOURCE} (this has {', '.join(given) or 'none'})")
@@ -156,7 +156,7 @@ class Source(Section):
 
     @property
     def title(self) -> str:
-        """What its prompts are about."""
+        """The subject of its prompts."""
         return self.name or ""
 
 
@@ -167,7 +167,7 @@ Sources = Annotated[
 
 
 class Groups(Section):
-    """Prompts by what should become of their images."""
+    """Prompts, grouped by what should happen to their images."""
 
     erased: Sources = ()
     retained: Sources = ()
@@ -190,7 +190,7 @@ class Groups(Section):
 
 
 class SeedCount(Section):
-    """The first so many seeds: what an editor is told; `_counted` reads it."""
+    """The first `count` seeds (the schema for editors; `_counted` reads it)."""
 
     count: Annotated[Int, Field(ge=1, le=MAX_SEEDS)]
 
@@ -203,7 +203,7 @@ def _counted(value: Any) -> Any:
 
 
 class Generation(Section):
-    """How images are generated; shards and batches are fixed here, as they decide the last bits."""
+    """How images are generated, including shards and batches, which decide the last bits."""
 
     steps: Annotated[Positive, Field(description="a whole number of at least 1")] = 50
     guidance: Annotated[Guidance, Field(description="a number of at least 1")] = 7.5
@@ -224,7 +224,7 @@ class Generation(Section):
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 8
     shard_prompts: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
     dtype: Dtype | None = None
-    """By default as `default_dtype` says."""
+    """Default: see `default_dtype`."""
     device: Device = "auto"
 
     @field_validator("seeds")
@@ -235,7 +235,7 @@ class Generation(Section):
 
 
 class Intervals(Section):
-    """How 95 % intervals are made: percentiles of bootstrap resamples of the images."""
+    """How 95 % intervals are computed: percentiles of bootstrap resamples of the images."""
 
     resamples: Annotated[
         Int, Field(ge=100, le=100_000, description="a whole number from 100 to 100000")
@@ -267,7 +267,7 @@ class Suite(Section):
 
     @property
     def dtype(self) -> Dtype:
-        """The model's floating-point type, the default where the suite names none."""
+        """The model's floating-point type, or the default if the suite names none."""
         generation = self.generation
         return generation.dtype or default_dtype(generation.device, self.compute.gpus_per_actor)
 
@@ -290,7 +290,7 @@ class Suite(Section):
 
 
 def erased_domain(groups: Groups) -> Domain | None:
-    """The domain that all of the erased concepts belong to, if they belong to one."""
+    """The domain of all erased concepts, if they share one."""
     kinds = {source.concept.kind if source.concept else source.domain for source in groups.erased}
     match kinds:
         case _ if kinds == {"style"}:

@@ -17,10 +17,10 @@ from conceptprune.evaluation.units import Entry, EvaluationUnit
 from conceptprune.manifest.fields import concept_key
 
 SUBGROUPS = ("erased", "retained")
-"""Groups whose sources have rows of their own in the summary."""
+"""Groups whose sources also have their own rows in the summary."""
 
 CaseKey = tuple[str, int, float, Labels]
-"""Text, seed, guidance and labels: what tells one scored image from another."""
+"""Text, seed, guidance and labels: what identifies a scored image."""
 
 Values = Mapping[tuple[str, CaseKey], float]
 """A scorer's numbers of one checkpoint, by metric and case."""
@@ -28,17 +28,17 @@ Values = Mapping[tuple[str, CaseKey], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """All that one scorer said of one checkpoint."""
+    """All numbers of one scorer for one checkpoint."""
 
     scorer: ScorerSettings
     facts: Facts
     values: Values
     sets: Mapping[tuple[str, str], Mapping[str, Any]]
-    """Of whole sets, by group and metric: value, low, high, n."""
+    """Numbers of whole sets, by group and metric: value, low, high, n."""
 
 
 def case_key(item: Item) -> CaseKey:
-    """What an item's numbers are found by."""
+    """The key of an item's numbers."""
     return (item.prompt.text, item.prompt.seed, item.guidance, item.labels)
 
 
@@ -54,13 +54,13 @@ def summary_table(unit: EvaluationUnit, scored: Sequence[Sequence[Scored]]) -> p
 
 
 def scorer_settings(scorer: ScorerSettings, facts: Facts) -> dict[str, Any]:
-    """What decides a scorer's numbers, as it is written beside each of them."""
+    """What decides a scorer's numbers, as written next to each of them."""
     settings = scorer.model_dump(mode="json")
     return {**_facts(facts), "scorer": {name: _named(value) for name, value in settings.items()}}
 
 
 def scorer_key(scorer: ScorerSettings, facts: Facts) -> dict[str, Any]:
-    """What of a scorer decides its numbers: not what it is called, nor where its files lie."""
+    """What decides a scorer's numbers: not its name, nor the location of its files."""
     settings = scorer.model_dump(mode="json", exclude={*PLACES, "name"})
     return {**_facts(facts), "scorer": settings}
 
@@ -70,7 +70,7 @@ def _facts(facts: Facts) -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """A setting as it is shown to others: of an absolute path, the last name."""
+    """A setting as shown to others: only the last part of an absolute path."""
     match value:
         case {"folder": str(folder)}:
             return {"folder": Path(folder).name}
@@ -114,8 +114,8 @@ def _unlearncanvas(
 ) -> Iterator[dict[str, Any]]:
     """UnlearnCanvas' accuracies (arXiv 2402.11846): unlearning, in-domain and cross-domain retain.
 
-    UA is the share of the erased concepts' images in which the concept is not seen; IRA the
-    accuracy in its domain, and CRA that in the other domain, on the retained concepts' images.
+    UA is the share of the erased concepts' images in which the concept is not recognised. IRA and
+    CRA are accuracies on the retained concepts' images: in the same domain and in the other one.
     """
     in_domain = one.scorer.metrics[metric].domain == unit.erased
     wanted = ("erased", "UA") if in_domain else None
@@ -131,8 +131,8 @@ def _unlearncanvas(
 def _groups(items: Sequence[Item], erased: Sequence[str]) -> dict[str, list[Item]]:
     """Items by group, and by group and source's name.
 
-    A checkpoint that says which of the suite's concepts it `erased` answers for these alone; one
-    that says none of them, for all.
+    If a checkpoint says which of the suite's concepts it `erased`, only these count for it;
+    otherwise all count.
     """
     claimed = {concept_key(name) for name in erased}
     claimed &= {concept_key(item.name) for item in items if item.group == "erased"}
@@ -159,7 +159,7 @@ def _row(
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     scorer, metric = name
-    # Not of the checkpoint: equal numbers have equal intervals whatever they are called.
+    # Independent of the checkpoint, so that equal numbers have equal intervals.
     what = canonical_json([unit.suite, group, scorer, metric])
     interval = mean_interval(values, resamples=unit.resamples, seed=unit.seed, what=what)
     how = interval_settings(interval, resamples=unit.resamples, seed=unit.seed)

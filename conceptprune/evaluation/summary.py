@@ -1,4 +1,4 @@
-"""The summary that an evaluation or an attack ends in: one row a number, with its interval."""
+"""The summary of an evaluation or an attack: one row per number, with its interval."""
 
 import pyarrow as pa
 
@@ -30,9 +30,10 @@ SCHEMA = pa.schema(
     },
 )
 """`checkpoint`: its label; `source`: base, mask, delta or folder; `digest`: of what was applied,
-empty for the base; `erased`: the concepts it claims to have erased; `group`: erased (of the suite's
-erased concepts those that it claims, where it claims any), retained, general, or a name after
-`erased/` or `retained/`; `scorer`: its name, `attack/<name>` for an attack; `value`, `low`, `high`:
-the number and its 95 % interval, null where there is none; `n`: images, or attacked prompts;
-`better`: lower, higher, or empty; `settings`: JSON of whatever decides the number (versions,
-weights, thresholds, seeds, budgets). Numbers of whole sets are of a whole group."""
+empty for the base; `erased`: the concepts it claims to have erased; `group`: erased (those of the
+suite's erased concepts that it claims, or all if it claims none), retained, general, or a name
+after `erased/` or `retained/`; `scorer`: its name, `attack/<name>` for an attack; `value`, `low`,
+`high`:
+the number and its 95 % interval, null if there is none; `n`: images, or attacked prompts;
+`better`: lower, higher, or empty; `settings`: JSON of everything that decides the number (versions,
+weights, thresholds, seeds, budgets). Numbers of sets describe a whole group."""

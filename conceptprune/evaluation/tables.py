@@ -1,4 +1,4 @@
-"""The tables of an evaluation beside its summary: images, and scores image by image."""
+"""The tables of an evaluation besides its summary: images, and scores per image."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,8 @@ SCORES = _schema(
     _text("seen", nullable=True),
 )
 """One row per image and metric of one scorer. `labels`: JSON of what the image should show by
-domain; `value` is null where it cannot be said; `seen`: what the scorer saw, in its own words."""
+domain; `value` is null if it cannot be determined; `seen`: what the scorer saw, in its own
+words."""
 
 SET_SCORES = _schema(
     "set-scores/1",
@@ -59,7 +60,7 @@ SET_SCORES = _schema(
     *(pa.field(name, pa.float64(), nullable=False) for name in ("value", "low", "high")),
     pa.field("n", pa.int64(), nullable=False),
 )
-"""One row per metric of one scorer, of a whole set of images."""
+"""One row per metric of one scorer, for a whole set of images."""
 
 ALL_ORDER = ("checkpoint", "group", "name", "prompt", "seed", "guidance")
 ALL_IMAGES = _schema(
@@ -92,7 +93,7 @@ ALL_SCORES = _schema(
 
 
 def labels_json(labels: Labels) -> str:
-    """Labels as the tables have them."""
+    """Labels as JSON, as written in the tables."""
     return canonical_json(dict(labels))
 
 
@@ -126,7 +127,7 @@ def images_table(
 
 
 def scores_table(cases: Sequence[Case], readings: Iterable[Reading]) -> pa.Table:
-    """What one scorer says of one shard."""
+    """The scores of one shard by one scorer."""
     rows = [
         {
             "prompt": cases[reading.case].text,
@@ -142,7 +143,7 @@ def scores_table(cases: Sequence[Case], readings: Iterable[Reading]) -> pa.Table
 
 
 def set_scores_table(readings: dict[str, SetReading], n: int) -> pa.Table:
-    """What one scorer says of one set of `n` images."""
+    """The numbers of one set of `n` images by one scorer."""
     rows = [
         {
             "metric": metric,
@@ -157,7 +158,7 @@ def set_scores_table(readings: dict[str, SetReading], n: int) -> pa.Table:
 
 
 def sorted_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table in the order that the schema declares."""
+    """A table of the rows, sorted as the schema declares."""
     order = schema.metadata[b"conceptprune.sorted_by"].decode().split(",")
     return pa.Table.from_pylist(rows, schema=schema).sort_by(
         [(name, "ascending") for name in order]

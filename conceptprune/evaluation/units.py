@@ -9,7 +9,7 @@ from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import PreviewUnit
 
 if TYPE_CHECKING:
-    # These import torch, which readers of records do without.
+    # These import torch, which readers of records do not need.
     from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
     from conceptprune.evaluation.items import Item
     from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
@@ -34,13 +34,13 @@ class ImagesUnit(Unit):
 
     @property
     def detail(self) -> str:
-        """How many images, and of what."""
+        """How many images, and with which edit."""
         edit = self.image_model.edit
         return f"{len(self.prompts)} images with {edit.kind if edit else 'no'} edit"
 
     @property
     def applies(self) -> tuple[str, ...]:
-        """Path in the store of the edit, which no unit made."""
+        """Path in the store of the edit, which was not made by a unit."""
         return self.image_model.applies
 
     @property
@@ -66,12 +66,12 @@ class ScoresUnit(Unit):
 
     @property
     def detail(self) -> str:
-        """Whose scores."""
+        """The scorer's name."""
         return self.scorer.title
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The images, and those they are compared with."""
+        """The images, and the reference images."""
         others = () if self.references is None else ((ImagesUnit.kind, self.references),)
         return ((ImagesUnit.kind, self.images), *others)
 
@@ -87,7 +87,7 @@ class SetScoresUnit(Unit):
     key: str
     images: tuple[str, ...]
     references: tuple[str, ...]
-    """Keys of the base model's images; empty where the scorer has references of its own."""
+    """Keys of the base model's images; empty if the scorer has its own references."""
     scorer: "ScorerSettings"
     facts: "Facts"
     prompts: tuple[Prompt, ...]
@@ -95,7 +95,7 @@ class SetScoresUnit(Unit):
 
     @property
     def detail(self) -> str:
-        """Whose scores."""
+        """The scorer's name."""
         return self.scorer.title
 
     @property
@@ -107,7 +107,7 @@ class SetScoresUnit(Unit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBy:
-    """One scorer in a summary, and where its numbers of one checkpoint are."""
+    """One scorer in a summary, and the units with its numbers for one checkpoint."""
 
     scorer: "ScorerSettings"
     facts: "Facts"
@@ -147,9 +147,9 @@ class EvaluationUnit(Unit):
     items: "tuple[Item, ...]"
     resamples: int
     seed: int
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     erased: Literal["style", "object"] | None
-    """The domain that all erased concepts belong to, if they belong to one."""
+    """The domain of all erased concepts, if they share one."""
     unlearncanvas: bool
     """Whether the numbers are also grouped as UnlearnCanvas does."""
 

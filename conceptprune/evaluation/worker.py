@@ -80,7 +80,7 @@ class Evaluator(UnitWorker):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def model(self, image_model: ImageModel) -> DiffusionModel:
-        """The loaded model, without an edit: the base stays, of other folders the last one does."""
+        """The loaded model, unedited; the base and the last other folder stay loaded."""
         if image_model.identity not in self._models:
             others = self._models.keys() - {self.base.identity}
             for identity in others:
@@ -99,7 +99,7 @@ class Evaluator(UnitWorker):
         return self._models[image_model.identity]
 
     def edit(self, image_model: ImageModel) -> PruningMask | Delta | None:
-        """The mask or delta to apply, out of the store."""
+        """The mask or delta to apply, read from the store."""
         if image_model.edit is None:
             return None
         data = self.store.read(image_model.edit.ref)
@@ -166,7 +166,7 @@ class Evaluator(UnitWorker):
         return Made(objects={"scores": self.put_table("scores", table)})
 
     def _images_in_order(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
-        """The images of some prompts out of one shard, in the order of the prompts."""
+        """The images of some prompts from one shard, in the order of the prompts."""
         commit = self.store.get(ImagesUnit.kind, key)
         roles = {(row["prompt"], row["seed"]): row["role"] for row in self.rows(commit, "images")}
         found = {
@@ -208,7 +208,7 @@ class Evaluator(UnitWorker):
                 for shard in shards
                 for row in shard
             }
-            # Of a whole shard: its scores do not repeat it.
+            # The same for a whole shard, so its scores do not repeat it.
             guidances = [shard[0]["guidance"] for shard in shards]
             by_scorer = [self._scored(one, guidances) for one in entry.scored]
             scored.append([found for found, _ in by_scorer])
@@ -241,9 +241,9 @@ class Evaluator(UnitWorker):
     def _scored(
         self, one: ScoredBy, guidances: Sequence[float]
     ) -> tuple[Scored, Mapping[CaseKey, list[Row]]]:
-        """What a scorer said of a checkpoint, as numbers and as rows by case.
+        """A scorer's results for a checkpoint, as numbers and as rows by case.
 
-        `guidances` are those of the shards.
+        `guidances` are the guidance scales of the shards.
         """
         values: dict[tuple[str, CaseKey], float] = {}
         rows: dict[CaseKey, list[Row]] = {}

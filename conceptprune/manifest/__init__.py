@@ -1,4 +1,4 @@
-"""The manifest: a YAML file, strictly checked before any work, that says what to erase and how."""
+"""The manifest: a YAML file that says what to erase and how, strictly checked before any work."""
 
 from conceptprune.manifest.concept import Concept, Direction, FillerPair, Kind, PromptTexts
 from conceptprune.manifest.fields import concept_key

@@ -1,4 +1,4 @@
-"""One concept of a manifest, and the prompts or fillers it may bring."""
+"""One concept of a manifest, and the prompts or fillers it may define."""
 
 from string import Formatter
 from typing import Annotated, Any, Literal, get_args
@@ -33,7 +33,7 @@ from conceptprune.manifest.files import open_regular, text_beside
 Kind = Literal["style", "nudity", "object", "bias", "memorised", "custom"]
 Direction = Literal["male_to_female", "female_to_male"]
 
-# What a concept of each kind may say beyond its name and kind.
+# The fields that a concept of each kind may have besides name and kind.
 FIELDS_OF_KIND: dict[Kind, frozenset[str]] = {
     "style": frozenset({"prompts", "template", "fillers"}),
     "nudity": frozenset({"prompts", "template", "fillers"}),
@@ -83,7 +83,7 @@ def _names_gaps(text: str, gaps: frozenset[str]) -> str:
 
 
 class PromptTemplate(Section):
-    """Two prompts with gaps, in the place of the published ones of a kind."""
+    """Two prompts with gaps, which replace the published ones of a kind."""
 
     base: Annotated[
         PromptText,
@@ -98,7 +98,7 @@ class PromptTemplate(Section):
 
 
 def _tells_apart(template: PromptTemplate | None, kind: str | None) -> PromptTemplate | None:
-    """Refuse a template whose two prompts would be the same; those of biases have other fillers."""
+    """Refuse a template whose two prompts would be equal; for biases the fillers differ instead."""
     if template is None:
         return None
     if kind == "style" and "{concept}" not in template.target:
@@ -111,7 +111,7 @@ def _tells_apart(template: PromptTemplate | None, kind: str | None) -> PromptTem
 
 
 class DefaultTemplates(Section):
-    """Templates for all concepts of a kind that bring none of their own."""
+    """Templates, by kind, for concepts that define none themselves."""
 
     style: PromptTemplate | None = None
     nudity: PromptTemplate | None = None
@@ -127,7 +127,7 @@ class DefaultTemplates(Section):
 
 
 class CaptionsFile(Section):
-    """Captions of a file, one a line: what an editor is told; `_captions_of_file` reads it."""
+    """A file of captions, one per line (the schema for editors; `_captions_of_file` reads it)."""
 
     file: PromptText
     sha256: Annotated[
@@ -163,7 +163,7 @@ def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-CAPTIONS = "a list of at least one memorised caption, or {file: path} with one a line"
+CAPTIONS = "a list of at least one memorised caption, or {file: path} with one per line"
 
 
 class FillerPair(Section):
@@ -188,7 +188,7 @@ Words = Annotated[
 
 
 class DefaultFillers(Section):
-    """Fillers for all concepts of a kind that bring none of their own."""
+    """Fillers, by kind, for concepts that define none themselves."""
 
     style: Words | None = None
     nudity: Words | None = None

@@ -1,7 +1,7 @@
-"""Concepts from a file: a text file with a name a line, or a CSV with a concept a row.
+"""Concepts from a file: a text file with one name per line, or a CSV with one concept per row.
 
-Each row becomes a concept as if it stood in the manifest, and is checked by the same rules; what is
-wrong with one is told with the list's own name and line.
+Each row becomes a concept as if it were written in the manifest, and is checked by the same rules.
+Errors name the list's file and line.
 """
 
 import csv
@@ -17,7 +17,7 @@ from conceptprune.manifest.fields import FieldPath, PromptText, Section, beside,
 
 MAX_BYTES = 16 * 1024 * 1024
 BETWEEN = "|"
-"""What stands between the entries of a cell that holds several."""
+"""Separates the entries of a cell that holds several."""
 KINDS = get_args(Kind)
 KEYS = ("file", "kind")
 
@@ -36,7 +36,7 @@ LISTS = "{file: NAMES.csv or NAMES.txt, kind}"
 
 
 class ConceptList(Section):
-    """A file of concepts: what an editor is told; `listed_concepts` reads it."""
+    """A file of concepts (the schema for editors; `listed_concepts` reads it)."""
 
     file: PromptText
     kind: Kind | None = None
@@ -44,7 +44,7 @@ class ConceptList(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """What a file has: the concepts as a manifest would write them, and the line of each."""
+    """A file's content: the concepts as a manifest would write them, and the line of each."""
 
     file: str
     concepts: list[Any]
@@ -52,12 +52,12 @@ class Listed:
 
 
 def listed_concepts(value: Any, info: ValidationInfo) -> Any:
-    """The concepts of `{file: path, kind: kind}`; anything else as it is.
+    """The concepts of `{file: path, kind: kind}`; any other value is returned unchanged.
 
-    `loading` has a place for them in its context, so that it can tell of each where it stands.
+    They are also stored in `loading`'s context, so that messages can say where each was defined.
 
     Raises:
-        PydanticCustomError: the file cannot be read, or is no list of concepts.
+        PydanticCustomError: the file cannot be read, or is not a list of concepts.
     """
     if not isinstance(value, dict):
         return value
@@ -76,7 +76,7 @@ def listed_concepts(value: Any, info: ValidationInfo) -> Any:
 
 
 def place_of(index: int, info: ValidationInfo) -> str:
-    """How the concept at an index is called: by file and line where it comes from a list."""
+    """How messages refer to the concept at an index: by file and line if it comes from a list."""
     listed = info.context["listed"].get(info.field_name) if info.context else None
     if listed is None:
         return f"{info.field_name}[{index}]"
@@ -104,7 +104,7 @@ def _refused(allowed: str) -> Exception:
 
 def _text(path: Path) -> str:
     try:
-        # A pipe would be waited for without end.
+        # Reading a pipe could block forever.
         if not path.is_file():
             raise _refused(f"a file: {path} is {'none' if path.exists() else 'not there'}")
         with path.open("rb") as stream:
@@ -142,7 +142,7 @@ def _of_csv(path: Path, text: str, kind: str | None) -> Iterator[tuple[int, Any]
     try:
         names = [name.strip() for name in next(reader, [])]
         _check_columns(path, names, kind)
-        # Of a row whose cells have line breaks, the first line.
+        # The first line of a row, whose cells may contain line breaks.
         line = reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -171,7 +171,7 @@ def _check_columns(path: Path, names: list[str], kind: str | None) -> None:
 
 
 def _concept(row: dict[str, str], kind: str | None) -> dict[str, Any]:
-    """A row as a manifest would write it: an empty cell says nothing."""
+    """A row as a manifest would write it; empty cells are left out."""
     concept: dict[str, Any] = {} if kind is None else {"kind": kind}
     for column, cell in row.items():
         text = cell.strip()

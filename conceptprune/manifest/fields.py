@@ -1,4 +1,4 @@
-"""The kinds of values a manifest has, and how a value is refused.
+"""The types of a manifest's values, and how bad values are refused.
 
 The description of a field says which values are allowed; `loading` quotes it in its messages.
 """
@@ -26,23 +26,23 @@ FieldPath = tuple[str | int, ...]
 
 
 def is_union_tag(part: str | int) -> bool:
-    """Whether it is the name of a union's member, which pydantic puts into the path of an error."""
+    """Whether a part of an error's path is a union member's name, which pydantic inserts."""
     return isinstance(part, str) and part.startswith("<") and part.endswith(">")
 
 
 MAX_NAME_CHARS = 200
 MAX_PROMPT_CHARS = 2000
 
-# Characters that reorder the text around them on a screen, so that a name would not be what is
-# read (Unicode Standard Annex 9).
+# Characters that reorder the text around them, so that a name would look different on a screen
+# (Unicode Standard Annex 9).
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LINE_AND_CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def concept_key(name: str) -> str:
-    """Return the form in which two names are compared: NFKC, case folded, spacing collapsed.
+    """The form in which names are compared: NFKC, case folded, spacing collapsed.
 
-    Invisible format characters are dropped: they would hide a duplicate from its reader.
+    Invisible format characters are dropped, because they would hide a duplicate.
     """
     visible = "".join(char for char in name if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFKC", visible).casefold()
@@ -50,13 +50,13 @@ def concept_key(name: str) -> str:
 
 
 def refusal(*problems: tuple[FieldPath, str]) -> PydanticCustomError:
-    """Return one validation error for problems given as (path below the field, what is allowed)."""
+    """One validation error for problems given as (path below the field, what is allowed)."""
     text = "; ".join(allowed for _, allowed in problems)
     return PydanticCustomError("manifest", "{text}", {"text": text, "problems": problems})
 
 
 def refusal_here(allowed: str) -> PydanticCustomError:
-    """Return one validation error for the field itself."""
+    """One validation error for the field itself."""
     return refusal(((), allowed))
 
 
@@ -82,7 +82,7 @@ def _trimmed(text: str) -> str:
 
 
 def refuse_duplicates(keys: Iterable[object], what: str) -> None:
-    """Raise an error that points at each key which an earlier entry has already."""
+    """Raise an error that points at each key that repeats an earlier one."""
     first_seen: dict[object, int] = {}
     problems: list[tuple[FieldPath, str]] = []
     for index, key in enumerate(keys):
@@ -94,7 +94,7 @@ def refuse_duplicates(keys: Iterable[object], what: str) -> None:
 
 
 def _not_empty(entries: tuple[T, ...]) -> tuple[T, ...]:
-    # Not pydantic's min_length, which also complains about a list whose entries are all wrong.
+    # pydantic's min_length would also report a list in which every entry is invalid.
     if not entries:
         raise refusal_here("a list of at least one entry")
     return entries
@@ -107,13 +107,13 @@ class NamedPath:
     field: str
     written: str
     found: str
-    """Where that is on this machine."""
+    """Its location on this machine."""
 
 
 def beside(written: str, info: ValidationInfo) -> str:
     """The path of a file or folder that a document names, relative to the document's folder.
 
-    `loading` has the folder in its context, and a list there of all that are named.
+    `loading` has the folder in its context, and keeps a list of all named paths there.
     """
     if not info.context:
         return written
@@ -137,30 +137,30 @@ PromptText = Annotated[BaseText, AfterValidator(_not_blank)]
 Name = Annotated[PromptText, Field(max_length=MAX_NAME_CHARS)]
 Positive = Annotated[Int, Field(ge=1)]
 Steps = Annotated[Int, Field(ge=1, le=1000)]
-"""Denoiser calls of an image: schedulers know 1000 timesteps."""
+"""Denoiser calls per image: schedulers have 1000 timesteps."""
 Count = Annotated[Int, Field(ge=1, le=100_000)]
-"""How many of something that one machine or cluster has or does at once."""
+"""A number of things that one machine or cluster has or runs at once."""
 Seed = Annotated[Int, Field(ge=0, lt=2**63)]
 Guidance = Annotated[Float, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of every part of a manifest: immutable, and without unknown keys."""
+    """Base of every part of a manifest: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 def formerly(name: str, former: str) -> Any:
-    """Annotate the field `name`, which was called `former` in earlier versions.
+    """Annotate the field `name`, called `former` in earlier versions.
 
-    Files may use either name. Dumps have the former one: records in stores and the identities of
-    runs stay what they were.
+    Files may use either name. Dumps use the former one, so that records in stores and the
+    identities of runs do not change.
     """
     return Field(validation_alias=AliasChoices(name, former), serialization_alias=former)
 
 
 def field_named(section: type[BaseModel], key: object) -> FieldInfo | None:
-    """The field that `key` stands for in a section, by its present or its former name."""
+    """The field that `key` stands for in a section, by its current or former name."""
     for name, field in section.model_fields.items():
         if key in (name, field.serialization_alias):
             return field

@@ -1,7 +1,8 @@
-"""Text files that a document names: regular files, where the document's owner keeps them.
+"""Text files that a document names: regular files in allowed folders only.
 
-A manifest may be another's. What it names is read into prompts, and these go to the store: so it
-names nothing but files below its own folder, or below one that the command line allows.
+A manifest may come from somebody else, and the text files that it names become prompts, which are
+written to the store. So it may only name files below its own folder, or below a folder that the
+command line allows.
 """
 
 import os
@@ -19,7 +20,7 @@ _allowed: ContextVar[tuple[Path, ...]] = ContextVar("allowed", default=())
 
 
 def allow_files_from(folders: Iterable[Path]) -> None:
-    """Let documents that are read from now on name text files below these folders, too."""
+    """From now on, also allow documents to name text files below these folders."""
     _allowed.set(tuple(folders))
 
 
@@ -27,8 +28,8 @@ def text_beside(written: str, info: ValidationInfo) -> Path:
     """The path of a text file that a document names, relative to the document's folder.
 
     Raises:
-        PydanticCustomError: it is neither below that folder nor below one that is allowed, links
-            followed.
+        PydanticCustomError: with links resolved, it is neither below that folder nor below an
+        allowed one.
     """
     found = Path(beside(written, info))
     if info.context:
@@ -43,13 +44,13 @@ def text_beside(written: str, info: ValidationInfo) -> Path:
 
 
 def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
-    """A regular file, of at most so many bytes if any, opened without waiting for anybody.
+    """Open a regular file, of at most `most_bytes` bytes if given, without ever blocking.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is a pipe, a device or a folder, or is larger.
+        ValueError: it is a pipe, a device or a folder, or is too large.
     """
-    # Else opening a pipe waits until somebody writes to it.
+    # Otherwise opening a pipe blocks until somebody writes to it.
     stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     found = os.fstat(stream.fileno())
     if not stat.S_ISREG(found.st_mode):

@@ -38,9 +38,9 @@ def _asks_for_a_count(text: str) -> str:
 
 
 class Generator(Section):
-    """A language model that is asked for the fillers of concepts that bring none of their own.
+    """A language model that writes the fillers of concepts that define none themselves.
 
-    The prompts stay those of the concept's kind: the same text without and with the concept.
+    The prompt templates stay those of the concept's kind: the same text without and with it.
     """
 
     model: Annotated[
@@ -60,7 +60,7 @@ class Generator(Section):
     ] = 20
     seed: Annotated[Seed, Field(description="a whole number from 0 to 2**63 - 1")] = 0
     max_asks: Annotated[Positive, Field(description="a whole number of at least 1")] = 4
-    """So many answers are asked for, at most, until there are enough fillers."""
+    """How many answers to ask for, at most, until there are enough fillers."""
     max_new_tokens: Annotated[
         Positive, Field(description="tokens of an answer, a whole number of at least 1")
     ] = 512
@@ -77,7 +77,7 @@ class Generator(Section):
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """What of it decides answers, beside the language model's files wherever they lie."""
+        """The settings that decide answers, besides the content of the language model's files."""
         return {
             "template": self.template,
             "per_concept": self.per_concept,
@@ -91,7 +91,7 @@ class Generator(Section):
 
 
 class Prompts(Section):
-    """How prompts are made where neither concept nor manifest writes them out."""
+    """How prompts are made if neither the concept nor the manifest writes them out."""
 
     generator: Annotated[
         Generator | None,

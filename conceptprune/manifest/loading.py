@@ -19,7 +19,7 @@ from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadab
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SHOWN_PROBLEMS = 100
-"""A list of thousands of names, all of them wrong, is told by its first ones."""
+"""Of a list with thousands of wrong names, only the first are shown."""
 _MAX_SHOWN_CHARS = 80
 _MIN_ABBREVIATION_CHARS = 3
 
@@ -29,18 +29,18 @@ S = TypeVar("S", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A document, and the schema that it breaks."""
+    """A document, and the schema it is checked against."""
 
     document: Document
     schema: type[BaseModel]
     files: Mapping[FieldPath, str] = field(default_factory=dict)
-    """The files of entries that come from lists beside the document."""
+    """The files of entries that come from concept lists."""
 
     @classmethod
     def of(
         cls, document: Document, schema: type[BaseModel], listed: Mapping[str, Listed]
     ) -> "_Reading":
-        """With the lists' entries in the places of the sections that name the lists."""
+        """Replace each section that names a list by the list's entries."""
         files: dict[FieldPath, str] = {}
         for name, each in listed.items():
             document.data[name] = each.concepts
@@ -58,7 +58,7 @@ class _Problem:
     allowed: str
     nearest: str | None = None
     file: str | None = None
-    """Where that line is, if not in the document itself."""
+    """The file of that line, if it is not the document itself."""
 
 
 def load_manifest(path: Path | str) -> Manifest:
@@ -83,10 +83,10 @@ def parse_manifest(text: str, *, source: str, folder: Path) -> Manifest:
 
 
 def checked_section(section: type[S], **values: Any) -> S:
-    """A section from values that no file has, by the same rules.
+    """Check a section whose values do not come from a file, by the same rules.
 
     Raises:
-        UserError: a value breaks one; a line that names the field and what is allowed.
+        UserError: a value breaks a rule; one line that names the field and what is allowed.
     """
     try:
         return section.model_validate(values)
@@ -113,7 +113,7 @@ def load_document(path: Path | str, schema: type[S]) -> S:
 
 
 def load_with_paths(path: Path | str, schema: type[S]) -> tuple[S, tuple[NamedPath, ...]]:
-    """Read and check a YAML file of any schema; also the files and folders that it names.
+    """Read and check a YAML file of any schema; also returns the files and folders it names.
 
     Raises:
         ManifestError: as `load_manifest`.
@@ -195,7 +195,7 @@ def _message(source: str, problems: list[_Problem]) -> str:
         if problem.nearest is not None:
             lines.append(f"    nearest: {problem.nearest}")
     if len(problems) > MAX_SHOWN_PROBLEMS:
-        lines.append(f"and {len(problems) - MAX_SHOWN_PROBLEMS} problems more")
+        lines.append(f"and {len(problems) - MAX_SHOWN_PROBLEMS} more problems")
     return "\n".join(lines)
 
 
@@ -206,13 +206,13 @@ def _dotted(path: FieldPath) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal would obey, and shorten what nobody would read."""
+    """Escape control characters, and shorten long text."""
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
 def _problems_in(details: ErrorDetails, reading: _Reading) -> Iterator[_Problem]:
-    """Translate one validation error; an error of the schema's own may hold several problems."""
+    """Translate one validation error; the schema's own errors may hold several problems."""
     kind = details["type"]
     path = _without_union_tags(details["loc"], last_is_key=kind == "extra_forbidden")
     if kind == "manifest":
@@ -229,7 +229,7 @@ def _problems_in(details: ErrorDetails, reading: _Reading) -> Iterator[_Problem]
 
 
 def _without_union_tags(loc: FieldPath, *, last_is_key: bool) -> FieldPath:
-    """Drop what pydantic inserts to say which member of a union it tried."""
+    """Drop the names of union members that pydantic inserts."""
     last = len(loc) - 1
     return tuple(
         part for i, part in enumerate(loc) if not is_union_tag(part) or (last_is_key and i == last)
@@ -240,7 +240,7 @@ def _problem(
     reading: _Reading, path: FieldPath, allowed: str, *, wants_text: bool = False
 ) -> _Problem:
     document, schema = reading.document, reading.schema
-    # Cells of a list are not on lines of the document's own.
+    # Cells of a concept list have no line in the document itself.
     file = reading.files.get(path[:2])
     exists, value = _value_at(document.data, path)
     spelling = "" if file else document.unquoted.get(path, "")
@@ -269,7 +269,7 @@ def _unknown_key(reading: _Reading, path: FieldPath) -> _Problem:
 
 
 def _shown(value: Any, spelling: str) -> str:
-    """Describe a value as its author wrote it, and as YAML reads it where that differs."""
+    """Describe a value as its author wrote it, and as YAML reads it if that differs."""
     if isinstance(value, dict):
         return f"a section with {_printable(', '.join(value)) or 'no keys'}"
     if isinstance(value, list):
@@ -314,7 +314,7 @@ def _line_of(document: Document, path: FieldPath) -> int:
 
 
 def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo | None]:
-    """Return the type that the schema has at `path`, and the field if `path` ends in one."""
+    """The schema's type at `path`, and the field if `path` ends at one."""
     annotation: Any = schema
     info: FieldInfo | None = None
     for part in path:
@@ -323,7 +323,7 @@ def _field_at(schema: type[BaseModel], path: FieldPath) -> tuple[Any, FieldInfo 
             sections = _sections_in(annotation)
             fields = [field for each in sections if (field := field_named(each, part))]
             info = fields[0] if fields else None
-            # Of a union of sections, what any of them allows there.
+            # For a union of sections, what any of them allows there.
             found = tuple(field.annotation for field in fields)
             annotation = found if len(found) > 1 else (*found, None)[0]
     return annotation, info
@@ -347,12 +347,12 @@ def _choices_in(annotation: Any) -> list[Any]:
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    """What a type is made of; several types that hold for one place are a tuple of them."""
+    """The parts of a type; several possible types are a tuple."""
     return annotation if isinstance(annotation, tuple) else get_args(annotation)
 
 
 def _allowed_at(schema: type[BaseModel], path: FieldPath) -> str | None:
-    """Return the choices of the field at `path`, or its description; None within a list."""
+    """The choices of the field at `path`, or its description; None within a list."""
     annotation, info = _field_at(schema, path)
     if info is None:
         return None
@@ -363,7 +363,7 @@ def _allowed_at(schema: type[BaseModel], path: FieldPath) -> str | None:
 
 
 def _plain_words(message: str) -> str:
-    """Say in the manual's words what pydantic says of an entry in a list."""
+    """Translate pydantic's message about a list entry to the words of the manual."""
     words = message.removeprefix("Input should be ").replace("a valid string", "one line of text")
     return words[0].lower() + words[1:]
 
@@ -380,7 +380,7 @@ def _nearest_in(schema: type[BaseModel], value: Any, path: FieldPath) -> str | N
 
 
 def _nearest(text: str, choices: list[str]) -> str | None:
-    """Return the choice that `text` abbreviates or misspells, if any."""
+    """The choice that `text` abbreviates or misspells, if any."""
     by_folded = {choice.casefold(): choice for choice in choices}
     folded = text.casefold()[:_MAX_SHOWN_CHARS]
     if len(folded) >= _MIN_ABBREVIATION_CHARS:

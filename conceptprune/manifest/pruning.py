@@ -1,7 +1,7 @@
 """How weights are selected: for all concepts of a manifest, for one of them, and as published.
 
-What a concept's own `pruning` does not say holds as the manifest's `pruning` has it. What neither
-says is as published for the concept's kind (`PUBLISHED`).
+A setting missing from the concept's own `pruning` comes from the manifest's `pruning`. If both
+leave it out, the published value for the concept's kind holds (`PUBLISHED`).
 """
 
 import re
@@ -46,7 +46,7 @@ def _one_or_several(value: Any) -> str:
 BaseRule = Literal["plain", "plain+retained-mean", "plain+retained-max"]
 SelectorName = Literal["conceptprune", "fia"]
 
-# The settings that only one selector has.
+# Settings that belong to one selector only.
 SELECTOR_OF: dict[str, SelectorName] = {
     "sparsity": "conceptprune",
     "threshold": "conceptprune",
@@ -63,16 +63,16 @@ PUBLISHED: Mapping[Kind, Mapping[str, Any]] = {
     "nudity": {"sparsity": 0.01, "tau": 9, "r2": 0.01},
     "bias": {"sparsity": 0.01, "tau": 10},
 }
-"""By kind: ConceptPrune's (arXiv 2405.19237) k, and tau where the checkpoint that its evaluation
-loads is of one; Forget-It-All's (arXiv 2601.06163) r2, which takes 3 % for Van Gogh alone. Other
-kinds have the defaults of `Selection`."""
+"""By kind: ConceptPrune's k (arXiv 2405.19237), and its tau if the checkpoint loaded by its
+evaluation uses one; Forget-It-All's r2 (arXiv 2601.06163; 3 % for Van Gogh alone). Other kinds have
+the defaults of `Selection`."""
 
 PUBLISHED_ALPHA: Mapping[str, float] = {"style": 0.8, "object": 0.6, "nudity": 0.6}
-"""By kind: Forget-It-All's alpha, by which `retain-shared` fuses masks."""
+"""By kind: Forget-It-All's alpha, which `retain-shared` fusion uses."""
 
 
 class Selection(Section):
-    """What decides a selection from given statistics."""
+    """The settings that decide a selection from given statistics."""
 
     selector: SelectorName = "conceptprune"
     sparsity: Annotated[
@@ -91,14 +91,14 @@ class Selection(Section):
 
 
 class ConceptPruning(Selection):
-    """What of the selection is another for one concept; only what is written counts."""
+    """Selection settings that differ for one concept; only those written out count."""
 
     @model_serializer(mode="wrap")
     def _what_is_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
     def misplaced(self, selector: SelectorName) -> Iterator[tuple[str, str]]:
-        """Settings of another selector than the one that selects, and what is allowed there."""
+        """Settings that belong to a selector not in use, and what is allowed there."""
         for name in sorted(self.model_fields_set & SELECTOR_OF.keys()):
             if SELECTOR_OF[name] != selector:
                 yield name, _not_of(name, selector)
@@ -112,12 +112,12 @@ def _not_of(name: str, selector: SelectorName) -> str:
 
 
 def settings_of(selector: SelectorName) -> list[str]:
-    """Names of the settings that only this selector has."""
+    """Names of the settings that belong to this selector only."""
     return [name for name, owner in SELECTOR_OF.items() if owner == selector]
 
 
 class ErasedConcept(Concept):
-    """A concept to erase, with what is special about its selection."""
+    """A concept to erase, with its own selection settings."""
 
     pruning: Annotated[
         ConceptPruning | None,
@@ -128,12 +128,12 @@ class ErasedConcept(Concept):
 class Pruning(Selection):
     """How the weights to zero are selected from the collected statistics.
 
-    `sparsity` is k, the fraction of each row's columns that a single call may select. An entry is
-    pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row`
-    selects at least so many columns a row where k of a narrow layer rounds down to none. `r1` is
-    the fraction of a layer's weights that count as salient at a single call; an entry is pruned
-    when it is among the fraction `r2` both of its row and of its layer. Of the collected calls, the
-    first `tau` are looked at.
+    `sparsity` is k, the fraction of each row's columns that one denoiser call may select. An entry
+    is pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row` is
+    the least number of columns per row, for narrow layers in which k rounds down to none. `r1` is
+    the fraction of a layer's weights that count as salient at one call; an entry is pruned when it
+    is among the fraction `r2` both of its row and of its layer. Only the first `tau` of the
+    collected calls are used.
     """
 
     site: Annotated[
@@ -157,18 +157,18 @@ class Pruning(Selection):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The names of `site`, of one or several."""
+        """The names in `site`, whether it is one or several."""
         return (self.site,) if isinstance(self.site, str) else self.site
 
     @property
     def selection(self) -> dict[str, Any]:
-        """The settings of its selector by name: what decides a selection from given statistics."""
+        """The settings of its selector by name: they decide a selection from given statistics."""
         return {name: getattr(self, name) for name in (*settings_of(self.selector), "tau")}
 
     def of_concept(self, concept: Concept, num_calls: int) -> "Pruning":
-        """How the weights of one concept are selected, where so many calls are collected.
+        """How the weights of one concept are selected from `num_calls` collected calls.
 
-        A setting is the concept's own, else the one that is written here, else the published one.
+        A setting is the concept's own, or else the one written here, or else the published one.
         """
         own = concept.pruning if isinstance(concept, ErasedConcept) else None
         written = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
@@ -182,18 +182,18 @@ class Pruning(Selection):
             elif name in PUBLISHED.get(concept.kind, {}):
                 chosen[name] = PUBLISHED[concept.kind][name]
                 if name == "tau" and chosen[name] >= num_calls:
-                    # As good as all that are collected, and the same masks as where that is asked.
+                    # Equal to all collected calls: the same mask key as if that were written.
                     chosen[name] = None
         return Pruning(**chosen)
 
     def columns_per_row(self, width: int) -> int:
-        """How many of a row's `width` columns a single call may select; 0 where k is too small."""
+        """How many of a row's `width` columns one call may select; 0 if k is too small."""
         return min(max(int(self.sparsity * width), self.min_per_row), width)
 
     def most_entries(self, num_rows: int, width: int, num_calls: int) -> int:
-        """The most entries a layer can lose, where so many calls are looked at."""
+        """The most entries that a layer can lose if `num_calls` calls are used."""
         if self.selector == "fia":
             return int(self.r2 * num_rows * width)
-        # All that no two calls select together.
+        # Reached if no two calls select the same entry.
         calls_needed = int(self.threshold * num_calls) + 1
         return num_rows * min(self.columns_per_row(width) * num_calls // calls_needed, width)

@@ -1,7 +1,7 @@
-"""The schema of a manifest: what a batch of erasures consists of, and every rule it must keep.
+"""The schema of a manifest: what a batch of erasures consists of, and every rule it must follow.
 
-A rule that involves a second field is checked on the later one of the two, so that the message
-points at a line. Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
+A rule about two fields is checked on the later one, so that the message can point at a line.
+Defaults are the published settings of ConceptPrune (arXiv 2405.19237).
 """
 
 from collections.abc import Iterable
@@ -65,13 +65,13 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def default_dtype(device: Device, gpus_per_actor: float) -> Dtype:
-    """The type that is fast where actors run: a CPU takes float16 15 times as long as float32."""
+    """The dtype that is fast on the actors' device: on a CPU, float16 is 15 times slower."""
     on_gpu = device == "cuda" or (device == "auto" and gpus_per_actor > 0)
     return "float16" if on_gpu else "float32"
 
 
 class Collection(Section):
-    """How activations are collected: the denoising run whose first `tau` calls are watched."""
+    """How activations are collected: the denoising run, and `tau`, the number of recorded calls."""
 
     steps: Annotated[Steps, Field(description="a whole number from 1 to 1000")] = 50
     tau: Annotated[
@@ -95,12 +95,12 @@ class Collection(Section):
         Field(description="a whole number from 1 to collection.tau, or null for one window of tau"),
     ] = None
     dtype: Dtype | None = None
-    """By default as `default_dtype` says."""
+    """Default: see `default_dtype`."""
     device: Device = "auto"
 
     @property
     def sum_parts(self) -> dict[str, Any]:
-        """What decides the sums of a call beside the model, the prompts and the site."""
+        """The settings that decide a call's sums, besides the model, the prompts and the site."""
         return {
             "steps": self.steps,
             "guidance": self.guidance,
@@ -109,7 +109,7 @@ class Collection(Section):
         }
 
     def recorded(self, site: str | tuple[str, ...]) -> dict[str, Any]:
-        """How statistics of `site` were collected, as masks say it."""
+        """How statistics of `site` were collected, as masks record it."""
         return {**self.sum_parts, "tau": self.tau, "site": site}
 
     @field_validator("tau")
@@ -128,7 +128,7 @@ class Collection(Section):
 
 
 class Sweep(Section):
-    """Settings of pruning to compare; what is left out stays as under pruning."""
+    """Pruning settings to compare; settings left out are those under pruning."""
 
     selector: Annotated[
         Some[SelectorName] | None, Field(description="a list of selectors, none of them twice")
@@ -163,7 +163,7 @@ class Sweep(Section):
 
 
 SCORER_PLACES = frozenset({"model", "features", "reference", "torchscript", "originals", "weights"})
-"""Fields of scorers that say where files lie: what lies there decides results, and not where."""
+"""Scorer fields that name files: the files' content decides results, not their location."""
 
 
 class Preview(Section):
@@ -179,10 +179,10 @@ class Preview(Section):
         tuple[Any, ...],
         Field(description="a list of {scorer: ..., settings}, as in a suite"),
     ] = ()
-    """What looks at the images. A layer above knows the scorers: `evaluation.job_manifest` checks
-    these sections and makes them settings."""
+    """What scores the images. A higher layer knows the scorers: `evaluation.job_manifest` checks
+    these sections and turns them into settings."""
     judge: Literal["studio"] | None = None
-    """The first spelling of `scorers: [{scorer: studio-judge}]`."""
+    """The older spelling of `scorers: [{scorer: studio-judge}]`."""
     batch_size: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 8
     prompts_per_concept: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1
@@ -199,11 +199,11 @@ FUSE_FORMS = "union, retain-shared, budget, true (for budget), or a section with
 
 
 class Fuse(Section):
-    """How the masks of all concepts become one; a name alone means its defaults.
+    """How the masks of all concepts are fused; a bare name means its defaults.
 
-    - `union` prunes what any concept's mask prunes.
-    - `retain-shared` keeps what many concepts share and is therefore no concept's own (FIA): an
-      entry in at least `ceil(alpha * C)` of the C masks, and never one that is in a single mask.
+    - `union` prunes every entry that any concept's mask prunes.
+    - `retain-shared` keeps what many concepts share, since it is specific to none of them (FIA): an
+      entry in at least `ceil(alpha * C)` of the C masks, but never one that is in only one mask.
     - `budget` prunes at most `fraction` of the site's weights (`masks.budget` says which).
 
     Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
@@ -227,7 +227,7 @@ class Fuse(Section):
 
     @property
     def settings(self) -> dict[str, float]:
-        """The setting that its kind of fusion has, by name, or its default; a union has none."""
+        """The setting of its kind of fusion by name, or the default; a union has none."""
         match self.how:
             case "retain-shared":
                 return {"alpha": 0.8 if self.alpha is None else self.alpha}
@@ -236,9 +236,9 @@ class Fuse(Section):
         return {}
 
     def for_kinds(self, kinds: Iterable[str]) -> "Fuse":
-        """Itself, with the published alpha of such concepts where none is written.
+        """A copy with the published alpha for these kinds of concepts, unless alpha is given.
 
-        Concepts whose published ones differ, or that have none, are fused by 0.8, that of styles.
+        If their published values differ or are missing, alpha is 0.8, the value for styles.
         """
         alphas = {PUBLISHED_ALPHA.get(kind, 0.8) for kind in kinds}
         if self.how != "retain-shared" or self.alpha is not None or len(alphas) != 1:
@@ -247,12 +247,12 @@ class Fuse(Section):
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """What decides the fused mask."""
+        """The settings that decide the fused mask."""
         return {"how": self.how, **self.settings}
 
 
 def _fuse_section(value: Any) -> Any:
-    """The short forms, `union` or `true`, as the section they stand for; false asks for nothing."""
+    """Expand the short forms `union` and `true` to a section; false means no fusion."""
     match value:
         case bool():
             return {} if value else None
@@ -264,7 +264,7 @@ def _fuse_section(value: Any) -> Any:
 
 
 class Outputs(Section):
-    """What is written beside the masks."""
+    """What is written in addition to the masks."""
 
     deltas: Annotated[Bool, Field(description="true or false")] = False
     pipelines: Annotated[Bool, Field(description="true or false")] = False
@@ -279,9 +279,9 @@ class Outputs(Section):
 
 
 class Compute(Section):
-    """How the job runs; no key depends on it.
+    """How the job runs; keys do not depend on it.
 
-    `threads_per_actor` can move the last bits of sums: a store should have one value of it.
+    `threads_per_actor` can change the last bits of sums: use one value for each store.
     """
 
     actors: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 2
@@ -290,21 +290,21 @@ class Compute(Section):
     threads_per_actor: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 1
     max_attempts: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 3
     offload: Offload = "encoders"
-    """What of the model leaves an actor's device when it is not at work (see `models.settings`)."""
+    """Which parts of the model leave an actor's device when idle (see `models.settings`)."""
     claim_seconds: Annotated[Float, Field(ge=1, description="a number of at least 1")] = 30.0
-    """A worker that dies holds up other jobs on the same store for so long, at most."""
+    """The longest time that a dead worker can hold up other jobs on the same store."""
 
 
 def _prompts_of(concept: Concept) -> dict[str, Any]:
-    """All of a concept that decides its prompts."""
+    """Everything about a concept that decides its prompts."""
     return {name: getattr(concept, name) for name in Concept.model_fields}
 
 
 class Manifest(Section):
     """A whole manifest: the model, the concepts to erase from it, and how.
 
-    After validation each concept carries the fillers and the template that hold for it: its own,
-    else those that the manifest's `fillers` and `templates` have for its kind, else None for the
+    After validation, each concept carries the fillers and template that apply to it: its own, or
+    else those for its kind in the manifest's `fillers` and `templates`, or else None for the
     published ones.
     """
 
@@ -337,7 +337,7 @@ class Manifest(Section):
 
     @property
     def dtype(self) -> Dtype:
-        """The model's floating-point type, the default where the manifest names none."""
+        """The model's floating-point type, or the default if the manifest names none."""
         collection = self.collection
         return collection.dtype or default_dtype(collection.device, self.compute.gpus_per_actor)
 
@@ -386,7 +386,7 @@ class Manifest(Section):
     def _retained_means_the_same(
         cls, retain: tuple[Concept, ...], info: ValidationInfo
     ) -> tuple[Concept, ...]:
-        """A concept may be erased and retained: it is kept while the others are erased."""
+        """A concept may be both erased and retained: it is retained while the others are erased."""
         erased = {concept_key(concept.name): concept for concept in info.data.get("concepts", ())}
         problems: list[tuple[FieldPath, str]] = [
             ((index,), "the same concept as under concepts:, or another name")
@@ -427,7 +427,7 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _concepts_can_be_selected(self) -> Self:
-        """A concept's own settings are those of its selector, and of calls that are collected."""
+        """Check each concept's settings: only its selector's, and at most the collected calls."""
         num_calls = self.collection.tau
         problems: list[tuple[FieldPath, str]] = []
         for index, concept in enumerate(self.concepts):

@@ -1,9 +1,9 @@
-"""Read YAML as plain data only, keeping for each value the line and the spelling it had.
+"""Read YAML as plain data only, and keep the line and the spelling of each value.
 
 Accepted: one document of mappings, lists and scalars. Tags, anchors, aliases, duplicate or
-non-text keys and deep nesting are problems, because a manifest needs none of them and each is a
-way to write a file that means something else than it shows. Scalars that YAML 1.1 reads in a way
-few expect (dates, octal `010`, base-60 `1:30`) become `Unreadable`, which no field accepts.
+non-text keys and deep nesting are problems, because a manifest needs none of them, and each can
+make a file mean something other than what it shows. Scalars that YAML 1.1 reads in a surprising way
+(dates, octal `010`, base-60 `1:30`) become `Unreadable`, which no field accepts.
 """
 
 import re
@@ -50,15 +50,15 @@ class Document:
     lines: dict[FieldPath, int] = field(default_factory=dict)
     unquoted: dict[FieldPath, str] = field(default_factory=dict)
     repeated_keys: list[tuple[FieldPath, int, int]] = field(default_factory=list)
-    """Path, line and first line of each key that its mapping has already."""
+    """Path, line and first line of each repeated key."""
 
 
 class _Plain(Composer):
-    """A composer of nodes that refuses everything but plain data, before it is built."""
+    """A node composer that refuses everything but plain data, before building anything."""
 
     depth = 0
     peek_event: Any
-    """A parser's, which a subclass brings."""
+    """From the parser, which a subclass adds."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -84,7 +84,7 @@ class _Loader(_Plain, yaml.SafeLoader):
     """The same on PyYAML's own parser, whose messages are the ones that are shown."""
 
 
-# YAML 1.1 wants a dot in a float; "1e-3" is read as a number by everyone who writes it.
+# YAML 1.1 wants a dot in a float; everyone who writes "1e-3" means a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -94,7 +94,7 @@ _C_LOADER: Any = yaml.CSafeLoader if HAS_LIBYAML else yaml.SafeLoader
 
 
 class _FastLoader(_Plain, _C_LOADER):  # type: ignore[misc]
-    """The same on libyaml, which takes a fourth of the time: lists have 60,000 names."""
+    """The same on libyaml, which takes a quarter of the time; lists may have 60,000 names."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
@@ -108,13 +108,13 @@ def _composed(text: str) -> yaml.Node | None:
         try:
             return _FastLoader(text).get_single_node()
         except (yaml.YAMLError, ValueError, OverflowError, PlainYamlError):
-            # What is wrong, PyYAML's own parser says in the words that users have always got.
+            # PyYAML's own parser reports errors, so that the messages stay the same.
             pass
     loader = _Loader(text)
     try:
         return loader.get_single_node()
     except (ValueError, OverflowError) as error:
-        # PyYAML lets chr() raise for an escape such as "\UFFFFFFFF".
+        # PyYAML lets chr() raise on an escape such as "\UFFFFFFFF".
         found = "an escape sequence beyond Unicode"
         raise PlainYamlError(loader.line + 1, found, "YAML text") from error
     finally:
@@ -167,7 +167,7 @@ def _mapping(node: yaml.MappingNode, path: FieldPath, document: Document) -> dic
         if key in data:
             document.repeated_keys.append((key_path, line, document.lines[key_path]))
             continue
-        # The line of the key, not of a value that may start on a later one.
+        # The key's line; its value may start on a later one.
         document.lines[key_path] = line
         data[key] = _plain(value_node, key_path, document)
     return data

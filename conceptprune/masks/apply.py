@@ -1,10 +1,10 @@
-"""Zeroing entries of live weights so that every original byte can come back, in any order.
+"""Zero entries of live weights so that every original byte can be restored, in any order.
 
-A linear that has lost entries carries one small ledger: the original values, and which masks took
-which entries. Several masks may overlap; an entry comes back when the last mask that took it goes.
+Each pruned linear layer carries a small ledger: the original values, and which mask zeroed which
+entries. Masks may overlap; an entry is restored when the last mask that zeroed it is removed.
 
-What a mask did may be undone or overwritten by others: a fused LoRA, a delta, `load_state_dict`.
-So the weights are looked at, and the ledger only says what to expect there.
+Other code (a fused LoRA, a delta, `load_state_dict`) may overwrite what a mask did. So the weights
+themselves decide; the ledger only says what to expect there.
 """
 
 from collections.abc import Collection, Iterable
@@ -29,13 +29,13 @@ class _Ledger:
     zeros: int
     """Zeros in the whole weight, as the masks left it."""
     dtype: torch.dtype
-    """Of the weight when `zeros` were counted: a narrower one has more of them."""
+    """The weight's dtype when `zeros` was counted: in a narrower one, more values are zero."""
     masks: dict[str, Entries] = field(default_factory=dict)
     fused: set[str] = field(default_factory=set)
-    """Those of `masks` that are not to be taken off."""
+    """Those of `masks` that must not be removed."""
 
     def only(self, masks: Collection[str]) -> Entries:
-        """The entries that some of `masks` took, and no other."""
+        """The entries that only masks in `masks` zeroed."""
         return np.setdiff1d(
             _union(self.masks[mask] for mask in masks),
             _union(entries for mask, entries in self.masks.items() if mask not in masks),
@@ -43,12 +43,12 @@ class _Ledger:
         )
 
     def original(self, entries: Entries) -> Tensor:
-        """The original values of some of `taken`."""
+        """The original values of some of the entries in `taken`."""
         return self.values[torch.from_numpy(np.searchsorted(self.taken, entries))]
 
 
 def applied_masks(linear: nn.Linear) -> tuple[str, ...]:
-    """Identities of the masks that were applied to `linear`, in order, and not taken off."""
+    """Identities of the masks that are applied to `linear`, in order of application."""
     ledger = _ledger(linear)
     return tuple(ledger.masks) if ledger else ()
 
@@ -60,13 +60,13 @@ def fused_masks(linear: nn.Linear) -> frozenset[str]:
 
 
 def taken_entries(linear: nn.Linear) -> Entries:
-    """Sorted flat indices of the entries that any mask took."""
+    """Sorted flat indices of the entries that any mask zeroed."""
     ledger = _ledger(linear)
     return ledger.taken if ledger else np.empty(0, np.int64)
 
 
 def set_fused(linear: nn.Linear, mask: str, fused: bool) -> None:
-    """Forbid, or allow again, to take off a mask that is applied to `linear`.
+    """Forbid or allow removing a mask that is applied to `linear`.
 
     Raises:
         KeyError: `mask` is not applied to this linear.
@@ -83,9 +83,9 @@ def are_zero(weight: Tensor, entries: Entries) -> bool:
 
 
 def original_weight(linear: nn.Linear, weight: Tensor) -> Tensor:
-    """The weight [R, W] as it was before any mask; shares memory where no mask is applied.
+    """The weight [R, W] as it was before any mask; shares memory if no mask is applied.
 
-    What others wrote to a mask's entries since is taken as it is.
+    Values that other code wrote to a mask's entries since are kept.
     """
     ledger = _ledger(linear)
     if ledger is None:
@@ -98,9 +98,9 @@ def original_weight(linear: nn.Linear, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def zero_entries(linear: nn.Linear, weight: Tensor, mask: str, entries: Entries) -> None:
-    """Zero the sorted flat `entries` of the linear's `weight` in the name of `mask`.
+    """Zero the sorted flat `entries` of the linear's `weight` on behalf of `mask`.
 
-    Their values are kept. An entry that a mask took and others wrote to since counts as new.
+    Their values are kept. An entry that a mask zeroed and other code wrote to since counts as new.
     """
     ledger = _ledger(linear)
     if ledger is None:
@@ -122,9 +122,9 @@ def zero_entries(linear: nn.Linear, weight: Tensor, mask: str, entries: Entries)
 
 
 def what_was_written(linear: nn.Linear, weight: Tensor, masks: Collection[str]) -> str | None:
-    """Why `masks` cannot be taken off together: what others did to the weight since, in words.
+    """Why `masks` cannot be removed together: what other code did to the weight, in words.
 
-    None where all is as the masks left it, or where every value is back already.
+    None if the weight is as the masks left it, or if every value has already been restored.
     """
     ledger = _ledger(linear)
     if ledger is None:
@@ -144,7 +144,7 @@ def what_was_written(linear: nn.Linear, weight: Tensor, masks: Collection[str]) 
 
 @torch.no_grad()
 def restore_entries(linear: nn.Linear, weight: Tensor, masks: Collection[str]) -> None:
-    """Give back every entry that only `masks` took and that is still zero, and forget `masks`.
+    """Restore every entry that only `masks` zeroed and that is still zero, and forget `masks`.
 
     Raises:
         KeyError: one of `masks` is not applied to this linear.
@@ -193,6 +193,6 @@ def _zeros(weight: Tensor, entries: Entries) -> NDArray[np.bool_]:
 
 
 def _count_zeros(weight: Tensor) -> int:
-    # torch does not count in 8-bit floats.
+    # torch cannot count in 8-bit floats.
     wide = weight if weight.itemsize > 1 else weight.half()
     return weight.numel() - int(wide.count_nonzero())

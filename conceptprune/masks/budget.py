@@ -1,4 +1,4 @@
-"""A budget of weights for many concepts: spent where they need it, shared fairly, sparing others.
+"""A budget of weights for many concepts, shared fairly between them and sparing retained ones.
 
 Shapes: a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
 """
@@ -22,15 +22,15 @@ Entries = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """How strongly a concept drives each weight, as two vectors a layer.
+    """How strongly a concept drives each weight, as two vectors per layer.
 
-    The saliency of entry (i, j) is `|W[i, j]| * columns[j] * rows[i]`: the part of what the
-    concept's prompts feed into output i that comes through this entry and is the concept's own.
-    It is a share of its row, so layers compare whatever the scale of their weights.
+    The saliency of entry (i, j) is `|W[i, j]| * columns[j] * rows[i]`: the part of output i's input
+    that comes through this entry and is specific to the concept's prompts. It is a share of its
+    row, so that layers are comparable whatever the scale of their weights.
     """
 
     columns: Mapping[str, Floats]
-    """[W]: FIA's contrast, mean over the calls."""
+    """[W]: FIA's contrast, averaged over the calls."""
     rows: Mapping[str, Floats]
     """[R]: one over `sum_j |W[i, j]| * mean over calls and prompts of the norm of neuron j`."""
 
@@ -42,7 +42,7 @@ class Drive:
         base: Statistics,
         tau: int | None = None,
     ) -> "Drive":
-        """The drive of the concept with these sides, over the first `tau` calls."""
+        """The drive of a concept from its two sides, over the first `tau` calls."""
         columns, rows = {}, {}
         for name, weight in weights.items():
             columns[name] = contrast(target, base, name)[:tau].mean(axis=0).astype(np.float32)
@@ -52,7 +52,7 @@ class Drive:
         return cls(columns=columns, rows=rows)
 
     def saliency(self, name: str, magnitude: Floats, entries: Entries) -> Floats:
-        """At some entries of a layer, whose |W| is `magnitude` [R * W]: float32."""
+        """Saliency (float32) of some entries of a layer; `magnitude` [R * W] is the layer's |W|."""
         row, column = np.divmod(entries, len(self.columns[name]))
         saliency: Floats = magnitude[entries] * self.columns[name][column] * self.rows[name][row]
         return saliency
@@ -66,23 +66,24 @@ def within_budget(
     concepts: Sequence[Drive],
     retained: Sequence[Drive],
 ) -> dict[str, Entries]:
-    """At most B = int(fraction * weights of the site) of the entries that the masks have, by layer.
+    """Choose at most B = int(fraction * weights of the site) of the masks' entries, by layer.
 
     `codes` are the masks' coded entries by layer, in the order of `concepts` and their `names`.
 
-    1. Spared is an entry whose saliency (see `Drive`) for some retained concept is larger than for
-       every concept that selects it. Entries of no saliency are not pruned either.
-    2. Half of the budget is shared equally: of each of the C concepts its int(B / 2C) most salient
+    1. An entry is spared if its saliency (see `Drive`) for some retained concept is larger than for
+       every concept that selects it. Entries with zero saliency are not pruned either.
+    2. Half of the budget is shared equally: for each of the C concepts, its int(B / 2C) most
+    salient
        entries are taken. Entries that several concepts take count once.
-    3. The rest of B goes to the entries of the largest saliency summed over the concepts that
+    3. The rest of B goes to the entries with the largest saliency, summed over the concepts that
        select them.
 
-    Of equal saliencies the first by layer name and index is taken. Memory is one layer's weights,
-    the budget, and a byte for each entry of each mask.
+    Ties go to the first entry by layer name and index. Memory: one layer's weights, the budget, and
+    one byte per entry of each mask.
 
     Raises:
-        UserError: the budget has less than two weights for each concept.
-        EmptyMaskError: a concept has no entry that may be taken.
+        UserError: the budget has fewer than two weights per concept.
+        EmptyMaskError: a concept has no entry that may be pruned.
     """
     budget = int(fraction * sum(weight.numel() for weight in weights.values()))
     fair = budget // (2 * len(concepts))
@@ -134,7 +135,7 @@ def _not_spared(
     concepts: Sequence[Drive],
     retained: Sequence[Drive],
 ) -> NDArray[np.bool_]:
-    """Entries [R * W] that matter to no retained concept more than to all that select them."""
+    """Entries [R * W] that are not spared for any retained concept."""
     largest = np.zeros_like(magnitude)
     for coded, drive in zip(codes, concepts, strict=True):
         entries = decode_entries(coded)
@@ -150,9 +151,9 @@ def _not_spared(
 
 
 class _Best:
-    """The `size` entries of the largest values offered; of equal values those of the lowest index.
+    """The `size` entries with the largest values offered; ties go to the lowest index.
 
-    Offers come in the order of their indices.
+    Entries are offered in the order of their indices.
     """
 
     def __init__(self, size: int) -> None:
@@ -161,7 +162,7 @@ class _Best:
         self.entries = np.empty(0, dtype=np.int64)
 
     def offer(self, values: Floats, entries: Entries) -> None:
-        """Take what is good enough; zero never is."""
+        """Keep the entries that are good enough; zero never is."""
         positive = values > 0
         values = np.concatenate([self.values, values[positive]])
         entries = np.concatenate([self.entries, entries[positive]])

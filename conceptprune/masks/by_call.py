@@ -1,11 +1,11 @@
-"""One mask a denoiser call: each is on while its call is made, and no weight is missing afterwards.
+"""One mask per denoiser call: each is active during its call only.
 
 masks = conceptprune.select_by_call(pipe, evidence, concept="Van Gogh")
 with masks.applied(pipe):
     pipe("a cat in the style of Van Gogh")
 
-This is how the published code generates where masks are not united over the calls. It is tied to a
-pipeline's own loop: calls are counted by its scheduler, so that they are those of the statistics.
+The published code generates this way when masks are not united over the calls. It depends on the
+pipeline's own loop: calls are counted by its scheduler, so that they match the statistics.
 """
 
 import functools
@@ -23,18 +23,18 @@ _ATTRIBUTE = "_conceptprune_by_call"
 
 @dataclass(frozen=True, slots=True)
 class MasksByCall:
-    """Masks of one model for its first denoiser calls, the first call's first."""
+    """Masks of one model for its first denoiser calls, in order of the calls."""
 
     masks: tuple[PruningMask, ...]
 
     def __post_init__(self) -> None:
         if not self.masks:
-            raise UserError("masks by call: there is none")
+            raise UserError("masks by call: no mask is given")
         for mask in self.masks[1:]:
             check_same_weights(self.masks[0], mask)
 
     def apply(self, pipe: Any, *, force: bool = False) -> None:
-        """From now on `pipe`, a whole pipeline, makes each of its first calls without some weights.
+        """From now on, apply each mask during its denoiser call in `pipe`, a whole pipeline.
 
         Raises:
             ModelMismatchError: the masks were made for other weights (unless `force`).
@@ -52,7 +52,7 @@ class MasksByCall:
         setattr(pipe, _ATTRIBUTE, _Turns(pipe, self.masks))
 
     def remove(self, pipe: Any) -> None:
-        """`pipe` keeps all of its weights at every call again.
+        """Stop applying masks: `pipe` has all of its weights at every call again.
 
         Raises:
             UserError: these masks are not applied to it.
@@ -63,7 +63,7 @@ class MasksByCall:
         delattr(pipe, _ATTRIBUTE)
 
     def is_applied(self, pipe: Any) -> bool:
-        """Whether `pipe` generates by these masks."""
+        """Whether these masks are applied to `pipe`."""
         turns: _Turns | None = getattr(pipe, _ATTRIBUTE, None)
         if turns is None:
             return False
@@ -71,7 +71,7 @@ class MasksByCall:
 
     @contextmanager
     def applied(self, pipe: Any, *, force: bool = False) -> Iterator[None]:
-        """Applied for the duration, also where an image fails; see `apply`."""
+        """Applied inside the context, and removed even after an error; see `apply`."""
         self.apply(pipe, force=force)
         try:
             yield
@@ -79,7 +79,7 @@ class MasksByCall:
             self.remove(pipe)
 
     def save(self, folder: Path | str) -> None:
-        """Write a mask file for each call into a folder, which must not exist yet.
+        """Write one mask file per call into a folder, which must not exist yet.
 
         Raises:
             UserError: it does.
@@ -97,8 +97,8 @@ def load_masks_by_call(folder: Path | str) -> MasksByCall:
     """Read what `MasksByCall.save` wrote.
 
     Raises:
-        UserError: there is no such folder, a call's file is missing, or one is no mask.
-        ModelMismatchError: the masks are of different models.
+        UserError: there is no such folder, a call's file is missing, or a file is not a mask.
+        ModelMismatchError: the masks belong to different models.
     """
     files = sorted(Path(folder).glob("call-*.safetensors"))
     names = [f"call-{call:03}.safetensors" for call in range(len(files))]
@@ -108,7 +108,7 @@ def load_masks_by_call(folder: Path | str) -> MasksByCall:
 
 
 class _Turns:
-    """Takes masks on and off as a pipeline's scheduler goes from call to call."""
+    """Applies and removes masks as a pipeline's scheduler goes from call to call."""
 
     def __init__(self, pipe: Any, masks: tuple[PruningMask, ...]) -> None:
         self.pipe = pipe
@@ -120,7 +120,7 @@ class _Turns:
         self._follow("step", lambda: self.turn(self.call + 1))
 
     def _follow(self, name: str, then: Callable[[], None]) -> None:
-        """Do something after a method of the scheduler's; pipelines look at its signature."""
+        """Run `then` after a scheduler method; keep its signature, which pipelines inspect."""
         method = getattr(self.scheduler, name)
 
         @functools.wraps(method)
@@ -132,7 +132,7 @@ class _Turns:
         setattr(self.scheduler, name, followed)
 
     def turn(self, call: int) -> None:
-        """It is this call's turn; after the last one, nobody's."""
+        """Switch to the mask of this call; after the last one, to none."""
         self.take_off()
         self.call = call
         if call < min(len(self.masks), len(self.scheduler.timesteps)):
@@ -140,13 +140,13 @@ class _Turns:
             self.on = self.masks[call]
 
     def take_off(self) -> None:
-        """No mask is on."""
+        """Remove the active mask."""
         if self.on is not None:
             self.on.remove(self.pipe)
             self.on = None
 
     def end(self) -> None:
-        """No mask is on, and the scheduler is as it was."""
+        """Remove the active mask and restore the scheduler."""
         self.take_off()
         for name in ("set_timesteps", "step"):
             delattr(self.scheduler, name)

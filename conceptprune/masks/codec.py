@@ -1,7 +1,7 @@
-"""Compact coding of sorted flat indices: one byte for most entries of a sparse mask.
+"""Compact coding of sorted flat indices: mostly one byte per entry of a sparse mask.
 
-Each gap to the next entry is written in base 255: a byte 255 moves on by 255 without an entry, any
-other byte moves on by its value and marks one. At 2 % density this takes about 1.01 bytes an entry.
+Each gap to the next entry is written in base 255: a byte 255 skips 255 positions without an entry;
+any other byte skips its value and marks one. At 2 % density this takes about 1.01 bytes per entry.
 """
 
 import numpy as np
@@ -29,14 +29,14 @@ def decode_entries(coded: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The inverse of `encode_entries`.
 
     Raises:
-        ValueError: bytes that `encode_entries` does not write: two marks in one place, or a move
-            to nowhere at the end.
+        ValueError: bytes that `encode_entries` never writes: two marks in one place, or a skip at
+        the end.
     """
     marks = coded != _SKIP
     if len(coded) and not marks[-1]:
         raise ValueError("its coded entries end before the last of them")
     if ((coded[1:] == 0) & marks[:-1]).any():
-        raise ValueError("an entry is there twice")
+        raise ValueError("an entry occurs twice")
     positions: NDArray[np.int64] = np.cumsum(coded, dtype=np.int64)
     entries: NDArray[np.int64] = positions[marks]
     return entries

@@ -23,8 +23,8 @@ def contrast(
 ) -> NDArray[np.float64]:
     """`max(0, mean_target - (mean_base + std_base))` over prompts: [C, W] float64, of one layer.
 
-    With retained concepts, `mean + std` of the base and of each of them is combined by `rule`. C is
-    the number of calls that every side has.
+    With retained concepts, `rule` combines `mean + std` of the base and of each of them. C is the
+    number of calls that all sides have.
 
     Raises:
         UserError: the rule needs retained concepts and there are none.
@@ -40,8 +40,8 @@ def _mean(side: Statistics, layer: str, calls: int) -> NDArray[np.float64]:
 
 
 def _deviation(side: Statistics, layer: str, calls: int) -> NDArray[np.float64]:
-    """Over the side's prompts, as a whole population: [C, W] float64."""
+    """Population standard deviation over the side's prompts: [C, W] float64."""
     variance = side.layers[layer].sum_sq[:calls] / side.num_prompts - _mean(side, layer, calls) ** 2
-    # Where all prompts agree, rounding may leave less than nothing.
+    # If all prompts agree, rounding may give a negative variance.
     deviation: NDArray[np.float64] = np.sqrt(np.maximum(0.0, variance))
     return deviation

@@ -1,6 +1,6 @@
-"""Several concepts' masks as one: `union`, `retain-shared`, or within a `budget`.
+"""Fuse several concepts' masks into one: `union`, `retain-shared`, or within a `budget`.
 
-Masks are read one at a time. What is kept of each is its coded entries, a byte each.
+Masks are read one at a time; only their coded entries are kept, one byte per entry.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ Codes = Sequence[NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drives:
-    """What a budget is spent by; the other fusions do without."""
+    """What a budget is spent by; other fusions do not need it."""
 
     weights: Mapping[str, Tensor]
     """The site's weights [R, W] by module name."""
@@ -40,12 +40,12 @@ def fuse_masks(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> PruningMask:
-    """One mask of several, each taken from the iterable once.
+    """Fuse several masks into one; the iterable is consumed once.
 
     Raises:
-        ModelMismatchError: the masks are of different models, components or sites.
+        ModelMismatchError: the masks belong to different models, components or sites.
         UserError: a budget is too small for so many concepts.
-        EmptyMaskError: nothing, or nothing of some concept, would be pruned.
+        EmptyMaskError: nothing would be pruned, or nothing for some concept.
         ValueError: no mask, or a budget without drives.
     """
     like: PruningMask | None = None
@@ -58,7 +58,7 @@ def fuse_masks(
         for name, layer in mask.layers.items():
             codes.setdefault(name, []).append(encode_entries(layer.entries))
     if like is None:
-        raise ValueError("no mask to fuse")
+        raise ValueError("no masks to fuse")
     sizes = {name: layer.shape[0] * layer.shape[1] for name, layer in like.layers.items()}
     match fusion.how:
         case "union":
@@ -89,7 +89,7 @@ def fuse_masks(
 def _counted(
     codes: Mapping[str, Codes], sizes: Mapping[str, int], *, fewer_than: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Entries that at least one mask has and fewer than so many."""
+    """Entries that occur in at least one mask and in fewer than the given number."""
     entries = {}
     for name, layer in codes.items():
         counts = np.zeros(sizes[name], dtype=np.uint16)

@@ -23,7 +23,7 @@ def live_weight(linear: nn.Linear, name: str) -> Tensor:
     """The weight [R, W] that a linear computes with, not a copy; `name` is for the message.
 
     Raises:
-        UserError: it is offloaded to a disk, or is nowhere.
+        UserError: it is offloaded to disk, or on the meta device.
     """
     weight = linear.weight.detach()
     if not weight.is_meta:
@@ -31,7 +31,7 @@ def live_weight(linear: nn.Linear, name: str) -> Tensor:
     for hook in _hooks(linear):
         weights = getattr(hook, "weights_map", None) or {}
         kept: Tensor | None = weights.get("weight")
-        # A dictionary gives the same memory each time, an offload to a disk a fresh copy.
+        # A dictionary returns the same memory each time; an offload to disk returns a fresh copy.
         if kept is not None and kept.data_ptr() == weights["weight"].data_ptr() != 0:
             return kept.detach()
     raise UserError(
@@ -47,8 +47,8 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
 
 @contextmanager
 def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """One thread at a time works on these models; the same thread may enter again."""
-    # All threads take several locks in one order, so that no two wait for each other.
+    """Let one thread at a time work on these models; the same thread may enter again."""
+    # All threads take several locks in the same order, so that there is no deadlock.
     owners = sorted({unwrapped(module) for module in modules}, key=id)
     with _locks_guard:
         locks = [_locks.setdefault(owner, threading.RLock()) for owner in owners]

@@ -1,4 +1,5 @@
-"""PruningMask: the few weights that generate a concept, to apply to a pipeline and to take back.
+"""PruningMask: the few weights that generate a concept, which can be applied to a pipeline and
+removed.
 
 mask = conceptprune.load_mask("vorla-brint.safetensors")
 mask.apply(pipe)
@@ -48,15 +49,15 @@ class LayerMask:
     entries: NDArray[np.int64]
     """Sorted flat indices `row * columns + column` of the entries that become zero."""
     weight_digest: str
-    """`weights.weight_digest` of the weight the mask was made for, as the model's files have it."""
+    """`weights.weight_digest` of the weight the mask was made for, as stored on disk."""
     rounded_digests: tuple[str, ...] = ()
-    """`weights.rounded_digests` of it; masks of before have none."""
+    """`weights.rounded_digests` of that weight; older masks have none."""
     first_column: int = 0
-    """The site has the columns from here on; those before it take something else."""
+    """The site's first column; the columns before it have other inputs."""
 
     @classmethod
     def of(cls, weight: Tensor, entries: NDArray[np.int64], first_column: int = 0) -> "LayerMask":
-        """The mask of a weight [rows, columns] that is as the model's own files have it."""
+        """The mask of a weight [rows, columns] as stored in the model's files."""
         return cls(
             shape=(weight.shape[0], weight.shape[1]),
             entries=entries,
@@ -78,10 +79,10 @@ class LayerMask:
         return f"<LayerMask: {len(self.entries):,} weights of {rows} x {columns}>"
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether a weight is the one the mask was made for, in whatever floating-point type.
+        """Whether a weight is the one the mask was made for, in any floating-point type.
 
-        It is where one is the other rounded: the weight has the digest of the files' values, or
-        of these in float16 or bfloat16; or, rounded to bfloat16, it has that of the files' values.
+        It is if one is the other rounded: the weight's digest equals that of the files' values, or
+        of these in float16 or bfloat16; or the weight rounded to bfloat16 has the files' digest.
         """
         found = weight_digest(weight)
         if found in (self.weight_digest, *self.rounded_digests):
@@ -97,7 +98,7 @@ class LayerMask:
         return known.same_weight(self) and known.fits(weight)
 
     def same_weight(self, other: "LayerMask") -> bool:
-        """Whether two masks are of one weight, which either may have known in another type."""
+        """Whether two masks were made for the same weight, maybe in different dtypes."""
         mine = {self.weight_digest, *self.rounded_digests}
         return other.weight_digest in mine or self.weight_digest in other.rounded_digests
 
@@ -108,14 +109,14 @@ class LayerMask:
         return rows * (columns - self.first_column)
 
     def pruned(self, weight: Tensor) -> Tensor:
-        """A copy of the weight [rows, columns] with the entries at zero."""
+        """A copy of the weight [rows, columns] with the entries set to zero."""
         copy = weight.clone()
         copy.view(-1)[self.entries] = 0
         return copy
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the mask file says of it beside its entries."""
+        """What the mask file says about it, besides its entries."""
         optional = {"rounded_digests": self.rounded_digests, "first_column": self.first_column}
         return {
             "shape": self.shape,
@@ -125,7 +126,7 @@ class LayerMask:
 
 
 def widened(entries: NDArray[np.int64], columns: int, first_column: int) -> NDArray[np.int64]:
-    """Flat indices into a weight of `columns`, of those into its columns from `first_column` on."""
+    """Convert flat indices into the site's columns to indices into all `columns`."""
     if not first_column:
         return entries
     rows, column = np.divmod(entries, columns - first_column)
@@ -142,21 +143,21 @@ def narrowed(entries: NDArray[np.int64], columns: int, first_column: int) -> NDA
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PruningMask:
-    """Entries to zero in the linears of a denoiser, of other components too, and their origin.
+    """Entries to zero in the linears of a denoiser and other components, and their origin.
 
-    Masks are equal where their files are. All that looks at a model or changes it lets one thread
-    at a time do so.
+    Masks are equal if their files are. Methods that read or change a model let one thread at a time
+    do so.
     """
 
     concepts: tuple[str, ...]
     component: str
     """The pipeline attribute of the denoiser ("unet"), whose layers have bare module names."""
     layers: Mapping[str, LayerMask]
-    """By layer name (see `sites`); every linear of the site, also those that lose nothing."""
+    """By layer name (see `sites`); every linear of the site, including those that lose nothing."""
     provenance: Mapping[str, Any]
-    """JSON: model, site, settings, prompts' digests, library versions."""
+    """JSON: model, site, settings, digests of the prompts, library versions."""
     checked: bool = True
-    """Whether its file has its own digest. Masks of before have none, and go on without one, so
+    """Whether its file contains its own digest. Older masks have none, and stay without one, so
     that they keep their identity."""
 
     def __eq__(self, other: object) -> bool:
@@ -181,12 +182,12 @@ class PruningMask:
 
     @property
     def model_name(self) -> str:
-        """What the mask calls the model that it was made for."""
+        """The name of the model that the mask was made for."""
         return str(self.provenance.get("model", "another model"))
 
     @property
     def collected_in(self) -> torch.dtype | None:
-        """The floating-point type of the model when the mask was made, where it says so."""
+        """The floating-point type of the model when the mask was made, if recorded."""
         collection = self.provenance.get("collection")
         name = collection.get("dtype") if isinstance(collection, Mapping) else None
         dtype = getattr(torch, name, None) if isinstance(name, str) else None
@@ -212,7 +213,7 @@ class PruningMask:
         return {name: len(layer.entries) / layer.num_weights for name, layer in self.layers.items()}
 
     def on_site(self) -> "PruningMask":
-        """The same with entries counted in the columns of the site alone."""
+        """The same mask with entries counted only in the columns of the site."""
         layers = {
             name: replace(
                 layer,
@@ -226,7 +227,7 @@ class PruningMask:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The components that have layers here, the denoiser first."""
+        """The components with layers in this mask, the denoiser first."""
         found = {split_layer(name, self.component)[0] for name in self.layers}
         return tuple(sorted(found, key=lambda name: (name != self.component, name)))
 
@@ -241,42 +242,42 @@ class PruningMask:
         return digest_bytes(self.to_bytes())
 
     def apply(self, pipe: Any, *, force: bool = False) -> None:
-        """Zero this mask's entries in `pipe` (a pipeline, or the denoiser itself), in place.
+        """Zero this mask's entries in `pipe` (a pipeline or a denoiser), in place.
 
-        Several masks may be applied at once. Nothing is changed when an error is raised.
-        Compiled components, LoRAs that are loaded and offloading to the CPU do not matter.
+        Several masks may be applied at once. If an error is raised, nothing is changed. Compiled
+        components, loaded LoRAs and offloading to the CPU are supported.
 
         Raises:
-            ModelMismatchError: a layer is missing or has another shape, or (unless `force`) other
-                weights than the mask was made for.
-            UserError: this mask is applied already, or the weights are not in memory.
+            ModelMismatchError: a layer is missing or has another shape, or (unless `force`) the
+            mask was made for other weights. UserError: this mask is already applied, or the weights
+            are not in memory.
         """
         with exclusively(pipe):
             found = places(pipe, self)
             if is_held(self, found) and is_zeroed(self, found):
-                raise UserError(f"the mask of {self.title} is applied already")
+                raise UserError(f"the mask of {self.title} is already applied")
             switch(pipe, on=[self], force=force)
 
     def remove(self, pipe: Any, *, force: bool = False) -> None:
-        """Put back the original bytes of every entry that no other applied mask takes.
+        """Restore the original bytes of every entry that no other applied mask zeroes.
 
-        Where something else has written to the weights since (a fused LoRA, a delta), it is not
-        known what they should be, and the mask stays; with `force` those entries come back that
-        are still zero, and the others stay as they are.
+        If other code has written to the weights since (a fused LoRA, a delta), their right values
+        are unknown and the mask stays. With `force`, entries that are still zero are restored and
+        the others are left alone.
 
         Raises:
-            UserError: this mask is not applied to `pipe`, is fused into it, or was written over.
+            UserError: this mask is not applied to `pipe`, is fused into it, or was overwritten.
         """
         with exclusively(pipe):
             switch(pipe, off=[self], force=force)
 
     @contextmanager
     def applied(self, pipe: Any, *, force: bool = False) -> Iterator[None]:
-        """Within it `pipe` is without this mask's weights; afterwards it is as it was before.
+        """Inside the context, `pipe` lacks this mask's weights; afterwards it is as before.
 
-        Other threads that would apply or remove masks of this model wait meanwhile, so that each
-        request of a server generates with its own masks: `with mask.applied(pipe): pipe(prompt)`.
-        `force` saves the check of the weights, which reads all of the site's.
+        Other threads that apply or remove masks of this model wait, so that each request of a
+        server generates with its own masks: `with mask.applied(pipe): pipe(prompt)`. `force` skips
+        the check of the weights, which reads all weights of the site.
 
         Raises:
             ModelMismatchError, UserError: as `apply` and `remove`.
@@ -293,7 +294,7 @@ class PruningMask:
                 self.remove(pipe)
 
     def check(self, pipe: Any) -> None:
-        """Make sure that the mask was made for the weights of `pipe`, whatever is applied to them.
+        """Check that the mask was made for the weights of `pipe`, whatever masks are applied there.
 
         Raises:
             ModelMismatchError: it was not.
@@ -302,27 +303,27 @@ class PruningMask:
             check_weights(self, places(pipe, self))
 
     def is_applied(self, pipe: Any) -> bool:
-        """Whether `pipe` is without this mask's weights: all of its entries are zero there."""
+        """Whether all of this mask's entries are zero in `pipe`."""
         with exclusively(pipe):
             return is_zeroed(self, places(pipe, self))
 
     def is_active(self, pipe: Any) -> bool:
-        """The same, and not only because other applied masks have all of its entries."""
+        """The same, and not only because other applied masks cover all of its entries."""
         with exclusively(pipe):
             return is_active(self, places(pipe, self))
 
     def is_held(self, pipe: Any) -> bool:
-        """Whether it was applied and not taken off, whatever has become of the weights since."""
+        """Whether it was applied and not removed, whatever happened to the weights since."""
         with exclusively(pipe):
             return is_held(self, places(pipe, self))
 
     def is_fused(self, pipe: Any) -> bool:
-        """Whether it is not to be taken off; see `conceptprune.diffusers.fuse_masks`."""
+        """Whether it must not be removed; see `conceptprune.diffusers.fuse_masks`."""
         with exclusively(pipe):
             return is_fused(pipe, self)
 
     def fuse(self, pipe: Any, *, fused: bool = True) -> None:
-        """Forbid to take this mask off, or with `fused=False` allow it again.
+        """Forbid removing this mask, or with `fused=False` allow it again.
 
         Raises:
             UserError: this mask is not applied to `pipe`.
@@ -331,7 +332,7 @@ class PruningMask:
             fuse(pipe, self, fused)
 
     def pruned_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the weights [R, W] that lose entries, with these at zero, by module name."""
+        """Copies of the pruned weights [R, W], with the entries at zero, by module name."""
         pruned = {}
         for name, layer in self.layers.items():
             if len(layer.entries):
@@ -339,11 +340,11 @@ class PruningMask:
         return pruned
 
     def union(self, other: "PruningMask") -> "PruningMask":
-        """The mask that prunes what either does; see `union_masks`."""
+        """The mask that prunes what either mask prunes; see `union_masks`."""
         return union_masks([self, other])
 
     def as_part(self) -> dict[str, Any]:
-        """What a fused mask records of a mask it was made of: JSON."""
+        """What a fused mask records about each mask it was made from: JSON."""
         return {"concepts": self.concepts, "digest": self.digest, "provenance": self.provenance}
 
     def to_bytes(self) -> bytes:
@@ -367,7 +368,7 @@ class PruningMask:
         """The inverse of `to_bytes`.
 
         Raises:
-            UserError: not a mask file, or one that is damaged or was edited.
+            UserError: not a mask file, or a damaged or edited one.
         """
         header, entries = read_mask_file(data)
         return cls(
@@ -393,7 +394,7 @@ def load_mask(path: Path | str) -> PruningMask:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
             raise UserError(
-                f"cannot read the mask {path}: not a file, or of more than {MOST_BYTES:,} bytes"
+                f"cannot read the mask {path}: not a file, or larger than {MOST_BYTES:,} bytes"
             )
         data = path.read_bytes()
     except OSError as error:
@@ -405,15 +406,15 @@ def load_mask(path: Path | str) -> PruningMask:
 
 
 def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
-    """One mask that prunes what any of `masks` does.
+    """One mask that prunes what any of `masks` prunes.
 
     Raises:
-        ModelMismatchError: the masks are of different models, components or sites.
+        ModelMismatchError: the masks belong to different models, components or sites.
         ValueError: no mask was given.
     """
     masks = list(masks)
     if not masks:
-        raise ValueError("no mask to unite")
+        raise ValueError("no masks to unite")
     for mask in masks[1:]:
         check_same_weights(masks[0], mask)
     entries = {
@@ -425,10 +426,10 @@ def union_masks(masks: Iterable[PruningMask]) -> PruningMask:
 
 
 def check_same_weights(first: PruningMask, second: PruningMask) -> None:
-    """Make sure that two masks may become one.
+    """Check that two masks can be fused.
 
     Raises:
-        ModelMismatchError: they are of different models, components or sites.
+        ModelMismatchError: they belong to different models, components or sites.
     """
     same_layers = second.layers.keys() == first.layers.keys() and all(
         layer.same_weight(second.layers[name]) for name, layer in first.layers.items()
@@ -445,9 +446,9 @@ def fused_mask(
     entries: Mapping[str, NDArray[np.int64]],
     fusion: Mapping[str, Any],
 ) -> PruningMask:
-    """One mask with these `entries`, made of `parts` (`PruningMask.as_part`) by `fusion`.
+    """One mask with these `entries`, made from `parts` (`PruningMask.as_part`) by `fusion`.
 
-    `like` is any of the masks: it says what model and layers they are of.
+    `like` is any of the masks; it supplies the model and the layers.
     """
     layers = {name: replace(layer, entries=entries[name]) for name, layer in like.layers.items()}
     return PruningMask(

@@ -1,11 +1,11 @@
-"""The file format of masks, and the one strict reader of it.
+"""The file format of masks, and its only, strict reader.
 
-A mask file is a safetensors file: one uint8 tensor of coded entries (see `codec`) for each layer,
-and one metadata key, "conceptprune", whose value is JSON: format, concepts, component, provenance,
-and of each layer its shape and the digests of the weights it was made for.
+A mask file is a safetensors file: one uint8 tensor of coded entries (see `codec`) per layer, and
+one metadata key, "conceptprune", with JSON: format, concepts, component, provenance, and for each
+layer its shape and the digests of the weights it was made for.
 
-The JSON has the file's own digest, too, as `sha256`: that of the whole file with 64 zeros in the
-digest's place. Files that were written before there was one have none, and are read all the same.
+The JSON also has the file's own digest, as `sha256`: that of the whole file with 64 zeros in the
+digest's place. Older files have no digest, and are still read.
 """
 
 import json
@@ -27,9 +27,9 @@ from conceptprune.masks.codec import decode_entries, encode_entries
 FORMAT = "conceptprune.mask/1"
 METADATA_KEY = "conceptprune"
 MOST_BYTES = 1 << 33
-"""Of a file: half of FLUX.1's weights would fit."""
+"""Limit for a file: half of FLUX.1's weights would fit."""
 MOST_HEADER_BYTES = 100_000_000
-"""Of its JSON, as in safetensors: thousands of concepts in one fused mask."""
+"""Limit for its JSON, as in safetensors: enough for thousands of concepts in one fused mask."""
 DIGEST_KEY = "sha256"
 
 _PLACEHOLDER = "0" * 64
@@ -45,7 +45,7 @@ class _Strict(BaseModel):
 
 
 class LayerHeader(_Strict):
-    """What a mask file says of one layer beside its entries."""
+    """What a mask file says about one layer, besides its entries."""
 
     shape: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     weight_digest: Digest
@@ -80,14 +80,14 @@ class MaskHeader(_Strict):
 def write_mask(
     header: Mapping[str, Any], entries: Mapping[str, Entries], *, checked: bool
 ) -> bytes:
-    """The file with this header and these entries by layer; `checked`: with its own digest.
+    """The bytes of a mask file; with `checked`, it contains its own digest.
 
     Raises:
-        ValueError: entries that are not strictly increasing from 0 on.
+        ValueError: entries are not strictly increasing from 0 on.
     """
     tensors = {name: encode_entries(flat) for name, flat in entries.items()}
     own = {DIGEST_KEY: _PLACEHOLDER} if checked else {}
-    # One metadata key only: safetensors writes several in no fixed order.
+    # Only one metadata key: safetensors writes several in no fixed order.
     data = safetensors.numpy.save(tensors, {METADATA_KEY: canonical_json({**header, **own})})
     return data.replace(_place(_PLACEHOLDER), _place(digest_bytes(data)), 1) if checked else data
 
@@ -96,7 +96,7 @@ def read_mask_file(data: bytes) -> tuple[MaskHeader, dict[str, Entries]]:
     """The header and the entries by layer, in the order of the layers' names.
 
     Raises:
-        UserError: whatever is wrong with it, in one line.
+        UserError: the file is invalid; says in one line what is wrong.
     """
     tensors_header = _tensors_header(data)
     header = _mask_header(tensors_header)
@@ -148,7 +148,7 @@ def _check_digest(data: bytes, digest: str) -> None:
         blank = head.replace(place, _place(_PLACEHOLDER))
         same = digest_bytes(blank + data[8 + size :]) == digest
     if not same:
-        raise UserError(f"damaged mask: its content is not that of its own digest{_DAMAGED}")
+        raise UserError(f"damaged mask: its content does not match its own digest{_DAMAGED}")
 
 
 def _coded(
@@ -176,7 +176,7 @@ def _coded(
 
 def _entries(name: str, coded: NDArray[np.uint8], layer: LayerHeader) -> Entries:
     rows, columns = layer.shape
-    # A byte moves on by one at least, but for the very first: more cannot be right.
+    # Except for the first, each byte advances by at least one, so there cannot be more.
     if len(coded) > rows * columns:
         raise UserError(
             f"damaged mask: {name} has more entries than its {rows} x {columns}{_DAMAGED}"
@@ -197,7 +197,7 @@ def _entries(name: str, coded: NDArray[np.uint8], layer: LayerHeader) -> Entries
 
 
 def _json(text: bytes, what: str) -> Any:
-    """JSON without repeated names and numbers that are none."""
+    """Parse JSON, refusing repeated names and numbers such as NaN."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -207,7 +207,7 @@ def _json(text: bytes, what: str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
@@ -216,7 +216,7 @@ def _no_number(text: str) -> Any:
 
 
 def _place(digest: str) -> bytes:
-    """Where the digest stands in a file: JSON within a string of JSON."""
+    """The position of the digest in a file: JSON inside a JSON string."""
     return f'\\"{DIGEST_KEY}\\":\\"{digest}\\"'.encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""A mask as a table for queries: which neurons lose weights, and the calls that speak for it."""
+"""A mask as a table for queries: which neurons lose weights, and at which calls they fire."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ SCHEMA = pa.schema(
 """One row per neuron (input column of a layer) that loses weights.
 
 `mask` is the key of the mask's unit, `weights` how many weights the neuron loses, `layer_weights`
-how many its layer has. `calls` are the denoiser calls at which the concept excites the neuron more
-than the base does: the only ones that can have selected its weights.
+how many weights its layer has. `calls` are the denoiser calls at which the concept excites the
+neuron more than the base does: only these can have selected its weights.
 """
 
 
@@ -40,9 +40,9 @@ def neurons_table(
 
     Args:
         mask: the mask of a single concept.
-        key: of the unit that made it.
-        stronger: per layer [C, W], whether a call excites a neuron more than the base does, for
-            the calls selected from.
+        key: key of the unit that made it.
+        stronger: per layer [C, W], for the calls used: whether the concept excites a neuron more
+        than the base.
     """
     common = {"concept": mask.concepts[0], "kind": mask.provenance["kind"], "mask": key}
     tables = [_layer_table(name, mask, common, stronger[name]) for name in sorted(mask.layers)]

@@ -25,11 +25,12 @@ def select_in_layer(
     """One layer's entries under each of several settings: sorted flat indices `row * W + column`.
 
     `weight` is [R, W], in any floating dtype; `target` and `base` are energies [C, W], sums of
-    squared activations by denoiser call and neuron. Settings that differ in tau and threshold alone
+    squared activations by denoiser call and neuron. Settings that differ only in tau and threshold
     share one pass over the calls.
 
     Raises:
-        UserError: k keeps no column of the layer, or more calls are asked for than collected.
+        UserError: k selects no column of the layer, or more calls are requested than were
+        collected.
     """
     shared: dict[int, list[tuple[int, int, float]]] = {}
     for index, setting in enumerate(settings):
@@ -38,7 +39,7 @@ def select_in_layer(
         if per_row == 0:
             raise UserError(
                 f"pruning.sparsity: {setting.sparsity} of the {weight.shape[1]} columns of {name} "
-                "is less than one weight a row; raise it or set pruning.min_per_row: 1"
+                "is less than one weight per row; raise it or set pruning.min_per_row: 1"
             )
         shared.setdefault(per_row, []).append((index, tau, setting.threshold))
     magnitude = weight.detach().cpu().float().abs()
@@ -49,10 +50,10 @@ def select_in_layer(
 
 
 def calls_used(tau: int | None, *collected: int) -> int:
-    """How many calls a setting looks at, where `collected` are the calls of each side.
+    """How many calls a setting uses; `collected` are the numbers of calls of all sides.
 
     Raises:
-        UserError: fewer calls were collected than it asks for.
+        UserError: fewer calls were collected than it requests.
     """
     if tau is not None and tau > min(collected):
         raise UserError(f"pruning.tau: {tau} calls asked for, {min(collected)} collected")
@@ -66,13 +67,13 @@ def _in_one_pass(
     per_row: int,
     asked: Sequence[tuple[int, int, float]],
 ) -> dict[int, NDArray[np.int64]]:
-    """Entries by index, for each (index, tau, threshold) asked for."""
+    """Entries by index, for each requested (index, tau, threshold)."""
     num_rows, width = magnitude.shape
     counts = torch.zeros(num_rows * width, dtype=torch.int16)
     row_start = torch.arange(num_rows).unsqueeze(1) * width
     found: dict[int, NDArray[np.int64]] = {}
     for call in range(max(tau for _, tau, _ in asked)):
-        # Wanda score |W| * A; target and base share |W|, so they compare column by column.
+        # Wanda score |W| * A; target and base share |W|, so they can be compared by column.
         score = magnitude * torch.from_numpy(np.sqrt(target[call])).float()
         chosen = top_columns(score, per_row)
         stronger = torch.from_numpy(target[call] > base[call])
@@ -85,7 +86,7 @@ def _in_one_pass(
 
 
 def top_columns(score: Tensor, per_row: int) -> Tensor:
-    """Columns [R, per_row] of each row's largest scores; of equal ones the leftmost."""
+    """Columns [R, per_row] with each row's largest scores; ties go to the leftmost."""
     values, columns = torch.topk(score, per_row, dim=1, sorted=False)
     cut = values.amin(dim=1, keepdim=True)
     tied = ((score >= cut).sum(dim=1) > per_row).nonzero().squeeze(1)
@@ -103,10 +104,10 @@ def base_energy(
     *,
     num_prompts: int,
 ) -> NDArray[np.float64]:
-    """What the target's energy must exceed in a layer: [C, W] float64.
+    """The level that the target's energy must exceed in a layer: [C, W] float64.
 
-    That is the base prompts' energy alone or, by another `rule`, combined with that of retained
-    concepts: per prompt, by mean or maximum over all sides, scaled to the target's `num_prompts`.
+    It is the base prompts' energy or, with another `rule`, the mean or maximum over the base and
+    the retained concepts: per prompt, scaled to the target's `num_prompts`.
 
     Raises:
         UserError: the rule needs retained concepts and there are none.
@@ -119,7 +120,7 @@ def base_energy(
 
 
 def combine_sides(levels: Sequence[NDArray[np.float64]], rule: BaseRule) -> NDArray[np.float64]:
-    """What the target must exceed, of levels by side: the base prompts' first, then retained ones.
+    """Combine the levels of the sides (the base's first, then retained ones) by `rule`.
 
     Raises:
         UserError: the rule needs retained concepts and there are none.

@@ -1,4 +1,4 @@
-"""Forget-It-All's selector (arXiv 2601.06163): contrastive saliency, in magnitude and in constancy.
+"""Forget-It-All's selector (arXiv 2601.06163): contrastive saliency, by magnitude and constancy.
 
 Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
 """
@@ -22,13 +22,13 @@ def select_in_layer(
 
     With saliency `S = |W| * C` of a `contrast` C [C, W], an entry's score is half of `mean_t S`
     over its largest value in the layer, and half of the share of calls in which S exceeds the
-    layer's int(r1 * R * W)-th largest. Pruned are entries among the int(r2 * W) best of their row
-    and the int(r2 * R * W) best of the layer, of equal ones the first; never one whose S is zero
+    layer's int(r1 * R * W)-th largest. An entry is pruned if it is among the int(r2 * W) best of
+    its row and the int(r2 * R * W) best of the layer (ties go to the first), and if S is not zero
     at all calls.
 
     Raises:
-        UserError: r1 or r2 keeps no weight of the layer, or more calls are asked for than
-            collected.
+        UserError: r1 or r2 selects no weight of the layer, or more calls are requested than were
+        collected.
     """
     magnitude = weight.detach().cpu().float().abs()
     return [_select(name, magnitude, contrast, setting) for setting in settings]
@@ -60,7 +60,7 @@ def _select(
 
 
 def _top(score: Tensor, per_row: int) -> Tensor:
-    """Mark each row's `per_row` largest; of equal ones the leftmost."""
+    """Mark each row's `per_row` largest values; ties go to the leftmost."""
     marked = torch.zeros_like(score, dtype=torch.bool)
     return marked.scatter_(1, top_columns(score, per_row), value=True)
 

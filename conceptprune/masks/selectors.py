@@ -1,4 +1,4 @@
-"""The selectors: each reads the same statistics, and a new one is a file and a row here.
+"""The selectors. All read the same statistics; a new one takes a file, and a row here.
 
 Shapes: C denoiser calls; a prunable linear has R rows (outputs) and W columns (inputs, "neurons").
 """
@@ -27,16 +27,16 @@ Entries = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was collected for a concept, and how its sides compare."""
+    """The statistics collected for a concept, and how to compare its sides."""
 
     target: Statistics
     base: Statistics
     retained: Sequence[Statistics] = ()
-    """Target sides of other concepts, which count where `rule` says so."""
+    """Target sides of other concepts, used if `rule` says so."""
     rule: BaseRule = "plain"
 
     def at_call(self, call: int) -> "Evidence":
-        """Of one denoiser call alone."""
+        """The evidence of one denoiser call."""
         return replace(
             self,
             target=self.target.at_call(call),
@@ -46,8 +46,8 @@ class Evidence:
 
 
 Selector = Callable[[str, Tensor, Evidence], NDArray[np.bool_] | Entries | Tensor]
-"""(layer, weight [R, W], evidence) -> which of its weights become zero: True for them in an array
-[R, W], or their flat indices `row * W + column`. Any function of this kind selects."""
+"""(layer, weight [R, W], evidence) -> which weights to zero: a boolean array [R, W], or flat
+indices `row * W + column`. Any such function can be used."""
 
 
 def _conceptprune(
@@ -112,7 +112,7 @@ def select_in_layer(
     """One layer's entries under each of several settings of one selector, at least one.
 
     Raises:
-        UserError: a setting keeps nothing of the layer, or asks for more calls than collected.
+        UserError: a setting selects nothing in the layer, or needs more calls than were collected.
     """
     return _SELECTORS[settings[0].selector].in_layer(name, weight, evidence, settings)
 
@@ -124,7 +124,7 @@ def stronger_neurons(selector: SelectorName, name: str, evidence: Evidence) -> N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedSelector:
-    """A selector of the table with its settings, as a function; see `Selector`."""
+    """A built-in selector with its settings, as a function; see `Selector`."""
 
     settings: Pruning
 
@@ -134,12 +134,12 @@ class NamedSelector:
 
 
 def named_selector(name: SelectorName, **settings: Any) -> NamedSelector:
-    """A selector by its name, with the published settings where none are given.
+    """A built-in selector by name; settings that are not given are the published ones.
 
     "conceptprune" has sparsity, tau, threshold and min_per_row; "fia" has r1, r2 and tau.
 
     Raises:
-        UserError: there is no such selector, or no such setting of it, or a value is wrong.
+        UserError: there is no such selector or setting, or a value is wrong.
     """
     return NamedSelector(settings=checked_section(Pruning, selector=name, **settings))
 
@@ -150,7 +150,7 @@ def select_entries(
     """The entries to prune, per layer; `weights` are the site's [R, W] by layer.
 
     Raises:
-        UserError: as `select_in_layer`; or what the selector gave are no entries of the weight.
+        UserError: as `select_in_layer`; or the selector returned something other than entries.
         EmptyMaskError: no entry was selected in any layer.
     """
     entries = {
@@ -166,7 +166,7 @@ def select_entries(
 
 
 def _entries(name: str, weight: Tensor, chosen: Any) -> Entries:
-    """What a selector gave for a layer, as sorted flat indices."""
+    """A selector's result for a layer, as sorted flat indices."""
     found = np.asarray(chosen.cpu() if isinstance(chosen, Tensor) else chosen)
     if found.dtype == np.bool_ and found.shape == weight.shape:
         return np.flatnonzero(found)
@@ -193,19 +193,18 @@ def select_mask(
     """The mask of one concept; jobs, benchmarks and `method.find_mask` all make theirs here.
 
     Args:
-        weights: by layer, whole [R, W], as the model's own files have them where there are some.
-        evidence: statistics of the same layers; of their last columns where only these are the
-            site's.
-        selector: what selects, with its settings.
-        dtype: of the weights when they are selected, as the model had it; their own by default.
-        concept: the name that the mask will have.
+        weights: whole weights [R, W] by layer, as stored in the model's files if there are any.
+        evidence: statistics of the same layers, or of their last columns if only these belong to
+            the site.
+        selector: the selector with its settings.
+        dtype: the model's dtype, used to select; by default that of the weights.
+        concept: name to record in the mask.
         component: the pipeline's name for the denoiser.
-        provenance: what the mask says of its origin, beside selector and timesteps; JSON.
+        provenance: what the mask records about its origin, besides selector and timesteps; JSON.
 
     Raises:
-        UserError: the selector keeps nothing of a layer, asks for more calls than were collected,
-            or gives what are no entries.
-        EmptyMaskError: no weight was selected in any layer.
+        UserError: the selector selects nothing in a layer, needs more calls than were collected, or
+        returns something other than entries. EmptyMaskError: no weight was selected in any layer.
     """
     used = {name: weight.to(dtype or weight.dtype) for name, weight in weights.items()}
     site_weights = on_site(used, evidence.target)
@@ -225,7 +224,7 @@ def select_mask(
 
 
 def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
-    """Of each weight [R, W] the last columns, of which there are statistics."""
+    """The last columns of each weight [R, W], as many as there are statistics for."""
     return {
         name: weight[:, weight.shape[1] - statistics.layers[name].sum_sq.shape[1] :]
         for name, weight in weights.items()
@@ -233,7 +232,7 @@ def on_site(weights: Mapping[str, Tensor], statistics: Statistics) -> dict[str, 
 
 
 def _selection(selector: Selector, evidence: Evidence) -> dict[str, Any]:
-    """What a mask says of how its entries were selected."""
+    """What a mask records about how its entries were selected."""
     known: dict[str, Any] = {"selector": getattr(selector, "__name__", repr(selector))}
     tau = None
     if isinstance(selector, NamedSelector):

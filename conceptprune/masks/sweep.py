@@ -1,4 +1,4 @@
-"""What many settings would select of a concept's weights, as a table: one row for each setting."""
+"""What many settings would select for a concept, as a table with one row per setting."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,8 +36,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"conceptprune.format": "sweep/1", "conceptprune.sorted_by": ",".join(KEY)},
 )
-"""`shared`: entries that the reference mask (the manifest's own settings) has too; `overlap`: these
-over the entries that either has (Jaccard's index); `error`: why a setting selects nothing."""
+"""`shared`: entries also in the reference mask (the manifest's own settings); `overlap`: shared
+entries over entries in either mask (Jaccard index); `error`: why a setting selects nothing."""
 
 
 def sweep_rows(
@@ -46,7 +46,7 @@ def sweep_rows(
     settings: Sequence[Pruning],
     reference: PruningMask,
 ) -> pa.Table:
-    """One row per setting of one selector; layers are selected one by one, and only counted."""
+    """One row per setting of one selector; layers are selected one by one."""
     entries = np.zeros(len(settings), dtype=np.int64)
     shared = np.zeros(len(settings), dtype=np.int64)
     layers: list[list[tuple[str, int, float]]] = [[] for _ in settings]
@@ -61,7 +61,7 @@ def sweep_rows(
                 density = len(flat) / weights[name].numel()
                 layers[index].append((name, len(flat), density))
     except UserError as problem:
-        # One k too small for a narrow layer: the other settings' rows are wanted all the same.
+        # If k is too small for a narrow layer, the other settings still get their rows.
         error, layers = str(problem), [[] for _ in settings]
     size, wanted = reference.num_weights, reference.num_entries
     rows = []
@@ -91,5 +91,5 @@ def sweep_rows(
 
 
 def sorted_rows(table: pa.Table) -> pa.Table:
-    """The rows by concept and setting, as the schema says."""
+    """The rows sorted by concept and setting, as the schema declares."""
     return table.sort_by([(name, "ascending") for name in KEY])

@@ -1,4 +1,4 @@
-"""Switching masks of a live model on and off: all checks first, then all changes."""
+"""Switch masks of a live model on and off: all checks first, then all changes."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -46,14 +46,14 @@ class Place:
 
 
 def exclusively(pipe: Any) -> AbstractContextManager[None]:
-    """No other thread applies or removes masks of this model meanwhile."""
+    """Keep other threads from applying or removing masks of this model."""
     if isinstance(pipe, nn.Module):
         return locked([pipe])
     return locked(value for value in vars(pipe).values() if isinstance(value, nn.Module))
 
 
 def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
-    """Where a mask's layers are in `pipe`, by layer.
+    """Find a mask's layers in `pipe`, by layer.
 
     Raises:
         ModelMismatchError: a layer is missing or has another shape.
@@ -98,10 +98,10 @@ def _folder_of(module: nn.Module, component: str) -> Path | None:
 
 
 def check_weights(mask: "PruningMask", found: Mapping[str, Place]) -> None:
-    """Make sure that a mask was made for these weights, whatever masks are applied to them.
+    """Check that a mask was made for these weights, whatever masks are applied to them.
 
     Raises:
-        ModelMismatchError: it was not; the message says how they differ.
+        ModelMismatchError: it was not; the message says how the weights differ.
     """
     for name, place in found.items():
         original = original_weight(place.linear, place.weight)
@@ -129,14 +129,14 @@ def _fits_by_file(mask: "PruningMask", name: str, place: Place, weight: Tensor) 
 
 
 def difference(mask: "PruningMask", name: str, weight: Tensor) -> str:
-    """How a weight [R, W] that a mask does not fit differs from the one that it was made for.
+    """How a weight [R, W] differs from the one that a mask was made for.
 
-    It is of another model, or of one in another precision, or has lost the mask's entries before.
+    It belongs to another model, is in another precision, or was pruned earlier.
     """
     layer, precision = mask.layers[name], precision_of(weight)
     known = [torch.float32, torch.float16, torch.bfloat16]
     if not layer.rounded_digests:
-        # Masks of before have one digest: of values in bfloat16, or else in float16.
+        # Older masks have one digest: of values in bfloat16, or else in float16.
         known.remove(torch.float16 if mask.collected_in == torch.bfloat16 else torch.bfloat16)
     if len(layer.entries) and are_zero(weight, layer.entries):
         return "is zero already where the mask prunes: the model was pruned before; load its base"
@@ -150,14 +150,14 @@ def difference(mask: "PruningMask", name: str, weight: Tensor) -> str:
 
 
 def is_held(mask: "PruningMask", found: Mapping[str, Place]) -> bool:
-    """Whether the mask was applied to all its layers by this process, and not taken off."""
+    """Whether this process applied the mask to all its layers, and has not removed it."""
     return all(mask.digest in applied_masks(place.linear) for place in found.values())
 
 
 def is_zeroed(mask: "PruningMask", found: Mapping[str, Place]) -> bool:
-    """Whether all of the mask's entries are zero in the model, whoever did it.
+    """Whether all of the mask's entries are zero in the model, for whatever reason.
 
-    Of a mask without entries: whether it was applied.
+    For a mask without entries: whether it was applied.
     """
     if not mask.num_entries:
         return is_held(mask, found)
@@ -165,7 +165,7 @@ def is_zeroed(mask: "PruningMask", found: Mapping[str, Place]) -> bool:
 
 
 def is_active(mask: "PruningMask", found: Mapping[str, Place]) -> bool:
-    """Whether its entries are zero on its own account, not only as parts of other masks."""
+    """Whether the mask itself is active, not only other masks that cover its entries."""
     if not is_zeroed(mask, found):
         return False
     return is_held(mask, found) or not all(
@@ -181,14 +181,14 @@ def switch(
     on: Sequence["PruningMask"] = (),
     force: bool = False,
 ) -> None:
-    """Take masks off and apply others. Nothing is changed when an error is raised.
+    """Remove masks and apply others. If an error is raised, nothing is changed.
 
-    With `force`, masks are applied to weights they were not made for, and what others wrote to the
-    weights of a mask that is taken off stays as it is.
+    With `force`, masks may be applied to weights they were not made for, and values that other code
+    wrote to the weights of a removed mask are kept.
 
     Raises:
         ModelMismatchError: a mask to apply is not for this model.
-        UserError: a mask to take off is fused, is not applied, or was written over.
+        UserError: a mask to remove is fused, is not applied, or was overwritten.
     """
     leaving = {mask.digest for mask in off}
     found = {mask.digest: places(pipe, mask) for mask in (*off, *on)}
@@ -240,7 +240,7 @@ def _check_leaves(
 
 
 def fuse(pipe: Any, mask: "PruningMask", fused: bool) -> None:
-    """Forbid to take a mask off, or allow it again.
+    """Forbid removing a mask, or allow it again.
 
     Raises:
         UserError: it is not applied to `pipe`.
@@ -253,7 +253,7 @@ def fuse(pipe: Any, mask: "PruningMask", fused: bool) -> None:
 
 
 def is_fused(pipe: Any, mask: "PruningMask") -> bool:
-    """Whether a mask is not to be taken off."""
+    """Whether a mask must not be removed."""
     return any(mask.digest in fused_masks(place.linear) for place in places(pipe, mask).values())
 
 

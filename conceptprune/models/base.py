@@ -1,9 +1,9 @@
-"""What all families of models share: text encoding, guidance, and batches under way.
+"""What all model families share: text encoding, guidance, and running batches.
 
-A family is a subclass in a file of its own that says what is particular to it: the denoiser's name
+Each family is a subclass in its own file, which states what is specific to it: the denoiser's name
 in the pipeline, its sites, how a prompt becomes conditions, and how the denoiser is called.
-diffusers takes seconds to import and is imported where it is used: the many short-lived workers
-that only reduce statistics or select masks do without.
+diffusers takes seconds to import, so it is imported only where it is used: the many short-lived
+workers that only reduce statistics or select masks never load it.
 
 Shapes: H guidance branches, B prompts per batch, N = H * B samples of one denoiser call.
 """
@@ -35,37 +35,37 @@ from conceptprune.models.sites import SITES, Sees, Site, find_sites, join_layer,
 from conceptprune.models.trajectory import Trajectory
 
 KEPT_ENCODINGS = 256
-"""So many prompts' conditions are kept on the host beside those in use: 1 GiB for FLUX.1's."""
+"""How many prompts' conditions stay cached on the host, besides those in use: 1 GiB for FLUX.1."""
 
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components of a pipeline that neither collection nor a generation uses."""
+"""Pipeline components that neither collection nor image generation uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiserCall:
-    """What is known of a call of the denoiser before it is made."""
+    """What is known about a denoiser call before it is made."""
 
     number: int
-    """Of the scheduler's step, from 0; a pipeline may call its denoiser several times in one."""
+    """Index of the scheduler step, from 0; one step may have several denoiser calls."""
     timestep: float
     conditional: tuple[bool, ...]
-    """Whether each guidance branch of the call, B samples long, is the prompts' own; in order."""
+    """For each guidance branch of the call (B samples each): is it the conditional one?"""
     continues: bool = False
-    """It is another branch of the same prompts in the same step as the call before."""
+    """True if this call runs another branch of the last call's prompts, in the same step."""
     in_parts: bool = False
-    """Its prompts go through the denoiser a few at a time."""
+    """True if the prompts go through the denoiser a few at a time."""
 
 
 OnCall = Callable[[DenoiserCall], None]
-"""Told of each denoiser call beforehand."""
+"""Called before each denoiser call."""
 
 Conditions = Mapping[str, Tensor]
-"""What the denoiser is told of one prompt, by the name its call gives it: each [1, ...]."""
+"""The denoiser's inputs for one prompt, each [1, ...], by the name of the argument."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteLinear:
-    """A linear of a site, and the first of its columns that belongs to the site."""
+    """A linear layer of a site, and the first of its columns that belongs to the site."""
 
     linear: nn.Linear
     first_column: int
@@ -74,11 +74,11 @@ class SiteLinear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch of B prompts under way: its trajectory and the conditions of all branches."""
+    """A running batch of B prompts: its trajectory and the conditions of all branches."""
 
     trajectory: Trajectory
     conditions: Conditions
-    """Each [H, B, ...]: unconditional branch first (H = 2), or the prompts alone (H = 1)."""
+    """Each [H, B, ...]: the unconditional branch first (H = 2), or only the conditional one."""
     num_branches: int
     guidance: float
 
@@ -92,24 +92,24 @@ class DiffusionModel(ABC):
     """The modules of a diffusers pipeline, run call by call."""
 
     component: str
-    """The pipeline attribute that holds the denoiser."""
+    """Name of the pipeline attribute that holds the denoiser."""
     sites: ClassVar[Mapping[str, Site]] = SITES
-    """By name: where this family has prunable linears."""
+    """Sites by name: where this family has prunable linear layers."""
     flow_matching: ClassVar[bool] = False
-    """Trained for a flow's velocity: the schedulers of noise-predicting models do not fit."""
+    """True if the model predicts a flow's velocity; noise-prediction schedulers do not fit."""
     resumable: ClassVar[bool] = True
-    """A trajectory can be cut into windows of calls."""
+    """True if a trajectory can be split into windows of calls."""
     not_needed: ClassVar[tuple[str, ...]] = NOT_NEEDED
     """Components that are not loaded."""
     needed_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """Text encoders without which the pipeline cannot encode a prompt."""
     encodes_by_itself: ClassVar[bool] = False
-    """The pipeline encodes prompts while it denoises: its text encoders are never freed."""
+    """True if the pipeline encodes prompts while denoising: text encoders are never freed."""
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
-        """The same modules as `pipe` (nothing is copied).
+        """Use the modules of `pipe`; nothing is copied.
 
-        `resolution` is the side of the square images in pixels, the model's own by default.
+        `resolution` is the side of the square images in pixels; by default, the model's own.
         """
         self.pipe = pipe
         self.scheduler = pipe.scheduler
@@ -125,7 +125,7 @@ class DiffusionModel(ABC):
 
     @classmethod
     def from_pipeline(cls, pipe: Any) -> Self:
-        """The same modules as `pipe` (nothing is copied)."""
+        """Use the modules of `pipe`; nothing is copied."""
         return cls(pipe)
 
     @classmethod
@@ -141,7 +141,7 @@ class DiffusionModel(ABC):
     ) -> Self:
         """Load a `from_pretrained` folder; `scheduler` names another diffusers scheduler class.
 
-        What of it is on the device, and when, is up to `offload`; see there.
+        `offload` decides which parts are on the device, and when (see `Offload`).
 
         Raises:
             UserError: a component is missing or is not in safetensors files, or the scheduler is
@@ -157,7 +157,7 @@ class DiffusionModel(ABC):
             name: load_component(kind, folder / name, dtype)
             for name, kind in module_classes(folder, index, cls.not_needed).items()
         }
-        # Left out, they would be missed: a pipeline may do without a component, if told so.
+        # Pass None for them: a pipeline accepts that, but not a missing argument.
         modules |= {name: None for name in cls.not_needed if name in index}
         modules |= {name: None for name, entry in index.items() if entry == ABSENT}
         try:
@@ -177,7 +177,7 @@ class DiffusionModel(ABC):
                 f"model: cannot load a {index['_class_name']} from {folder}: {reason}"
             ) from error
         model = cls(pipe, resolution=resolution)
-        # Here, and not in `from_pipeline`: a hook is not left on a caller's own modules.
+        # Not in `from_pipeline`: that would leave a hook on the caller's own modules.
         model.denoiser.register_forward_hook(_note_progress)
         if cls.encodes_by_itself and offload != "sequential":
             offload = "none"
@@ -194,7 +194,7 @@ class DiffusionModel(ABC):
 
     @classmethod
     def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
-        """Refuse a model that this family's pipeline cannot generate with, as its configs tell.
+        """Refuse a model whose configs show that this family's pipeline cannot generate with it.
 
         Raises:
             UserError: names the file, the field, and what to use instead.
@@ -223,7 +223,8 @@ class DiffusionModel(ABC):
 
     @classmethod  # noqa: B027
     def check_denoiser(cls, config: Mapping[str, Any], path: Path) -> None:
-        """Refuse what only this family has to look for in its denoiser's config, read from `path`.
+        """Refuse denoiser configs (read from `path`) that this family in particular does not
+        support.
 
         Raises:
             UserError: names the file, the field, and what to use instead.
@@ -231,7 +232,7 @@ class DiffusionModel(ABC):
 
     @classmethod
     def check_scheduler(cls, name: str | None) -> None:
-        """Raise a `UserError` where the diffusers scheduler `name` does not fit the family."""
+        """Raise a `UserError` if the diffusers scheduler `name` does not fit this family."""
         if cls.flow_matching and name is not None:
             raise UserError(
                 f"collection.scheduler: {name} is not for a flow-matching model; leave it out to "
@@ -240,20 +241,20 @@ class DiffusionModel(ABC):
 
     @classmethod
     def denoiser_among(cls, components: Iterable[str]) -> str:
-        """Which of a pipeline's components is the denoiser."""
+        """The name of the pipeline's component that is the denoiser."""
         return cls.component
 
     @classmethod
     def num_branches(cls, guidance: float) -> int:
-        """Guidance branches of a denoiser call; as in diffusers, one if guidance is 1 or less."""
+        """Guidance branches per denoiser call: one if guidance is 1 or less, as in diffusers."""
         return 2 if guidance > 1 else 1
 
     @classmethod
     def default_size(cls, config: Mapping[str, Any]) -> tuple[int, int]:
-        """(height, width) of the latents that a denoiser with this `config` was made for.
+        """(height, width) of the latents that a denoiser with this `config` was trained on.
 
         Raises:
-            UserError: it does not say.
+            UserError: the config does not say.
         """
         match config.get("sample_size"):
             case int(side):
@@ -272,7 +273,7 @@ class DiffusionModel(ABC):
         return channels
 
     def text_encoders(self) -> dict[str, nn.Module]:
-        """The pipeline's text encoders, by the name the pipeline gives them; loaded if need be."""
+        """The pipeline's text encoders by their names in the pipeline; loaded if necessary."""
         if self._residency:
             self._residency.bring_encoders()
         return {
@@ -283,7 +284,7 @@ class DiffusionModel(ABC):
 
     @contextmanager
     def text_encoders_kept(self) -> Iterator[None]:
-        """For changes to their weights: the text encoders are loaded, and not freed meanwhile."""
+        """Keep the text encoders loaded inside the context, to change their weights."""
         if self._residency is None:
             yield
             return
@@ -292,11 +293,12 @@ class DiffusionModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser computes; its weights may be elsewhere meanwhile."""
+        """The device on which the denoiser computes; its weights may be offloaded."""
         if self._residency:
             return self._residency.device
         if hasattr(self.denoiser, "_hf_hook"):
-            # Offloaded by its owner: accelerate's hooks bring it to the device for each call.
+            # The owner has enabled offloading: accelerate's hooks move it to the device for each
+            # call.
             device: torch.device = self.pipe._execution_device
             return device
         return next(self.denoiser.parameters()).device
@@ -308,7 +310,7 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def encode_prompt(self, text: str) -> Conditions:
-        """What the text encoders make of one prompt, each [1, ...]."""
+        """The text encoders' outputs for one prompt, each [1, ...]."""
 
     def encode_unconditional(self) -> Conditions:
         """The conditions of the unconditional branch."""
@@ -321,16 +323,16 @@ class DiffusionModel(ABC):
         """One denoiser call: the prediction [N, ...] for `sample` [N, ...] at a scalar timestep."""
 
     def prompt_states(self, conditions: Conditions) -> Tensor:
-        """What the linears of sites that see the prompt alone take: [N, tokens, dim]."""
+        """The input [N, tokens, dim] of linear layers at sites that see only the prompt."""
         return conditions["encoder_hidden_states"]
 
     def site_linears(
         self, names: Iterable[str], sees: Sequence[Sees] = ("latents", "prompt", "text")
     ) -> dict[str, SiteLinear]:
-        """The linears of those of the sites named that see one of `sees`, by layer.
+        """The linear layers, by layer name, of the given sites that see one of `sees`.
 
         Raises:
-            UserError: an unknown site, or one that has no linear here or something else.
+            UserError: a site is unknown, matches no module, or matches a module that is not linear.
         """
         found = {}
         for site in find_sites(self.sites, names, type(self.pipe).__name__):
@@ -349,24 +351,24 @@ class DiffusionModel(ABC):
         return {self.component: self.denoiser}
 
     def schedule(self, steps: int) -> dict[str, Any]:
-        """What the scheduler's `set_timesteps` needs beside the number of steps."""
+        """Arguments of the scheduler's `set_timesteps`, besides the number of steps."""
         return {}
 
     def encode(self, text: str) -> Conditions:
-        """Conditions of one prompt, each [1, ...], on the host; a prompt is encoded once.
+        """Conditions of one prompt, each [1, ...], on the host; each prompt is encoded only once.
 
-        One text at a time, so that batching changes no bit.
+        Texts are encoded one at a time, so that the batch size cannot change a bit.
         """
         return self.encode_all([text])[0]
 
     @torch.no_grad()
     def encode_all(self, texts: Iterable[str]) -> list[Conditions]:
-        """Conditions of several prompts; those met last are kept for later."""
+        """Conditions of several prompts; the most recently used ones stay cached."""
         texts = list(texts)
         if self._residency and not self._encoded.keys() >= set(texts):
             self._residency.bring_encoders()
         for text in texts:
-            # Met again: put at the end, where what was used last is.
+            # Used again: move it to the end, where the most recently used ones are.
             known = self._encoded.pop(text, None)
             self._encoded[text] = known or {
                 name: tensor.cpu() for name, tensor in self.encode_prompt(text).items()
@@ -379,9 +381,9 @@ class DiffusionModel(ABC):
     def batches(
         self, prompts: Sequence[Prompt], size: int, guidance: float
     ) -> Iterator[Sequence[Prompt]]:
-        """Prompts in batches; their texts are encoded for many batches at once, ahead of them.
+        """Split prompts into batches; texts are encoded ahead of time, for many batches at once.
 
-        So the text encoders, which are freed before each batch starts, are loaded seldom.
+        The text encoders are freed before each batch, and this way they are rarely loaded again.
         """
         ahead = max(1, KEPT_ENCODINGS // 2 // size) * size
         for first in range(0, len(prompts), size):
@@ -392,11 +394,11 @@ class DiffusionModel(ABC):
             yield prompts[first : first + size]
 
     def forget_encodings(self) -> None:
-        """Encode prompts anew from now on, because a text encoder's weights have changed."""
+        """Drop the cached encodings, because a text encoder's weights have changed."""
         self._encoded.clear()
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """Unit-variance latents [B, C, height, width], one generator each, as diffusers draws."""
+        """Unit-variance latents [B, C, height, width], one generator per prompt."""
         from diffusers.utils.torch_utils import randn_tensor
 
         shape = (self.latent_channels(self.config), *self.latent_size)
@@ -406,7 +408,7 @@ class DiffusionModel(ABC):
         return latents
 
     def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Batch:
-        """Start a batch: noise from each prompt's own seed, drawn as diffusers pipelines do."""
+        """Start a batch: noise comes from each prompt's own seed, as in diffusers pipelines."""
         encoded = self.encode_all([prompt.text for prompt in prompts])
         seeds = [prompt.seed for prompt in prompts]
         return self.begin_encoded(encoded, seeds, steps=steps, guidance=guidance)
@@ -414,7 +416,7 @@ class DiffusionModel(ABC):
     def begin_encoded(
         self, encoded: Sequence[Conditions], seeds: Sequence[int], *, steps: int, guidance: float
     ) -> Batch:
-        """The same from conditions that need not be of any text, each [1, ...]."""
+        """The same from given conditions, each [1, ...], which need not come from a text."""
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         trajectory = Trajectory(
             scheduler=type(self.scheduler).from_config(self.scheduler.config),
@@ -441,7 +443,7 @@ class DiffusionModel(ABC):
         )
 
     def check_calls(self, batch: Batch, stop: int) -> None:
-        """Raise a `UserError` where the scheduler makes fewer than `stop` calls."""
+        """Raise a `UserError` if the scheduler makes fewer than `stop` calls."""
         trajectory = batch.trajectory
         if stop > trajectory.num_calls:
             raise UserError(
@@ -458,9 +460,10 @@ class DiffusionModel(ABC):
         at_once: int | None = None,
         tell_branches: bool = True,
     ) -> None:
-        """Make the calls from where the batch is up to `stop`, each after `on_call` of it.
+        """Run the batch from its current call up to `stop`, with `on_call` before each call.
 
-        Without `tell_branches`, nobody asks which branches are the prompts' own.
+        Pass `tell_branches=False` if `on_call` does not need to know which branches are
+        conditional.
         """
         trajectory = batch.trajectory
         # All at once: to ask a GPU at each call would be to wait for the call before.
@@ -482,7 +485,7 @@ class DiffusionModel(ABC):
         return self.finish(self.begin(prompts, steps=steps, guidance=guidance), at_once=at_once)
 
     def finish(self, batch: Batch, *, at_once: int | None = None) -> Tensor:
-        """Images [n, height, width, 3] uint8 of a batch that has just begun."""
+        """Run a batch that has just begun to its end: images [n, height, width, 3] uint8."""
         for _ in range(batch.trajectory.num_calls):
             self.advance(batch, at_once=at_once)
         latents, generators = batch.trajectory.latents, batch.trajectory.generators
@@ -496,13 +499,14 @@ class DiffusionModel(ABC):
 
     @torch.no_grad()
     def advance(self, batch: Batch, *, at_once: int | None = None) -> None:
-        """One denoiser call on all branches of the batch, guidance, and the scheduler's step.
+        """Make one denoiser call on all branches of the batch, apply guidance, and step the
+        scheduler.
 
-        `at_once` prompts go through the denoiser together (all of them by default): fewer take
-        less memory, and may move the last bits.
+        `at_once` prompts go through the denoiser together (all of them by default). A smaller
+        number takes less memory, and may change the last bits.
         """
         trajectory = batch.trajectory
-        # [branches, prompts, ...]: a slice of prompts takes its branches along.
+        # [branches, prompts, ...]: a slice of prompts includes all of their branches.
         samples = trajectory.model_input().expand(batch.num_branches, *trajectory.latents.shape)
         num_prompts = samples.shape[1]
         size = at_once or num_prompts
@@ -532,7 +536,7 @@ class DiffusionModel(ABC):
     ) -> Tensor:
         """Images [n, height, width, 3] uint8 of final latents [n, C, h, w].
 
-        `generators`, one per image, are for the few autoencoders that draw noise of their own.
+        `generators`, one per image, are for the few autoencoders that sample noise themselves.
         """
         vae = self.pipe.vae
         noise = None if generators is None else list(generators)
@@ -543,11 +547,11 @@ class DiffusionModel(ABC):
         return images
 
     def unscaled(self, latents: Tensor) -> Tensor:
-        """The autoencoder's own latents [n, C, h, w] of the denoiser's, as the pipeline does it."""
+        """Convert the denoiser's latents [n, C, h, w] to the autoencoder's."""
         own: Tensor = latents / self.pipe.vae.config.scaling_factor
         return own
 
     def scaled(self, latents: Tensor) -> Tensor:
-        """The denoiser's latents of the autoencoder's own: the inverse of `unscaled`."""
+        """Convert the autoencoder's latents to the denoiser's: the inverse of `unscaled`."""
         own: Tensor = latents * self.pipe.vae.config.scaling_factor
         return own

@@ -1,4 +1,4 @@
-"""A pipeline that the caller has loaded, used for a while and given back as it was."""
+"""Borrow a pipeline that the caller has loaded, and give it back unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from conceptprune.models.wrappers import compiled_inside, unwrapped
 
 @contextmanager
 def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionModel]:
-    """`pipe` as a model of its family; a model that is one already is passed on as it is.
+    """Wrap `pipe` as a model of its family; a `DiffusionModel` is passed through.
 
-    Afterwards the pipeline has the components, attributes, scheduler state and training modes that
-    it had, and with `enable_model_cpu_offload` its modules are back on the host. `resolution` is
-    the side of the images in pixels, the model's own by default.
+    On exit, the pipeline's components, attributes, scheduler state and training modes are restored,
+    and with `enable_model_cpu_offload` its modules are back on the host. `resolution` is the side
+    of the images in pixels; by default, the model's own.
 
     Raises:
-        UserError: `pipe` is no text-to-image pipeline of diffusers.
+        UserError: `pipe` is not a diffusers text-to-image pipeline.
     """
     if isinstance(pipe, DiffusionModel):
         yield pipe
@@ -35,7 +35,7 @@ def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionM
     compiled = [(module, module._compiled_call_impl) for module in modules]
     inside = [wrapper for part in parts.values() for wrapper in compiled_inside(part)]
     try:
-        # A scheduler of its own: pipelines that are run as a whole change the one they have.
+        # Use a copy of the scheduler: a pipeline that runs as a whole changes its own.
         vars(pipe)["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
         # Hooks that are added to a compiled module are not called.
         for name, part in parts.items():
@@ -58,10 +58,10 @@ def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionM
 
 
 def family_of_pipeline(pipe: Any) -> type[DiffusionModel]:
-    """The family of a diffusers pipeline; of a subclass, that of the class it is made from.
+    """The family of a diffusers pipeline; a subclass belongs to its base class's family.
 
     Raises:
-        UserError: it is no pipeline.
+        UserError: it is not a pipeline.
     """
     from diffusers import DiffusionPipeline
 

@@ -1,8 +1,8 @@
-"""A pipeline's components from their files: whole, or refused by the name of what is missing.
+"""Load a pipeline's components from their files; refuse incomplete ones, naming what is missing.
 
-diffusers and transformers leave a parameter that no file has as it was initialised, at random, and
-only warn. Here that is an error, beforehand from the files' headers and again at every load.
-diffusers takes seconds to import and is imported where it is used.
+When a parameter is missing from the files, diffusers and transformers keep its random initial value
+and only warn. Here it is an error, both in the check of the files' headers and at every load.
+diffusers takes seconds to import, so it is imported only where it is used.
 """
 
 import importlib
@@ -22,12 +22,13 @@ from conceptprune.versions import versions
 
 INDEX = "model_index.json"
 ABSENT = [None, None]
-"""A component that the pipeline knows and the model does without, in its model_index.json."""
+"""How model_index.json marks a component that the pipeline supports and this model lacks."""
 LIBRARIES = ("diffusers", "transformers")
 SHOWN_KEYS = 3
 OLDER_NAMES = {r"^(embeddings|encoder|final_layer_norm)\.": r"text_model.\1."}
-"""What transformers 4 calls the tensors of a CLIP text encoder that transformers 5 saved: it knows
-no other names, and would make up every one of them. The newer one reads both."""
+"""Renames the tensors of a CLIP text encoder saved by transformers 5 to what transformers 4
+expects: it would otherwise find none of them and initialise all at random. transformers 5 reads
+both."""
 
 ADAPTER = (
     "names with base_layer or lora_ in them mean a pipeline that was saved with its adapter: call "
@@ -42,14 +43,14 @@ REASONS = (
     ),
     (("model.diffusion_model.",), "the file is a single-file checkpoint: name it as model.file"),
 )
-"""Parts of unexpected names, and what they tell."""
+"""Parts of unexpected tensor names, and the likely reason for each."""
 
 
 def read_index(folder: Path | str) -> dict[str, Any]:
     """The folder's model_index.json.
 
     Raises:
-        UserError: there is none, or it is not one of a pipeline of diffusers' own.
+        UserError: it is missing, or names a pipeline that is not part of diffusers.
     """
     path = Path(folder) / INDEX
     try:
@@ -72,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object in a file.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: it cannot be read, or is not an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -86,10 +87,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def module_classes(
     folder: Path, index: Mapping[str, Any], not_needed: Collection[str]
 ) -> dict[str, type[nn.Module]]:
-    """The class of each component with weights that a pipeline needs, by name.
+    """The class of each component that has weights and that the pipeline needs, by name.
 
     Raises:
-        UserError: a class is not in the installed libraries, or comes with the model's own code.
+        UserError: a class is not in the installed libraries, or is code shipped with the model.
     """
     found = {}
     for name, entry in index.items():
@@ -109,7 +110,7 @@ def _class_of(library: str, name: str, *, where: str) -> type:
     if library in LIBRARIES:
         module = importlib.import_module(library)
     else:
-        # diffusers has the classes of some pipelines in the module of the pipeline.
+        # diffusers defines some pipelines' component classes in the pipeline's own module.
         import diffusers
 
         module = getattr(diffusers.pipelines, library, None)
@@ -130,12 +131,12 @@ def _class_of(library: str, name: str, *, where: str) -> type:
 
 
 def check_component(kind: Any, folder: Path) -> None:
-    """Make sure that a component's files have every tensor that its class and config call for.
+    """Check that a component's files have every tensor that its class and config require.
 
-    Only headers are read: the module is made on the meta device, without numbers.
+    Only headers are read: the module is built on the meta device, without data.
 
     Raises:
-        UserError: a file is missing or damaged, or a tensor is missing or of another shape.
+        UserError: a file is missing or damaged, or a tensor is missing or has another shape.
     """
     for path in find_checkpoint(folder).files:
         try:
@@ -156,9 +157,10 @@ def check_component(kind: Any, folder: Path) -> None:
 
 
 def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> Any:
-    """A component from its `from_pretrained` folder, memory-mapped where the files are of `dtype`.
+    """Load a component from its `from_pretrained` folder; memory-mapped if the files are in
+    `dtype`.
 
-    `kind` is its class, or one of transformers' that choose it; `how` is told to `from_pretrained`.
+    `kind` is its class, or a transformers auto class; `how` is passed on to `from_pretrained`.
 
     Raises:
         UserError: as `check_component`.
@@ -170,7 +172,7 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> A
 def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
     checkpoint = find_checkpoint(folder)
     if kind.__module__.startswith("transformers."):
-        # diffusers' own classes have no such option, and run no code but their own.
+        # diffusers classes have no such option, and never run a model's own code.
         how["trust_remote_code"] = False
     variant = {} if checkpoint.variant is None else {"variant": checkpoint.variant}
     if kind.__name__.startswith("CLIPTextModel") and versions()["transformers"].startswith("4."):
@@ -182,13 +184,13 @@ def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                # Told below, by name.
+                # Reported below, by name.
                 ignore_mismatched_sizes=True,
                 low_cpu_mem_usage=True,
                 **variant,
                 **how,
             )
-    # What a wrong config makes a constructor raise is anyone's guess.
+    # A wrong config can make a constructor raise anything.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot load a {kind.__name__} from {folder}: {reason}") from error
@@ -198,7 +200,7 @@ def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' own tables of what is missing, which is said in one line here."""
+    """Silence the libraries' tables of missing tensors; the error here says it in one line."""
     loggers = [importlib.import_module(f"{library}.utils.logging") for library in LIBRARIES]
     levels = [logger.get_verbosity() for logger in loggers]
     for logger in loggers:
@@ -211,9 +213,9 @@ def _quiet() -> Iterator[None]:
 
 
 def check_told(told: Mapping[str, Any], file: Path) -> None:
-    """Refuse a module whose loader says that some parameter is not from the files.
+    """Refuse a module if its loader reports that some parameter did not come from the files.
 
-    `told` is what `from_pretrained` gives with `output_loading_info`, `file` what it was read from.
+    `told` is what `from_pretrained` returns with `output_loading_info`; `file` is what was read.
 
     Raises:
         UserError: names the first tensor that is missing or has another shape, and why.
@@ -223,7 +225,8 @@ def check_told(told: Mapping[str, Any], file: Path) -> None:
         name, found, wanted = mismatched[0]
         raise UserError(
             f"{file}: {name} is {list(found)} and its config.json calls for "
-            f"{list(wanted)}{_more(len(mismatched))}: file and config are of different models"
+            f"{list(wanted)}{_more(len(mismatched))}: the file and the config belong to "
+            "different models"
         )
     missing = sorted(told["missing_keys"])
     if missing:

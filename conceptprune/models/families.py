@@ -25,18 +25,18 @@ FAMILIES: Mapping[str, type[DiffusionModel]] = {
     "PixArtAlphaPipeline": PixArt,
     "PixArtSigmaPipeline": PixArt,
 }
-"""By the diffusers pipeline class that a folder's model_index.json names."""
+"""Families by the diffusers pipeline class that a folder's model_index.json names."""
 
 NOT_IDENTITY = {"vae", *NOT_NEEDED}
-"""Components that change nothing of what the denoiser computes."""
+"""Components that do not affect what the denoiser computes."""
 CONFIGS = {".json", ".txt", ".model"}
 
 
 def components(folder: Path | str) -> list[str]:
-    """Names of the components that a model folder has.
+    """Names of the components in a model folder.
 
     Raises:
-        UserError: the folder is no pipeline.
+        UserError: the folder is not a pipeline.
     """
     return [
         name
@@ -46,18 +46,18 @@ def components(folder: Path | str) -> list[str]:
 
 
 def family_named(pipeline: str) -> type[DiffusionModel]:
-    """The family of a diffusers pipeline class, `OtherPipeline` where none knows it."""
+    """The family of a diffusers pipeline class; `OtherPipeline` if no family covers it."""
     return FAMILIES.get(pipeline, OtherPipeline)
 
 
 def check_sites(pipeline: str, names: Sequence[str]) -> None:
-    """Raise a `UserError` where a pipeline has no site of a name.
+    """Raise a `UserError` if a pipeline has no site of a given name.
 
-    A pipeline of no known family takes regular expressions only.
+    For a pipeline of no known family, sites must be regular expressions.
     """
     if pipeline not in FAMILIES and not all(name.startswith(PATTERN_PREFIX) for name in names):
         raise UserError(
-            f"model: {pipeline} is none of the pipelines known here, which are "
+            f"model: {pipeline} is not a pipeline known here; known are "
             f"{', '.join(sorted(FAMILIES))}. To prune it all the same, name its feed-forwards' "
             "linears yourself, with a regular expression for their module names in the denoiser: "
             "pruning: {site: 're:(.*\\.)?ff\\.net\\.2'}"
@@ -69,7 +69,7 @@ def denoiser_of(folder: Path | str) -> str:
     """The name of the denoiser among a model folder's components.
 
     Raises:
-        UserError: the folder is no pipeline, or has no denoiser.
+        UserError: the folder is not a pipeline, or has no denoiser.
     """
     return family_of(folder).denoiser_among(components(folder))
 
@@ -78,15 +78,15 @@ def family_of(folder: Path | str) -> type[DiffusionModel]:
     """The family of a model folder.
 
     Raises:
-        UserError: the folder is no pipeline.
+        UserError: the folder is not a pipeline.
     """
     return family_named(read_index(folder)["_class_name"])
 
 
 def check_model(folder: Path | str) -> None:
-    """Make sure that a model folder is of a kind that can be run, and has every tensor for it.
+    """Check that a model folder is of a supported kind and has every tensor it needs.
 
-    Configs and the headers of safetensors files are read, and no weights.
+    Reads configs and the headers of safetensors files, but no weights.
 
     Raises:
         UserError: names the file, the field or tensor, and the likely reason.
@@ -103,8 +103,8 @@ def identity(folder: Path | str) -> str:
     """Digest of the files that decide what the denoiser computes: weights, configs, tokenizer.
 
     Raises:
-        UserError: the folder is no pipeline, or the denoiser or a text encoder has no safetensors
-            checkpoint.
+        UserError: the folder is not a pipeline, or the denoiser or a text encoder has no
+        safetensors checkpoint.
     """
     folder = Path(folder)
     parts = [name for name in components(folder) if name not in NOT_IDENTITY]
@@ -125,10 +125,10 @@ def identity(folder: Path | str) -> str:
 
 
 def check_identity(folder: Path, found: str, planned: str) -> None:
-    """Refuse a model folder on this machine that is not the one that a job was planned with.
+    """Refuse a model folder on this machine that differs from the one the job was planned with.
 
     Raises:
-        ModelMismatchError: it is another; its results would be committed under the wrong keys.
+        ModelMismatchError: it differs, so its results would be committed under the wrong keys.
     """
     if found != planned:
         raise ModelMismatchError(

@@ -1,4 +1,4 @@
-"""FLUX.1 dev and schnell: packed latents, guidance embedded or none, fused single-stream blocks."""
+"""FLUX.1 dev and schnell: packed latents, embedded guidance or none, fused single-stream blocks."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -12,18 +12,19 @@ from conceptprune.models.base import Conditions, DiffusionModel
 from conceptprune.models.sites import TEXT_FFN, Site, sites
 
 PACKED = 4
-"""Latents are packed in patches of 2 x 2: so many times the channels, at half the side."""
+"""Latents are packed in patches of 2 x 2: four times the channels, at half the side."""
 LATENT_SIDE = 128
-"""FLUX.1 names no size of its own; diffusers generates 1024 x 1024 pixels."""
+"""FLUX.1's config gives no size; diffusers generates 1024 x 1024 pixels."""
 SCHNELL_TOKENS = 256
 """schnell, which takes no guidance, was distilled with half of dev's 512 text tokens."""
 TRAIN_TIMESTEPS = 1000
 
 
 class Flux(DiffusionModel):
-    """FLUX.1 dev and schnell: never a second branch; dev is told the guidance, schnell has none.
+    """FLUX.1 dev and schnell: never a second branch; dev takes guidance as an input, schnell has
+    none.
 
-    The CLIP encoder may be missing: its pooled state is zeros then.
+    The CLIP encoder may be missing; its pooled state is then zeros.
     """
 
     component = "transformer"
@@ -32,8 +33,8 @@ class Flux(DiffusionModel):
     sites = sites(
         Site(
             name="ffn_out",
-            # proj_out of a single-stream block takes the attention's output beside the
-            # feed-forward's activation: of its columns, the latter are the site's.
+            # proj_out of a single-stream block takes the attention's output and the feed-forward's
+            # activation side by side; only the columns of the latter belong to the site.
             pattern=r"(.*\.)?ff(_context)?\.net\.2|single_transformer_blocks\.\d+\.proj_out",
             fused=r"single_transformer_blocks\.\d+\.proj_out",
         ),
@@ -41,8 +42,8 @@ class Flux(DiffusionModel):
             name="ffn_in",
             pattern=r"(.*\.)?ff(_context)?\.net\.0\.proj|single_transformer_blocks\.\d+\.proj_mlp",
         ),
-        # Of the text's stream in the double-stream blocks: a single-stream block's keys and values
-        # are of text and image together.
+        # The text stream of the double-stream blocks only: a single-stream block computes keys and
+        # values of text and image together.
         Site(name="attn_key", pattern=r"(.*\.)?attn\.add_k_proj"),
         Site(name="attn_value", pattern=r"(.*\.)?attn\.add_v_proj"),
         TEXT_FFN,
@@ -68,7 +69,7 @@ class Flux(DiffusionModel):
         """The T5 encoder's states, and the CLIP encoder's pooled state."""
         more = {} if self.config["guidance_embeds"] else {"max_sequence_length": SCHNELL_TOKENS}
         if self.pipe.text_encoder is None:
-            # diffusers generates without this encoder where its pooled state is given.
+            # diffusers generates without this encoder if its pooled state is given.
             states = self.pipe._get_t5_prompt_embeds(
                 text, device=self.device, dtype=self.dtype, **more
             )
@@ -87,7 +88,7 @@ class Flux(DiffusionModel):
         return packed
 
     def schedule(self, steps: int) -> dict[str, Any]:
-        """Noise levels of equal distance, shifted as larger images need."""
+        """Evenly spaced noise levels, shifted for larger images."""
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         config = self.scheduler.config
@@ -131,7 +132,7 @@ class Flux(DiffusionModel):
         return super().decode(self.pipe._unpack_latents(latents, *size, scale), generators)
 
     def unscaled(self, latents: Tensor) -> Tensor:
-        """See `DiffusionModel`; the autoencoder's latents have a mean of their own."""
+        """See `DiffusionModel`; the autoencoder's latents are also shifted by a mean."""
         own: Tensor = super().unscaled(latents) + self.pipe.vae.config.shift_factor
         return own
 

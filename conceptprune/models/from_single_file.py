@@ -37,10 +37,10 @@ INDEX_OF_SHARDS = ".safetensors.index.json"
 
 
 def converted_folder(file: Path, config: Path) -> Path:
-    """The model of a single file as a folder, under the digests of the file and its configs.
+    """Convert a single file to a folder, named by the digests of the file and its configs.
 
-    diffusers reads the file; the folder has the configs as they are, and tensors of the file's
-    dtype (float32 where it has several). Several processes may ask at once: one converts.
+    diffusers reads the file. The folder gets the configs unchanged, and tensors in the file's dtype
+    (float32 if it has several). Of several processes that ask at once, one converts.
 
     Raises:
         UserError: the file or the configs are missing, or do not belong together.
@@ -79,7 +79,7 @@ def _config_files(config: Path) -> Iterator[str]:
 
 
 def _convert(file: Path, config: Path, out: Path) -> None:
-    # Imported here: slow, and only such models need it.
+    # Imported here because it is slow, and only such models need it.
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
     from safetensors.torch import save_file
@@ -88,7 +88,8 @@ def _convert(file: Path, config: Path, out: Path) -> None:
     pipeline = getattr(diffusers, name, None)
     if pipeline is None or not hasattr(pipeline, "from_single_file"):
         raise UserError(
-            f"model.config: {config} is of a {name}, which diffusers does not load from a file"
+            f"model.config: {config} belongs to a {name}, which diffusers cannot "
+            "load from a single file"
         )
     try:
         _check_parts(file, config, name)
@@ -99,9 +100,9 @@ def _convert(file: Path, config: Path, out: Path) -> None:
         (out / path).parent.mkdir(exist_ok=True)
         shutil.copyfile(config / path, out / path)
     try:
-        # With the copy, which has configs only: no weights but the file's are ever used.
+        # Use the copy, which has only configs, so that all weights come from the file.
         pipe = pipeline.from_single_file(
-            # The name of old and new versions: some ignore `dtype` without a word.
+            # A name that old and new versions accept: some silently ignore `dtype`.
             str(file),
             config=str(out),
             local_files_only=True,
@@ -109,7 +110,7 @@ def _convert(file: Path, config: Path, out: Path) -> None:
         )
         for component, stem, tensors in _weights(pipe, components(out)):
             save_file(tensors, out / component / f"{stem}.safetensors", {"format": "pt"})
-        # What a single file never has: the safety checker.
+        # A single file never contains the safety checker.
         absent = {part: [None, None] for part in components(out) if getattr(pipe, part) is None}
         if absent:
             (out / INDEX).write_text(json.dumps({**read_index(out), **absent}), encoding="utf-8")
@@ -127,10 +128,10 @@ def _convert(file: Path, config: Path, out: Path) -> None:
 
 
 def _check_parts(file: Path, config: Path, pipeline: str) -> None:
-    """Refuse a file that lacks a whole component that its configs call for.
+    """Refuse a file that lacks a whole component required by its configs.
 
     Raises:
-        UserError: names the component, and how its tensors' names would begin.
+        UserError: names the component, and the prefix its tensors' names should have.
     """
     with safe_open(file, framework="pt") as stream:
         names = set(stream.keys())
@@ -160,7 +161,7 @@ def _weights(pipe: Any, names: list[str]) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _dtype(file: Path) -> torch.dtype:
-    """The one floating-point type of a file's weights; float32, which holds all, of several."""
+    """The floating-point type of a file's weights; float32 if it has several."""
     with safe_open(file, framework="pt") as stream:
         weights = set(stream.keys()) - SAMPLING_TENSORS
         names = {stream.get_slice(key).get_dtype() for key in weights}

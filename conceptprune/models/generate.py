@@ -24,7 +24,7 @@ def generate(
 ) -> Images:
     """Images [n, height, width, 3] uint8 of the prompts, each from its own seed.
 
-    `at_once` prompts of a batch go through the denoiser and the decoder together, all by default.
+    `at_once` prompts of a batch go through the denoiser and decoder together; by default, all.
     """
     parts = []
     for batch in model.batches(prompts, batch_size, guidance):

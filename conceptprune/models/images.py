@@ -1,4 +1,4 @@
-"""Images as arrays, and as PNG files that are equal for equal images."""
+"""Images as arrays, and as PNG files: equal images give equal files."""
 
 import io
 
@@ -18,6 +18,6 @@ def png(image: Image) -> bytes:
 
 
 def read_image(data: bytes) -> Image:
-    """The image in a PNG file, or in any other that pillow knows."""
+    """Read an image from a PNG file, or from any other format that pillow reads."""
     with PilImage.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What a node makes once for all of its workers: copies of models, and models converted."""
+"""Files that a node makes once for all of its workers: downloaded and converted models."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where this node keeps what it made: `CONCEPTPRUNE_CACHE`, else in the user's cache."""
+    """The node's cache folder: `CONCEPTPRUNE_CACHE`, or else a folder in the user's cache."""
     if own := os.environ.get(CACHE_VARIABLE):
         return Path(own).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
@@ -29,16 +29,16 @@ def cache_folder() -> Path:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, whole: by `make`, given an empty folder that takes its place, if it is not there.
+    """Return `folder`, complete; if it is missing, `make` fills an empty folder that becomes it.
 
-    Of several workers that ask at once, one makes it and the others wait; what was cut short is
-    begun anew.
+    If several workers ask at once, one makes it and the others wait. An interrupted attempt is
+    started again from scratch.
     """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock"), folder):
-        # Whoever had the lock before has made it.
+        # The previous holder of the lock has made it.
         if not folder.is_dir():
             partial = folder.with_name(f"{folder.name}{PARTIAL}")
             shutil.rmtree(partial, ignore_errors=True)
@@ -53,7 +53,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _locked(path: Path, folder: Path) -> Iterator[None]:
-    """Hold a lock, that another process may hold for as long as it makes `folder`."""
+    """Hold a lock; another process may hold it for as long as it takes to make `folder`."""
     lock = FileLock(path)
     while not lock.is_locked:
         try:

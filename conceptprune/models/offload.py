@@ -1,6 +1,6 @@
-"""What of a pipeline is on the device, and when: text encoders are freed, a denoiser takes turns.
+"""Which parts of a pipeline are on the device, and when.
 
-None of it changes a bit of any result: weights that were freed are read again from the same files.
+Offloading does not change any result: freed weights are read again from the same files.
 """
 
 from collections.abc import Iterator
@@ -33,18 +33,18 @@ class Residency:
     device: torch.device
     offload: Offload
     _freed: dict[str, type[nn.Module]] = field(default_factory=dict)
-    """Classes of the text encoders that are not there now, by name."""
+    """Classes of the text encoders that are currently freed, by name."""
     _keepers: int = 0
 
     def place(self) -> None:
-        """Bring everything to where it belongs before the first prompt."""
+        """Put every module where it belongs before the first prompt."""
         for name, module in self.pipe.components.items():
             if isinstance(module, nn.Module) and name != self.component:
                 module.to(self.device)
         if self.offload in ("none", "encoders"):
             self._denoiser.to(self.device)
         if self.offload == "sequential":
-            # Imported here: only this one needs it.
+            # Imported here because only this mode needs it.
             from diffusers.hooks import apply_group_offloading
 
             apply_group_offloading(
@@ -52,9 +52,9 @@ class Residency:
             )
 
     def bring_encoders(self) -> None:
-        """Have all text encoders on the device, read again from their files where they were freed.
+        """Bring all text encoders to the device; freed ones are read again from their files.
 
-        Those of a pipeline without one of its encoders stay missing.
+        Encoders that the pipeline never had stay missing.
         """
         if self.offload == "model":
             self._denoiser.to("cpu")
@@ -64,7 +64,7 @@ class Residency:
         self._freed.clear()
 
     def begin_denoising(self) -> None:
-        """Free the text encoders, unless someone keeps them, and have the denoiser in its place."""
+        """Free the text encoders, unless kept, and bring the denoiser to the device."""
         if self.offload != "none" and not self._keepers:
             for name, module in self.pipe.components.items():
                 if is_text_encoder(name) and module is not None:
@@ -75,7 +75,7 @@ class Residency:
 
     @contextmanager
     def keeping_encoders(self) -> Iterator[None]:
-        """The text encoders are there for the duration: something is done to their weights."""
+        """Keep the text encoders loaded inside the context, to change their weights."""
         self.bring_encoders()
         self._keepers += 1
         try:

@@ -1,8 +1,8 @@
-"""Any other text-to-image pipeline of diffusers: run by itself, and watched from the outside.
+"""Any other diffusers text-to-image pipeline: run as a whole, and watched from the outside.
 
-What no family knows cannot be taken apart into encoding, calls and a scheduler. So the pipeline is
-run as it is, its steps are counted, and it is stopped when enough of them are seen. That is all
-collection needs; a trajectory cannot be cut into windows, though.
+A pipeline of no known family cannot be split into encoding, denoiser calls and scheduler steps. So
+it is run as it is, its steps are counted, and it is stopped after enough of them. That is all that
+collection needs, but a trajectory cannot be split into windows.
 """
 
 import inspect
@@ -25,7 +25,7 @@ DENOISERS = ("transformer", "unet")
 USUAL_SIDE = 128
 USUAL_CHANNELS = 4
 NO_PROMPT = " "
-"""For pipelines that need a negative prompt for their second branch; as in their examples."""
+"""For pipelines whose second branch needs a negative prompt; their examples use the same."""
 NEEDS_IMAGES = (
     "ControlNet",
     "Edit",
@@ -38,13 +38,13 @@ NEEDS_IMAGES = (
     "Depth2Img",
     "Fill",
 )
-"""In the names of pipelines that generate from more than a text."""
+"""Parts of the names of pipelines that need more than a text."""
 PROBES = ("a red circle", "two dogs on a beach")
-"""Two prompts that say different things, to see what in a pipeline follows its prompts."""
+"""Two different prompts, to find out which denoiser inputs depend on the prompt."""
 
 
 class WholeRun(Trajectory):
-    """Prompts for a pipeline to run from the start; how many calls it makes shows then."""
+    """Prompts for a pipeline to run as a whole; the number of calls shows afterwards."""
 
     def __init__(self, prompts: Sequence[Prompt], *, steps: int) -> None:
         self.prompts = tuple(prompts)
@@ -52,17 +52,17 @@ class WholeRun(Trajectory):
         self.generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
 
     def state(self) -> TrajectoryState:
-        """Nothing to go on from: the scheduler belongs to the pipeline."""
+        """Not available: the scheduler belongs to the pipeline."""
         raise UserError("collection.window: must be null for a pipeline of no known family")
 
 
 class OtherPipeline(DiffusionModel):
-    """A pipeline of no known family; its sites are regular expressions of the user's."""
+    """A pipeline of no known family; the user gives its sites as regular expressions."""
 
     component = ""
     sites = {}  # noqa: RUF012
     resumable = False
-    # It would black out images; the families do without it, too.
+    # The safety checker would black out images; the known families leave it out, too.
     not_needed = ("safety_checker",)
     needed_encoders = ()
     encodes_by_itself = True
@@ -89,7 +89,7 @@ class OtherPipeline(DiffusionModel):
                 "text-to-image model"
             )
         present = [part for part, entry in index.items() if entry != ABSENT]
-        # Transformers take their latents in patches, each pipeline in its own.
+        # Transformers take latents in patches, which differ between pipelines.
         if cls.denoiser_among(present) == "unet" and (folder / "vae" / "config.json").is_file():
             super().check_configs(folder, index)
 
@@ -106,13 +106,13 @@ class OtherPipeline(DiffusionModel):
 
     @classmethod
     def default_size(cls, config: Mapping[str, Any]) -> tuple[int, int]:
-        """As in most configs; only used to tell sizes beforehand."""
+        """As in most configs; only used to estimate sizes."""
         side = config.get("sample_size")
         return (side, side) if isinstance(side, int) else (USUAL_SIDE, USUAL_SIDE)
 
     @classmethod
     def latent_channels(cls, config: Mapping[str, Any]) -> int:
-        """As in most configs; only used to tell sizes beforehand."""
+        """As in most configs; only used to estimate sizes."""
         channels: int = config.get("in_channels", USUAL_CHANNELS)
         return channels
 
@@ -129,7 +129,7 @@ class OtherPipeline(DiffusionModel):
         )
 
     def begin(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> Batch:
-        """Note what is to be run; nothing is computed yet."""
+        """Record what to run; nothing is computed yet."""
         return Batch(
             trajectory=WholeRun(prompts, steps=steps),
             conditions={},
@@ -138,7 +138,7 @@ class OtherPipeline(DiffusionModel):
         )
 
     def check_calls(self, batch: Batch, stop: int) -> None:
-        """Told by the run itself."""
+        """Not checked here: `run` finds out."""
 
     @torch.no_grad()
     def run(
@@ -153,8 +153,8 @@ class OtherPipeline(DiffusionModel):
         """Run the pipeline until it has made `stop` steps, each of one denoiser call or several.
 
         Raises:
-            UserError: the pipeline makes fewer steps, or it cannot be told which of its guidance
-                branches are the prompts' own.
+            UserError: the pipeline makes fewer steps, or it is unclear which of its guidance
+            branches is the conditional one.
         """
         run = batch.trajectory
         assert isinstance(run, WholeRun)
@@ -182,7 +182,7 @@ class OtherPipeline(DiffusionModel):
                 )
 
     def _guidance_branches(self, steps: int, guidance: float) -> GuidanceBranches:
-        """Tells the branches of a call apart; two steps are run for it, once per guidance scale."""
+        """Learn to tell branches of a call apart, from two steps; once per guidance scale."""
         if guidance not in self._branches_of:
             seen: list[list[SeenCall]] = []
             for text in PROBES:
@@ -199,7 +199,7 @@ class OtherPipeline(DiffusionModel):
         stop: int,
         on_call: Callable[[SeenCall], None],
     ) -> int:
-        """Run the pipeline for the first `stop` of its steps; how many it made."""
+        """Run the pipeline for its first `stop` steps; returns how many it made."""
         with watched(self.denoiser, self.pipe.scheduler, stop, on_call) as made:
             with suppress(Enough):
                 self._call(prompts, steps, guidance, output_type="latent")
@@ -223,7 +223,7 @@ class OtherPipeline(DiffusionModel):
     ) -> Any:
         accepted = inspect.signature(self.pipe.__call__).parameters
         wanted: dict[str, Any] = {"guidance_scale": guidance}
-        # Where guidance by a second branch is on by default, but for the text of that branch.
+        # The second branch is on by default in such pipelines, but needs a text.
         true_scale = accepted.get("true_cfg_scale")
         if true_scale is not None and (true_scale.default or 0) > 1:
             wanted = {

@@ -12,10 +12,10 @@ class PixArt(DiffusionModel):
     component = "transformer"
 
     def encode_prompt(self, text: str) -> Conditions:
-        """The T5 encoder's states and which of them are words.
+        """The T5 encoder's states, and the mask of those that are words.
 
-        The caption is not cleaned of web addresses and the like: cleaning depends on which
-        libraries are installed.
+        The caption is not cleaned of web addresses and the like, because the result would depend on
+        which libraries are installed.
         """
         states, mask, _, _ = self.pipe.encode_prompt(
             text, do_classifier_free_guidance=False, device=self.device, clean_caption=False
@@ -23,7 +23,7 @@ class PixArt(DiffusionModel):
         return {"encoder_hidden_states": states.to(self.dtype), "encoder_attention_mask": mask}
 
     def prompt_states(self, conditions: Conditions) -> Tensor:
-        """The caption's projection, which the denoiser makes anew at every call."""
+        """The caption's projection, which the denoiser recomputes at every call."""
         project = self.denoiser.get_submodule("caption_projection")
         projected: Tensor = project(conditions["encoder_hidden_states"])
         return projected

@@ -1,11 +1,11 @@
-"""A prompt: what a model is asked for."""
+"""A prompt."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A text to generate an image of, and the seed of the noise to start from."""
+    """The text of an image to generate, and the seed of its initial noise."""
 
     text: str
     seed: int

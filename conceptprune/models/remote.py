@@ -1,6 +1,6 @@
-"""Models in a remote place, s3:// or another that fsspec knows: one copy on each node.
+"""Models at a remote URI (s3:// or any other that fsspec reads): one copy per node.
 
-All workers of a node load the same files, and memory-mapped weights are then in its memory once.
+All workers of a node load the same files, so memory-mapped weights are in its memory only once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +17,17 @@ from conceptprune.errors import StoreError, UserError
 from conceptprune.models.node_cache import cache_folder, made_once
 
 VERSION_KEYS = ("ETag", "mtime", "LastModified", "created")
-"""What a file system's listing may tell of a file's version, the most telling first."""
+"""Keys of a listing that may hold a file's version, the most reliable first."""
 
 Listing = Mapping[str, tuple[int, str]]
-"""Files below a place by their path there: size in bytes, and a version."""
+"""Files below a URI, by relative path: size in bytes, and version."""
 
 
 def listing_digest(uri: str, files: Sequence[str]) -> str:
-    """Digest of what there is of a model just now, told from a listing alone.
+    """Digest of a remote model's current files, from a listing alone.
 
     Raises:
-        UserError: the place has none of the `files`.
+        UserError: the URI has none of the `files`.
         StoreError: it cannot be listed.
     """
     with _told(uri):
@@ -35,12 +35,12 @@ def listing_digest(uri: str, files: Sequence[str]) -> str:
 
 
 def fetched(uri: str, files: Sequence[str], expected: str | None = None) -> Path:
-    """This node's copy of those files of a model that match a pattern of `files`.
+    """This node's copy of the model files that match a pattern of `files`.
 
-    The first worker fetches it while others wait for it; a fetch that was cut short is begun anew.
+    The first worker downloads it while the others wait; an interrupted download starts again.
 
     Raises:
-        UserError: the place is not what it was when `expected` was its digest.
+        UserError: the files have changed: their digest is not `expected`.
         StoreError: it cannot be read.
     """
     with _told(uri):
@@ -68,7 +68,7 @@ def _fetch(uri: str, listing: Listing, out: Path) -> None:
 
 def _list(uri: str, files: Sequence[str]) -> Listing:
     fs, root = fsspec.core.url_to_fs(uri)
-    # Listings of a long-lived process may be old.
+    # A long-lived process may have cached an old listing.
     fs.invalidate_cache()
     root = root.rstrip("/")
     found: dict[str, tuple[int, str]] = {}
@@ -94,12 +94,12 @@ def _digest(uri: str, listing: Listing) -> str:
 
 @contextmanager
 def _told(uri: str) -> Iterator[None]:
-    """Errors of the place as a `StoreError`, so that a job tries again."""
+    """Turn the remote's errors into a `StoreError`, so that a job retries."""
     try:
         yield
     except UserError:
         raise
-    # Each library behind fsspec has errors of its own.
+    # Each library behind fsspec raises its own errors.
     except Exception as error:
         raise StoreError(
             f"model: cannot read {uri}: {type(error).__name__}: {str(error)[:200]}"

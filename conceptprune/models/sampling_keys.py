@@ -1,6 +1,6 @@
-"""Tensors by which a single file says how its model is sampled, where it has no config for it.
+"""Tensors that tell how a single-file model is sampled, since the file has no config.
 
-Tools that read such files tell the kinds of Stable Diffusion XL apart by them (ComfyUI's
+Readers of such files use them to tell the kinds of Stable Diffusion XL apart (ComfyUI's
 `SDXL.model_type` in comfy/supported_models.py, and diffusers for the first):
 
 - `edm_mean` and `edm_std`: an EDM model as Playground v2.5, with the latents' mean and spread by
@@ -27,26 +27,26 @@ EDM_MEAN, EDM_STD = "edm_mean", "edm_std"
 EDM_MAX, EDM_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 SAMPLING_TENSORS = {EDM_MEAN, EDM_STD, EDM_MAX, EDM_MIN, V_PRED, ZTSNR}
-"""These tensors are no weights."""
+"""Tensors that are not weights."""
 PLAYGROUND = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
-"""What the readers take a file with `edm_mean` to be sampled with."""
+"""The sampling settings that readers assume for a file with `edm_mean`."""
 PLAYGROUND_SCALE = 0.5
 COSXL_SIGMA_DATA = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a model folder's configs say it is sampled."""
+    """How a model is sampled, according to its folder's configs."""
 
     path: Path
-    """Of the scheduler's config."""
+    """Path of the scheduler's config."""
     scheduler: str
     config: Mapping[str, Any]
     vae: Mapping[str, Any]
 
     @classmethod
     def of(cls, folder: Path) -> "Sampling":
-        """As the configs in a `from_pretrained` folder say.
+        """Read the configs of a `from_pretrained` folder.
 
         Raises:
             UserError: a config cannot be read.
@@ -66,17 +66,17 @@ class Sampling:
 
     @property
     def prediction(self) -> str:
-        """What the denoiser predicts; noise where the config does not say."""
+        """What the denoiser predicts; noise if the config does not say."""
         return str(self.config.get("prediction_type", "epsilon"))
 
     @property
     def channels(self) -> tuple[list[float], list[float]] | None:
-        """Mean and spread of the latents' channels, where the autoencoder has them."""
+        """Mean and spread of the latents' channels, if the autoencoder has them."""
         mean, spread = self.vae.get("latents_mean"), self.vae.get("latents_std")
         return None if mean is None or spread is None else (list(mean), list(spread))
 
     def edm_setting(self, name: str) -> float:
-        """A setting of an EDM scheduler; diffusers' default where the config does not say."""
+        """A setting of an EDM scheduler; diffusers' default if the config does not say."""
         value = self.config.get(name)
         return PLAYGROUND[name] if value is None else float(value)
 
@@ -85,7 +85,7 @@ def sampling_tensors(folder: Path, *, xl: bool) -> dict[str, Tensor]:
     """The tensors for a single file of the model in `folder`.
 
     Raises:
-        UserError: readers of single files could not tell how the model is sampled.
+        UserError: a single file cannot express how the model is sampled.
     """
     model = Sampling.of(folder)
     if model.edm:
@@ -138,10 +138,10 @@ def _untold(model: Sampling, why: str) -> UserError:
 
 
 def check_sampling(file: Path, config: Path) -> None:
-    """Make sure that a single file's tensors do not say otherwise than the configs given for it.
+    """Check that a single file's sampling tensors do not contradict the configs given for it.
 
     Raises:
-        UserError: they do; names tensor, field and file.
+        UserError: they do; names the tensor, field and file.
     """
     with safe_open(file, framework="pt") as stream:
         names = set(stream.keys())
@@ -163,7 +163,7 @@ def check_sampling(file: Path, config: Path) -> None:
 def _contradictions(
     model: Sampling, names: Collection[str], told: Mapping[str, Tensor]
 ) -> list[tuple[str, str, Any, str]]:
-    """(tensor, field, what the field is, what it must be) of all that do not fit."""
+    """(tensor, field, actual value, required value) of every contradiction."""
     prediction = f"prediction_type of {model.path}"
     scheduler = f"the scheduler of {model.path}"
     edm = EDM_MEAN if EDM_MEAN in names else EDM_MAX if EDM_MAX in names else None
@@ -198,7 +198,7 @@ def _contradictions(
 
 
 def _close(own: list[float], told: Tensor) -> bool:
-    """Whether values are those of a tensor, but for the rounding of its type."""
+    """Whether values equal those of a tensor, up to rounding in its dtype."""
     values = told.flatten().tolist()
     return len(own) == len(values) and all(
         math.isclose(a, b, rel_tol=1e-2) for a, b in zip(own, values, strict=True)

@@ -1,4 +1,4 @@
-"""Whether a scheduler gives the same every time: tried before any work, without the model."""
+"""Check, before any work and without the model, that a scheduler is deterministic."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from conceptprune.models.other import OtherPipeline
 from conceptprune.models.trajectory import Trajectory
 
 TRIED_STEPS = 6
-"""Multistep solvers draw their first noise after a step or two."""
+"""Multistep solvers sample their first noise after a step or two."""
 LATENTS = (2, 4, 8, 8)
 
 
 def check_repeatable(folder: Path, override: str | None, steps: int) -> None:
-    """Try a model's scheduler, or the class `override` with its config, on noise, twice.
+    """Run a model's scheduler (or the class `override` with its config) on noise, twice.
 
     Raises:
         UserError: the installed diffusers has no such scheduler, it lacks a library, cannot be
@@ -28,14 +28,14 @@ def check_repeatable(folder: Path, override: str | None, steps: int) -> None:
     entry = index.get("scheduler")
     if not isinstance(entry, list) or None in entry:
         raise UserError(f"model: {folder / INDEX}: scheduler is {entry}, and must name one")
-    # Pipelines of no known family step in their own ways.
+    # Pipelines of no known family step in ways of their own.
     by_itself = family_of(folder) is not OtherPipeline
     name = override or entry[1]
     where = f"model: {folder / 'scheduler' / 'scheduler_config.json'}: {name}"
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     try:
         first, second = (_stepped(name, config, steps) for _ in range(2))
-    # Schedulers refuse settings with whatever error is at hand.
+    # Schedulers raise all kinds of errors for bad settings.
     except Exception as error:
         if by_itself or isinstance(error, ImportError):
             reason = " ".join(str(error).split())
@@ -45,8 +45,9 @@ def check_repeatable(folder: Path, override: str | None, steps: int) -> None:
         return
     if not first.equal(second):
         raise UserError(
-            f"{where} draws noise that no seed decides, so that every run would give another "
-            "mask; choose another with collection.scheduler, such as DPMSolverMultistepScheduler"
+            f"{where} samples noise that no seed controls, so every run would give a "
+            "different mask; choose another with collection.scheduler, such as "
+            "DPMSolverMultistepScheduler"
         )
 
 

@@ -1,13 +1,13 @@
-"""What of a model stays on the device while others are at work; light to import."""
+"""Which parts of a model stay on the device when idle; light to import."""
 
 from typing import Literal
 
 Offload = Literal["none", "encoders", "model", "sequential"]
-"""What leaves the device, in order of less memory and more time:
+"""What leaves the device, from most memory and least time to the opposite:
 
-- `none`: nothing does;
-- `encoders`: text encoders are freed when the prompts at hand are encoded, before denoising starts,
-  and loaded again (memory-mapped) when there are prompts that have not been encoded;
-- `model`: also, the denoiser is on the host while they encode;
-- `sequential`: also, the denoiser's layers are on the device only while they run.
+- `none`: nothing;
+- `encoders`: text encoders are freed once the current prompts are encoded, before denoising starts,
+  and loaded again (memory-mapped) when new prompts have to be encoded;
+- `model`: in addition, the denoiser is on the host while they encode;
+- `sequential`: in addition, each denoiser layer is on the device only while it runs.
 """

@@ -1,7 +1,7 @@
-"""Pruning sites: which linears of a pipeline may lose weights.
+"""Pruning sites: which linear layers of a pipeline may be pruned.
 
 A layer is named by its module in the denoiser ("mid_block...ff.net.2"); a layer of another
-component has the component's name and a slash before it ("text_encoder/text_model...mlp.fc2").
+component is prefixed with the component's name and a slash ("text_encoder/text_model...mlp.fc2").
 """
 
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PATTERN_PREFIX = "re:"
-"""Before a regular expression that stands for a site no family knows by name."""
+"""Marks a site given as a regular expression, for layers that no family has a name for."""
 
 Sees = Literal["latents", "prompt", "text"]
 """What a site's inputs depend on: the latents of each denoiser call, the encoded prompt alone, or
@@ -30,7 +30,7 @@ class Site:
     pattern: str
     """Regular expression that the whole module name must match."""
     fused: str | None = None
-    """Of the linears that match this too, only the last columns belong to the site: the first ones,
+    """In linears that also match this, only the last columns belong to the site: the first columns,
     as many as the linear has rows, take the output of the block's attention."""
     sees: Sees = "latents"
 
@@ -56,11 +56,11 @@ SITES = sites(
     Site(name="attn_value", pattern=r"(.*\.)?attn2\.to_v", sees="prompt"),
     TEXT_FFN,
 )
-"""Of blocks with cross-attention and one feed-forward, as in Stable Diffusion's UNets."""
+"""Sites of blocks with cross-attention and one feed-forward, as in Stable Diffusion's UNets."""
 
 
 def find_sites(known: Mapping[str, Site], names: Iterable[str], family: str) -> list[Site]:
-    """The sites a manifest names, each a name `family` knows or `re:` and an expression.
+    """The sites that a manifest names: each is a site name of `family`, or `re:` and an expression.
 
     Raises:
         UserError: the family has no site of that name.

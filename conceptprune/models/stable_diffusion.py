@@ -11,17 +11,18 @@ from conceptprune.models.base import Conditions, DiffusionModel
 
 
 class StableDiffusion(DiffusionModel):
-    """Stable Diffusion 1.x and 2.x; what the denoiser predicts is the scheduler's business."""
+    """Stable Diffusion 1.x and 2.x; the scheduler knows what the denoiser predicts."""
 
     component = "unet"
     added_conditions: ClassVar[str | None] = None
-    """What the UNet is told beside the prompt and the time, as its config calls it."""
+    """The UNet's inputs besides prompt and timestep, by their name in its config."""
 
     def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
         """See `DiffusionModel`.
 
         Raises:
-            UserError: a UNet that needs more than this pipeline gives it (see `check_denoiser`).
+            UserError: the UNet needs inputs that this pipeline does not provide (see
+            `check_denoiser`).
         """
         super().__init__(pipe, resolution=resolution)
         self.check_denoiser(self.config, Path(self.component, "config.json"))

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer of two streams, three text encoders, flow matching."""
+"""Stable Diffusion 3 and 3.5: a two-stream transformer, three text encoders, flow matching."""
 
 from math import prod
 from typing import Any
@@ -15,11 +15,11 @@ class StableDiffusion3(DiffusionModel):
     component = "transformer"
     flow_matching = True
     needed_encoders = ("text_encoder", "text_encoder_2")
-    # Image and text have feed-forwards of their own; the last block has none for the text.
+    # Image and text have separate feed-forwards; the last block has none for the text.
     sites = sites(
         Site(name="ffn_out", pattern=r"(.*\.)?ff(_context)?\.net\.2"),
         Site(name="ffn_in", pattern=r"(.*\.)?ff(_context)?\.net\.0\.proj"),
-        # Keys and values of the text's stream; they change from call to call.
+        # Keys and values of the text stream; they change from call to call.
         Site(name="attn_key", pattern=r"(.*\.)?attn\.add_k_proj"),
         Site(name="attn_value", pattern=r"(.*\.)?attn\.add_v_proj"),
         TEXT_FFN,
@@ -36,7 +36,7 @@ class StableDiffusion3(DiffusionModel):
         }
 
     def schedule(self, steps: int) -> dict[str, Any]:
-        """The shift that larger images need, where the scheduler takes one."""
+        """The shift for larger images, if the scheduler takes one."""
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
             calculate_shift,
         )
@@ -66,7 +66,7 @@ class StableDiffusion3(DiffusionModel):
         return prediction
 
     def unscaled(self, latents: Tensor) -> Tensor:
-        """See `DiffusionModel`; the autoencoder's latents have a mean of their own."""
+        """See `DiffusionModel`; the autoencoder's latents are also shifted by a mean."""
         own: Tensor = super().unscaled(latents) + self.pipe.vae.config.shift_factor
         return own
 

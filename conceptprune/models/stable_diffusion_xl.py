@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet, two CLIP text encoders, and added conditions of text and size."""
+"""Stable Diffusion XL: a UNet, two CLIP text encoders, and added pooled-text and size inputs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,21 +13,21 @@ from conceptprune.models.components import read_json
 from conceptprune.models.stable_diffusion import StableDiffusion
 
 BASE_SIZES = 6
-"""Numbers that the UNet is told beside the text: original size, crop and target size."""
+"""Size inputs of the UNet, in numbers: original size, crop and target size."""
 REFINER_SIZES = 5
-"""A refiner's: original size, crop and an aesthetic score."""
+"""The same of a refiner: original size, crop and an aesthetic score."""
 
 
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL base models."""
 
     added_conditions = "text_time"
-    # Whose pooled state the UNet is told.
+    # The encoder whose pooled state the UNet takes.
     needed_encoders = ("text_encoder_2",)
 
     @classmethod
     def check_configs(cls, folder: Path, index: Mapping[str, Any]) -> None:
-        """See `DiffusionModel`; a refiner is told another number of sizes than a base model."""
+        """See `DiffusionModel`; a refiner takes another number of size inputs than a base model."""
         super().check_configs(folder, index)
         unet = read_json(folder / cls.component / "config.json")
         pooled = read_json(folder / "text_encoder_2" / "config.json").get("projection_dim")
@@ -62,7 +62,7 @@ class StableDiffusionXL(StableDiffusion):
         }
 
     def encode_unconditional(self) -> Conditions:
-        """Of the empty prompt, or zeros where the pipeline is configured so."""
+        """Conditions of the empty prompt, or zeros if the pipeline is configured that way."""
         empty = self.encode("")
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return empty
@@ -71,7 +71,7 @@ class StableDiffusionXL(StableDiffusion):
     def predict(
         self, sample: Tensor, timestep: Tensor, conditions: Conditions, guidance: float
     ) -> Tensor:
-        """See `DiffusionModel`; the image is said to be of its own size, and not cropped."""
+        """See `DiffusionModel`; the size inputs say "this size, not cropped"."""
         size = [side * self.pipe.vae_scale_factor for side in self.latent_size]
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=sample.dtype)
         added = {
@@ -88,11 +88,11 @@ class StableDiffusionXL(StableDiffusion):
         return prediction
 
     def unscaled(self, latents: Tensor) -> Tensor:
-        """See `DiffusionModel`; by channel where the autoencoder has a mean and spread of each."""
+        """See `DiffusionModel`; per channel if the autoencoder has a mean and spread for each."""
         if (statistics := self._channels(latents)) is None:
             return super().unscaled(latents)
         mean, spread = statistics
-        # In diffusers' order, which decides the last bits.
+        # In the same order as diffusers, since that decides the last bits.
         own: Tensor = latents * spread / self.pipe.vae.config.scaling_factor + mean
         return own
 

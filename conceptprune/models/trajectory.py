@@ -1,4 +1,4 @@
-"""A batch of denoising trajectories that can stop after any call and go on elsewhere."""
+"""A batch of denoising trajectories that can stop after any call and continue elsewhere."""
 
 import inspect
 import json
@@ -32,7 +32,7 @@ class Scheduler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryState:
-    """All a batch needs to go on from call `call`: latents, scheduler and generator state."""
+    """What a batch needs to continue from call `call`: latents, scheduler and generator state."""
 
     call: int
     tensors: dict[str, Tensor]
@@ -78,9 +78,9 @@ class TrajectoryState:
 
 
 def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:
-    """Seed the noise of a scheduler whose `step` takes no generator, a sample by its own seed.
+    """Seed the noise of a scheduler whose `step` takes no generator; each sample has its own seed.
 
-    A seed that the scheduler's config has holds, for every sample.
+    If the scheduler's config has a seed, that one is used for every sample.
     """
     if not hasattr(scheduler, "noise_sampler_seed"):
         return
@@ -93,9 +93,9 @@ def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> 
 
 
 class Trajectory:
-    """B prompts' latents on their way through the first calls of a scheduler.
+    """The latents of B prompts during the first calls of a scheduler.
 
-    Every random number comes from the prompt's own CPU generator, so what a prompt sees does not
+    Every random number comes from the prompt's own CPU generator, so a prompt's result does not
     depend on its batch, its shard or its worker.
     """
 
@@ -110,20 +110,20 @@ class Trajectory:
     ) -> None:
         """`latents` are unit-variance noise [B, ...]; `scheduler` must be this trajectory's own.
 
-        `schedule` is what the scheduler's `set_timesteps` is told beside the number of steps.
+        `schedule` holds arguments for the scheduler's `set_timesteps`, besides the number of steps.
         """
         scheduler.set_timesteps(steps, device=latents.device, **(schedule or {}))
         seed_hidden_noise(scheduler, generators)
         self.scheduler = scheduler
         self.steps = steps
         self.generators = generators
-        # Flow-matching schedulers know no scale: they start from unit variance.
+        # Flow-matching schedulers have no initial scale: they start from unit variance.
         self.latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         self.call = 0
         self._fresh = dict(vars(scheduler))
         accepted = inspect.signature(scheduler.step).parameters
-        # No noise beside the scheduler's own, as diffusers' pipelines say unless they are told: by
-        # themselves some schedulers take more.
+        # No additional noise (eta), which is the default of diffusers' pipelines but not of all
+        # schedulers.
         told = {"generator": generators, "eta": 0.0}
         self._step_kwargs = {name: told[name] for name in told if name in accepted}
 
@@ -149,14 +149,14 @@ class Trajectory:
         return latents
 
     def advance(self, prediction: Tensor) -> None:
-        """Take the (guided) prediction [B, ...] of this call and move on to the next."""
+        """Step with the (guided) prediction [B, ...] of this call."""
         self.latents = self.scheduler.step(
             prediction, self.timestep, self.latents, **self._step_kwargs, return_dict=False
         )[0]
         self.call += 1
 
     def state(self) -> TrajectoryState:
-        """What has changed since the start, so that `restore` can go on from here.
+        """What has changed since the start, so that `restore` can continue from here.
 
         Raises:
             TypeError: the scheduler keeps state of a kind that cannot be stored.
@@ -166,8 +166,8 @@ class Trajectory:
             tensors[f"generator.{index}"] = generator.get_state()
         scalars: dict[str, Any] = {}
         for name, value in vars(self.scheduler).items():
-            # Lists are looked at even when they are the same object: some schedulers change them
-            # in place.
+            # Lists are compared even if they are the same object: some schedulers change them in
+            # place.
             if isinstance(value, list) and all(
                 item is None or isinstance(item, Tensor) for item in value
             ):
@@ -191,7 +191,7 @@ class Trajectory:
         return TrajectoryState(call=self.call, tensors=tensors, scalars=scalars)
 
     def restore(self, state: TrajectoryState) -> None:
-        """Go on from `state`, which a trajectory of the same prompts and settings gave."""
+        """Continue from `state`, which came from a trajectory of the same prompts and settings."""
         device = self.latents.device
         self.call = state.call
         self.latents = state.tensors["latents"].to(device)

@@ -1,10 +1,10 @@
-"""What can be seen from the outside of a pipeline's loop: its steps, and what a call is about.
+"""Watch a pipeline's loop from the outside: its steps, and what each denoiser call is for.
 
-A step is what the scheduler makes of one prediction. With guidance, some pipelines send both
-branches through the denoiser together, in either order, and others one after the other. What the
-denoiser is given shows which branch is the prompts' own: it changes with the prompts, and that of
-the other branch does not. So the pipeline runs two prompts, for one step each, and the branch that
-stays the same is the other one.
+A step is one call of the scheduler's `step`. With guidance, some pipelines send both branches
+through the denoiser together, in either order; others run one after the other. The denoiser's
+inputs show which branch is the conditional one: they change with the prompt, and those of the
+unconditional branch do not. So the pipeline runs two prompts for one step each, and the branch that
+stays the same is the unconditional one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,36 +21,37 @@ from conceptprune.errors import UserError
 SAMPLE_NAMES = ("hidden_states", "sample", "x")
 TIME_NAMES = ("timestep", "t")
 NOT_CONDITIONS = {*SAMPLE_NAMES, *TIME_NAMES, "guidance", "return_dict"}
-"""Arguments of denoisers that tell nothing of a prompt."""
+"""Denoiser arguments that do not depend on the prompt."""
 TOLERANCE = 5e-3
-"""So much of the largest number may differ between equal conditions: batches move last bits."""
+"""Equal conditions may differ by this fraction of the largest value: batching changes last bits."""
 
 Conditions = Mapping[str, Tensor]
-"""What the denoiser is told of one sample."""
+"""The denoiser's inputs for one sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenCall:
-    """A call of the denoiser that is about to be made."""
+    """A denoiser call that is about to be made."""
 
     step: int
     in_step: int
-    """Which of the step's calls, from 0."""
+    """Index of the call within its step, from 0."""
     timestep: float
     samples: tuple[Conditions, ...]
     together: bool
-    """The samples' conditions are in one tensor, so that all have the length of the longest."""
+    """True if the samples' conditions are in one tensor, padded to the longest."""
 
 
 class Enough(Exception):  # noqa: N818 - not an error: it leaves the loop of a pipeline
-    """Leaves a pipeline's loop when enough of its steps were seen."""
+    """Raised to leave a pipeline's loop after enough steps."""
 
 
 @contextmanager
 def watched(
     denoiser: nn.Module, scheduler: Any, stop: int, on_call: Callable[[SeenCall], None]
 ) -> Iterator["Steps"]:
-    """Within it each call of the denoiser is told to `on_call`, and `Enough` ends step `stop`."""
+    """Inside the context, `on_call` is called before each denoiser call, and `Enough` ends step
+    `stop`."""
     steps = Steps(stop)
     step = scheduler.step
 
@@ -86,7 +87,7 @@ def watched(
 
 
 class Steps:
-    """Counts the steps of a loop: by the scheduler's, or by timesteps where it makes none."""
+    """Counts a loop's steps by scheduler calls, or by timesteps if it makes none."""
 
     def __init__(self, stop: int) -> None:
         self.stop = stop
@@ -96,11 +97,11 @@ class Steps:
 
     @property
     def seen(self) -> int:
-        """Steps so far, with one that has begun."""
+        """Steps so far, including one that has begun."""
         return self.done + (self._calls > 0)
 
     def call(self, timestep: float) -> int:
-        """Note a call of the denoiser; which one of its step it is."""
+        """Record a denoiser call; returns its index within the step."""
         if self._calls and timestep != self._timestep:
             self.end()
         self._timestep = timestep
@@ -108,7 +109,7 @@ class Steps:
         return self._calls - 1
 
     def end(self) -> None:
-        """Note the end of a step; raise `Enough` after the last one asked for."""
+        """Record the end of a step; raise `Enough` after the last one asked for."""
         self.done += 1
         self._calls = 0
         if self.done == self.stop:
@@ -132,7 +133,7 @@ def _conditions(named: Mapping[int | str, Any], count: int) -> tuple[tuple[Condi
 
 
 def _flat(named: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Arguments by name, or by place, with those of a section in it one by one."""
+    """Arguments by name or position; dictionaries among them are flattened."""
     for name, value in named.items():
         if name in NOT_CONDITIONS or (not prefix and name in (0, 1)):
             continue
@@ -143,14 +144,14 @@ def _flat(named: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 class GuidanceBranches:
-    """Tells the prompts' own branch of a denoiser call from the other one."""
+    """Tells the conditional branch of a denoiser call from the unconditional one."""
 
     def __init__(self, one: Sequence[SeenCall], other: Sequence[SeenCall]) -> None:
-        """Learn from one step with a prompt, and one with another.
+        """Learn from one step with one prompt, and one step with another.
 
         Raises:
-            UserError: nothing that the denoiser is told follows the prompt, or the two steps are
-                not of the same calls.
+            UserError: no input of the denoiser depends on the prompt, or the two steps made
+            different calls.
         """
         if [len(call.samples) for call in one] != [len(call.samples) for call in other]:
             raise UserError(f"{CANNOT_TELL}: its calls are not the same for every prompt")
@@ -170,7 +171,7 @@ class GuidanceBranches:
         ]
 
     def of(self, call: SeenCall, num_prompts: int) -> tuple[bool, ...]:
-        """Of each branch in a call for `num_prompts` prompts, whether it is the prompts' own."""
+        """For each branch in a call for `num_prompts` prompts: is it the conditional one?"""
         count = len(call.samples) // num_prompts
         learnt = self._learnt[call.in_step] if call.in_step < len(self._learnt) else ()
         known = learnt if len(learnt) == count else (False,) * count
@@ -178,21 +179,21 @@ class GuidanceBranches:
             [self._told(sample) for sample in call.samples[first : first + num_prompts]]
             for first in range(0, count * num_prompts, num_prompts)
         ]
-        # A prompt may say as little as the other branch does: then its place tells.
+        # A prompt may look like the unconditional branch (an empty one): then its position decides.
         return tuple(
             place or self._is_own(branch, padded=count > 1 and call.together)
             for place, branch in zip(known, branches, strict=True)
         )
 
     def _told(self, sample: Conditions) -> Conditions:
-        """What of a sample's conditions follows its prompt."""
+        """The conditions of a sample that depend on its prompt."""
         return {name: sample[name] for name in sorted(self._telling & sample.keys())}
 
     def _is_own(self, branch: Sequence[Conditions], *, padded: bool) -> bool:
         if padded and not any(
             _shapes(sample) == _shapes(o) for sample in branch for o in self._others
         ):
-            # Of the length of the prompts beside it, it is not what it was alone.
+            # Padded to its neighbours' length, it cannot be compared with what it was alone.
             return False
         return not all(
             any(not _differing(sample, other) for other in self._others) for sample in branch
@@ -210,7 +211,7 @@ def _shapes(sample: Conditions) -> dict[str, torch.Size]:
 
 
 def _differing(one: Conditions, other: Conditions) -> set[str]:
-    """Names of what is not the same in both."""
+    """Names of the conditions that differ."""
     names = set(one.keys() ^ other.keys())
     for name in one.keys() & other.keys():
         if one[name].shape != other[name].shape:

@@ -1,4 +1,4 @@
-"""Single weights of a model folder, read memory-mapped, and their digests."""
+"""Read single weights of a model folder, memory-mapped, and compute their digests."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"}
 
 
 TEXT_MODEL = "text_model."
-"""Before the names in CLIP's text encoders, by some versions of transformers and not by others."""
+"""Prefix of names in CLIP text encoders; some versions of transformers write it, others do not."""
 
 _PRECISIONS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16)
 """Coarsest first."""
@@ -29,7 +29,7 @@ _PRECISIONS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.flo
 def weight_digest(weight: Tensor) -> str:
     """SHA-256 of a weight's shape and its values in float16.
 
-    In float16, so that a model is the same whether it was loaded in float32 or float16.
+    float16, so that a model has the same digest whether it was loaded in float32 or float16.
     """
     data = weight.detach().to("cpu", torch.float16).contiguous()
     digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
@@ -53,16 +53,16 @@ def precision_of(weight: Tensor) -> torch.dtype:
 
 
 def known_as(name: str, names: Collection[str]) -> str | None:
-    """What `name` is called among `names`: the same, or with or without `text_model.` before it.
+    """How `name` is spelled among `names`: as it is, or with or without the prefix `text_model.`.
 
-    None where it is not among them.
+    None if it is not among them.
     """
     bare = name.removeprefix(TEXT_MODEL)
     return next((form for form in (name, bare, TEXT_MODEL + bare) if form in names), None)
 
 
 def component_of(pipe: object, component: str) -> nn.Module:
-    """The pipeline's module named `component` ("unet"), or `pipe` itself where it is a module.
+    """The pipeline's module named `component` ("unet"), or `pipe` itself if it is a module.
 
     Raises:
         UserError: the pipeline has no such module.
@@ -81,22 +81,22 @@ class Checkpoint:
 
     files: tuple[Path, ...]
     index: Path | None
-    """What says which tensor is in which file, where there are several."""
+    """The file that says which tensor is in which file, if there are several."""
     variant: str | None
-    """The variant to ask `from_pretrained` for ("fp16"); None for files of the plain names."""
+    """The variant to ask `from_pretrained` for ("fp16"); None for files without one."""
 
     @property
     def title(self) -> Path:
-        """What messages call it: the file, or the index of several."""
+        """Its name in messages: the file, or the index of several files."""
         return self.index or self.files[0]
 
 
 def find_checkpoint(component_folder: Path) -> Checkpoint:
-    """The checkpoint of a component: single or sharded; a variant only where nothing else is there.
+    """The checkpoint of a component, single or sharded; a variant only if there is no plain one.
 
     Raises:
-        UserError: there is none, there are several variants, or the index is not one or names a
-            file that is not there.
+        UserError: there is no checkpoint, there are several variants, or the index is invalid or
+        names a missing file.
     """
     for stem in CHECKPOINT_NAMES:
         index = component_folder / f"{stem}.safetensors.index.json"
@@ -111,7 +111,7 @@ def find_checkpoint(component_folder: Path) -> Checkpoint:
             variants[path.name.split(".")[-2]] = path
         for path in sorted(component_folder.glob(f"{stem}.*.safetensors")):
             variant = path.name.removeprefix(f"{stem}.").removesuffix(".safetensors")
-            # With a hyphen it is one of several shards, which an index lists.
+            # A name with a hyphen is one of several shards, which an index lists.
             if "." not in variant and "-" not in variant:
                 variants[variant] = path
     if len(variants) > 1:
@@ -141,7 +141,7 @@ def _sharded(index: Path, variant: str | None) -> Checkpoint:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = tuple(index.parent / Path(name).name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not the index of a checkpoint ({error!r})") from error
+        raise UserError(f"{index}: not a checkpoint index ({error!r})") from error
     for file in files:
         if not file.is_file():
             raise UserError(f"{index} names {file.name}, which is not there: copy all the shards")
@@ -151,7 +151,7 @@ def _sharded(index: Path, variant: str | None) -> Checkpoint:
 
 
 def checkpoint_files(component_folder: Path) -> list[Path]:
-    """The safetensors files that are loaded; see `find_checkpoint`.
+    """The component's safetensors files; see `find_checkpoint`.
 
     Raises:
         UserError: as `find_checkpoint`.
@@ -162,7 +162,7 @@ def checkpoint_files(component_folder: Path) -> list[Path]:
 def read_layers(
     model_folder: Path, layers: Iterable[str], denoiser: str, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """The weights [R, W] of layers (see `sites`) of any components, by layer, in their order.
+    """The weights [R, W] of layers (see `sites`) in any components, by layer, in the given order.
 
     Raises:
         UserError: as `read_weights`.
@@ -183,7 +183,7 @@ def read_layers(
 def read_weights(
     component_folder: Path, names: Iterable[str], dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """The `.weight` tensors [R, W] of the named modules, in `dtype` or as the files have them.
+    """The `.weight` tensors [R, W] of the named modules, in `dtype`, or as stored in the files.
 
     Raises:
         UserError: a tensor is in none of the folder's safetensors files, or one of these files
@@ -197,9 +197,9 @@ def read_weights(
 
 
 def read_tensors(component_folder: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of those parameter names, or all there are, as the files have them.
+    """The tensors with these parameter names, or all tensors, as stored in the files.
 
-    A text encoder's names are found with and without `text_model.` before them (see `known_as`).
+    A text encoder's names are found with and without the prefix `text_model.` (see `known_as`).
 
     Raises:
         UserError: a tensor is in none of the folder's safetensors files.

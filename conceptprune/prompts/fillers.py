@@ -1,7 +1,7 @@
-"""Fillers written by a language model: what it is asked, and which lines of its answers are used.
+"""Fillers written by a language model: the question, and which lines of the answers are used.
 
-Nothing a language model says is taken on trust: each line of each answer is either a filler or is
-rejected for a reason, and both are kept. The model itself is in `language_model`.
+A language model's output is never trusted: each line of each answer is either a filler or rejected
+for a reason, and both are recorded. The model itself is in `language_model`.
 """
 
 import re
@@ -22,9 +22,9 @@ WHAT: Mapping[Kind, str] = {
     "nudity": "words for a person or a group of people, such as professions",
     "object": "places and scenes in which a thing can stand",
 }
-"""What the fillers of a kind are; kinds that are not here have no fillers to write."""
+"""What the fillers of each kind are; kinds not listed here have no generated fillers."""
 NAMED_ALSO: Mapping[Kind, tuple[str, ...]] = {"nudity": ("naked", "nude", "undressed", "topless")}
-"""Words that name what is erased as its own name does."""
+"""Words that mean the same as the erased concept's name."""
 
 MAX_FILLER_CHARS = 60
 MAX_FILLER_WORDS = 5
@@ -41,24 +41,24 @@ class TooFewFillersError(UserError):
 
 
 def question_about(concept: Concept, generator: Generator) -> str:
-    """What the language model is asked about a concept."""
+    """The question for the language model about a concept."""
     return generator.template.format(
         count=generator.per_concept, what=WHAT[concept.kind], concept=concept.name
     )
 
 
 def ask_seed(concept: Concept, generator: Generator, ask: int) -> int:
-    """63 bits for one ask, which depend on the generator's seed, the concept and the ask alone."""
+    """A 63-bit seed for one question, from the generator's seed, the concept and its number."""
     return seed_from(canonical_json([generator.seed, concept.kind, concept.name, ask]), bits=63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a language model said."""
+    """A language model's answer."""
 
     text: str
     complete: bool
-    """It came to its end, and was not cut off at the most tokens it may have."""
+    """False if the answer was cut off at the token limit."""
 
 
 Ask = Callable[[str, int], Answer]
@@ -75,12 +75,12 @@ class AnswerLine:
     text: str
     filler: str | None
     rejected: str | None
-    """Why it is no filler; None where it is one, and for an empty line."""
+    """Why it is not a filler; None for a filler, and for an empty line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Fillers of one concept, and every line they were taken from."""
+    """Fillers of one concept, and all lines of the answers."""
 
     question: str
     fillers: tuple[str, ...]
@@ -88,7 +88,7 @@ class Written:
 
 
 def asks_generator(concept: Concept) -> bool:
-    """Whether a concept's fillers are the language model's to write."""
+    """Whether the language model writes a concept's fillers."""
     return concept.kind in WHAT and concept.prompts is None and concept.fillers is None
 
 
@@ -96,7 +96,7 @@ def write_fillers(concept: Concept, generator: Generator, ask: Ask) -> Written:
     """Ask until there are `per_concept` fillers, and at most `max_asks` times.
 
     Raises:
-        TooFewFillersError: the answers do not hold enough of them.
+        TooFewFillersError: the answers do not contain enough fillers.
     """
     question = question_about(concept, generator)
     fillers: dict[str, str] = {}
@@ -125,7 +125,7 @@ def write_fillers(concept: Concept, generator: Generator, ask: Ask) -> Written:
 def _judge(
     text: str, concept: Concept, known: Mapping[str, str], wanted: int
 ) -> tuple[str | None, str | None]:
-    """The filler in a line, or why there is none."""
+    """The filler in a line, or why the line is rejected."""
     item = _ITEM.fullmatch(text)
     if item is None:
         return None, "not an entry of a list"
@@ -150,7 +150,7 @@ def _judge(
 
 
 def _has_words(text: str, name: str) -> bool:
-    """Whether `name` stands in `text` as whole words, in whatever case."""
+    """Whether `name` occurs in `text` as whole words, ignoring case."""
     pattern = rf"(?<!\w){re.escape(concept_key(name))}(?!\w)"
     return re.search(pattern, concept_key(text)) is not None
 
@@ -177,13 +177,13 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("rejected", pa.string()),
     ]
 )
-"""One row a line of an answer: the lines of an ask, joined by newlines, are what was said."""
+"""One row per line of an answer; joined by newlines, the lines of one question give the answer."""
 
 
 def answers_table(
     concept: Concept, generator: Generator, language_model: str, written: Written
 ) -> pa.Table:
-    """Everything the language model said of a concept, and what of it was used.
+    """All of the language model's answers for a concept, and what was used.
 
     `language_model` is the digest of its files.
     """
@@ -206,5 +206,5 @@ def answers_table(
 
 
 def placeholders(generator: Generator) -> Iterator[str]:
-    """As many stand-ins for fillers, to tell a plan's size before they are written."""
+    """Placeholder fillers, to estimate a plan's size before the real ones are written."""
     return (f"filler {index + 1}" for index in range(generator.per_concept))

@@ -1,7 +1,7 @@
 """A local instruction-tuned language model, asked through transformers.
 
-Only safetensors weights are read and no code of a model's own is run. transformers is imported
-where it is used: it takes seconds, and the driver only needs a model's digest.
+Only safetensors weights are read, and code shipped with a model is never run. transformers takes
+seconds to import and the driver only needs a model's digest, so it is imported where it is used.
 """
 
 from pathlib import Path
@@ -31,10 +31,10 @@ def language_model_identity(folder: Path) -> str:
 
 
 def check_language_model(folder: Path) -> None:
-    """Make sure that a folder has a causal language model with all of its tensors.
+    """Check that a folder has a causal language model with all of its tensors.
 
     Raises:
-        UserError: it has not; names the file and what is wrong with it.
+        UserError: it does not; names the file and what is wrong with it.
     """
     import transformers
 
@@ -53,7 +53,8 @@ class LanguageModel:
         """Load a `from_pretrained` folder.
 
         Raises:
-            UserError: it is no causal language model in safetensors, or needs code of its own.
+            UserError: it is not a causal language model in safetensors, or needs code shipped with
+            the model.
         """
         import transformers
 
@@ -72,8 +73,8 @@ class LanguageModel:
     def answer(self, question: str, seed: int, generator: Generator) -> Answer:
         """Sample one answer; the same question and seed give the same one.
 
-        One at a time, so that no batch moves a bit of it. The question goes through the
-        tokenizer's chat template where it has one.
+        Answers are sampled one at a time, so that batching cannot change a bit. The question goes
+        through the tokenizer's chat template if there is one.
 
         Raises:
             UserError: question and answer are longer than the model can take.
@@ -120,6 +121,6 @@ class LanguageModel:
         return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
     def _padding(self) -> int | None:
-        # Of a single answer nothing is padded; without it transformers warns each time.
+        # A single answer needs no padding, but transformers warns if this is missing.
         known: int | None = self.tokenizer.pad_token_id
         return known if known is not None else min(self._ends(), default=None)

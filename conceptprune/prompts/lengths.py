@@ -1,6 +1,6 @@
-"""Prompts that are longer than a text encoder reads: a concept past its last token is never seen.
+"""Find prompts too long for a text encoder: a concept past its last token is never seen.
 
-Tokenizers cut a prompt short without a word. Nothing is lost where any of a pipeline's encoders
+Tokenizers truncate prompts silently. That does no harm if at least one of a pipeline's encoders
 still reads the concept.
 """
 
@@ -16,27 +16,27 @@ from conceptprune.prompts.pairs import PromptPair
 
 SHOWN_CHARS = 60
 UNLIMITED = 100_000
-"""Tokenizers without a limit name a number above it."""
+"""Tokenizers without a limit report a number above this."""
 SHORT = 77
-"""CLIP's limit, and the shortest that any pipeline sets."""
+"""CLIP's limit, which is the shortest of all pipelines."""
 SPECIAL = 8
 """Tokens that a tokenizer may add to those of the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """A text encoder's tokenizer, and how many tokens the pipeline lets it have."""
+    """A text encoder's tokenizer, and how many tokens the pipeline allows it."""
 
     tokenizer: Any
     limit: int
 
     def cut(self, text: str) -> tuple[str, str, int]:
-        """What is read of a prompt, what is lost, and how many tokens that is."""
-        # Asked not to warn of the length: that is what is being found out.
+        """The part of a prompt that is read, the lost part, and how many tokens are lost."""
+        # No warning about the length: that is what is being checked.
         ids = self.tokenizer(text, verbose=False)["input_ids"]
         if len(ids) <= self.limit:
             return self._text(ids), "", 0
-        # The last token that is read is the end's.
+        # The last token that is read is the end token.
         lost = ids[self.limit - 1 : -1]
         return self._text(ids[: self.limit - 1]), self._text(lost), len(lost)
 
@@ -46,12 +46,13 @@ class Reader:
 
 
 def check_lengths(folder: Path, concepts: Mapping[str, Sequence[PromptPair]]) -> None:
-    """Make sure that some text encoder of a model reads each concept in each of its prompts.
+    """Check that some text encoder of a model reads each concept in each of its prompts.
 
     Raises:
         UserError: names the concept, the prompt and the tokens that are lost.
     """
-    # A token is a byte at least, so that few prompts need a tokenizer, or diffusers' import.
+    # A token is at least one byte, so short prompts need neither a tokenizer nor importing
+    # diffusers.
     short = min([SHORT, *(_own_limit(path) for path in folder.glob("tokenizer*"))]) - SPECIAL
     readers: list[Reader] | None = None
     for name, pairs in concepts.items():
@@ -72,23 +73,23 @@ def check_lengths(folder: Path, concepts: Mapping[str, Sequence[PromptPair]]) ->
 
 
 def _lost(reader: Reader, concept: str, pair: PromptPair) -> bool:
-    """Whether the reader sees nothing, or not the whole, of the concept in the prompt."""
+    """Whether the reader misses the concept in the prompt, or part of it."""
     read, _, count = reader.cut(pair.target.text)
     if count == 0:
         return False
     if _letters(concept) in _letters(pair.target.text):
         return _letters(concept) not in _letters(read)
-    # A prompt that describes the concept without its name must still differ from the other one.
+    # A target prompt may describe the concept without its name; then it must differ from the base.
     return read == reader.cut(pair.base.text)[0]
 
 
 def _letters(text: str) -> str:
-    """A text as tokenizers may spell it: in small letters, without spaces."""
+    """A text in lower case without spaces, since tokenizers may change both."""
     return "".join(text.casefold().split())
 
 
 def _limits(folder: Path) -> list[tuple[str, int]]:
-    """(tokenizer, tokens that its encoder gets of a prompt), told from configs."""
+    """(tokenizer, number of tokens its encoder takes), from configs."""
     import diffusers
 
     index = read_index(folder)
@@ -107,7 +108,7 @@ def _limits(folder: Path) -> list[tuple[str, int]]:
 
 
 def _own_limit(tokenizer: Path) -> int:
-    """Tokens that a tokenizer's config says its encoder takes."""
+    """The number of tokens that an encoder takes, according to its tokenizer's config."""
     path = tokenizer / "tokenizer_config.json"
     own = read_json(path).get("model_max_length") if path.is_file() else None
     return int(own) if isinstance(own, int | float) and own < UNLIMITED else UNLIMITED

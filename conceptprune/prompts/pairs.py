@@ -22,7 +22,7 @@ class PromptPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
-    """The texts of a pair, and the seed if the manifest gives it one of its own."""
+    """The texts of a pair, and its seed if the manifest gives one."""
 
     base: str
     target: str
@@ -44,7 +44,7 @@ SCENES = (
 )
 # fmt: on
 
-# A church or a garbage truck does not stand in a bag or a room: the scene and the place in it.
+# A church or a garbage truck is not found in a bag or a room, so these have scenes of their own.
 CHURCH_SCENES = (
     ("road", "on a road"),
     ("park", "in the park"),
@@ -70,7 +70,7 @@ TRUCK_SCENES = (
     ("forest", "in a forest"),
     ("house", "in front of a house"),
 )
-# Lower case, where the reference capitalises some: the same tokens for Stable Diffusion.
+# Lower case, although the reference capitalises some: the tokens are the same.
 HER_HIS = (
     ("woman", "man"),
     ("girl", "boy"),
@@ -85,8 +85,8 @@ HER_HIS = (
     ("grandmother", "grandfather"),
     ("queen", "king"),
 )
-# The direction says what becomes of an image once the target's neurons are pruned: from
-# male to female, the his-words are the target.
+# The direction says how an image changes once the target's neurons are pruned: for male to female,
+# the target prompts use the male words.
 DIRECTIONS: dict[Direction, tuple[tuple[str, str], ...]] = {
     "male_to_female": HER_HIS,
     "female_to_male": tuple((his, her) for her, his in HER_HIS),
@@ -95,14 +95,14 @@ DIRECTIONS: dict[Direction, tuple[tuple[str, str], ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Template:
-    """Two prompts with a gap, and the words (or pairs of phrases) that fill it."""
+    """Two prompts with a gap, and the words (or phrase pairs) that fill it."""
 
     base: str
     target: str
     fillers: Sequence[str | tuple[str, str]] = ()
-    # How a single word reads in the target.
+    # How a single word is written in the target prompt.
     in_target: str = "{}"
-    # Fillers of concepts for which the general ones make no sense.
+    # Fillers for concepts to which the general ones do not apply.
     fillers_of: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def __call__(self, concept: Concept) -> list[_Texts]:
@@ -144,7 +144,7 @@ def _only_written_out(_: Concept) -> list[_Texts]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _KindRow:
-    """How the pairs of a kind are made where a manifest does not write them out."""
+    """How the pairs of a kind are made if a manifest does not write them out."""
 
     texts: Callable[[Concept], list[_Texts]]
     seed_per_pair: bool = False
@@ -184,10 +184,10 @@ KINDS: dict[Kind, _KindRow] = {
 
 
 def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
-    """Return the prompt pairs of `concept`, in a fixed order, with `seed` as the run's seed.
+    """The prompt pairs of `concept`, in a fixed order; `seed` is the run's seed.
 
-    The seed of a pair is the one its manifest entry gives, else `seed` itself, or for a kind with
-    a seed per pair one derived from `seed` and the pair's index.
+    A pair's seed is the one in its manifest entry. Otherwise it is `seed` itself or, for a kind
+    with one seed per pair, derived from `seed` and the pair's index.
     """
     row = KINDS[concept.kind]
     if concept.prompts is not None:
@@ -209,10 +209,10 @@ def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """What masks and statistics say of the prompts that they come from."""
+    """Digest of prompts, which masks and statistics record."""
     return unit_key({"prompts": [[prompt.text, prompt.seed] for prompt in prompts]})
 
 
 def _derived_seed(seed: int, index: int) -> int:
-    """Return 63 bits that depend on nothing but the two numbers (Python's hash may vary)."""
+    """63 bits that depend only on the two numbers (Python's `hash` may vary)."""
     return seed_from(f"prompt pair {index} of seed {seed}", bits=63)

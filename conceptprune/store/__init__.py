@@ -9,7 +9,7 @@
     probe/<name>                                 gone again after `Store.check`
 
 A local folder and an object store (`s3://...`) behave alike: `backend.py` names the few operations
-that both have, and `store.py` is written over these alone.
+that both have, and `store.py` uses only these.
 """
 
 from conceptprune.store.backend import Entry

@@ -1,9 +1,9 @@
-"""How a store's operations are tried: with patience for passing faults, and one kind of error.
+"""How a store's operations are run: transient errors are retried, and all others become one kind.
 
-Nothing waits for ever. A try has a bound on its whole time, however its connection behaves (a
-timeout of a socket is no such bound: it starts again with every byte, and botocore's
-`Expect: 100-continue` disarms it while a body waits to be sent). No try begins after the deadline
-of its operation, and the last one ends with it. What moves many bytes gets more time for both.
+Nothing waits forever. Each try has a limit on its total time, however its connection behaves. (A
+socket timeout is no such limit: it restarts with every byte, and botocore's `Expect: 100-continue`
+disables it while a body waits to be sent.) No try begins after its operation's deadline, and the
+last one ends with it. Operations on many bytes get more time for both.
 """
 
 import logging
@@ -27,32 +27,32 @@ from conceptprune.redaction import redacted
 
 DEADLINE_VARIABLE = "CONCEPTPRUNE_STORE_DEADLINE"
 DEADLINE = 300.0
-"""Seconds for which one operation is tried again, unless the environment says otherwise."""
+"""Seconds for which an operation is retried, unless the environment says otherwise."""
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 20.0
-"""A wait before try n is drawn evenly from 0 to FIRST_WAIT * 2**n, at most LONGEST_WAIT."""
+"""The wait before try n is uniform from 0 to FIRST_WAIT * 2**n, at most LONGEST_WAIT."""
 
 TRIES = 3
-"""A try may take this part of the deadline, so that one lost answer does not use it up."""
+"""One try may take 1/TRIES of the deadline, so that a lost answer does not use it up."""
 SHORTEST_TRY = 10.0
 LONGEST_TRY = 30.0
-"""Bounds of that part in seconds; a deadline below SHORTEST_TRY still allows one such try."""
+"""Limits of one try in seconds; a deadline below SHORTEST_TRY still allows one such try."""
 SLOWEST = 2**20
-"""Bytes a second: an operation on so many bytes gets a second more for each try and in all."""
+"""Bytes per second: time limits grow by one second per this many bytes."""
 
 SILENCE = 15.0
-"""Seconds after which an operation that is still being tried is no longer only for the curious."""
+"""Seconds after which a retried operation is logged as a warning."""
 
 logger = logging.getLogger("conceptprune.store")
 
 T = TypeVar("T")
 
 Observer = Callable[[str, float], None]
-"""Told of every operation that has ended: its verb (read, write, list, ...) and its seconds."""
+"""Called after every operation with its verb (read, write, list, ...) and its seconds."""
 
 
 def deadline_from_environment() -> float:
-    """Seconds for which operations are tried, from CONCEPTPRUNE_STORE_DEADLINE or the default.
+    """Seconds for which operations are retried: CONCEPTPRUNE_STORE_DEADLINE, or the default.
 
     Raises:
         UserError: it is not a number of seconds.
@@ -68,7 +68,7 @@ def deadline_from_environment() -> float:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error may be gone at the next try."""
+    """Whether an error may be transient."""
     return isinstance(error, ConnectionError | TimeoutError)
 
 
@@ -87,26 +87,26 @@ class Access:
     uri: str
     deadline: float
     failures: tuple[type[Exception], ...] = (OSError,)
-    """What an operation may raise when the store, and not this program, is at fault."""
+    """What an operation may raise when the store is at fault, not this program."""
     passes: Callable[[BaseException], bool] = passes
     reason_of: Callable[[Exception], str] = reason_of
     observer: Observer | None = None
 
     def __call__(self, operation: str, function: Callable[[], T]) -> T:
-        """`within`, for a function that cannot be told how long it may take."""
+        """`within`, for a function that takes no time limit."""
         return self.within(operation, lambda _: function())
 
     def within(self, operation: str, function: Callable[[float], T], *, size: int = 0) -> T:
-        """What `function` returns; tried again with growing random waits until the deadline.
+        """Return `function`'s result; retry it with growing random waits until the deadline.
 
         Args:
-            operation: its verb and its object, for messages.
-            function: one try; it is told the seconds after which it has to end, and then raises
+            operation: verb and object, for messages.
+            function: one try; its argument is a time limit in seconds, after which it raises
                 TimeoutError.
-            size: how many bytes it moves, as far as is known.
+            size: how many bytes it moves, if known.
 
         Raises:
-            StoreError: a fault stayed; it names the store, the operation and the last error.
+            StoreError: the error persisted; names the store, the operation and the last error.
         """
         started = perf_counter()
         allowance = size / SLOWEST
@@ -135,7 +135,7 @@ class Access:
         except self.failures as error:
             reason = redacted(self.reason_of(error))
             tried = f" (tried for {deadline:.4g} s)" if self.passes(error) else ""
-            # From None: what lies below may show more of a request than belongs into a log.
+            # From None: the underlying error may show parts of a request that must not be logged.
             raise StoreError(f"{self.uri}: cannot {operation}: {reason}{tried}") from None
         finally:
             progress.made()

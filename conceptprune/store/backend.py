@@ -1,4 +1,4 @@
-"""What the store asks of the place its files lie in; `files.py`, `objects.py` and `s3.py` do it."""
+"""The interface to where a store's files are; see `files.py`, `objects.py` and `s3.py`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from conceptprune.store.access import Access
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file as a listing shows it."""
+    """A file in a listing."""
 
     path: str
-    """Below the store's URI."""
+    """Relative to the store's URI."""
     size: int
     modified: float
     """Seconds since 1970."""
 
 
 def below(root: str, path: str) -> str:
-    """`path` itself, where it is the plain name of something below the store's root.
+    """Return `path` unchanged, if it is a plain path below the store's root.
 
-    Paths are also taken from records, ledgers and claims, which anyone who can write the store
+    Paths also come from records, ledgers and claims, which anyone with write access to the store
     may have written.
 
     Raises:
@@ -30,32 +30,32 @@ def below(root: str, path: str) -> str:
     """
     parts = path.split("/")
     if {"", ".", ".."} & set(parts) or any(ord(sign) < 32 for sign in path):
-        raise StoreError(f"{root}: {path!r:.200} is no path below a store's root")
+        raise StoreError(f"{root}: {path!r:.200} is not a path below a store's root")
     return path
 
 
 class Backend(Protocol):
-    """Whole files by path; every method raises StoreError where the place fails for good."""
+    """Whole files by path; every method raises StoreError if an operation fails for good."""
 
     access: Access
-    """How its operations are tried."""
+    """How its operations are run and retried."""
     conditional: bool
-    """Whether `create` is one step, as far as is known; else it looks first, and then writes."""
+    """Whether `create` is atomic, as far as is known; otherwise it looks first, and then writes."""
 
     def read(self, path: str, size: int = 0) -> bytes | None:
-        """A file's bytes, or None where there is none; `size` is how many are expected."""
+        """A file's bytes, or None if it does not exist; `size` is the expected size."""
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write a small file unless it exists; False where it did.
+        """Write a small file unless it exists; returns False if it did.
 
-        One that need not outlast a power cut (`durable`) may be written faster.
+        A file that need not survive a power cut (`durable=False`) may be written faster.
         """
 
     def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        """Write or replace a file: readers see the old bytes or the new ones, never a part."""
+        """Write or replace a file: readers see the old bytes or the new ones, never a mixture."""
 
     def stat(self, path: str) -> Entry | None:
-        """What a listing would show of a file, or None where there is none."""
+        """A file's entry in a listing, or None if it does not exist."""
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of the files and folders in a folder."""
@@ -64,7 +64,7 @@ class Backend(Protocol):
         """All files below a folder."""
 
     def move(self, path: str, to: str) -> None:
-        """Move a file, over one that may be there; nothing happens where there is none."""
+        """Move a file, replacing an existing one; does nothing if the file does not exist."""
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files; those that do not exist are passed over."""
+        """Remove files; missing ones are ignored."""

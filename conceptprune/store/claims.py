@@ -1,10 +1,10 @@
-"""Claims: who is computing a unit just now, so that two jobs on one store do not both do it.
+"""Claims: who is computing a unit now, so that two jobs on one store do not both do it.
 
-A claim only saves work. It lapses unless it is renewed, nothing waits for it longer than that, and
-two that slip through at once do no harm: equal results are committed once, as ever.
+A claim only saves work. It lapses unless it is renewed, and nothing waits for it longer than that.
+If two workers claim the same unit at once, no harm is done: equal results are committed once.
 
-Whether it is renewed is seen by looking at it again and again, with the looker's own clock: the
-clock of the machine that made it may be an hour ahead or behind, and says nothing.
+Other jobs detect renewals by reading the claim repeatedly, and measure time with their own clock:
+the clock of the claim's machine may be an hour off.
 """
 
 import json
@@ -23,17 +23,17 @@ from conceptprune.store.store import Store
 
 CLAIM_SECONDS = 30.0
 RENEWALS = 3
-"""How often a claim is renewed in its lifetime, so that one slow write does not lose it."""
+"""Renewals per lifetime of a claim, so that one slow write does not lose it."""
 STUCK_SECONDS = 900.0
-"""A worker that makes no step (`progress`) for so long no longer renews its claim. Far more than a
-call of the denoiser takes, or an operation on the store with all its tries."""
+"""A worker that makes no progress (see `progress`) for this long stops renewing its claim. It is
+far longer than a denoiser call, or a store operation with all its retries."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A worker's word that it is computing a unit."""
+    """A worker's statement that it is computing a unit."""
 
     kind: str
     key: str
@@ -41,13 +41,13 @@ class Claim:
     worker: str
     since: float
     expires: float
-    """Seconds since 1970, by the clock of the worker; each renewal moves the latter."""
+    """Expiry in seconds since 1970, by the worker's clock; each renewal moves it."""
     seconds: float = CLAIM_SECONDS
-    """It lapses when it has not been renewed for so long."""
+    """Seconds without a renewal after which it lapses."""
 
     @property
     def path(self) -> str:
-        """Where it lies below the store's folder of claims."""
+        """Its path below the store's folder of claims."""
         return f"{self.kind}/{self.key}.json"
 
     def to_bytes(self) -> bytes:
@@ -56,13 +56,13 @@ class Claim:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Claim | None":
-        """The inverse of `to_bytes`; None for what is no claim, which then binds nobody."""
+        """The inverse of `to_bytes`; None for invalid bytes, which then bind nobody."""
         try:
             content = json.loads(data)
             known = {field.name for field in fields(cls)}
-            # What a later version may add is none of our business; an earlier one had no `seconds`.
+            # Ignore fields of later versions; earlier ones had no `seconds`.
             claim = cls(**{name: value for name, value in content.items() if name in known})
-            # Numbers are compared and added up later on.
+            # These must be numbers: they are compared and added later.
             _ = claim.since + claim.expires + claim.seconds
             return claim
         except (ValueError, TypeError, AttributeError):
@@ -70,14 +70,14 @@ class Claim:
 
 
 class Watch:
-    """What is seen of others' claims while one looks at them now and then."""
+    """Observes other jobs' claims over time, to see which are renewed."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Claim, float]] = {}
-        """By path: a claim, and when this clock (monotonic) first saw it as it is."""
+        """By path: a claim, and the (monotonic) time when it was first seen in this state."""
 
     def lapsed(self, claim: Claim) -> bool:
-        """Take note of a claim; whether it has not been renewed for as long as it lives."""
+        """Record a claim; returns whether it went without renewal for its whole lifetime."""
         now = monotonic()
         seen, since = self._seen.get(claim.path, (None, now))
         if seen != claim:
@@ -86,7 +86,7 @@ class Watch:
         return now - since >= claim.seconds
 
     def forget(self, path: str) -> None:
-        """The claim there is gone, or one's own."""
+        """Forget the claim at a path, which is gone or our own."""
         self._seen.pop(path, None)
 
 
@@ -103,10 +103,10 @@ class Claims:
         conditional: bool = True,
         on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
-        """Claims in a store; in one without conditional puts they are looked for first.
+        """Claims in a store; without conditional puts, `create` looks for an existing claim first.
 
         `on_stuck` is called, in another thread, when a unit makes no progress for `STUCK_SECONDS`
-        and its claim is given up: it may end the process, as nothing else frees a thread that
+        and its claim is given up: it may end the process, because nothing else frees a thread that
         waits for a device or a drive.
         """
         self.store = store
@@ -119,10 +119,10 @@ class Claims:
 
     @contextmanager
     def held(self, kind: str, key: str) -> Iterator[Claim | None]:
-        """Claim a unit for the time of the block; yields another job's claim if that came first.
+        """Claim a unit inside the context; yields another job's claim if that came first.
 
-        The same job's own claim is taken over, for only a worker that died can have left it; so is
-        one that lapsed while this object looked at it, again and again.
+        A claim of the same job is taken over, because only a dead worker can have left it. So is a
+        claim that this object has watched until it lapsed.
         """
         now = time.time()
         mine = Claim(
@@ -181,23 +181,23 @@ class Claims:
                 return
             renewed = replace(mine, expires=time.time() + self.seconds)
             try:
-                # Not for longer than it lives: its unit's end waits for this.
+                # No longer than its lifetime, since the end of its unit waits for this.
                 self.store.write_claim(mine.path, renewed.to_bytes(), deadline=self.seconds)
             except StoreError as error:
                 logger.warning("the claim on %s %s was not renewed: %s", mine.kind, mine.key, error)
-            # Counted here, because the renewal itself is an operation on the store.
+            # Counted here, because the renewal is itself a store operation.
             steps = progress.steps()
 
     def _release(self, mine: Claim) -> None:
         try:
             self.store.remove([f"claims/{mine.path}"])
         except StoreError as error:
-            # It expires by itself; the unit's result is what counts.
+            # It expires by itself; only the unit's result matters.
             logger.warning("the claim on %s %s was not released: %s", mine.kind, mine.key, error)
 
 
 def remove_lapsed(store: Store, claim: Claim) -> None:
-    """Remove a claim that lapsed, unless it was renewed or taken over meanwhile.
+    """Remove a lapsed claim, unless it has been renewed or taken over.
 
     Raises:
         StoreError: the store fails.
@@ -208,7 +208,7 @@ def remove_lapsed(store: Store, claim: Claim) -> None:
 
 
 def say_lapsed(claim: Claim) -> None:
-    """Log that a claim binds nobody any more."""
+    """Log that a claim has lapsed."""
     logger.warning(
         "%s %s: job %s on %s has not renewed its claim for %.0f s, and is taken for dead",
         claim.kind,

@@ -1,4 +1,4 @@
-"""Credentials stay where they are: in the environment, the profile or the role."""
+"""Refuse credentials in URIs: they belong in the environment, the profile or the role."""
 
 from conceptprune.errors import UserError
 from conceptprune.redaction import holds_credentials
@@ -10,7 +10,7 @@ def refuse_credentials(uri: str) -> None:
     """Refuse a store's URI that carries a user name, a key, a secret or a query.
 
     Raises:
-        UserError: it does; the message does not repeat it.
+        UserError: it does; the message does not repeat the URI.
     """
     if holds_credentials(uri):
         raise UserError(

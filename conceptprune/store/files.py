@@ -16,13 +16,13 @@ from conceptprune.store.backend import Entry, below
 TEMPORARY_PREFIX = ".writing-"
 
 MOST_BYTES = 1 << 30
-"""Of a file whose size no record says: a record, a claim, a ledger."""
+"""Limit for a file whose size is not recorded: a record, a claim, a ledger."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 class LocalFiles:
-    """Files below a folder, which is made when first written to."""
+    """Files below a folder, which is created by the first write."""
 
     def __init__(self, root: Path, access: Access) -> None:
         self.conditional = True
@@ -30,11 +30,11 @@ class LocalFiles:
         self.access = access
 
     def read(self, path: str, size: int = 0) -> bytes | None:
-        """A file's bytes, or None where there is none."""
+        """A file's bytes, or None if it does not exist."""
 
         def read() -> bytes | None:
             try:
-                # Without waiting: a pipe would let nobody go on.
+                # Without blocking: a pipe would block forever.
                 handle = os.open(self._full(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
@@ -44,13 +44,13 @@ class LocalFiles:
                     raise OSError(errno.EINVAL, "not a regular file")
                 if not size and found.st_size > MOST_BYTES:
                     raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes")
-                # What is larger than its record says is damaged, however much larger it is.
+                # A file larger than recorded is damaged, so there is no need to read all of it.
                 return stream.read(min(found.st_size, size + 1) if size else found.st_size)
 
         return self.access(f"read {path}", read)
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write a file unless it exists; False where it did."""
+        """Write a file unless it exists; returns False if it did."""
 
         def create() -> bool:
             target = self._full(path)
@@ -60,7 +60,7 @@ class LocalFiles:
                 except FileExistsError:
                     return False
                 except OSError as error:
-                    # Mounted object stores and some network drives.
+                    # Mounted object stores and some network drives have no hard links.
                     if error.errno not in NO_HARD_LINKS:
                         raise
                     self.conditional = False
@@ -82,7 +82,7 @@ class LocalFiles:
         self.access(f"write {path}", replace)
 
     def stat(self, path: str) -> Entry | None:
-        """What a listing would show of a file, or None where there is none."""
+        """A file's entry in a listing, or None if it does not exist."""
 
         def look() -> Entry | None:
             try:
@@ -99,7 +99,7 @@ class LocalFiles:
         return (found.name for found in self._scan(folder))
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """All files below a folder; links are passed over, wherever they lead."""
+        """All files below a folder; links are ignored, wherever they lead."""
         for found in self._scan(folder):
             path = f"{folder}/{found.name}"
             if found.is_dir(follow_symlinks=False):
@@ -108,20 +108,20 @@ class LocalFiles:
                 yield entry
 
     def move(self, path: str, to: str) -> None:
-        """Move a file, over one that may be there; nothing happens where there is none."""
+        """Move a file, replacing an existing one; does nothing if the file does not exist."""
 
         def move() -> None:
             source, target = self._full(path), self._full(to)
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 source.replace(target)
-                # As in an object store, where a moved object is a new one.
+                # As in an object store, where moving creates a new object.
                 os.utime(target)
 
         self.access(f"move {path}", move)
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files; those that do not exist are passed over."""
+        """Remove files; missing ones are ignored."""
         for path in paths:
             self.access(f"remove {path}", partial(self._remove_one, path))
 
@@ -129,10 +129,10 @@ class LocalFiles:
         self._full(path).unlink(missing_ok=True)
 
     def _full(self, path: str) -> Path:
-        """Where a path is, which is never behind a link that leads out of the root.
+        """The full path, which must not go through a link that leads out of the root.
 
         Raises:
-            StoreError: it would be.
+            StoreError: it does.
         """
         full = self._root / below(self.access.uri, path)
         if not full.parent.resolve().is_relative_to(self._root.resolve()) or full.is_symlink():
@@ -154,7 +154,7 @@ class LocalFiles:
 
 @contextlib.contextmanager
 def _written_beside(path: Path, data: bytes, durable: bool) -> Iterator[Path]:
-    """A temporary file in the same folder that holds `data`; gone afterwards if still there."""
+    """A temporary file with `data` in the same folder, removed afterwards if still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
     temporary = Path(name)

@@ -1,4 +1,4 @@
-"""The store in any other file system that fsspec knows; also what S3 shares with these."""
+"""The store in any other fsspec file system, and what S3 shares with these."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ class FsspecObjects:
         self.access = access
 
     def read(self, path: str, size: int = 0) -> bytes | None:
-        """An object's bytes, or None where there is none."""
+        """An object's bytes, or None if it does not exist."""
 
         def read(seconds: float) -> bytes | None:
             try:
@@ -30,7 +30,7 @@ class FsspecObjects:
         return self.access.within(f"read {path}", read, size=size)
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write an object unless it exists; False where it did."""
+        """Write an object unless it exists; returns False if it did."""
 
         def create(seconds: float) -> bool:
             bound = self._bound(seconds)
@@ -46,13 +46,13 @@ class FsspecObjects:
         """Write or replace an object."""
 
         def replace(seconds: float) -> None:
-            # In one piece: S3 has parts of its own, which are tried one by one.
+            # In one piece; S3 has its own code for parts, which are retried one by one.
             self._fs.pipe_file(self._full(path), data, **self._bound(seconds))
 
         self.access.within(f"write {path}", replace, size=len(data))
 
     def stat(self, path: str) -> Entry | None:
-        """What a listing would show of an object, or None where there is none."""
+        """An object's entry in a listing, or None if it does not exist."""
 
         def stat(seconds: float) -> Entry | None:
             try:
@@ -88,7 +88,7 @@ class FsspecObjects:
                 yield entry
 
     def move(self, path: str, to: str) -> None:
-        """Move an object, over one that may be there; nothing happens where there is none."""
+        """Move an object, replacing an existing one; does nothing if it does not exist."""
 
         found = self.stat(path)
         if found is None:
@@ -103,7 +103,7 @@ class FsspecObjects:
         self.access.within(f"move {path}", move, size=found.size)
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that do not exist are passed over."""
+        """Remove objects; missing ones are ignored."""
         for path in paths:
             self._remove_one(path)
 
@@ -115,7 +115,7 @@ class FsspecObjects:
         self.access.within(f"remove {path}", remove)
 
     def _bound(self, seconds: float) -> dict[str, float]:
-        """The bound of a try, as fsspec's asynchronous file systems take it: the others cannot."""
+        """The time limit of a try, for fsspec's asynchronous file systems; others take none."""
         return {"timeout": seconds} if self._fs.async_impl else {}
 
     def _full(self, path: str) -> str:

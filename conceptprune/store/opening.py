@@ -1,4 +1,4 @@
-"""From a store's URI to the file system behind it, built in the process that uses it."""
+"""Open the file system behind a store's URI, in the process that uses it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ S3_SCHEMES = ("s3://", "s3a://")
 
 
 def open_backend(uri: str, deadline: float) -> Backend:
-    """The files and folders at a URI; nothing is asked of the network yet.
+    """Open the backend for a URI, without any network access.
 
     Raises:
         UserError: the URI's scheme is unknown, or lacks its library.
@@ -24,7 +24,7 @@ def open_backend(uri: str, deadline: float) -> Backend:
     options: dict[str, object] = {"use_listings_cache": False, "skip_instance_cache": True}
     on_s3 = uri.startswith(S3_SCHEMES)
     if on_s3:
-        # Imported here, because it takes half a second that a local store need not wait for.
+        # Imported here because it takes half a second, which a local store does not need.
         from conceptprune.store.s3 import S3Objects, file_system_options, s3_access
 
         options |= file_system_options()
@@ -39,5 +39,5 @@ def open_backend(uri: str, deadline: float) -> Backend:
     access = Access(uri=uri, deadline=deadline)
     if isinstance(fs, LocalFileSystem):
         return LocalFiles(Path(root), access)
-    # Each library behind fsspec has errors of its own, of which many are no OSError.
+    # Each library behind fsspec raises its own errors, many of which are not OSErrors.
     return FsspecObjects(fs, root, replace(access, failures=(Exception,)))

@@ -1,4 +1,4 @@
-"""Tables as Parquet bytes: equal for equal tables, sorted, checked by page and as a whole.
+"""Tables as Parquet bytes: deterministic, sorted, and checked both by page and as a whole.
 
 The schema's metadata declares its format (`conceptprune.format`, as in "statistics/1"), its order
 (`conceptprune.sorted_by`, columns with commas between them) and its digest (`conceptprune.digest`).
@@ -20,10 +20,10 @@ SORTED_BY_KEY = b"conceptprune.sorted_by"
 DIGEST_KEY = b"conceptprune.digest"
 
 MOST_BYTES = 1 << 32
-"""Of a table in memory: more than the statistics of any unit, and a ledger of a million units."""
+"""Limit for a table in memory: larger than any unit's statistics or a ledger of a million units."""
 
 DECLARED = (FORMAT_KEY, SORTED_BY_KEY)
-"""What a table's schema must say of itself; the digest is added when it is written."""
+"""What a table's schema must declare; the digest is added when the table is written."""
 
 
 def table_to_parquet(table: pa.Table) -> bytes:
@@ -41,7 +41,7 @@ def table_to_parquet(table: pa.Table) -> bytes:
         raise ValueError(f"the rows are not sorted by {', '.join(sorted_by(table))}")
     table = table.replace_schema_metadata({**metadata, DIGEST_KEY: table_digest(table)})
     sink = io.BytesIO()
-    # Sums hardly ever repeat: a dictionary of them would only be carried along.
+    # Sums hardly ever repeat, so a dictionary would only add size.
     words = [field.name for field in table.schema if pa.types.is_string(field.type)]
     pq.write_table(
         table,
@@ -59,11 +59,11 @@ def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
 
     Args:
         data: the file.
-        newest: the highest number of the table's format that the caller knows. How a later version
-            digests what it writes is not known, so of such a table only the pages are verified.
+        newest: the highest format number that the caller knows. A later version may compute
+            its digest differently, so for such a table only the pages are verified.
 
     Raises:
-        StoreError: the bytes are damaged, or no such table.
+        StoreError: the bytes are damaged, or not such a table.
     """
     try:
         _check_expanded(data)
@@ -83,7 +83,7 @@ def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
 
 
 def _check_expanded(data: bytes) -> None:
-    """Refuse a small file that would fill the memory: its pages compress, its texts repeat.
+    """Refuse a small file that would expand to fill the memory (compressed or repeated values).
 
     Raises:
         StoreError: it would be larger than `MOST_BYTES`.
@@ -93,7 +93,7 @@ def _check_expanded(data: bytes) -> None:
     groups = [found.row_group(index) for index in range(found.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(found.num_columns)]
     size = sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)
-    # Every value of a column could be its longest: only then is it worth counting.
+    # An upper bound, if every value were the longest; only if that is too much, count exactly.
     texts = {
         chunk.path_in_schema
         for chunk in chunks
@@ -101,7 +101,7 @@ def _check_expanded(data: bytes) -> None:
         and chunk.num_values * chunk.total_uncompressed_size > MOST_BYTES
     }
     if texts and size <= MOST_BYTES:
-        # Each different text is in memory once, however often it is repeated.
+        # Each distinct text is in memory once, however often it is repeated.
         coded = pq.ParquetFile(io.BytesIO(data), read_dictionary=sorted(texts))
         for batch in coded.iter_batches(columns=sorted(texts)):
             size += sum(_text_bytes(column) for column in batch.columns)
@@ -134,12 +134,12 @@ def format_number(schema: pa.Schema) -> int:
 
 
 def sorted_by(table: pa.Table) -> list[str]:
-    """The columns a table says it is sorted by."""
+    """The columns that a table declares to be sorted by."""
     return str(table.schema.metadata[SORTED_BY_KEY].decode()).split(",")
 
 
 def table_digest(table: pa.Table) -> str:
-    """SHA-256 of a table's columns and metadata, whatever the library and the codec."""
+    """SHA-256 of a table's columns and metadata, independent of library and codec."""
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     columns = [[field.name, type_name(field.type)] for field in table.schema]
     digest = hashlib.sha256(canonical_json({"columns": columns, "metadata": metadata}).encode())
@@ -150,12 +150,12 @@ def table_digest(table: pa.Table) -> str:
 
 def type_name(kind: pa.DataType) -> str:
     """A column's type, the same before and after it was written."""
-    # Without the name of a list's items, which Parquet changes.
+    # Without the name of list items, which Parquet changes.
     return f"list<{type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
 
 
 def _add(digest: Any, array: pa.Array) -> None:
-    """Add an array: which values there are, how long each is, and then the values themselves."""
+    """Add an array: which values are present, the length of each, and the values themselves."""
     digest.update(_bytes(array.is_valid().cast(pa.uint8())))
     array = array.drop_null()
     if pa.types.is_list(array.type):

@@ -1,4 +1,4 @@
-"""What the store keeps about finished work: references to objects, and commit records."""
+"""What the store records about finished units: references to objects, and commit records."""
 
 import json
 import re
@@ -15,15 +15,15 @@ OBJECT_PATH = re.compile(
     r"objects/[A-Za-z0-9][A-Za-z0-9_.-]*/model=[A-Za-z0-9][A-Za-z0-9_.-]*/"
     r"(?P<digest>[0-9a-f]{64})\.[A-Za-z0-9]+"
 )
-"""Where objects are put, and nothing that a record says lies elsewhere is read or moved."""
+"""Where objects are put; a path elsewhere in a record is never read or moved."""
 
 
 class UnknownFormatError(StoreError):
-    """A record that is whole, and of a format that this version does not know."""
+    """An intact record in a format that this version does not know."""
 
 
 class LostUnitError(StoreError):
-    """Committed work that is gone or damaged: unit (kind, key) has to be computed again."""
+    """A committed unit (kind, key) that is missing or damaged, and has to be computed again."""
 
     def __init__(self, message: str, *, kind: str, key: str, path: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class LostUnitError(StoreError):
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By hand, because an exception's own way calls it with its message only.
+        # By hand, because exceptions are by default rebuilt from their message only.
         return _lost_unit, (str(self), self.kind, self.key, self.path)
 
 
@@ -42,7 +42,7 @@ def _lost_unit(message: str, kind: str, key: str, path: str) -> LostUnitError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectRef:
-    """Where an object lies in the store, and what its bytes must be."""
+    """Where an object is in the store, and what its bytes must be."""
 
     path: str
     digest: str
@@ -50,20 +50,20 @@ class ObjectRef:
 
     @classmethod
     def from_json(cls, content: Any) -> "ObjectRef":
-        """A reference as a commit record has it.
+        """Read a reference from a commit record.
 
         Raises:
-            ValueError: it is none, or its path is not where an object of its digest is put.
+            ValueError: it is not a reference, or its path does not belong to its digest.
         """
         match content:
             case {"path": str(path), "digest": str(digest), "size": int(size)} if len(content) == 3:
                 found = OBJECT_PATH.fullmatch(path)
                 if found and found["digest"] == digest and size >= 0 and size is not True:
                     return cls(path=path, digest=digest, size=size)
-        raise ValueError("a commit record refers to what is no object of the store")
+        raise ValueError("a commit record refers to something that is not an object of the store")
 
     def fault(self, data: bytes | None) -> str:
-        """What is wrong with `data` as this object's bytes; empty where nothing is."""
+        """What is wrong with `data` as this object's bytes; empty if nothing is."""
         if data is None:
             return "is missing"
         found = digest_bytes(data)
@@ -74,7 +74,7 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The record that a piece of work is done."""
+    """The record that a unit is done."""
 
     kind: str
     key: str
@@ -85,11 +85,11 @@ class Commit:
 
     @property
     def at_once(self) -> int | None:
-        """How many prompts of a batch went through the denoiser together; None without one."""
+        """How many prompts of a batch went through the denoiser together; None if unknown."""
         return self.provenance.get("at_once")
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON that carries the digest of all the rest of it."""
+        """Canonical JSON, including a digest of everything else in it."""
         content = {"format": FORMAT, **asdict(self)}
         return canonical_json({**content, "sha256": digest_json(content)}).encode()
 
@@ -98,8 +98,8 @@ class Commit:
         """The inverse of `to_bytes`.
 
         Raises:
-            ValueError: the bytes are not those of a record, or were damaged.
-            UnknownFormatError: the record is whole, and of another format.
+            ValueError: the bytes are not a record, or are damaged.
+            UnknownFormatError: the record is intact, but in another format.
         """
         try:
             content = json.loads(data)
@@ -109,7 +109,7 @@ class Commit:
             raise ValueError("not a commit record")
         whole = content.pop("sha256", None) == digest_json(content)
         declared = content.get("format")
-        # How a later version digests its records is not known here.
+        # A later version may compute its digest differently.
         if not whole and not _is_later(declared):
             raise ValueError("a damaged commit record")
         if declared != FORMAT:
@@ -124,7 +124,7 @@ class Commit:
         raise ValueError("not a commit record")
 
     def difference(self, earlier: "Commit") -> str:
-        """How this result differs from an earlier one of the same work; empty where equal."""
+        """How this result differs from an earlier one of the same unit; empty if they are equal."""
         for role in sorted(self.objects.keys() | earlier.objects.keys()):
             was, now = earlier.objects.get(role), self.objects.get(role)
             if was is None or now is None or was.digest != now.digest:

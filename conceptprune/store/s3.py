@@ -1,9 +1,9 @@
-"""The store in S3: s3fs does it, and here stands what it leaves open.
+"""The store in S3, on top of s3fs.
 
-Left to s3fs are reading, writing (also on the condition that nothing is there), looking, moving
-and removing. Asked of S3 directly, by `call_s3`, is what s3fs would do as one operation that a
-fault makes begin again: pages of a listing, of which a large store has thousands, and parts of a
-large object; and removing many, because s3fs drops what S3 says of each.
+s3fs reads, writes (also only if nothing is there), looks up, moves and removes objects. Some
+requests go to S3 directly through `call_s3`, because s3fs would restart the whole operation after
+an error: pages of a listing (thousands for a large store) and parts of a large object. Bulk
+deletes, too, because s3fs drops S3's answer for each object.
 """
 
 import contextlib
@@ -30,27 +30,28 @@ from conceptprune.store.objects import FsspecObjects
 PART_BYTES = 64 * 2**20
 """Larger objects are uploaded in parts of this size, so that a fault costs one part only."""
 REMOVED_AT_ONCE = 1000
-"""S3's own bound for one request."""
+"""S3's limit for one request."""
 REMOVERS = 8
-"""Threads that remove objects one by one, from a store that knows no other way."""
+"""Threads that remove objects one by one, for stores without bulk deletes."""
 
 CHECKSUMS_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 
 def file_system_options() -> dict[str, Any]:
-    """What s3fs is told of how to ask S3."""
+    """Options of s3fs for requests to S3."""
     return {
-        # One connection and one request per read: no request for the size first.
+        # One connection and one request per read, without asking for the size first.
         "max_concurrency": 1,
         "config_kwargs": {
-            # Tries are counted in one place, and that is `Access`.
+            # Retries belong in one place, which is `Access`.
             "retries": {"mode": "standard", "total_max_attempts": 1},
             "connect_timeout": 5,
             "read_timeout": 30,
-            # The store has its own digests, and botocore would raise where we look twice.
+            # The store has its own digests, and reads damaged bytes twice where botocore would
+            # raise.
             "response_checksum_validation": "when_required",
-            # As trailers, over https, many servers that are not AWS do not know them; without
-            # them botocore signs a digest of the body. Buckets with object lock may want them.
+            # Many servers that are not AWS do not support checksums as trailers over https; without
+            # them, botocore signs a digest of the body. Buckets with object lock may require them.
             "request_checksum_calculation": os.environ.get(CHECKSUMS_VARIABLE, "when_required"),
         },
     }
@@ -58,9 +59,9 @@ def file_system_options() -> dict[str, Any]:
 
 PASSING_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
-"""Sent with status 400 for a request that was damaged or cut off on its way."""
+"""Sent with status 400 for a request that was damaged or cut off in transit."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-"""What OpenSSL says of a certificate by an authority that this machine does not know."""
+"""OpenSSL's message about a certificate from an authority unknown to this machine."""
 
 PASSING_FAULTS = (
     UnreachableError,
@@ -69,12 +70,12 @@ PASSING_FAULTS = (
     ResponseParserError,
     TransportError,
 )
-# ValueError: what botocore makes of an endpoint that is no URL.
+# ValueError: raised by botocore for an endpoint that is not a URL.
 FAILURES = (OSError, ValueError, BotoCoreError, ClientError, ResponseParserError, TransportError)
 
 
 def s3_access(uri: str, deadline: float) -> Access:
-    """Access that knows S3's errors."""
+    """An `Access` that knows S3's errors."""
     return Access(
         uri=uri, deadline=deadline, failures=FAILURES, passes=_passes, reason_of=_reason_of
     )
@@ -85,20 +86,20 @@ class S3Objects(FsspecObjects):
 
     def __init__(self, fs: Any, root: str, access: Access) -> None:
         super().__init__(fs, root, access)
-        # For the same reason as `retries` above: this is s3fs's own count.
+        # For the same reason as `retries` above; this is s3fs's own setting.
         fs.retries = 1
         self._bucket, _, prefix = root.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._removes_many = True
 
     def read(self, path: str, size: int = 0) -> bytes | None:
-        """An object's bytes, or None where there is none."""
+        """An object's bytes, or None if it does not exist."""
 
         def read(seconds: float) -> bytes | None:
             try:
                 data: bytes = self._fs.cat_file(self._full(path), timeout=seconds)
             except FileNotFoundError as error:
-                # A bucket that does not exist is no empty store.
+                # A missing bucket is not an empty store.
                 if _code(error) == "NoSuchBucket":
                     raise OSError(*error.args) from error.__cause__
                 return None
@@ -107,9 +108,9 @@ class S3Objects(FsspecObjects):
         return self.access.within(f"read {path}", read, size=size)
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
-        """Write an object unless it exists, in one request; False where it did.
+        """Write an object unless it exists, in one request; returns False if it did.
 
-        After an answer that was lost, the next try finds this very object: False, too.
+        If the answer was lost, the retry finds this very object, and also returns False.
         """
 
         def create(seconds: float) -> bool:
@@ -121,7 +122,7 @@ class S3Objects(FsspecObjects):
                     return False
                 if status != 501:
                     raise
-                # A store that knows no conditions says so with 501, "not implemented".
+                # A store without conditional puts answers 501, "not implemented".
                 self.conditional = False
                 if self._head(path, seconds) is not None:
                     return False
@@ -131,14 +132,14 @@ class S3Objects(FsspecObjects):
         return self.access.within(f"write {path}", create, size=len(data))
 
     def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        """Write or replace an object; other readers see it when it is whole."""
+        """Write or replace an object; other readers see it only once it is complete."""
         if len(data) > PART_BYTES:
             self._put_parts(path, data)
         else:
             super().replace(path, data, durable=durable)
 
     def stat(self, path: str) -> Entry | None:
-        """What a listing would show of an object, or None where there is none."""
+        """An object's entry in a listing, or None if it does not exist."""
         return self.access.within(f"look for {path}", lambda seconds: self._head(path, seconds))
 
     def names(self, folder: str) -> Iterator[str]:
@@ -160,10 +161,10 @@ class S3Objects(FsspecObjects):
                 )
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that do not exist are passed over.
+        """Remove objects; missing ones are ignored.
 
-        One folder of the store after the other, in the order given, and what cannot be removed
-        stops it: a caller may need that a record goes before what it names.
+        Folders of the store are handled one after another, in the given order, and an error stops
+        the rest: a caller may need a record to be removed before the objects it names.
         """
         for _, group in groupby(paths, key=lambda path: path.partition("/")[0]):
             some = list(group)
@@ -174,17 +175,17 @@ class S3Objects(FsspecObjects):
         left = self._not_removed_at_once(paths) if len(paths) > 1 else paths
         if len(left) > 1:
             with ThreadPoolExecutor(REMOVERS) as removers:
-                # A list, for an error is raised where its result is taken.
+                # A list, because an error is only raised when its result is taken.
                 list(removers.map(self._remove_one, left))
         elif left:
             self._remove_one(left[0])
 
     def _not_removed_at_once(self, paths: Sequence[str]) -> Sequence[str]:
-        """Remove objects in one request; those that it did not remove, whatever the reason.
+        """Remove objects in one request; returns those that were not removed, for whatever reason.
 
-        Not every store knows such requests (Google's answers 501), some want a digest that botocore
-        no longer sends (400), and a policy may forbid one object of many. What is the matter with
-        an object is said by its own removal, if it is no matter of the common request.
+        Some stores lack such requests (Google's answers 501), some want a digest that botocore no
+        longer sends (400), and a policy may forbid one object of many. The objects are then removed
+        one by one, which shows what is wrong with each.
         """
         if not self._removes_many:
             return paths
@@ -206,7 +207,7 @@ class S3Objects(FsspecObjects):
         return self.access.within(f"remove {paths[0]} and {len(paths) - 1} more", remove)
 
     def _pages(self, folder: str, **options: Any) -> Iterator[Any]:
-        """Pages of a listing; a fault repeats its page, not the listing."""
+        """Pages of a listing; an error repeats its page, not the whole listing."""
         options |= {"Prefix": f"{self._prefix}{folder}/"}
         while True:
             page = self.access.within(
@@ -219,7 +220,8 @@ class S3Objects(FsspecObjects):
             options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _head(self, path: str, seconds: float) -> Entry | None:
-        # Not s3fs's `info`, which also lists where it finds nothing: twice the requests of `put`.
+        # Not s3fs's `info`, which also lists if it finds nothing, and doubles the requests of
+        # `put`.
         try:
             found = self._request("head_object", seconds, Key=self._prefix + path)
         except FileNotFoundError:
@@ -253,7 +255,7 @@ class S3Objects(FsspecObjects):
                 size=len(data),
             )
         except BaseException:
-            # Else the parts would stay, unseen and paid for.
+            # Otherwise the parts would stay, invisible but billed.
             with contextlib.suppress(*FAILURES):
                 self._request("abort_multipart_upload", SHORTEST_TRY, **upload)
             raise
@@ -270,7 +272,7 @@ class S3Objects(FsspecObjects):
         try:
             self._request("complete_multipart_upload", seconds, **upload, MultipartUpload=whole)
         except FileNotFoundError:
-            # No such upload: an earlier try completed it, and its answer was lost.
+            # No such upload: an earlier try completed it, but the answer was lost.
             found = self._head(path, seconds)
             if found is None or found.size != size:
                 raise
@@ -280,7 +282,7 @@ class S3Objects(FsspecObjects):
 
 
 def _response(error: BaseException) -> Mapping[str, Any]:
-    """S3's answer in an error, or behind one that s3fs translated; empty where there was none."""
+    """S3's answer in an error, or in its cause if s3fs translated it; empty if there is none."""
     for source in (error, error.__cause__):
         if isinstance(source, ClientError):
             answer: Mapping[str, Any] = source.response

@@ -1,4 +1,4 @@
-"""The store itself: what is written when, what is checked, and what becomes of damage."""
+"""The store: what is written when, what is checked, and how damage is handled."""
 
 import contextlib
 import logging
@@ -26,22 +26,22 @@ PROBE = (
     b"removed again.\n"
 )
 PROBE_DEADLINE = 30.0
-"""A store that does not answer at the start of a job is given up sooner than later on."""
+"""A store that does not answer at the start of a job is given up sooner than one in use."""
 
 RENEWED_AFTER = 3600.0
-"""Seconds after which an equal object is written again, so that `gc` sees that it is in use."""
+"""Age in seconds from which an equal object is rewritten, so that `gc` sees it is in use."""
 
 LOOKS = 2
-"""An object counts as damaged when so many reads say so: bytes also get damaged on their way."""
+"""Reads that must agree that an object is damaged, since bytes may also be damaged in transit."""
 
 logger = logging.getLogger("conceptprune.store")
 
 
 class Store:
-    """Artifacts below one URI: a local path, or any that fsspec knows (`s3://bucket/prefix`).
+    """Artifacts below one URI: a local path, or any that fsspec supports (`s3://bucket/prefix`).
 
-    Operations are tried again while a fault may pass, for CONCEPTPRUNE_STORE_DEADLINE seconds;
-    after that, and for any other fault, they raise StoreError. Pickled, a store is its URI.
+    Transient errors are retried for CONCEPTPRUNE_STORE_DEADLINE seconds; after that, and for all
+    other errors, StoreError is raised. A store is pickled as its URI.
     """
 
     def __init__(self, uri: str, observer: Observer | None = None) -> None:
@@ -49,7 +49,7 @@ class Store:
 
         Args:
             uri: a folder, or `s3://bucket/prefix`.
-            observer: told of every operation in this process; a pickled store has none.
+            observer: called after every operation in this process; not pickled.
 
         Raises:
             UserError: the URI is misspelt, its scheme is unknown, or it holds credentials.
@@ -57,7 +57,7 @@ class Store:
         check_uri(uri)
         self.uri = uri
         self.conditional = True
-        """Whether it honours conditional puts, as far as `check` has found out."""
+        """Whether it honours conditional puts, as found by `check`."""
         self._deadline = deadline_from_environment()
         self._observer = observer
         self._opened = self._open()
@@ -67,24 +67,24 @@ class Store:
         return f"Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The file system holds sockets, threads and maybe credentials: all belong to one process.
+        # The file system holds sockets, threads and maybe credentials, which belong to one process.
         return Store, (self.place,)
 
     @property
     def place(self) -> str:
-        """The URI for other processes, whose working directory is another: folders are absolute."""
+        """The URI for processes with another working directory: folders are absolute."""
         return self.uri if "://" in self.uri else str(Path(self.uri).expanduser().absolute())
 
     @property
     def _backend(self) -> Backend:
         if self._opened_in != os.getpid():
-            # Forked: the parent's connections, and the threads that serve them, are not here.
+            # After a fork, the parent's connections and their threads are missing.
             self._opened = self._open()
             self._opened_in = os.getpid()
         return self._opened
 
     def _hurried(self, deadline: float) -> Backend:
-        """The backend with another deadline, unless its own is sooner."""
+        """The backend with another deadline, unless its own is shorter."""
         backend = copy(self._backend)
         backend.access = replace(backend.access, deadline=min(self._deadline, deadline))
         return backend
@@ -95,20 +95,20 @@ class Store:
         return backend
 
     def check(self) -> bool:
-        """Find out, before any work, whether the store can be used and honours conditional puts.
+        """Check, before any work, that the store can be used, and if it honours conditional puts.
 
         Returns:
-            True where a record is created in one step, so that of two workers that finish the same
-            unit one is always told. False, with a warning, where it is not: then `commit` looks
-            for an earlier record just before it writes its own. Objects are named by their
-            content, so two workers that get through at once do no harm; only that their results
-            differ, should that ever happen, may go unnoticed.
+            True if records are created atomically, so that of two workers that finish the same
+            unit, one always notices. Otherwise False, with a warning; `commit` then looks for an
+            earlier record just before it writes its own. Objects are named by their content, so two
+            workers that commit at once do no harm, but a difference between their results, should
+            it ever happen, may go unnoticed.
 
         Raises:
             StoreError: it cannot be reached, written, read or listed.
         """
         backend = self._hurried(PROBE_DEADLINE)
-        # Of its own name: what an earlier job left behind, damaged maybe, is not in the way.
+        # A unique name, so that leftovers of an earlier job are not in the way.
         path = f"{PROBES}/{uuid4().hex}"
         try:
             refused = self._probe(backend, path)
@@ -134,7 +134,7 @@ class Store:
         return self.conditional
 
     def _probe(self, backend: Backend, path: str) -> bool:
-        """Write a file, again, read and list it; whether the second writing was refused."""
+        """Write a file twice, read and list it; returns whether the second write was refused."""
         backend.create(path, PROBE)
         refused = not backend.create(path, PROBE)
         if backend.read(path) != PROBE:
@@ -145,10 +145,10 @@ class Store:
         return refused
 
     def put(self, data: bytes, *, kind: str, model: str, suffix: str) -> ObjectRef:
-        """Write an object under the digest of its bytes, unless it has lately been written.
+        """Write an object under the digest of its bytes, unless it was written recently.
 
-        Only equal bytes can have the same path, so writing over an old object changes nothing, and
-        mends one that was cut short.
+        Only equal bytes can have the same path, so overwriting an old object changes nothing, and
+        repairs a truncated one.
         """
         digest = digest_bytes(data)
         path = f"objects/{kind}/model={model[:12]}/{digest}.{suffix}"
@@ -159,7 +159,7 @@ class Store:
         return ObjectRef(path=path, digest=digest, size=len(data))
 
     def read(self, ref: ObjectRef) -> bytes:
-        """An object's bytes; `load` also puts right what is damaged.
+        """An object's bytes; `load` also handles damage.
 
         Raises:
             StoreError: the object is missing, or its bytes are not those that were written.
@@ -170,11 +170,11 @@ class Store:
         return data
 
     def load(self, commit: Commit, role: str) -> bytes:
-        """The bytes of one object of committed work.
+        """The bytes of one object of a committed unit.
 
         Raises:
             LostUnitError: the object is missing or damaged. The unit is set aside and no longer
-                counts as done, so that whoever needs it can compute it again.
+            counts as done, so that it can be computed again.
         """
         ref = commit.objects[role]
         data, fault = self._examine(ref)
@@ -186,7 +186,7 @@ class Store:
                 f"it was set aside, and {commit.kind} {commit.key[:12]} no longer counts as done: "
                 "run the job again to compute it"
                 if self.set_aside(commit)
-                else "it has been made anew in the meantime: try again"
+                else "it has been made again in the meantime: try again"
             )
         except StoreError as error:
             message += f"it is still in its place ({error})"
@@ -195,7 +195,7 @@ class Store:
     def set_aside(self, commit: Commit) -> bool:
         """Move a unit's damaged objects, and then its record, to `damaged/` with the same path.
 
-        False where everything is whole after all, or was committed anew in the meantime.
+        Returns False if everything is intact after all, or was committed again in the meantime.
         """
         if self.find(commit.kind, commit.key) != commit:
             return False
@@ -206,24 +206,24 @@ class Store:
             if data is not None and fault:
                 self._move_aside(ref.path, fault)
         if damaged:
-            # Last: until then the unit cannot be computed again, and find its object in the way.
+            # Last, so that the unit is not computed again while its old object is still in the way.
             self._move_aside(_commit_path(commit.kind, commit.key), "names a damaged object")
         return damaged
 
     def disown(self, commit: Commit, why: str) -> None:
-        """Move a record to `damaged/` whose objects are whole, and not those of its unit."""
+        """Move a record to `damaged/` if its objects, though intact, are not those of its unit."""
         self._move_aside(_commit_path(commit.kind, commit.key), f"is not to be trusted ({why})")
 
     def commit(self, commit: Commit) -> None:
-        """Record that work is done; of two results the first record stays.
+        """Record that a unit is done; if there are two results, the first record stays.
 
-        Two may differ only where memory made one of them go through the denoiser in smaller parts.
+        Two results may differ only if one was computed in smaller parts for lack of memory.
 
         Raises:
-            NondeterminismError: the work was committed before with other bytes.
+            NondeterminismError: the unit was committed earlier with other bytes.
         """
         path = _commit_path(commit.kind, commit.key)
-        # Looked for first, because a store that ignores the condition would write over it.
+        # Check first, because a store that ignores the condition would overwrite it.
         earlier, damaged = self._record(commit.kind, commit.key)
         if damaged:
             self._move_aside(path, "is damaged")
@@ -239,39 +239,39 @@ class Store:
             )
 
     def find(self, kind: str, key: str) -> Commit | None:
-        """The commit record of a piece of work, or None where it is not done.
+        """The commit record of a unit, or None if it is not done.
 
-        Work whose record is damaged is not done.
+        A unit whose record is damaged counts as not done.
 
         Raises:
-            UnknownFormatError: the record is of another format.
+            UnknownFormatError: the record is in another format.
         """
         return self._record(kind, key)[0]
 
     def get(self, kind: str, key: str) -> Commit:
-        """The commit record of a piece of work that should be done.
+        """The commit record of a unit that should be done.
 
         Raises:
-            LostUnitError: it is not done; or its record is damaged, and was set aside.
+            LostUnitError: it is not done, or its record was damaged and has been set aside.
         """
         commit, damaged = self._record(kind, key)
         if commit is None:
             path = _commit_path(kind, key)
             message = f"{self.uri}: {kind} {key} is not in the store"
             if damaged:
-                message += ", its record was damaged: run the job again to compute it"
+                message += "; its record was damaged: run the job again to compute it"
                 self._move_aside(path, "is damaged")
             raise LostUnitError(message, kind=kind, key=key, path=path)
         return commit
 
     def committed(self, kind: str) -> frozenset[str]:
-        """Keys of all work of a kind that is done, as a listing has it: no record is read."""
+        """Keys of all committed units of a kind, from a listing; no record is read."""
         names = self._backend.names(f"commits/{kind}")
         return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def runs(self) -> list[str]:
-        """Ids of the runs this store knows, sorted."""
-        # From their files: a local folder may outlast them, and an object store has no folders.
+        """Ids of the runs in this store, sorted."""
+        # From their files: a local folder may outlive them, and an object store has no folders.
         folders = {entry.path.split("/")[1] for entry in self.entries("runs")}
         return sorted(folder.removeprefix("run=") for folder in folders)
 
@@ -280,7 +280,7 @@ class Store:
         self._backend.replace(f"runs/run={run}/{name}", data)
 
     def read_run_file(self, run: str, name: str) -> bytes | None:
-        """A file of a run, or None where there is none."""
+        """A file of a run, or None if it does not exist."""
         return self._backend.read(f"runs/run={run}/{name}")
 
     def create_event(self, name: str, data: bytes) -> bool:
@@ -296,16 +296,16 @@ class Store:
         return self._backend.names("events")
 
     def create_claim(self, path: str, data: bytes) -> bool:
-        """Write a claim (`claims.py`) unless there is one; False where there was."""
-        # Not to disk at once, which takes longer than all else: after a power cut nobody computes.
+        """Write a claim (`claims.py`) unless there is one; returns False if there was."""
+        # No sync to disk, which is the slowest part: after a power cut nobody holds a claim anyway.
         return self._backend.create(f"claims/{path}", data, durable=False)
 
     def write_claim(self, path: str, data: bytes, *, deadline: float = math.inf) -> None:
-        """Write or replace a claim, tried for so many seconds if that is less than usual."""
+        """Write or replace a claim; `deadline` may shorten the time for retries."""
         self._hurried(deadline).replace(f"claims/{path}", data, durable=False)
 
     def read_claim(self, path: str) -> bytes | None:
-        """A claim, or None where there is none."""
+        """A claim, or None if there is none."""
         return self._backend.read(f"claims/{path}")
 
     def claims(self) -> Iterator[Entry]:
@@ -321,20 +321,20 @@ class Store:
         self._backend.remove(paths)
 
     def _record(self, kind: str, key: str) -> tuple[Commit | None, bool]:
-        """The record of a unit if it is whole, and whether it is there and is not."""
+        """The record of a unit if it is intact, and whether it exists but is damaged."""
         for _ in range(LOOKS):
             data = self._backend.read(_commit_path(kind, key))
             if data is None:
                 return None, False
             with contextlib.suppress(ValueError):
                 commit = Commit.from_bytes(data)
-                # A copy under another key would hand out another unit's result.
+                # A record copied to another key would return another unit's result.
                 if (commit.kind, commit.key) == (kind, key):
                     return commit, False
         return None, True
 
     def _examine(self, ref: ObjectRef) -> tuple[bytes | None, str]:
-        """An object's bytes as they are, and what is wrong with them."""
+        """An object's current bytes, and what is wrong with them."""
         for _ in range(LOOKS):
             data = self._backend.read(ref.path, ref.size)
             fault = ref.fault(data)

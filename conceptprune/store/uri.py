@@ -1,7 +1,7 @@
-"""Which URIs name a store; what looks like one and is none is refused, with the right spelling.
+"""Which URIs name a store; misspelt ones are refused, with the right spelling.
 
-A misspelt URI would otherwise be a folder's name, and a night's work lie in a folder `s3:` of some
-node's working directory.
+Otherwise a misspelt URI would be taken for a folder's name, and a night's work would end up in a
+folder `s3:` in some node's working directory.
 """
 
 import re
@@ -25,18 +25,18 @@ _UNUSABLE = {
     "file": "is a folder",
     "local": "is a folder",
 }
-"""Why these schemes are no store, or no way to name one."""
+"""Why these schemes cannot be a store, or cannot name one."""
 
 
 def check_uri(uri: str) -> None:
-    """Refuse what is no store's URI.
+    """Refuse URIs that cannot name a store.
 
     Raises:
-        UserError: it says what is wrong and how it is spelt; credentials are not repeated.
+        UserError: says what is wrong and how to spell it; credentials are not repeated.
     """
     if not uri.strip():
         raise UserError(f"--store is empty; {EXAMPLE}")
-    # Before credentials are looked for, because an ARN is full of colons; so it is not repeated.
+    # Before the check for credentials, because an ARN is full of colons; it is not repeated either.
     if arn := _ARN.fullmatch(uri):
         raise UserError(f"--store: this {_of_arn(arn[1] + arn[2])}")
     refuse_credentials(uri)
@@ -46,12 +46,12 @@ def check_uri(uri: str) -> None:
             f"write {_clean(uri)}"
         )
     if "::" in uri and uri.split("::")[0] in fsspec.available_protocols():
-        raise UserError(f"--store {uri}: a chain of file systems is no store; {EXAMPLE}")
+        raise UserError(f"--store {uri}: a chain of file systems cannot be a store; {EXAMPLE}")
     _check_scheme(uri)
 
 
 def odd_prefix(uri: str) -> bool:
-    """Whether a prefix has what some servers cannot write or list: empty parts, backslashes."""
+    """Whether a prefix has parts that some servers cannot handle: empty ones, backslashes."""
     return "://" in uri and ("//" in uri.split("://", 1)[1].rstrip("/") or "\\" in uri)
 
 
@@ -72,7 +72,7 @@ def _check_scheme(uri: str) -> None:
     if known in ("file", "local"):
         if (scheme, colon) == (known, ":") and slashes in ("//", "///"):
             return
-        raise UserError(f"--store {uri}: is no folder's name; write /{rest}")
+        raise UserError(f"--store {uri}: is not a folder's name; write /{rest}")
     if known in _UNUSABLE:
         raise UserError(f"--store {uri}: {known}:// {_UNUSABLE[known]}; {EXAMPLE}")
     path = rest.replace("\\", "/").strip("/")
@@ -88,7 +88,7 @@ def _check_scheme(uri: str) -> None:
 
 
 def _of_arn(arn: str) -> str:
-    """What to give in place of an ARN."""
+    """What to use instead of an ARN."""
     if bucket := _BUCKET_ARN.match(arn):
         rest = arn[bucket.end() :].rstrip("*").rstrip("/")
         return f"is the ARN of a bucket; write s3://{bucket[1]}{rest}"

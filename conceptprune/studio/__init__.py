@@ -3,7 +3,7 @@
 from pathlib import Path
 
 LABEL = "studio"
-"""What manifests, masks and cards call it."""
+"""Its name in manifests, masks and cards."""
 
 
 def model_path() -> Path:

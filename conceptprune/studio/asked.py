@@ -1,4 +1,4 @@
-"""What a prompt asks the studio model for, read from its words."""
+"""Parse which thing and look a prompt asks the studio model for."""
 
 from dataclasses import dataclass
 

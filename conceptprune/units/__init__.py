@@ -1,1 +1,1 @@
-"""Units of work: what they are, the plan of a run, and the worker that does them."""
+"""Units of work, the plan of a run, and the worker that does them."""

@@ -1,4 +1,4 @@
-"""Out of memory on a batch: half as many of its prompts at a time, and on record."""
+"""When a batch runs out of memory: retry with half as many prompts at once, and record it."""
 
 import gc
 import logging
@@ -8,29 +8,29 @@ from types import TracebackType
 import torch
 
 CPU_MESSAGES = ("can't allocate memory", "not enough memory")
-"""How torch's CPU allocator says it, in a RuntimeError of no class of its own."""
+"""Messages of torch's CPU allocator, which raises a plain RuntimeError."""
 
 logger = logging.getLogger(__name__)
 
 
 class BatchMemory:
-    """How many prompts of a batch go through the denoiser together, as memory allows.
+    """How many prompts of a batch go through the denoiser together, as far as memory allows.
 
-    What did not fit once is not tried again by the same worker.
+    A worker does not try a size again that did not fit once.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.at_once = batch_size
 
     def attempts(self) -> Iterator["Attempt"]:
-        """Attempts at one batch, each from its start and with half as many prompts at once.
+        """Attempts at one batch, each from the start and with half as many prompts at once.
 
             for attempt in memory.attempts():
                 with attempt as at_once:
                     result = model.compute(batch, at_once=at_once)
 
-        They end with the first that fits. Where memory does not suffice for a single prompt, the
-        error (a RuntimeError or MemoryError) is raised; any other error is raised at once.
+        They end with the first one that fits. If a single prompt does not fit, the error (a
+        RuntimeError or MemoryError) is raised; any other error is raised at once.
         """
         fits = False
         while not fits:
@@ -38,7 +38,7 @@ class BatchMemory:
             yield attempt
             fits = attempt.fits
             if not fits:
-                # Not within the attempt: its traceback keeps the batch's activations alive.
+                # Not inside the attempt: its traceback keeps the batch's activations alive.
                 self.at_once = (self.at_once + 1) // 2
                 logger.warning("out of memory: going on with %d prompts at once", self.at_once)
                 gc.collect()
@@ -47,7 +47,7 @@ class BatchMemory:
 
 
 class Attempt:
-    """One attempt, with so many prompts at once; `fits` is known afterwards."""
+    """One attempt with a given number of prompts at once; `fits` is known afterwards."""
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once

@@ -1,4 +1,4 @@
-"""How a worker does a unit: it claims it, makes its objects, and commits a record of them."""
+"""How a worker does a unit: claim it, make its objects, and commit a record of them."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from conceptprune.versions import versions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A unit that is committed; `computed` where it was not before."""
+    """A committed unit; `computed` is true if it was not committed before."""
 
     commit: Commit
     computed: bool
@@ -34,26 +34,26 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """The objects of a unit, by role, and numbers worth showing without reading them."""
+    """The objects of a unit by role, and numbers worth showing without reading the objects."""
 
     objects: Mapping[str, ObjectRef]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class UnitWorker(ABC):
-    """Does units on one store; what the objects of each kind are is for a subclass to say."""
+    """Does units on one store; subclasses make the objects of each kind."""
 
     def __init__(self, store: Store, claims: Claims | None = None) -> None:
-        """A worker on `store`, which does not claim its units where nobody else does any."""
+        """A worker on `store`; without claims if no other job uses the store."""
         self.store = store
         self.claims = claims
 
     @abstractmethod
     def make(self, unit: Unit) -> Made:
-        """Compute a unit and write its objects, from those of the units that it needs."""
+        """Compute a unit from the objects of the units it needs, and write its objects."""
 
     def run_claimed(self, unit: Unit) -> Done | Held:
-        """Make and commit one unit, unless it is done or another job is computing it.
+        """Make and commit one unit, unless it is done already or another job is computing it.
 
         Raises:
             UserError, NumericalError, StoreError: see what makes the unit, and `Store.commit`.
@@ -62,7 +62,7 @@ class UnitWorker(ABC):
         with claim as other:
             if other is not None:
                 return Held(claim=other)
-            # Looked for under the claim: whoever held it before may have finished.
+            # Checked under the claim: its previous holder may have finished the unit.
             found = find_commit(self.store, unit.kind, unit.key)
             if found is not None:
                 return Done(commit=found, computed=False)
@@ -78,7 +78,7 @@ class UnitWorker(ABC):
             return Done(commit=commit, computed=True)
 
     def run(self, unit: Unit) -> Commit:
-        """The same for a worker without claims: the unit's commit record, made if need be."""
+        """The same for a worker without claims; returns the unit's commit record."""
         outcome = self.run_claimed(unit)
         if isinstance(outcome, Held):
             raise ValueError(f"{unit.kind} {unit.key} is held by another job")
@@ -86,13 +86,13 @@ class UnitWorker(ABC):
 
 
 def worker_name() -> str:
-    """Host and process of this worker, as records have it."""
+    """Host and process of this worker, as written in records."""
     return f"{platform.node()}/{os.getpid()}"
 
 
 def _how_made(seconds: float) -> dict[str, Any]:
-    """Provenance of what this process has just made."""
-    # Here, because a driver that only hands units out does without it.
+    """Provenance of objects that this process has just made."""
+    # Imported here because a driver that only hands out units does not need it.
     import torch
 
     return {

@@ -1,11 +1,11 @@
-"""Finding the commit record of a unit, under its kind's name or one that the kind had before."""
+"""Find the commit record of a unit, under the current or a former name of its kind."""
 
 from conceptprune.store import Commit, Store
 from conceptprune.units.unit import kinds_of
 
 
 def find_commit(store: Store, kind: str, key: str) -> Commit | None:
-    """The commit record of a unit, or None where it is not done.
+    """The commit record of a unit, or None if it is not done.
 
     Raises:
         StoreError: see `Store.find`.

@@ -1,4 +1,4 @@
-"""From a manifest and its prompts to the units of work of a run, all known before it starts."""
+"""From a manifest and its prompts to all units of a run, known before the run starts."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ CONCEPTS_PER_PROMPTS_UNIT = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptPlan:
-    """The units that belong to one concept to be erased."""
+    """The units of one concept to erase."""
 
     concept: Concept
     pairs: tuple[PromptPair, ...]
@@ -53,7 +53,7 @@ class ConceptPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan(UnitPlan):
-    """Everything a run of `erase` will do; what is made of all masks together has no label."""
+    """Everything an `erase` run will do; units made from all masks together have no label."""
 
     model: ModelSettings
     concepts: tuple[ConceptPlan, ...]
@@ -75,18 +75,18 @@ ORDER = (
     CheckpointUnit,
     PreviewUnit,
 )
-"""Kinds of units in the order in which they are done where there is a choice."""
+"""Kinds of units in the preferred order of computation."""
 
 
 def concepts_in(unit: AnyPromptsUnit) -> tuple[Concept, ...]:
-    """The concepts whose prompts a unit makes."""
+    """The concepts for which a unit makes prompts."""
     return unit.concepts if isinstance(unit, PromptsUnit) else (unit.concept,)
 
 
 def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsUnit]:
-    """The units that make the prompts of all concepts, to erase and to retain.
+    """The units that make the prompts of all erased and retained concepts.
 
-    `language_model` is the digest of the one that the manifest has write fillers, if any.
+    `language_model` is the digest of the manifest's language model for fillers, if any.
     """
     seed = manifest.collection.seed
     concepts = (*manifest.concepts, *manifest.retain)
@@ -98,7 +98,7 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
             raise ValueError("the language model of prompts.generator has not been identified")
         generated = tuple(concept for concept in concepts if asks_generator(concept))
         concepts = tuple(concept for concept in concepts if not asks_generator(concept))
-        # A concept that is erased and retained is asked for once.
+        # A concept that is both erased and retained gets its fillers once.
         by_key = {
             unit.key: unit
             for unit in (
@@ -118,14 +118,14 @@ def prompts_units(manifest: Manifest, language_model: str | None = None) -> list
 
 
 def run_id(manifest: Manifest, model: ModelSettings) -> str:
-    """Identity of a run: what the manifest asks for and of which model, not how it is computed."""
+    """Identity of a run: what the manifest requests from which model, not how it is computed."""
     without: dict[str, Any] = {"compute": True, "model": True}
     if manifest.sweep is None:
         without["sweep"] = True
     asked_of: dict[str, Any] = {}
     preview = manifest.outputs.preview
     if preview:
-        # Without them, the id is that of the versions before there were such scorers.
+        # Without scorers, the id is the same as in versions before they existed.
         places = {"__all__": set(SCORER_PLACES)}
         without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
     if manifest.prompts.generator is None:
@@ -135,7 +135,8 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
         asked_of["language_model"] = model.language_model
     asked = manifest.model_dump(mode="json", exclude=without)
     for concept, entry in zip(manifest.concepts, asked["concepts"], strict=True):
-        # What holds for it, wherever it is written; that of all concepts is there already.
+        # The concept's effective settings, wherever they are written; the manifest's are included
+        # above.
         entry.pop("pruning")
         pruning = manifest.pruning_of(concept)
         if pruning != manifest.pruning:
@@ -151,7 +152,7 @@ def build_plan(
 ) -> Plan:
     """The plan of a run; `pairs` are the prompt pairs by concept name, retained ones too.
 
-    `prompts` are the units that made these, or failed to: on the plan, they are put on record.
+    `prompts` are the units that made these, or failed to; on the plan, so that they are recorded.
     """
     return _ErasePlanner(manifest, model, pairs).plan(prompts)
 
@@ -162,10 +163,10 @@ def plan_of_the_rest(
     pairs: Mapping[str, tuple[PromptPair, ...]],
     lacking: Container[str],
 ) -> Plan:
-    """The plan with another fused mask, and what is made of it: of all concepts but `lacking`.
+    """The plan with a fused mask of all concepts but `lacking`, and the units made from it.
 
-    What was planned for all of them stays on the plan. `lacking` are names; at least one concept
-    must be left.
+    Units planned for all of them stay on the plan. `lacking` are names; at least one concept must
+    be left.
     """
     return _ErasePlanner(manifest, plan.model, pairs).of_the_rest(plan, lacking)
 
@@ -189,8 +190,8 @@ def window_units(
         for start in range(0, collection.tau, length):
             stop = min(start + length, collection.tau)
             last = stop == collection.tau
-            # The windows before it are not named: they cannot change a bit of this one. Whether
-            # it keeps its state is, because a unit's objects follow from its key.
+            # The key does not name earlier windows: they cannot change a bit of this one. It does
+            # say whether state is kept, because a unit's objects must follow from its key.
             key = unit_key(
                 {
                     "kind": "window",
@@ -234,7 +235,7 @@ def window_units(
 
 
 class _ErasePlanner(Planner):
-    """Gathers the units of a run of `erase`."""
+    """Gathers the units of an `erase` run."""
 
     def __init__(
         self,
@@ -255,7 +256,7 @@ class _ErasePlanner(Planner):
         fused_checkpoints = self.checkpoints(fused) if fused else ()
         fused_preview = self.fused_preview(fused, concepts) if fused else None
         sweep_table = self.sweep_table(concepts) if self.manifest.sweep else None
-        # Images of the untouched model first: those with a mask are compared with them.
+        # Images of the base model first: those with a mask are compared with them.
         for each in concepts:
             for preview in each.previews_before:
                 self.add(preview)
@@ -282,7 +283,7 @@ class _ErasePlanner(Planner):
         preview = self.fused_preview(fused, concepts)
         if preview:
             self.add(preview)
-        # The sides of a budget are on the plan already.
+        # The sides of a budget are already on the plan.
         return replace(
             plan,
             by_key={**plan.by_key, **self.in_order(*ORDER)},
@@ -294,7 +295,7 @@ class _ErasePlanner(Planner):
     def labelled(
         self, concepts: Sequence[ConceptPlan], prompts: Sequence[AnyPromptsUnit]
     ) -> Iterator[tuple[str, list[str]]]:
-        """Names of concepts and the keys of the units that are for them."""
+        """Concept names, and the keys of the units that are for them."""
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
@@ -303,7 +304,8 @@ class _ErasePlanner(Planner):
         for unit in prompts:
             made = {concept.name for concept in concepts_in(unit)}
             for plan in concepts:
-                # What is only retained is needed by all that are compared with it.
+                # Units of a concept that is only retained are needed by all concepts compared with
+                # it.
                 compared = bool(plan.mask.retained or plan.preview_after)
                 if plan.concept.name in made or (compared and made - erased):
                     yield plan.concept.name, [unit.key]
@@ -342,7 +344,7 @@ class _ErasePlanner(Planner):
         )
 
     def sweeps(self, mask: MaskUnit) -> tuple[SweepUnit, ...]:
-        """A unit for each selector and what one pass over the calls can compare."""
+        """One unit per selector and group of settings that one pass over the calls can compare."""
         if self.manifest.sweep is None:
             return ()
         passes: dict[tuple[Any, ...], list[Pruning]] = {}
@@ -358,7 +360,7 @@ class _ErasePlanner(Planner):
         return self.add(SweepTableUnit(sweeps=sweeps))
 
     def retained(self, concept: Concept) -> list[Concept]:
-        """The concepts to retain while `concept` is erased (which may be in the list itself)."""
+        """The concepts to retain while `concept` is erased (which may itself be in the list)."""
         return [other for other in self.manifest.retain if other.name != concept.name]
 
     def mask(self, concept: Concept, target: StatisticsUnit, base: StatisticsUnit) -> MaskUnit:
@@ -389,8 +391,8 @@ class _ErasePlanner(Planner):
             "base": base.key,
             "retained": [side.key for side in retained],
         }
-        # Everything the mask file says is part of its identity, versions included: equal keys
-        # must mean equal bytes.
+        # Everything in the mask file is part of its identity, including versions: equal keys must
+        # mean equal bytes.
         key = unit_key(
             {
                 "kind": "mask",
@@ -420,7 +422,8 @@ class _ErasePlanner(Planner):
         masks = tuple(plan.mask.key for plan in concepts)
         if asked.how != "budget":
             return self.add(FusedMaskUnit(masks=masks, fusion=asked))
-        # Also of those that this mask lacks: what could not be erased is not to be spared either.
+        # Including those that this mask lacks: a concept that could not be erased is not spared
+        # either.
         erased = {concept.name for concept in self.manifest.concepts}
         spared = [other for other in self.manifest.retain if other.name not in erased]
         return self.add(
@@ -462,7 +465,7 @@ class _ErasePlanner(Planner):
         groups.append(_with_seeds([pair.base for pair in pairs], preview))
         for other in self.retained(concept):
             targets = [pair.target for pair in self.pairs[other.name]]
-            # A start of its own for each retained concept spreads them over the fillers.
+            # Retained concepts start at different fillers, so that all fillers are used.
             start = int(digest_json(other.name), 16) % len(targets)
             chosen = (targets[start:] + targets[:start])[: preview.retained_prompts]
             groups.append(_with_seeds(chosen, preview))
@@ -473,7 +476,7 @@ class _ErasePlanner(Planner):
     def fused_preview(
         self, fused: FusedMaskUnit, concepts: Sequence[ConceptPlan]
     ) -> PreviewUnit | None:
-        """With the fused mask: all that is generated for the single concepts."""
+        """With the fused mask: all images that are generated for the single concepts."""
         preview = self.manifest.outputs.preview
         if preview is None:
             return None
@@ -518,6 +521,6 @@ class _ErasePlanner(Planner):
 
 
 def _with_seeds(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
-    """Each prompt with each of the preview's seeds, which are not the collection's."""
+    """Each prompt with each of the preview's seeds, which differ from the collection's."""
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     return tuple(Prompt(text=text, seed=seed) for seed in preview.seeds for text in texts)

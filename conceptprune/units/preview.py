@@ -17,12 +17,12 @@ SCHEMA = pa.schema(
     ],
     metadata={"conceptprune.format": FORMAT, "conceptprune.sorted_by": "prompt,seed"},
 )
-"""One row per image. Until preview/2 there were four columns more, of what the demo model's judge
-saw; now scorers say that in tables of their own (`evaluation.previews`)."""
+"""One row per image. Up to preview/2 there were four more columns, for what the demo model's judge
+saw; scorers now write that to separate tables (`evaluation.previews`)."""
 
 
 def preview_table(prompts: Sequence[Prompt], images: Images) -> pa.Table:
-    """The images uint8 [n, height, width, 3] of as many prompts, as PNG."""
+    """A table of images uint8 [n, height, width, 3], one per prompt, as PNG."""
     columns = {
         "prompt": [prompt.text for prompt in prompts],
         "seed": [prompt.seed for prompt in prompts],

@@ -1,4 +1,4 @@
-"""Bytes of what units write, told from shapes; each kind of unit says which of it it writes."""
+"""Estimate the bytes that units write from shapes; each unit kind uses what applies to it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,55 +6,55 @@ from math import prod
 
 from conceptprune.units.unit import Unit
 
-# What files hold beside their numbers, roughly.
+# Approximate size of a file's metadata.
 TABLE_BYTES = 4096
 TABLE_ROW_BYTES = 64
 HEADER_BYTES = 2048
 HEADER_LAYER_BYTES = 400
 
 GENERATOR_BYTES = 5056
-"""State of a torch CPU generator; each prompt has one."""
+"""State of a torch CPU generator, one per prompt."""
 LATENTS_KEPT = 7
-"""Latents a window hands on, at most: PNDM keeps a sample and five predictions beside them."""
+"""The most latents that a window passes on: PNDM also keeps a sample and five predictions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Shapes of a model and of the layers that are pruned; of masks and states, the most."""
+    """Shapes of a model and its pruned layers; masks and states are estimated at their largest."""
 
     shapes: Mapping[str, tuple[int, int]]
     """(rows, columns) of the site's linears, by module name."""
     item_bytes: int
-    """Of a weight or latent in the collection's dtype."""
+    """Bytes of a weight or latent in the collection's dtype."""
     latent_numbers: int
     image_bytes: int
     edited_bytes: int
-    """Files of a pipeline folder that hold weights of the site: each checkpoint has its own."""
+    """Bytes of a pipeline folder's files with pruned weights; one copy per checkpoint."""
     same_bytes: int
-    """The other files, which all checkpoints share."""
+    """Bytes of the other files, which all checkpoints share."""
 
     @property
     def num_weights(self) -> int:
-        """Weights of the site."""
+        """Number of weights of the site."""
         return sum(map(prod, self.shapes.values()))
 
     def table(self, num_rows: int, row_bytes: int = 0) -> int:
-        """A Parquet table whose rows hold so many bytes beside a few numbers."""
+        """A Parquet table whose rows hold `row_bytes` each besides a few numbers."""
         return TABLE_BYTES + num_rows * (TABLE_ROW_BYTES + row_bytes)
 
     def statistics(self, num_calls: int) -> int:
-        """Statistics of all layers over so many denoiser calls."""
+        """Statistics of all layers over `num_calls` denoiser calls."""
         numbers = 2 * num_calls * sum(columns for _, columns in self.shapes.values())
         return 8 * numbers + self.table(num_calls * len(self.shapes))
 
     def states(self, num_prompts: int) -> int:
-        """What a window of calls hands on to the next."""
+        """The states that a window of calls passes on to the next."""
         return num_prompts * (
             GENERATOR_BYTES + LATENTS_KEPT * self.item_bytes * self.latent_numbers
         )
 
     def mask(self, num_entries: int) -> int:
-        """One byte an entry and one for each gap of 255: 1.01 to 1.05 bytes an entry, as a rule."""
+        """One byte per entry and per gap of 255: usually 1.01 to 1.05 bytes per entry."""
         return min(num_entries, self.num_weights) + self.num_weights // 255 + self._header
 
     def delta(self) -> int:
@@ -62,11 +62,11 @@ class Sizes:
         return self.item_bytes * self.num_weights + self._header
 
     def sweep(self, num_settings: int) -> int:
-        """The rows of one concept under so many settings."""
+        """The rows of one concept for `num_settings` settings."""
         return TABLE_BYTES + num_settings * TABLE_ROW_BYTES * (2 + len(self.shapes))
 
     def total(self, units: Iterable[Unit], known: Mapping[str, Unit]) -> int:
-        """Bytes that `units` write, of a plan whose units by key are `known`."""
+        """Bytes that `units` write; `known` are the plan's units by key."""
         written = 0
         shared: dict[str, int] = {}
         for unit in units:

@@ -1,4 +1,4 @@
-"""What every plan of a job is, and how the planners of the single jobs gather its units."""
+"""The base of every job's plan, and how planners gather its units."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ Labelled = Iterable[tuple[str, Iterable[str]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitPlan:
-    """Everything a job will do; units that are for several purposes stand here once."""
+    """Everything a job will do; a unit with several purposes occurs once."""
 
     run: str
     """The run's id."""
     by_key: Mapping[str, Unit]
     """Every unit by its key, each after all that it needs."""
     labels: Mapping[str, tuple[str, ...]]
-    """Unit key -> what it is for: names of concepts, or labels of checkpoints."""
+    """What each unit is for, by key: names of concepts, or labels of checkpoints."""
 
     def units(self) -> Collection[Unit]:
         """Every unit once, each after all that it needs."""
@@ -33,7 +33,7 @@ class UnitPlan:
 
 
 class Planner:
-    """Gathers the units of one plan; equal units fall together by their keys."""
+    """Gathers the units of one plan; equal units are merged by their keys."""
 
     def __init__(self) -> None:
         self._units: dict[str, Unit] = {}
@@ -44,10 +44,10 @@ class Planner:
         return unit
 
     def in_order(self, *kinds: type[Unit]) -> dict[str, Unit]:
-        """All units by key: kind after kind, those of a kind in the order they were added.
+        """All units by key: sorted by kind, and within a kind in the order they were added.
 
         Raises:
-            ValueError: a unit is of none of these kinds.
+            ValueError: a unit's kind is not in the order.
         """
         by_kind: dict[type[Unit], dict[str, Unit]] = {kind: {} for kind in kinds}
         for key, unit in self._units.items():
@@ -58,7 +58,7 @@ class Planner:
 
 
 def labels_of(by_key: Mapping[str, Unit], labelled: Labelled) -> dict[str, tuple[str, ...]]:
-    """Unit key -> labels, in their order: of the units named, and of all that these need."""
+    """Unit key -> labels, in order: for the named units and all units they need."""
     found: dict[str, dict[str, None]] = {}
     for label, keys in labelled:
         pending = list(keys)

@@ -13,12 +13,12 @@ from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
-    # These import torch, which a driver that only hands units out does without.
+    # These import torch, which a driver that only hands out units does not need.
     from conceptprune.units.sizes import Sizes
 
 
 def _prompts_of(concept: Concept) -> dict[str, Any]:
-    """All of a concept that decides its prompts, as JSON: not how its weights are selected."""
+    """Everything about a concept that decides its prompts, as JSON."""
     return concept.model_dump(mode="json", exclude={"pruning"})
 
 
@@ -44,7 +44,7 @@ class PromptsUnit(Unit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedPromptsUnit(Unit):
-    """Have a language model write one concept's fillers, and make its prompt pairs of them."""
+    """Have a language model write one concept's fillers, and make its prompt pairs from them."""
 
     warm = True
 
@@ -56,7 +56,7 @@ class GeneratedPromptsUnit(Unit):
 
     @property
     def key(self) -> str:
-        """Identity: the concept as validated, the collection seed, and all the answers hang on."""
+        """Identity: the concept as validated, the seed, and everything that decides answers."""
         return unit_key(
             {
                 "kind": "generated-prompts",
@@ -95,9 +95,9 @@ class WindowUnit(Unit):
     branches: int
     """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     previous: str | None
-    """Key of the window before this one, whose states it goes on from."""
+    """Key of the previous window, whose states it continues from."""
     last: bool
-    """No window follows, so no state is kept."""
+    """True if no window follows, so that no state is kept."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -159,12 +159,12 @@ class MaskUnit(Unit):
     target: str
     base: str
     retained: tuple[str, ...]
-    """Keys of the sides to compare; `retained` are other concepts' target sides."""
+    """Keys of the sides to compare: `retained` are other concepts' target sides."""
     pruning: Pruning
     num_calls: int
-    """Denoiser calls that there are statistics of; `pruning` may look at fewer."""
+    """Number of denoiser calls with statistics; `pruning` may use fewer."""
     provenance: Mapping[str, Any] = field(hash=False)
-    """What the mask file records beside the settings."""
+    """What the mask file records besides the settings."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -195,12 +195,12 @@ class MaskUnit(Unit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepUnit(Unit):
-    """Select one concept's weights under several settings, and say how many and which."""
+    """Select one concept's weights under several settings, and report how many and which."""
 
     title = "Sweeps"
 
     mask: MaskUnit
-    """The concept's mask with the manifest's own settings, to compare with."""
+    """The concept's mask under the manifest's own settings, for comparison."""
     settings: tuple[Pruning, ...]
     """At least one, all of one selector."""
 
@@ -211,7 +211,7 @@ class SweepUnit(Unit):
 
     @property
     def key(self) -> str:
-        """Identity: what is compared with, and the settings."""
+        """Identity: the mask to compare with, and the settings."""
         settings = [setting.selection for setting in self.settings]
         return unit_key(
             {
@@ -224,7 +224,7 @@ class SweepUnit(Unit):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The mask and what it needs itself."""
+        """The mask, and what the mask itself needs."""
         return ((MaskUnit.kind, self.mask.key), *self.mask.needs)
 
     @property
@@ -233,7 +233,7 @@ class SweepUnit(Unit):
         return f"{self.selector}, {len(self.settings)} settings"
 
     def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
-        """A row for each setting and layer."""
+        """One row per setting and layer."""
         return sizes.sweep(len(self.settings))
 
 
@@ -260,7 +260,7 @@ class SweepTableUnit(Unit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedMaskUnit(Unit):
-    """Make one mask of several."""
+    """Fuse several masks into one."""
 
     title = "Fused masks"
     former_kinds = ("mask",)
@@ -272,11 +272,11 @@ class FusedMaskUnit(Unit):
     retained: tuple[tuple[str, str], ...] = ()
     """For a budget: (target, base) statistics of the concepts to spare."""
     tau: int | None = None
-    """For a budget: the calls to look at."""
+    """For a budget: how many calls to use."""
 
     @property
     def key(self) -> str:
-        """Identity: the masks and, for a budget, what it is spent by."""
+        """Identity: the masks and, for a budget, the statistics that decide how it is spent."""
         return unit_key(
             {
                 "kind": "fuse",
@@ -352,7 +352,7 @@ class CheckpointUnit(Unit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewUnit(Unit):
-    """Generate images with the model as it is or with one mask applied."""
+    """Generate images with the base model, or with one mask applied."""
 
     title = "Images"
     warm = True
@@ -367,8 +367,8 @@ class PreviewUnit(Unit):
     """Guidance branches of a denoiser call: 2 with classifier-free guidance, else 1."""
     batch_size: int
     before: tuple[str, ...] = ()
-    """Keys of the same images without the mask, which some image must differ from. They follow
-    from the rest, and are no part of the key."""
+    """Keys of the same images without the mask; at least one image must differ from these. They
+    follow from the other fields, so they are not part of the key."""
 
     @property
     def needs(self) -> tuple[Need, ...]:

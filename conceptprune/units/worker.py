@@ -1,4 +1,4 @@
-"""What an erase job's worker does with each kind of unit: read what it needs, compute, write."""
+"""What an erase job's worker does for each kind of unit: read what it needs, compute, write."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -58,7 +58,7 @@ from conceptprune.units.units import (
 
 
 class Worker(UnitWorker):
-    """Does the units of erase jobs; loads the model when first needed, and once."""
+    """Does the units of erase jobs; loads the model once, when first needed."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Worker(UnitWorker):
         """The model's folder on this machine.
 
         Raises:
-            ModelMismatchError: its files are not those that the keys of the units were made for.
+            ModelMismatchError: its files differ from those that the units' keys were made for.
         """
         folder = self.model.source.folder()
         check_identity(folder, identity(folder), self.model.identity)
@@ -150,7 +150,7 @@ class Worker(UnitWorker):
                 raise TypeError(f"an erase job's worker does not make units of kind {unit.kind}")
 
     def _memory(self, kind: str, batch_size: int) -> BatchMemory:
-        """How much of a batch fits, which units of a kind and batch size learn from each other."""
+        """How much of a batch fits; shared by units of the same kind and batch size."""
         return self._memories.setdefault((kind, batch_size), BatchMemory(batch_size))
 
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
@@ -237,7 +237,7 @@ class Worker(UnitWorker):
         component = denoiser_of(self.folder)
         layers = evidence.target.layers
         mask = select_mask(
-            # As the files have them: the mask is for this model in whatever type it is loaded.
+            # As stored in the files: the mask fits this model in whatever dtype it is loaded.
             read_layers(self.folder, layers, component),
             evidence,
             NamedSelector(settings=unit.pruning),
@@ -317,8 +317,8 @@ class Worker(UnitWorker):
         memory = self._memory(unit.kind, unit.batch_size)
         images = self._generated(unit, mask, memory)
         table = preview_table(unit.prompts, images)
-        # An image's last bits depend on how many share its batch, and those of the untouched model
-        # may have had other batches: only the same batch without the mask tells.
+        # An image's last bits depend on its batch size, and the base model's images may come from
+        # other batches, so generate the same batch without the mask to compare.
         if (
             unit.before
             and self._hardly_changed(unit, table)
@@ -350,7 +350,7 @@ class Worker(UnitWorker):
 
     @contextmanager
     def _masked(self, mask: PruningMask | None) -> Iterator[None]:
-        """The model with a mask applied, for the duration."""
+        """The model with a mask applied inside the context."""
         if mask is None:
             yield
             return
@@ -368,7 +368,7 @@ class Worker(UnitWorker):
                     model.forget_encodings()
 
     def _hardly_changed(self, unit: PreviewUnit, after: pa.Table) -> bool:
-        """Whether every image is that of the model without the mask, but for rounding."""
+        """Whether every image equals that of the model without the mask, up to rounding."""
         before: dict[tuple[str, int], bytes] = {}
         for key in unit.before:
             table = parquet_to_table(
@@ -388,7 +388,7 @@ def _images(table: pa.Table) -> Iterator[tuple[tuple[str, int], bytes]]:
 
 
 def _levels_apart(one: bytes, other: bytes) -> float:
-    """The mean absolute difference of two images of one size, of 255."""
+    """The mean absolute difference of two images of the same size, on a scale of 0 to 255."""
     if one == other:
         return 0.0
     first, second = (read_image(png).astype(np.int16) for png in (one, other))
@@ -396,11 +396,11 @@ def _levels_apart(one: bytes, other: bytes) -> float:
 
 
 def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
-    """The committed mask of that key, a concept's or a fused one.
+    """The committed mask with that key, a concept's or a fused one.
 
     Raises:
-        StoreError: it is not committed, is damaged, or says itself that it is not `of` that
-            concept, whatever its record says.
+        StoreError: it is not committed or damaged, or its file says that it is not a mask `of` that
+        concept.
     """
     commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
     if commit is None:
@@ -412,7 +412,7 @@ def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
 
 
 def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -> None:
-    """Refuse the mask of another concept: the wrong one would be erased, or said to be.
+    """Refuse the mask of another concept, which would erase, or claim to erase, the wrong one.
 
     Raises:
         StoreError: it is not this concept's own mask.
@@ -426,7 +426,7 @@ def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -
 
 
 def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
-    """The committed statistics of that key.
+    """The committed statistics with that key.
 
     Raises:
         StoreError: they are not committed, or are damaged.
@@ -435,7 +435,7 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
 
 
 def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
-    """The mask that `unit` describes, from the masks and statistics in the store.
+    """Make the fused mask that `unit` describes, from masks and statistics in the store.
 
     Raises:
         UserError, ModelMismatchError: see `fuse_masks`.
@@ -454,7 +454,7 @@ def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -
 
     def drive(sides: tuple[str, str]) -> Drive:
         target, base = sides
-        # Bases are few and shared; targets are one concept's own.
+        # Cached because bases are few and shared; each target belongs to one concept.
         if base not in cached:
             cached[base] = side(base)
         return Drive.of(weights, side(target), cached[base], unit.tau)

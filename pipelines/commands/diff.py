@@ -1,4 +1,4 @@
-"""`conceptprune diff`: what a manifest erases that an earlier one did not, and what that costs."""
+"""`conceptprune diff`: what a manifest erases that an earlier one did not, and its cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from ..jobs.preparation import Prepared, plan_here, prepare
 from .sizes import sizes_of
 
 SHOWN = 12
-"""Names of each sort in the text; the JSON has all."""
+"""Names per category shown in the text; the JSON has all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Two manifests side by side; names are in the manifests' order."""
+    """Two manifests side by side; names are in the order of the manifests."""
 
     added: tuple[str, ...]
     dropped: tuple[str, ...]
     kept: tuple[str, ...]
-    """Of the same mask in both."""
+    """Concepts with the same mask in both."""
     redone: tuple[str, ...]
-    """In both, but of another mask: the model, the prompts or the settings are others."""
+    """Concepts in both, but with another mask: the model, the prompts or the settings differ."""
     units: int
-    """What the new one computes and the old one did not."""
+    """Units that the new one computes and the old one did not."""
     evaluations: int
-    """The denoiser's, of these units."""
+    """Denoiser evaluations of these units."""
     bytes_written: int
     all_evaluations: int
-    """Of the new one on an empty store."""
+    """Denoiser evaluations of the new one on an empty store."""
 
     @classmethod
     def of(cls, old: Prepared, new: Prepared) -> "Difference":
-        """The difference of two checked manifests, told from their plans: nothing is computed."""
+        """The difference of two checked manifests, from their plans; nothing is computed."""
         plans = (plan_here(old), plan_here(new))
         before, after = (
             {each.concept.name: each.mask.key for each in plan.concepts} for plan in plans
@@ -82,13 +82,13 @@ def difference(old: Path, new: Path) -> Difference:
     """The difference of two manifests.
 
     Raises:
-        UserError: one of them is wrong, or its model is not there.
+        UserError: one of them is wrong, or its model does not exist.
     """
     return Difference.of(prepare(old), prepare(new))
 
 
 def show_difference(found: Difference, console: Console) -> None:
-    """Print it, a line for each sort of concept and one for the cost."""
+    """Print it: one line per category of concepts, and one for the cost."""
     say(console, f"added    {_names(found.added)}")
     say(console, f"dropped  {_names(found.dropped)}")
     say(console, f"kept     {_names(found.kept)}")

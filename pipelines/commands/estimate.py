@@ -1,4 +1,4 @@
-"""How long a plan takes, and what it costs, told from a worker's speed."""
+"""How long a plan takes and what it costs, given a worker's speed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from conceptprune.units.unit import Unit
 
 
 def check_prices(rate: float | None, gpu_hour: float | None, *, calibrate: bool) -> None:
-    """Make sure that a rate and a price are numbers that something can be told from.
+    """Check that a rate and a price can be used for an estimate.
 
     Raises:
-        UserError: they are not.
+        UserError: they cannot.
     """
     if rate is not None and not (isfinite(rate) and rate > 0):
         raise UserError(f"--rate {rate}: a number above 0, in evaluations a second of one worker")
@@ -28,14 +28,14 @@ def check_prices(rate: float | None, gpu_hour: float | None, *, calibrate: bool)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Denoising alone: loading, selection and writing come on top."""
+    """An estimate of denoising only; loading, selection and writing come on top."""
 
     evaluations: int
     rate: float
-    """Denoiser evaluations a second of one worker."""
+    """Denoiser evaluations per second of one worker."""
     workers: int
     gpus: float
-    """Of all workers together."""
+    """GPUs of all workers together."""
     gpu_hour: float | None
     """The price of one GPU for an hour."""
 
@@ -54,17 +54,17 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """With all workers at work from the first second to the last."""
+        """Seconds, if all workers are busy the whole time."""
         return self.evaluations / self.rate / self.workers
 
     @property
     def gpu_hours(self) -> float:
-        """What a provider counts."""
+        """GPU-hours as a provider bills them."""
         return self.seconds / 3600 * self.gpus
 
     @property
     def price(self) -> float | None:
-        """In the currency of the price of a GPU-hour."""
+        """The price, in the currency of the GPU-hour."""
         return None if self.gpu_hour is None else self.gpu_hours * self.gpu_hour
 
     def line(self, *, measured: bool) -> str:
@@ -92,7 +92,7 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """A duration in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

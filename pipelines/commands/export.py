@@ -54,19 +54,19 @@ T = TypeVar("T", bound=str)
 Sides = tuple[tuple[str, str], ...]
 """Keys of (target, base) statistics."""
 Write = Callable[["Checkpoint", Path], None]
-"""Writes a checkpoint's files into a folder, in one of the forms."""
+"""Writes a checkpoint's files into a folder, in one form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One checkpoint to write: what is pruned, and the masks of the single concepts in it."""
+    """One checkpoint to write: the combined mask, and the masks of its concepts."""
 
     mask: PruningMask
     parts: Sequence[PruningMask]
 
     @property
     def name(self) -> str:
-        """A file name; the digest keeps names apart that read alike once they are made safe."""
+        """A file name; the digest separates names that differ only in unsafe characters."""
         names = self.mask.concepts
         how = self.mask.provenance.get("fusion", {}).get("how", "union")
         text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def file(self) -> str:
-        """Name of the safetensors file, in the forms that are one."""
+        """Name of the safetensors file, in the forms that are a single file."""
         return f"{self.name}.safetensors"
 
     def delta_file(self, component: str) -> str:
@@ -98,12 +98,12 @@ def export_concepts(
     model: Path | None,
     seal: bool = False,
 ) -> None:
-    """Write checkpoints without `concepts` to the folder `out`, whole or not at all.
+    """Write checkpoints without `concepts` to the folder `out`, completely or not at all.
 
-    With `every`, they are all concepts of the run that have a mask; whom that leaves out is said.
+    With `every`, these are all concepts of the run that have a mask; the others are reported.
 
-    One concept, or several with `fuse`, are written to `out` itself; several without, each to a
-    folder of its own in it.
+    One concept, or several with `fuse`, are written to `out` itself; several without `fuse` each
+    get a folder in it.
 
     Raises:
         UserError: an unknown form, fusion, run or concept, an unfinished mask, a folder that is in
@@ -141,7 +141,7 @@ def export_concepts(
     else:
         checkpoints = [Checkpoint(mask=mask, parts=[mask]) for mask in masks]
     folders = [out / item.name if len(checkpoints) > 1 else out for item in checkpoints]
-    # Draws are not zeros: of a sealed checkpoint none of these numbers is known.
+    # Not valid for a sealed checkpoint, whose pruned entries are not zero.
     judged = (lambda _: None) if seal else judged_masks(store, record)
     evaluated = (lambda _: ()) if seal else _evaluated(store)
     with complete_or_absent(out) as temporary:
@@ -166,13 +166,13 @@ def export_concepts(
                     if chosen in ("delta", "unet")
                 },
             )
-            # Last, because a base model's folder may bring a card of its own.
+            # Last, because a base model's folder may contain its own card.
             (inside / METADATA_FILE).write_text(metadata_json(exported), encoding="utf-8")
             (inside / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
             said = predicate(
                 exported, record, [made[part.digest] for part in checkpoint.parts], without
             )
-            # It has the digests of all others.
+            # It contains the digests of all other files.
             (inside / STATEMENT_FILE).write_bytes(state(inside, said).to_bytes())
         statements = [digest_file(path) for path in temporary.rglob(STATEMENT_FILE)]
     _put_on_record(store, record, chosen, list(made.values()), statements)
@@ -206,7 +206,7 @@ def _evaluated(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
     try:
         return evaluated_masks(store)
     except StoreError as error:
-        # A checkpoint is as good without: `report` is where evaluations must be readable.
+        # The checkpoint is fine without; only `report` requires readable evaluations.
         echo(f"note: the card is without evaluations: {error}", err=True)
         return lambda _: ()
 
@@ -253,7 +253,7 @@ def _edit_of(mask: PruningMask, seal: bool) -> Edit:
 
 
 def _fusion(how: str | None, alpha: float | None, fraction: float | None) -> Fuse | None:
-    """What the options ask for, None for a checkpoint of each concept."""
+    """The fusion that the options request; None for one checkpoint per concept."""
     if how is None:
         if alpha is not None or fraction is not None:
             raise UserError("--alpha and --fraction are settings of --fuse")
@@ -281,7 +281,7 @@ def _fused(
     folder = _base_model(record, model)
     provenance = read_mask(store, unit.masks[0]).provenance
     sides, retained = _sides(store, record, list(keys))
-    # As all concepts of the run have it: one concept's mask may look at fewer calls.
+    # As for all concepts of the run: one concept's mask may use fewer calls.
     tau: int | None = record.asked.get("pruning", "tau")
     unit = replace(unit, sides=sides, retained=retained, tau=tau)
     dtype: torch.dtype = getattr(torch, provenance["dtype"])
@@ -289,7 +289,7 @@ def _fused(
 
 
 def _sides(store: Store, record: RunRecord, concepts: Sequence[str]) -> tuple[Sides, Sides]:
-    """What a budget for some of a run's concepts is spent by: their sides, and those it spares.
+    """The statistics for a budget of some of a run's concepts: their sides, and the spared ones.
 
     Raises:
         UserError: it is not in the store, or the run does not say what it retains.
@@ -318,9 +318,9 @@ def _sides(store: Store, record: RunRecord, concepts: Sequence[str]) -> tuple[Si
 
 
 def _base_model(record: RunRecord, model: Path | None) -> Path:
-    """The folder of the run's base model; it must be the very same.
+    """The folder of the run's base model, which must be identical.
 
-    A single file is one if a run converted it on this machine.
+    A single file is accepted if a run converted it on this machine.
     """
     if model is None and record.model_label != LABEL:
         raise UserError(

@@ -1,11 +1,12 @@
-"""`conceptprune gc`: what a store holds that no run refers to, and how it is removed.
+"""`conceptprune gc`: find what no run in a store refers to, and remove it.
 
-Kept is whatever a recorded run refers to, be it finished, running or given up, for a rerun would
-use it; and whatever is younger than a grace period, for a job may just have written it. An object
-that a job needs again is written again when it is old (`Store.put`), and so counts as young.
+Everything that a recorded run refers to is kept, whether the run is finished, running or abandoned,
+because a rerun would use it. Everything younger than a grace period is also kept, because a job may
+just have written it. If a job needs an old object, it is rewritten (`Store.put`), and so counts as
+young.
 
-What a run refers to is in its ledger. Where a later version wrote that, or a record, in a format
-that is not known here, what it refers to may be anything: then all results are kept.
+A run's ledger says what it refers to. If a later version wrote a ledger or a record in an unknown
+format, it may refer to anything, so all results are kept.
 """
 
 import re
@@ -34,43 +35,43 @@ from ..scheduling.kinds import kinds_of
 
 RESULTS = ("commits", "objects")
 FOLDERS = (*RESULTS, "damaged", "claims", "probe")
-"""In the order of removal: a record never outlives its objects."""
+"""In the order of removal, so that a record never outlives its objects."""
 
 OBJECT = re.compile(r"objects/[^/]+/model=[^/]+/[0-9a-f]{64}\.[^/]+")
-"""Where this version puts objects: what lies elsewhere below `objects` is another's."""
+"""Where this version puts objects; anything else below `objects` belongs to other versions."""
 
 GRACE_HOURS = 24.0
 LEAST_GRACE_HOURS = 2.0
-"""Above `conceptprune.store.store.RENEWED_AFTER`: what a live job put again must count as young."""
+"""Above `conceptprune.store.store.RENEWED_AFTER`: what a live job rewrote must count as young."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """What may be removed from a store, in the order in which it should be."""
+    """What may be removed from a store, in the order of removal."""
 
     entries: tuple[Entry, ...]
     num_kept: int
     bytes_kept: int
     notes: tuple[str, ...] = ()
-    """What was kept because this version cannot tell whether it may go."""
+    """What was kept because this version cannot tell whether it is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
-    """A run as it bears upon what may be removed."""
+    """A run, and what it keeps from being removed."""
 
     id: str
     entries: tuple[Entry, ...]
-    """Its own files."""
+    """The run's own files."""
     needs: frozenset[Need]
-    """Units it refers to, committed or not; none where it is to be forgotten."""
+    """Units it refers to, committed or not; empty if the run is being forgotten."""
     edits: frozenset[str]
-    """Paths of the masks and deltas that an evaluation applies, and that no unit of it made."""
+    """Paths of masks and deltas that an evaluation applies but did not make."""
     has_ledger: bool
     unfinished: bool
-    """It has units without a result, or no ledger that would tell."""
+    """True if it has units without a result, or no ledger to tell."""
     unknown: str = ""
-    """Why it may refer to more than is known here; empty where it does not."""
+    """Why it may refer to more than this version knows; empty if it does not."""
 
     @property
     def written(self) -> float:
@@ -87,11 +88,11 @@ def collect_garbage(
     grace_hours: float = GRACE_HOURS,
     now: float | None = None,
 ) -> None:
-    """List what no run refers to, the runs to `forget` left out, and with `yes` remove it.
+    """List what no run refers to, ignoring the runs to `forget`, and with `yes` remove it.
 
     Raises:
         UserError: a run to forget is unknown or live, or the grace period is too short.
-        StoreError: nobody knows what a run needs: it has just begun, or its ledger is damaged.
+        StoreError: a run's needs are unknown: it has just begun, or its ledger is damaged.
     """
     if grace_hours < LEAST_GRACE_HOURS:
         raise UserError(f"--grace {grace_hours:g}: give at least {LEAST_GRACE_HOURS:g} hours")
@@ -106,7 +107,7 @@ def collect_garbage(
     if yes:
         if _needs(_runs(store, forget)) != _needs(runs):
             raise StoreError(f"{store.uri}: a run began meanwhile, nothing was removed: try again")
-        # Looked at once more: what was garbage may have been put again, and be in use by now.
+        # Look again: garbage may have been rewritten meanwhile, and be in use now.
         still = set(find_garbage(store, runs, before=before, forget=forget).entries)
         garbage = replace(garbage, entries=tuple(e for e in garbage.entries if e in still))
         if garbage.entries:
@@ -121,7 +122,7 @@ def collect_garbage(
 def find_garbage(
     store: Store, runs: Collection[RecordedRun], *, before: float, forget: Collection[str] = ()
 ) -> Garbage:
-    """What neither a run refers to nor is younger than `before`.
+    """Everything that no run refers to and that is older than `before`.
 
     Raises:
         UserError: a run to forget is unknown, or was unfinished and at work after `before`.
@@ -181,7 +182,7 @@ def find_garbage(
 
 
 class _Later:
-    """A record of a later version, whose objects are not known."""
+    """A record of a later version, whose objects are unknown."""
 
 
 LATER = _Later()
@@ -195,7 +196,7 @@ def _find(store: Store, unit: Need) -> Commit | _Later | None:
 
 
 def _unit_of(path: str) -> Need | None:
-    """The unit whose commit record lies at `path`; None for any other file."""
+    """The unit whose commit record is at `path`; None for any other file."""
     parts = path.split("/")
     if parts[0] != "commits" or len(parts) != 3 or not path.endswith(".json"):
         return None
@@ -203,7 +204,7 @@ def _unit_of(path: str) -> Need | None:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file is where this version would have put one, or a writer left half of it."""
+    """Whether this version could have put a file there, complete or half-written."""
     if not path.startswith(RESULTS) or path.rpartition("/")[2].startswith(TEMPORARY_PREFIX):
         return True
     return bool(_unit_of(path) or OBJECT.fullmatch(path))
@@ -248,7 +249,7 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
     rows = ledger.rows
     named = {(row["kind"], row["key"]) for row in rows}
     named |= {need_of(text) for row in rows for text in row["needs"]}
-    # Under its former name, too, the record of a unit is the one that the run refers to.
+    # A record under a former name of the unit's kind is also the one that the run refers to.
     needs = {(name, key) for kind, key in named for name in kinds_of(kind)}
     edits = {path for row in rows for path in row["applies"]}
     if ledger.number < COMPLETE and not forget:
@@ -266,7 +267,7 @@ def _run(store: Store, run: str, entries: tuple[Entry, ...], *, forget: bool) ->
 
 
 def _unknown(store: Store, run: str, entries: Collection[Entry], ledger: Ledger) -> str:
-    """Why a run may refer to more than its ledger says here; empty where it does not."""
+    """Why a run may refer to more than its ledger says; empty if it does not."""
     if ledger.is_later:
         return f"its ledger is of the format ledger/{ledger.number}"
     if ledger.number:

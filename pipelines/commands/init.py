@@ -1,4 +1,4 @@
-"""`conceptprune init`: a commented manifest to start from, of a list of names if there is one."""
+"""`conceptprune init`: write a commented manifest to start from, with a list of names if given."""
 
 import os
 from pathlib import Path
@@ -59,7 +59,7 @@ concepts: {{file: {file}{kind}}}"""
 
 
 def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
-    """Write a manifest that is valid as it stands; returns how many concepts it erases.
+    """Write a valid manifest; returns how many concepts it erases.
 
     Raises:
         UserError: `out` exists, the list cannot be used, or nothing can be written there.
@@ -81,7 +81,7 @@ def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
 def _concepts(out: Path, names: Path | None, kind: str | None) -> str:
     if names is None:
         return EXAMPLES
-    # As seen from the manifest, which the path is relative to.
+    # The path must be relative to the manifest.
     file = names if names.is_absolute() else Path(os.path.relpath(names, out.parent))
     kind_of_all = "" if kind is None else f", kind: {_quoted(kind)}"
     return LISTED.format(file=_quoted(file.as_posix()), kind=kind_of_all)

@@ -1,4 +1,4 @@
-"""Folders that a command writes whole or not at all."""
+"""Folders that a command writes completely or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from conceptprune.errors import UserError
 
 
 def check_unused(out: Path) -> None:
-    """Raise a `UserError` where something is in the folder `out` already."""
+    """Raise a `UserError` if the folder `out` already has something in it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists already; name a folder that does not")
 
 
 @contextmanager
 def complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place at the end, or goes away on an error."""
+    """A folder next to `out` that replaces it at the end, or is removed on an error."""
     temporary = out.parent / f".{out.name}-{uuid4().hex}"
     try:
         temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`conceptprune plan`: what a manifest would cost, said without running or writing anything."""
+"""`conceptprune plan`: what a manifest would cost, without running or writing anything."""
 
 import time
 from collections import Counter
@@ -45,17 +45,17 @@ def show_plan(
     rate: float | None = None,
     gpu_hour: float | None = None,
 ) -> dict[str, Any]:
-    """Print what the manifest asks for and costs, and with `store` what is left of it.
+    """Print what the manifest requests and costs, and with `store` what is left to do.
 
-    `rate` is a worker's speed in denoiser evaluations a second, where it is known and need not be
-    measured; `gpu_hour` the price of a GPU for an hour, in any currency.
+    `rate` is a worker's known speed in denoiser evaluations per second, which then is not measured;
+    `gpu_hour` is the price of a GPU-hour, in any currency.
 
     Returns:
         The same as a document, for programs.
 
     Raises:
-        UserError: the manifest is wrong, or the model is not there, or a price has nothing to be
-            told from.
+        UserError: the manifest is wrong, the model does not exist, or a price is given without a
+        speed.
     """
     check_prices(rate, gpu_hour, calibrate=calibrate)
     prepared = prepare(manifest)
@@ -110,7 +110,7 @@ def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
 
 
 def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Console) -> None:
-    """What a cluster must offer for all actors to be at work at once."""
+    """Print what a cluster needs to run all actors at once."""
     compute = prepared.manifest.compute
     folder = prepared.model.source.folder()
     parts = [folder / name for name in components(folder)]
@@ -134,7 +134,7 @@ def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Consol
 
 
 def _sides_table(plan: Plan) -> Table:
-    """What is collected, in the order of who asks first: a shared side stands here once."""
+    """What is collected, in order of first use; a shared side occurs once."""
     table = _table("sides", "distinct", "for concepts", "prompts", "evaluations")
     sides, of_window = plan.of(StatisticsUnit), plan.of(WindowUnit)
     seen: set[str] = set()
@@ -169,7 +169,7 @@ def _windows(side: StatisticsUnit) -> Iterator[str]:
 
 
 def units_table(units: Sequence[Unit], todo: set[str] | None, sizes: Sizes) -> Table:
-    """How many units of each kind there are and are left (`todo` has the keys), and their cost."""
+    """How many units of each kind there are, how many are left (keys in `todo`), and their cost."""
     known = {unit.key: unit for unit in units}
     columns = ["units", "all", "evaluations", "bytes, about"]
     if todo is not None:
@@ -194,7 +194,7 @@ def _cost(units: list[Unit], known: Mapping[str, Unit], sizes: Sizes) -> list[st
 
 
 def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
-    """Speed of the manifest's model, batch size and threads in this process, on its device."""
+    """Speed with the manifest's model, batch size and threads, in this process on its device."""
     device = prepared.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -216,7 +216,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
             batch = model.begin(prompts, steps=collection.steps, guidance=collection.guidance)
             started = time.perf_counter()
             model.advance(batch)
-            # Brought to the host, because a device works on after the call has returned.
+            # Copy to the host, because a device may still be working after the call returns.
             batch.trajectory.latents.cpu()
             seconds.append(time.perf_counter() - started)
     finally:

@@ -1,4 +1,4 @@
-"""What an export's statement of provenance says beside the digests of its files."""
+"""What an export's statement of provenance contains besides the digests of its files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ from ..records.run_record import RunRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One concept that an export is without."""
+    """One concept that is erased in an export."""
 
     mask: PruningMask
     commit: Commit
-    """Of the mask's unit."""
+    """Commit record of the mask's unit."""
 
     def as_json(self) -> dict[str, Any]:
         """Where its mask is, what decided it, and when it was made (seconds since 1970)."""
@@ -45,10 +45,10 @@ def predicate(
     parts: Sequence[Part],
     lacking: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The statement's predicate; `lacking` are concepts of the run without a mask, and why.
+    """The statement's predicate; `lacking` are concepts of the run without a mask, and the reasons.
 
-    It follows from the store and the options of `export` alone: the same export twice states the
-    same.
+    It depends only on the store and the options of `export`, so equal exports have equal
+    statements.
     """
     mask = exported.mask
     return {

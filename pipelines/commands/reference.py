@@ -32,7 +32,7 @@ def reference_text(document: str) -> str:
 
 
 def _reached(schema: Schema) -> list[str]:
-    """Names of the sections that a document has, in the order in which its fields name them."""
+    """Names of a document's sections, in the order in which its fields refer to them."""
     found: dict[str, None] = {}
     pending = list(_refs(schema["properties"]))
     while pending:
@@ -71,7 +71,7 @@ def _section(section: Schema, definitions: Schema) -> Iterator[str]:
 
 
 def _values(field: Schema, definitions: Schema) -> str:
-    """What may stand there: the schema's own words, else what follows from types and ranges."""
+    """The allowed values: the schema's own words, or else what types and ranges say."""
     told = field.get("description")
     links = [f"[{name}](#{name.lower()})" for name in dict.fromkeys(_refs(field))]
     words = str(told) if told and "$ref" not in field else _type(field)
@@ -118,7 +118,7 @@ def _type(field: Schema) -> str:
 
 
 def _default(field: Schema, definitions: Schema) -> str:
-    """The default; of a section, each field of it has its own."""
+    """The default; for a section, each of its fields has its own."""
     if "default" not in field:
         return ""
     value = field["default"]

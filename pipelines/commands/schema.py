@@ -16,17 +16,17 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _PresentNames(GenerateJsonSchema):
-    """Defaults have the present names of fields; dumps have former ones (`fields.formerly`)."""
+    """Writes defaults under current field names; dumps have former ones (`fields.formerly`)."""
 
     def encode_default(self, dft: Any) -> Any:
         return to_jsonable_python(dft, by_alias=False)
 
 
 def schema_of(document: str) -> dict[str, Any]:
-    """The JSON Schema of a manifest or a suite, as its author writes it.
+    """The JSON Schema of a manifest or a suite, as an author writes it.
 
-    It knows fields, types and ranges. Rules between fields, and what lies in files, are known to
-    `conceptprune validate` only.
+    It contains fields, types and ranges. Only `conceptprune validate` checks rules between fields
+    and the content of files.
 
     Raises:
         UserError: there is no such document.
@@ -38,7 +38,7 @@ def schema_of(document: str) -> dict[str, Any]:
 
 
 def schema_text(document: str) -> str:
-    """The schema as the repository has it under `manifests/`.
+    """The schema as stored in the repository under `manifests/`.
 
     Raises:
         UserError: there is no such document.

@@ -1,7 +1,7 @@
 """SSH signatures of statements of provenance: made and checked by OpenSSH's own `ssh-keygen`.
 
-A statement has the digests of all files of an export, so one signature is for all of them. The key
-stays with who signs, in a file, an agent or a token; this program never sees it:
+A statement has the digests of all files of an export, so one signature covers all of them. The key
+stays with the signer, in a file, an agent or a token; this program never sees it:
 
     ssh-keygen -Y sign -n conceptprune -f KEY FOLDER/provenance.json
 """
@@ -15,14 +15,14 @@ from conceptprune.checkpoints.statement import SIGNATURE_FILE, STATEMENT_FILE
 from conceptprune.errors import UserError
 
 NAMESPACE = "conceptprune"
-"""What the signature is for: the same key's signature of something else does not count."""
+"""The purpose of the signature: one made by the same key for another purpose does not count."""
 SECONDS = 30.0
 
 _SIGNER = re.compile(r"[\w.@+-][^\s]*")
 
 
 def check_tool(signers: Path) -> None:
-    """Make sure that signatures can be checked by a file of allowed signers.
+    """Check that signatures can be verified with a file of allowed signers.
 
     Raises:
         UserError: there is no such file, or no `ssh-keygen` on this machine.
@@ -36,11 +36,11 @@ def check_tool(signers: Path) -> None:
 
 
 def signature_problem(folder: Path, statement: bytes, signers: Path) -> str:
-    """What is wrong with the signature beside a statement; nothing where an allowed signer made it.
+    """What is wrong with a statement's signature; None if an allowed signer made it.
 
     Args:
-        folder: where the signature is, as `provenance.json.sig`.
-        statement: the very bytes that were read as the statement.
+        folder: folder with the signature, `provenance.json.sig`.
+        statement: the exact bytes that were read as the statement.
         signers: OpenSSH's file of allowed signers.
     """
     signature = folder / SIGNATURE_FILE

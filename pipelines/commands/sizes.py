@@ -1,4 +1,4 @@
-"""Sizes of a model, told from shapes and file headers before anything runs."""
+"""Sizes of a model, from shapes and file headers, before anything runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`conceptprune validate`: all that is wrong with a manifest or a suite and needs no model run."""
+"""`conceptprune validate`: check a manifest or suite without running a model."""
 
 import re
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from conceptprune.manifest.loading import MAX_BYTES, load_with_paths
 from conceptprune.manifest.model import FolderModel
 
 SUITE = re.compile(rb"^groups\s*:", re.MULTILINE)
-"""What only a suite has."""
+"""A key that only a suite has."""
 
 
 def validate(path: Path, *, model: bool = False) -> str:
-    """Check a manifest or a suite; with `model`, its model's tensors too.
+    """Check a manifest or a suite; with `model`, also its model's tensors.
 
     Returns:
-        The summary, a line.
+        A one-line summary.
 
     Raises:
         UserError: something is wrong; the message lists every problem.
@@ -47,12 +47,12 @@ def _is_suite(path: Path) -> bool:
         with open_regular(path) as file:
             return bool(SUITE.search(file.read(MAX_BYTES)))
     except (OSError, ValueError):
-        # Read again by who says what is wrong with it.
+        # Read again by the code that reports what is wrong.
         return False
 
 
 def _missing(named: tuple[NamedPath, ...]) -> Iterator[str]:
-    """Files and folders that are named and not there."""
+    """Files and folders that are named but missing."""
     for each in named:
         if not Path(each.found).exists():
             yield f"{each.field}: {each.written} is not there (looked for {each.found})"
@@ -60,7 +60,7 @@ def _missing(named: tuple[NamedPath, ...]) -> Iterator[str]:
 
 def _sites(folder: Path, manifest: JobManifest) -> Iterator[str]:
     """Sites that match nothing in a model's folder."""
-    # Here, because they import torch, which a manifest of a model elsewhere does without.
+    # Imported here because they import torch, which is not needed if the model is elsewhere.
     from conceptprune.models.components import read_index
     from conceptprune.models.families import check_sites, components, denoiser_of, family_named
     from conceptprune.models.sites import find_sites
@@ -83,7 +83,7 @@ def _sites(folder: Path, manifest: JobManifest) -> Iterator[str]:
 
 
 def _modules(component: Path) -> list[str]:
-    """Names of the modules of a component that have weights, told from the headers of its files."""
+    """Names of a component's modules that have weights, from the headers of its files."""
     from safetensors import safe_open
 
     from conceptprune.models.weights import checkpoint_files

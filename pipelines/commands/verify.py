@@ -81,7 +81,7 @@ def show_audit(found: Audit) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """An export held against its statement, and where one was given against a store."""
+    """An export compared with its statement, and with a store if one was given."""
 
     folder: Path
     statement: Statement
@@ -90,7 +90,7 @@ class Verified:
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """The concepts that it is stated to be without."""
+        """The concepts that are erased according to the statement."""
         return tuple(part["concept"] for part in _parts(self.statement.predicate))
 
     def as_json(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def verified_document(found: Sequence[Verified], audited: Audit | None) -> dict[
 
 
 def show_verified(found: Sequence[Verified]) -> None:
-    """A line for each export, and one for each thing that is not as stated."""
+    """Print one line per export, and one for each difference from its statement."""
     for each in found:
         verdict = "NOT as stated" if each.problems else "as stated"
         against = f", and against {each.store}" if each.store else ""
@@ -135,7 +135,7 @@ def show_verified(found: Sequence[Verified]) -> None:
 def verify_export(
     folder: Path, store: str | None = None, signers: Path | None = None
 ) -> list[Verified]:
-    """Hold each export in a folder against its statement: every file, and the store's objects.
+    """Compare each export in a folder with its statement: every file, and the store's objects.
 
     With `signers`, each statement must be signed by one of them.
 
@@ -145,7 +145,7 @@ def verify_export(
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; give one that `conceptprune export` wrote")
-    # Of several concepts, each has a folder of its own.
+    # With several concepts, each has its own folder.
     statements = sorted(folder.glob(STATEMENT_FILE)) or sorted(folder.glob(f"*/{STATEMENT_FILE}"))
     folders = [path.parent for path in statements]
     if not folders:
@@ -182,7 +182,7 @@ def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verifi
 
 
 def _against(store: Store, predicate: Mapping[str, Any]) -> Iterator[str]:
-    """What of a store is not as stated: the run's record, and the masks that went into it."""
+    """How a store differs from the statement: the run's record, and the masks in the export."""
     run = predicate["run"]["id"]
     try:
         record = find_run(store, run)

@@ -1,1 +1,1 @@
-"""What a job says: its log, and its tables."""
+"""The output of a job: its log and its tables."""

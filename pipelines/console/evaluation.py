@@ -1,4 +1,4 @@
-"""A summary on a terminal: a line a number, the checkpoints beside each other."""
+"""A summary on a terminal: one line per number, with the checkpoints side by side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
 
 
 def show_summary(summary: pa.Table, labels: Sequence[str], console: Console) -> None:
-    """Print the numbers of whole groups, and say how many more the table has.
+    """Print the numbers of whole groups, and how many more the table has.
 
-    `labels` are the checkpoints' in the order in which they were asked for.
+    `labels` are the checkpoints' labels, in the requested order.
     """
     rows = summary.to_pylist()
     shown = [row for row in rows if "/" not in row["group"]]
@@ -34,7 +34,7 @@ def show_summary(summary: pa.Table, labels: Sequence[str], console: Console) -> 
         cells = [_number(found.get(label)) for label in labels]
         images = str(max(row["n"] for row in found.values()))
         table.add_row(group, Text(scorer), metric, ARROWS[better], *cells, images)
-    # A log has no width of its own, and numbers must not be cut at the usual 80.
+    # A log has no width, and numbers must not be cut at the usual 80 columns.
     wide = console if console.is_terminal else Console(file=console.file, width=LOG_WIDTH)
     wide.print(table)
     left = len(rows) - len(shown)

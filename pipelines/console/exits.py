@@ -1,4 +1,4 @@
-"""Exit codes: what a shell, CI or a scheduler learns of a command."""
+"""Exit codes: a command's result for a shell, CI or a scheduler."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ FAILED: Final = 1
 BAD_INPUT: Final = 2
 """Nothing was done: the input must be changed."""
 DETACHED: Final = 130
-"""What a shell makes of Ctrl-C: `submit`'s job goes on, its verdict is not known."""
+"""The shell's code for Ctrl-C: the job of `submit` continues, and its result is unknown."""
 INTERRUPTED: Final = 130
 """Stopped by Ctrl-C (SIGINT): what was finished by then stays."""
 TERMINATED: Final = 143
@@ -16,5 +16,5 @@ TERMINATED: Final = 143
 
 
 def of_job(failed: bool) -> int:
-    """The code of a job that came to its end."""
+    """The exit code of a job that has ended."""
     return FAILED if failed else DONE

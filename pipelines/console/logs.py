@@ -1,4 +1,4 @@
-"""Logs of a job: plain lines, or one JSON object a line with the run's and the unit's identity."""
+"""Logs of a job: plain lines, or one JSON object per line that identifies run and unit."""
 
 import io
 import json
@@ -32,7 +32,7 @@ logger = logging.getLogger("conceptprune.job")
 
 @contextmanager
 def identified(**identity: str) -> Iterator[None]:
-    """Within it, JSON lines of this thread carry these: `run`, or a unit's `kind` and `key`."""
+    """Inside the context, this thread's JSON lines have these fields: `run`, `kind`, `key`."""
     token = _identity.set({**(_identity.get() or {}), **identity})
     try:
         yield
@@ -41,7 +41,7 @@ def identified(**identity: str) -> Iterator[None]:
 
 
 def log_format(asked: str | None = None) -> LogFormat:
-    """The format asked for, else that of the environment, else plain.
+    """The requested format, or that of the environment, or plain.
 
     Raises:
         UserError: there is no such format.
@@ -68,7 +68,7 @@ def configure(form: LogFormat) -> None:
     logging.captureWarnings(form == "json")
     package.propagate = form == "plain"
     if logging.lastResort is not None:
-        # What writes plain lines where no program around this one has set up a log of its own.
+        # Writes plain lines, unless the surrounding program has set up its own log.
         logging.lastResort.setFormatter(PlainFormatter())
     package.setLevel(logging.INFO if form == "json" else logging.NOTSET)
 
@@ -120,7 +120,7 @@ def is_json() -> bool:
 
 
 def tell_error(error: BaseException) -> None:
-    """Say what ended a command: in a line, of the log where that is JSON."""
+    """Print the error that ended a command in one line; as a log line, if the log is JSON."""
     if is_json():
         logger.error("error: %s", error)
     else:
@@ -128,7 +128,7 @@ def tell_error(error: BaseException) -> None:
 
 
 def tell_end(line: str) -> None:
-    """Say in a line why a command ends early, in the log where that is JSON."""
+    """Print in one line why a command ends early; as a log line, if the log is JSON."""
     if is_json():
         logger.error("%s", line)
     else:
@@ -136,18 +136,18 @@ def tell_end(line: str) -> None:
 
 
 def job_console(form: LogFormat, console: Console) -> Console:
-    """Configure this process's log; where a job prints: lines of that log if it is JSON."""
+    """Configure this process's log; returns the console for a job's output."""
     configure(form)
     return Console(file=LogLines(), width=LOG_WIDTH) if form == "json" else console
 
 
 def say(console: Console, line: str) -> None:
-    """Print one line as it is: never wrapped, coloured or read as markup."""
+    """Print one line unchanged: never wrapped, coloured or read as markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def say_failure(console: Console, line: str, **identity: str) -> None:
-    """`say` what failed; in a JSON log at level error, with what identifies it."""
+    """`say` what failed; in a JSON log, at level error and with the identity of the unit."""
     if isinstance(console.file, LogLines):
         with identified(**identity):
             logger.error("%s", line)
@@ -156,7 +156,7 @@ def say_failure(console: Console, line: str, **identity: str) -> None:
 
 
 class PlainFormatter(logging.Formatter):
-    """The message alone; credentials of this process and control characters are taken out."""
+    """The message alone; credentials of this process and control characters are removed."""
 
     def format(self, record: logging.LogRecord) -> str:
         """A record as lines of text."""
@@ -164,10 +164,10 @@ class PlainFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, and the identity of run and unit."""
+    """One JSON object per line: time, level, message, and the identity of run and unit."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record as a line of JSON; credentials of this process are taken out."""
+        """A record as a line of JSON; credentials of this process are removed."""
         content: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -181,25 +181,25 @@ class JsonFormatter(logging.Formatter):
 
 
 class JsonHandler(logging.StreamHandler[TextIO]):
-    """Writes JSON lines, whatever formatter others give it: Ray does so to all of its handlers."""
+    """Writes JSON lines, whatever formatter it is given: Ray sets one on all handlers."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         super().setFormatter(JsonFormatter())
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
-        """Nothing: the form is JSON."""
+        """Ignored: the format is always JSON."""
 
 
 class LogLines(io.StringIO):
-    """A text file whose every line becomes a log record, so that a console can write into it."""
+    """A text file whose every line becomes a log record, so that a console can write to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._rest = ""
 
     def write(self, text: str) -> int:
-        """Log what is complete; keep the rest for the next write."""
+        """Log complete lines; keep the rest for the next write."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if line.strip():
@@ -208,6 +208,6 @@ class LogLines(io.StringIO):
 
 
 def one_line(text: str) -> str:
-    """Text that a store holds, fit for a terminal: no control characters, line breaks, secrets."""
+    """Text from a store, made safe for a terminal: no control characters, line breaks, secrets."""
     clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return redacted(clean)

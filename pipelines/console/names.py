@@ -1,4 +1,4 @@
-"""Names of concepts as they are shown, and names of files and pages that are made from them."""
+"""Names of concepts for display, and file names made from them."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ SHOWN_NAMES = 3
 
 
 def some(names: Sequence[str], most: int = SHOWN_NAMES) -> str:
-    """The first few of names, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -17,8 +17,8 @@ def some(names: Sequence[str], most: int = SHOWN_NAMES) -> str:
 def slug(text: str) -> str:
     """Lower-case ASCII letters, digits and single hyphens of a text: never a path.
 
-    It is empty where the text has none of them, and two texts may have the same one: a digest
-    beside it tells them apart.
+    It is empty if the text has none of these, and two texts may have the same slug: add a digest to
+    tell them apart.
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub("[^a-z0-9]+", "-", plain)[:MAX_SLUG_CHARS].strip("-")

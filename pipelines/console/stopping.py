@@ -1,4 +1,4 @@
-"""Commands that are told to stop: one line, and the code that a shell expects of the signal."""
+"""Stopping commands: print one line, and exit with the code that a shell expects for the signal."""
 
 import signal
 import threading
@@ -22,7 +22,7 @@ class Stopped(SystemExit):
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C ends one as a signal does, not in the parser's own way."""
+    """The commands; Ctrl-C ends one like a signal, not in the parser's own way."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -34,7 +34,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def stops_with_a_line() -> Iterator[None]:
-    """Within it, SIGTERM raises `Stopped`; what stopped the process is said in one line.
+    """Inside the context, SIGTERM raises `Stopped`; one line says what stopped the process.
 
     A second SIGTERM ends the process at once.
     """
@@ -55,7 +55,7 @@ def stops_with_a_line() -> Iterator[None]:
 
 @contextmanager
 def sigterm_as_before() -> Iterator[None]:
-    """What is called within it, such as `ray.init`, leaves no handler of SIGTERM behind."""
+    """Restore the SIGTERM handler after the context: `ray.init` would replace it."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What this program writes to a terminal: no control character and no secret of foreign text.
+"""What this program writes to a terminal: without control characters and secrets from foreign text.
 
 Names, errors and paths come from manifests, stores and services. An escape sequence in one would
 recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
@@ -17,7 +17,7 @@ from rich.segment import Segment
 from conceptprune.redaction import redacted
 
 LOG_WIDTH = 200
-"""Columns of a table's line where nobody has said how wide: in a file nothing is cut at 80."""
+"""Columns of a table if no width is known, so that files are not cut at 80 columns."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -25,7 +25,7 @@ _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def harmless(text: str) -> str:
-    """Text with line breaks and tabs, and a mark in the place of every other control character."""
+    """Text in which control characters are replaced by a mark, except line breaks and tabs."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(REPLACEMENT if _is_control(char) else char for char in text)
@@ -41,19 +41,19 @@ def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
 
 
 def tell_document(text: str) -> None:
-    """Print a document to standard output as it was composed: no part of it is another's text."""
+    """Print a document to standard output unchanged: it contains no foreign text."""
     print(harmless(text), end="", flush=True)
 
 
 def complain(error: BaseException) -> None:
-    """Print what went wrong, without the credentials of this process."""
+    """Print an error, without the credentials of this process."""
     print(harmless(redacted(f"error: {error}")), file=sys.stderr)
 
 
 def tell_traceback(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Print an error that nobody expected, as Python does, but without secrets; an excepthook."""
+    """Print an unexpected error like Python, but without secrets; an excepthook."""
     text = "".join(format_exception(kind, error, traceback))
     print(harmless(redacted(text)), end="", file=sys.stderr)
 
@@ -73,7 +73,7 @@ class _Harmless(RenderHook):
 
 
 class _Rendered:
-    """Renderables, with the control characters of their text replaced, and rich's own kept."""
+    """Renderables with control characters replaced in their text, but rich's own kept."""
 
     def __init__(self, renderables: Iterable[ConsoleRenderable]) -> None:
         self._renderables = renderables

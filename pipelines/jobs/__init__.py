@@ -1,1 +1,1 @@
-"""The jobs: erase, sweep, evaluate and attack, from checked input to printed outcome."""
+"""The jobs: erase, sweep, evaluate and attack, from checked input to printed result."""

@@ -30,7 +30,7 @@ def attack(
     """Run the attacks and print how often they succeed.
 
     Returns:
-        0 when every attempt is there, 1 when some unit failed; bad input raises UserError.
+        0 if every attempt was made, 1 if some unit failed; bad input raises UserError.
     """
     form = log_format(asked_format)
     console = job_console(form, console)
@@ -51,10 +51,10 @@ def attack(
 
 
 def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:
-    """Make sure that every attack is known and can be run on every checkpoint's model.
+    """Check that every attack is known and can run on every checkpoint's model.
 
     Raises:
-        UserError: an unknown attack, or one that this family's text encoders are not open to.
+        UserError: an unknown attack, or one that does not support this family's text encoders.
     """
     check_names(names)
     models = [prepared.base.model, *(each.model for each in prepared.checkpoints if each.model)]

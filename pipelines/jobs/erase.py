@@ -36,7 +36,7 @@ LOOKS_AT_PROMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a job was to do, and did."""
+    """What a job had to do, and what it did."""
 
     plan: Plan
     outcome: Outcome
@@ -53,10 +53,10 @@ def run_job(
     command: str = "erase",
     verify: bool = False,
 ) -> JobResult:
-    """Run a prepared manifest against a store on the Ray cluster at hand, or on a local one.
+    """Run a prepared manifest against a store, on the current Ray cluster or on a local one.
 
-    Where everything is in the store already, no cluster is asked for. With `verify`, every result
-    is read, and made again where it is damaged.
+    If everything is in the store already, no cluster is started. With `verify`, every result is
+    read, and computed again if it is damaged.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -100,16 +100,16 @@ def run_job(
 
 
 class _Rest:
-    """One failed concept does not hold up the combined checkpoint: it is made of the others."""
+    """If a concept fails, the combined checkpoint is made from the others."""
 
     def __init__(self, prepared: Prepared, plan: Plan, pairs: Pairs) -> None:
         self._prepared = prepared
         self._pairs = pairs
         self.plan = plan
-        """The plan, in the end with a combined checkpoint that can be made."""
+        """The plan; in the end, with a combined checkpoint that can be made."""
 
     def planned(self, results: Mapping[str, Result]) -> Plan | None:
-        """The plan with a combined checkpoint of the others, where some concept has no mask."""
+        """The plan with a combined checkpoint of the other concepts, if some have no mask."""
         fused = self.plan.fused and results.get(self.plan.fused.key)
         if not fused or fused.status != "blocked":
             return None
@@ -125,7 +125,7 @@ class _Rest:
 
 
 def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, dict[str, Result]]:
-    """The prompts that are there, made first where they were not; and what came of that, by key."""
+    """The prompts, made first if they are missing, and the results of making them, by key."""
     units = prepared.prompts_units()
     known: Mapping[str, Unit] = {unit.key: unit for unit in units}
     committed = committed_in(store)
@@ -159,10 +159,10 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
 def _plan(
     prepared: Prepared, pairs: Pairs, made: Mapping[str, Result]
 ) -> tuple[Plan, list[Result], Pairs]:
-    """The plan, the results that are known of it (prompts that were `made`, or failed), its pairs.
+    """The plan, its known results (prompts that were `made`, or failed), and its pairs.
 
-    A concept without prompts is planned with a stand-in for them, so that the ledger has a row for
-    all that is missing; the keys of these rows are nobody's, and nothing is computed under them.
+    A concept without prompts is planned with a placeholder, so that the ledger has a row for
+    everything missing. Nothing is ever computed under the keys of these rows.
     """
     prompts = tuple(prepared.prompts_units())
     failed = {unit.key for unit in prompts if unit.key in made and made[unit.key].error}
@@ -209,9 +209,9 @@ def erase(
     *,
     verify: bool = False,
 ) -> int:
-    """Run the job and print its table, as lines of the log where that is asked to be JSON.
+    """Run the job and print its table; as log lines, if the log is JSON.
 
-    With `verify`, results that are in the store already are read in full and checked.
+    With `verify`, results already in the store are read in full and checked.
 
     Returns:
         0 when every concept is done, 1 when some failed; bad input raises UserError.
@@ -264,7 +264,7 @@ def _mask_digest(paths: Iterable[str]) -> str:
 
 
 def _seconds_by_concept(result: JobResult) -> dict[str, float]:
-    """Worker seconds that went into each concept; a shared unit counts in equal parts."""
+    """Worker seconds per concept; a shared unit is divided equally."""
     seconds: dict[str, float] = {}
     for row in result.outcome.rows:
         for name in row["concepts"]:

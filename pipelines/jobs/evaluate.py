@@ -1,4 +1,4 @@
-"""The evaluation job: a suite's images by each checkpoint, scored side by side."""
+"""The evaluation job: generate a suite's images with each checkpoint and score them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class PreparedEvaluation:
     checkpoints: tuple[Resolved, ...]
 
     def plan(self, store: Store) -> EvaluationPlan:
-        """The plan of the evaluation; masks and deltas are written to the store."""
+        """The plan of the evaluation; writes masks and deltas to the store."""
         return build_plan(self.suite, self.base, self.placed(store), self.facts)
 
     def placed(self, store: Store) -> list[Checkpoint]:
@@ -81,7 +81,7 @@ class EvaluatorSpec:
         return self.process.run
 
     def build(self) -> UnitRunner:
-        """A worker in this process."""
+        """Build a worker in this process."""
         claims = self.process.begin()
         return Attacker(claims.store, self.base, claims)
 
@@ -94,10 +94,10 @@ def evaluate(
     asked_format: str | None = None,
     tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
-    """Run the evaluation and print its summary; `tell` gets it as a document, too.
+    """Run the evaluation and print its summary; `tell` also gets it as a document.
 
     Returns:
-        0 when every number is there, 1 when some unit failed; bad input raises UserError.
+        0 if every number was computed, 1 if some unit failed; bad input raises UserError.
     """
     form = log_format(asked_format)
     console = job_console(form, console)
@@ -120,7 +120,7 @@ def evaluate(
 def _document(
     store: Store, plan: EvaluationPlan, labels: Sequence[str], outcome: Outcome
 ) -> dict[str, Any]:
-    """The evaluation, with a number a row, for programs."""
+    """The evaluation with one row per number, for programs."""
     commit = find_commit(store, plan.evaluation.kind, plan.evaluation.key)
     table = None if commit is None else parquet_to_table(store.load(commit, OBJECT))
     return {
@@ -141,7 +141,7 @@ def tell_summary(
     outcome: Outcome,
     started: float,
 ) -> None:
-    """Print the summary that a job ended in, and what became of its units."""
+    """Print a job's summary, and the outcome of its units."""
     commit = find_commit(store, summary.kind, summary.key)
     if commit is not None and not outcome.failed:
         show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
@@ -179,7 +179,7 @@ def base_model(suite: Suite) -> ImageModel:
     """The suite's model, found on this machine.
 
     Raises:
-        UserError: it is not there, or its scheduler does not fit.
+        UserError: it does not exist, or its scheduler does not fit.
     """
     generation = suite.generation
     source = source_of(suite.model)
@@ -208,7 +208,7 @@ def run_evaluation(
     console: Console,
     form: LogFormat = "plain",
 ) -> Outcome:
-    """Run what the store lacks of an evaluation, on the cluster at hand or on a local one."""
+    """Run what the store lacks of an evaluation, on the current cluster or on a local one."""
     checkpoints = [entry.checkpoint for entry in plan.evaluation.entries]
     return run_on_suite(prepared, plan, plan.evaluation.key, checkpoints, store, console, form)
 
@@ -223,7 +223,7 @@ def run_on_suite(
     form: LogFormat,
     command: str = "evaluate",
 ) -> Outcome:
-    """Run a plan that ends in a summary with the key `summary`, and put it on record."""
+    """Run a plan that ends in a summary with the key `summary`, and record it."""
     job = new_job()
     compute = prepared.suite.compute
     suite = prepared.suite.model_dump(mode="json", exclude={"model"})

@@ -1,4 +1,4 @@
-"""What happens before any work: the manifest is checked, the model identified, the plan made."""
+"""Before any work: check the manifest, identify the model, make the plan."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Prepared:
     denoiser_weights: int
     """Weights of the whole denoiser, pruned or not."""
     scorers: tuple[tuple[ScorerSettings, Facts], ...] = ()
-    """What looks at the previews; readers of a run that is over do without."""
+    """The scorers of previews; readers of a finished run do not need them."""
 
     def prompts_units(self) -> list[AnyPromptsUnit]:
         """The units that make the prompts."""
@@ -64,16 +64,17 @@ class Prepared:
 def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     """Check a manifest and find its model.
 
-    What is not asked for is taken out of the manifest: its sweep, or with `sweep` its outputs.
+    The part that is not requested is removed from the manifest: its sweep, or with `sweep` its
+    outputs.
 
     Raises:
-        UserError: the manifest is wrong, or the model or a scorer's weights are not there.
+        UserError: the manifest is wrong, or the model or a scorer's weights do not exist.
     """
     manifest = load_job_manifest(manifest_path)
     if sweep:
         check_sweep(manifest, manifest_path)
     unasked: dict[str, Any] = {"outputs": ScoredOutputs()} if sweep else {"sweep": None}
-    # Written out, so that records say what was computed with and equal runs have one name.
+    # Written out, so that records say which dtype was used and equal runs have the same id.
     collection = manifest.collection.model_copy(update={"dtype": manifest.dtype})
     manifest = manifest.model_copy(update={**unasked, "collection": collection})
     source = source_of(manifest.model).pinned()
@@ -81,7 +82,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)
     family.check_scheduler(manifest.collection.scheduler)
-    # What the package ships is whole.
+    # The shipped model is complete.
     if not source.builtin:
         check_model(folder)
         check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
@@ -118,10 +119,10 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
 
 
 def check_sweep(manifest: Manifest, path: Path | str) -> None:
-    """Make sure that a manifest has something to sweep over.
+    """Check that a manifest has something to sweep over.
 
     Raises:
-        UserError: it has not.
+        UserError: it does not.
     """
     if manifest.sweep is None:
         raise UserError(
@@ -131,10 +132,10 @@ def check_sweep(manifest: Manifest, path: Path | str) -> None:
 
 
 def plan_here(prepared: Prepared, store: Store | None = None) -> Plan:
-    """The plan, with its prompts made in this process: nothing is stored.
+    """The plan, with prompts made in this process; nothing is stored.
 
-    Prompts that a language model writes are read from the `store`; those that are not there yet
-    have stand-ins, as many as there will be: the plan's size is right then, its keys are not.
+    Prompts by a language model are read from the `store`. Those that are missing get the same
+    number of placeholders, so that the plan's size is right although its keys are not.
     """
     pairs: dict[str, tuple[PromptPair, ...]] = {}
     for unit in prepared.prompts_units():
@@ -155,7 +156,7 @@ def _stored_pairs(unit: GeneratedPromptsUnit, store: Store | None) -> Pairs | No
 
 
 def _stand_ins(unit: GeneratedPromptsUnit) -> Pairs:
-    # With the concept's name, since no two concepts are expected to share generated bases.
+    # With the concept's name, since concepts are not expected to share generated base prompts.
     words = tuple(f"{word} of {unit.concept.name}" for word in placeholders(unit.generator))
     concept = unit.concept.model_copy(update={"fillers": words})
     return {concept.name: prompt_pairs(concept, seed=unit.seed)}
@@ -174,7 +175,7 @@ def _language_model(manifest: Manifest) -> str | None:
 
 
 def count_weights(component_folder: Path) -> int:
-    """Numbers in a component's checkpoint, told from the headers of its files."""
+    """Number of weights in a component's checkpoint, from the headers of its files."""
     total = 0
     for path in checkpoint_files(component_folder):
         with safe_open(path, framework="pt") as stream:

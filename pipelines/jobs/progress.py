@@ -1,4 +1,4 @@
-"""How a job tells what it is doing: a bar on a terminal, a plain line now and then elsewhere."""
+"""How a job shows its progress: a bar on a terminal, an occasional plain line elsewhere."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class JobProgress:
-    """Counts of units, of denoiser evaluations, and of what a job is for (concepts, say)."""
+    """Counts units, denoiser evaluations, and what a job is for (such as concepts)."""
 
     def __init__(
         self, console: Console, plan: UnitPlan, units: Sequence[Unit], parts: str = "concepts"
@@ -63,15 +63,15 @@ class JobProgress:
             self._console.print(self._text(), markup=False, highlight=False)
 
     def advance(self, result: Result) -> None:
-        """Take note of a unit's result."""
+        """Count a unit's result."""
         key = result.unit.key
         if key not in self._evaluations:
-            # Committed before, found lost, and computed again.
+            # It was committed before, found lost, and computed again.
             self._evaluations[key] = result.unit.evaluations
             self._total_evaluations += self._evaluations[key]
             self._total_units += 1
         if result.error is not None:
-            # No progress: its evaluations are not to come any more, and its concepts stay undone.
+            # No progress: its evaluations will not be made, and its concepts stay undone.
             self._failed += result.status == "failed"
             self._blocked += result.status == "blocked"
             self._total_evaluations -= self._evaluations[key]
@@ -83,12 +83,12 @@ class JobProgress:
             waiting = self._waiting.get(name, set())
             waiting.discard(key)
             if not waiting:
-                # Already gone where the unit is one that was lost, of a concept that was done.
+                # Already removed if this unit was lost after its concept was done.
                 self._waiting.pop(name, None)
         self._tell()
 
     def _tell(self) -> None:
-        """Move the bar, or print a line where the last one is a while ago."""
+        """Move the bar, or print a line if the last one was a while ago."""
         if self._bar and self._task is not None:
             self._bar.update(
                 self._task,

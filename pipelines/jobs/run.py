@@ -1,4 +1,4 @@
-"""Carrying out any plan of units on a cluster: what is missing runs, and the ledger says how."""
+"""Run any plan of units on a cluster: compute what is missing, and keep the ledger."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,13 +28,13 @@ from .progress import JobProgress
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
 Then = Callable[[Mapping[str, Result]], UnitPlan | None]
-"""From the results by key to a plan that has all units of the one before and more, if any."""
+"""From the results by key to a plan that extends the previous one, or None."""
 RunUnits = Callable[[Sequence[Unit], Mapping[str, Unit], OnResult, OnTick], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a plan; `rows` is its ledger."""
+    """The outcome of a plan; `rows` is its ledger."""
 
     computed: int
     reused: int
@@ -46,7 +46,7 @@ class Outcome:
         return any(row["status"] in ("failed", "blocked") for row in self.rows)
 
     def as_json(self) -> dict[str, Any]:
-        """How many units there were of each sort, for programs."""
+        """The number of units by status, for programs."""
         counts = Counter(row["status"] for row in self.rows)
         return {
             "computed": self.computed,
@@ -59,9 +59,10 @@ class Outcome:
 def tell_outcome(
     console: Console, title: str, outcome: Outcome, seconds: float, store: str
 ) -> None:
-    """Print what failed of a plan, a line per unit, and how much was computed.
+    """Print the failed units of a plan, one per line, and how much was computed.
 
-    The last line tells a failed run from one that had nothing to do: both may compute no unit.
+    The last line distinguishes a failed run from one that had nothing to do, since both may compute
+    no unit.
     """
     for row in outcome.rows:
         if row["status"] == "failed":
@@ -141,7 +142,7 @@ def run_plan(
         stopped = journal.end("stopped")
         job_ended(store, run=plan.run, job=job, state="stopped", rows=stopped)
         raise
-    # What was made before the plan was known is no part of what the plan took.
+    # Units made before the plan was known do not count towards its cost.
     results = [r for key, r in journal.results.items() if r.error or key not in before]
     state: Literal["failed", "done"] = (
         "failed" if any(result.error for result in results) else "done"
@@ -165,7 +166,7 @@ def _go_on(
     console: Console,
     parts: str,
 ) -> None:
-    """Do what `larger` has beside `plan`, except what needs a unit that failed."""
+    """Run the units that `larger` adds to `plan`, except those that need a failed unit."""
     more = [unit for key, unit in larger.by_key.items() if key not in plan.by_key]
     found = find_units(larger, store)
     todo = {unit.key for unit in found.todo} & {unit.key for unit in more}
@@ -192,7 +193,7 @@ def _go_on(
 
 @contextmanager
 def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
-    """A function that runs units on the cluster, which is joined when it is first called."""
+    """A function that runs units on the cluster; its first call connects to the cluster."""
     with ExitStack() as joined:
         own = False
 

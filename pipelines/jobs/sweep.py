@@ -1,4 +1,4 @@
-"""The sweep job: settings compared from one collection."""
+"""The sweep job: compare settings on one collection."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +28,12 @@ def sweep(
     asked_format: str | None = None,
     tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
-    """Run the sweep of a manifest and print its table, as lines of the log where that is JSON.
+    """Run the sweep of a manifest and print its table; as log lines, if the log is JSON.
 
-    `tell` gets the table as a document, too.
+    `tell` also gets the table as a document.
 
     Returns:
-        0 when every concept is done, 1 when some failed; bad input raises UserError.
+        0 if every concept is done, 1 if some failed; bad input raises UserError.
     """
     form = log_format(asked_format)
     console = job_console(form, console)
@@ -47,7 +47,7 @@ def sweep(
 
 
 def _table_of(result: JobResult, store: str) -> tuple[pa.Table, str] | None:
-    """The table of all settings, and its path in the store; None where it was not made."""
+    """The table of all settings, and its path in the store; None if it was not made."""
     table = result.plan.sweep_table
     opened = Store(store)
     commit = opened.find(table.kind, table.key) if table else None
@@ -57,7 +57,7 @@ def _table_of(result: JobResult, store: str) -> tuple[pa.Table, str] | None:
 
 
 def _document(result: JobResult, store: str) -> dict[str, Any]:
-    """The sweep, with a row for each concept and setting, for programs."""
+    """The sweep with one row per concept and setting, for programs."""
     found = _table_of(result, store)
     return {
         "format": "conceptprune.sweep/1",
@@ -77,7 +77,7 @@ def _print_result(result: JobResult, store: str, console: Console) -> None:
 
 
 def _print_table(rows: pa.Table, console: Console) -> None:
-    """One line for each setting, over its concepts."""
+    """One line per setting, over its concepts."""
     by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         by_setting.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)

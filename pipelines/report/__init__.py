@@ -1,4 +1,4 @@
-"""The report of a run, made from the store alone: one page, or a site of many."""
+"""The report of a run, made only from the store: one page, or a site of many."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .site import write_site
 
 
 def write_report(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]:
-    """Write the report of `run`, or of the newest run; the model is not needed.
+    """Write the report of `run`, or of the newest run; does not need the model.
 
     Args:
         store_uri: the store.
@@ -18,7 +18,7 @@ def write_report(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ..
         run: a run's id.
 
     Returns:
-        What it passes over, because another version recorded it in a way that is not known here.
+        What it leaves out, because another version recorded it in an unknown form.
 
     Raises:
         UserError: there is no such store or run, or nothing can be written there.

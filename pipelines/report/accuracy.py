@@ -13,7 +13,7 @@ from .image_pairs import ImagePair, Role, SeenImage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Hits among `n` images, taken as independent draws."""
+    """Hits among `n` images, treated as independent."""
 
     hits: int
     n: int
@@ -25,26 +25,26 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval at 95 %; unlike the simple one, right at 0 and 1 as well."""
+        """Wilson's score interval at 95 %; unlike the simple interval, it also holds at 0 and 1."""
         return wilson(self.hits, self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One thing to ask of what was seen."""
+    """One question about what scorers saw."""
 
     label: str
     prompts: str
     """Which prompts, in words."""
     domain: Domain | None
-    """The domain of the accuracy it is about; None for a metric that is none."""
+    """The accuracy's domain; None for a metric that is not an accuracy."""
     roles: tuple[Role, ...]
     want: Literal["low", "high"] = "high"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """The answer to a question; a rate is None where no image could be asked."""
+    """The answer to a question; a rate is None if it has no images."""
 
     question: Question
     before: Rate | None
@@ -99,7 +99,7 @@ OTHER_THINGS = Question(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What to ask about a concept: one row of the overview, and in detail."""
+    """The questions about a concept: for its row of the overview, and in detail."""
 
     erased: Question
     retained: Question
@@ -123,23 +123,23 @@ OF_OBJECTS = Questions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """All that the scorers say about one erased concept.
+    """All scorers' results for one erased concept.
 
-    Of several scorers of one domain, the first stands for all where one number must.
+    If several scorers share a domain, the first is used where only one number fits.
     """
 
     erased: Measure
     retained: Measure
-    """What stands for everything that is to stay, where one number must."""
+    """The measure for everything that should stay, where only one number fits."""
     others: Measure
     things: Measure
     photos: Measure
     detail: tuple[Measure, ...]
-    """Only measures with at least one image."""
+    """Measures with at least one image."""
 
 
 def judge_pairs(image_pairs: Sequence[ImagePair], *, kind: str) -> Accuracy | None:
-    """The answers for a concept of that kind; None where no scorer saw an image."""
+    """The answers for a concept of that kind; None if no scorer scored an image."""
     questions = OF_OBJECTS if kind == "object" else OF_ARTISTS
     by_domain: dict[Domain | None, list[ScorerMetric]] = {}
     for metric in metrics_in(image_pairs):
@@ -181,7 +181,7 @@ def judge_pairs(image_pairs: Sequence[ImagePair], *, kind: str) -> Accuracy | No
 
 
 def still_seen(image_pair: ImagePair, kind: str) -> bool:
-    """Whether a scorer sees a concept of that kind in an image that asks for it, with its mask."""
+    """Whether a scorer still sees a concept of that kind in an image made with its mask."""
     question = (OF_OBJECTS if kind == "object" else OF_ARTISTS).erased
     if image_pair.role != "own" or image_pair.after is None:
         return False
@@ -205,7 +205,7 @@ def metrics_in(image_pairs: Iterable[ImagePair]) -> tuple[ScorerMetric, ...]:
 
 
 def _about(metric: ScorerMetric) -> list[Question]:
-    """What to ask of a share that is no accuracy, of each sort of prompt."""
+    """The questions for a share that is not an accuracy, one per group of prompts."""
     asked: list[tuple[str, Role, str]] = [
         ("own prompts", "own", metric.how.erased),
         ("retained prompts", "retained", metric.how.kept),

@@ -1,4 +1,4 @@
-"""What a report knows of a checkpoint, as its model card shows it."""
+"""A report's results for a checkpoint, in the form of its model card."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,12 +11,12 @@ from .evaluations import GROUPS, Score, read_evaluations
 
 
 def measurements(accuracy: Accuracy | None) -> Sequence[Measurement]:
-    """What the run's own images showed, if it generated and judged some."""
+    """Measurements on the run's own images, if it generated and scored some."""
     return [_measurement(measure) for measure in accuracy.detail] if accuracy else ()
 
 
 def evaluated_masks(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
-    """What a model card says of a mask: the numbers of whole groups, the base model's beside them.
+    """A mask's numbers for its model card: those of whole groups, next to the base model's.
 
     Raises:
         StoreError: a summary is damaged, or of another version.

@@ -39,7 +39,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatChart:
-    """Everything that is drawn of a map."""
+    """Everything that a map draws."""
 
     width: int
     height: int
@@ -53,11 +53,11 @@ class HeatChart:
 
 
 def heat_chart(where: HeatMap, *, top: float) -> HeatChart:
-    """Lay out a map; `top` is the share that is drawn darkest."""
+    """Lay out a map; `top` is the share with the darkest colour."""
     num_calls = len(where.timesteps)
     cell = CELL_WIDTH if num_calls <= MANY_CALLS else NARROW_CELL_WIDTH
     mask_x = LABEL_WIDTH + num_calls * cell + (MASK_GAP if num_calls else 0)
-    # Narrow columns have no room for a label each.
+    # Narrow columns have no room for one label each.
     labelled = range(0, num_calls, 1 if cell == CELL_WIDTH else 4)
     centres = [(call, LABEL_WIDTH + call * cell + cell // 2) for call in labelled]
     middles = [HEADER_HEIGHT + index * ROW_HEIGHT + 15 for index in range(len(where.rows))]

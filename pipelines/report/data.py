@@ -35,13 +35,13 @@ from .where import Contrast, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
-"""Concepts with full strips; with more concepts the strips get shorter, to bound the page."""
+"""Concepts with full strips; with more concepts, strips get shorter, to limit the page's size."""
 CACHED = 32
-"""Preview tables and statistics kept at hand: concepts share those of what is retained."""
+"""Number of cached preview tables and statistics: concepts share those of retained ones."""
 
 
 def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) -> ReportData:
-    """The report of `run`, or of the run that was started last; its images go to `gallery`.
+    """The report of `run`, or of the most recently started run; its images go to `gallery`.
 
     Raises:
         UserError: there is no such run, or it has no ledger.
@@ -53,7 +53,7 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
     if not ledger.rows:
         raise UserError(
             f"{store_uri}: run {record.run} has no ledger yet: its job has only just started or "
-            "was killed; run `conceptprune erase` again, which goes on where it stopped"
+            "was killed; run `conceptprune erase` again, which continues where it stopped"
         )
     return _Reader(store, record, ledger, gallery).report()
 
@@ -65,18 +65,18 @@ def only_evaluated(store: Store) -> bool:
 
 
 def evaluation_rows(store: Store) -> list[Row]:
-    """The ledgers of the runs that are no run of `erase`; what two of them share stands once."""
+    """The ledgers of all runs other than `erase`; shared units occur once."""
     rows: dict[str, Row] = {}
     for name in store.runs():
         if not recorded(store, name):
-            # What a later version's took is passed over where its ledger cannot be read.
+            # The cost of a later version's run is left out if its ledger cannot be read.
             with suppress(UnknownFormatError):
                 rows |= {row["key"]: row for row in read_ledger(store, name)}
     return list(rows.values())
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """Accuracy of each mask by the run's own images; None where it generated none with a mask."""
+    """Accuracy of each mask on the run's own images; None if it generated none with a mask."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None
@@ -86,7 +86,7 @@ def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Acc
 class _Reader:
     """Reads one run's results out of the store, concept by concept.
 
-    What another version recorded in a way that is not known here is passed over, and named.
+    What another version recorded in an unknown form is left out, and named.
     """
 
     def __init__(self, store: Store, record: RunRecord, ledger: Ledger, gallery: Gallery) -> None:
@@ -206,7 +206,7 @@ class _Reader:
         )
 
     def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
-        """Images by role; those in which the concept is still seen are never left out."""
+        """Images by role; those that still show the concept are never left out."""
         shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
         found = (
             make_strip(
@@ -221,9 +221,9 @@ class _Reader:
         return tuple(strip for strip in found if strip)
 
     def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
-        """What the run's images say of one of its masks; None where there are none."""
+        """The results of one mask on the run's images; None if there are none."""
         for row in self.rows:
-            # A fused mask is no concept's own.
+            # A fused mask belongs to no single concept.
             own = is_own_mask(row) and row["concepts"] == list(mask.concepts)
             if not own and not is_fused(row):
                 continue
@@ -241,7 +241,7 @@ class _Reader:
         return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
     def fused_shots(self, mask_row: Row) -> list[ImagePair]:
-        """Images of the combined checkpoint, of the concepts that are in it."""
+        """Images of the combined checkpoint, for the concepts in it."""
         without = lacking(mask_row, self.rows)
         names = [each.name for each in self.concepts if each.name not in without]
         return self.image_pairs(names, mask_row["key"], self.rows)
@@ -252,7 +252,7 @@ class _Reader:
         pairs: list[PromptPair] = []
         for name in concepts:
             if name not in self.pairs:
-                # Why a prompt was generated is not known without them.
+                # Without them, it is unknown why a prompt was generated.
                 continue
             pairs += self.pairs[name]
         if not pairs:
@@ -278,7 +278,7 @@ class _Reader:
                 check_whose(self.store, commit, mask, row["concepts"][0])
             return mask
         except UserError as error:
-            # Its bytes are those that were written: another version wrote them.
+            # The bytes are intact, so another version wrote them.
             self.not_shown[f"where masks prune ({error})"] = None
             return None
 
@@ -298,7 +298,7 @@ class _Reader:
         )
 
     def contrast(self, row: Row, mask: PruningMask) -> Contrast | None:
-        """What the statistics say of a mask, whose own file names the prompts it compares."""
+        """Contrast of a mask's sides, from the statistics of the prompts named in its file."""
         made = mask.provenance
         prompts = made.get("prompts_digest", {})
         keys = {self.prompts_of.get(key): key for key in compared(row)}

@@ -1,4 +1,4 @@
-"""What evaluations and attacks of a store found: the newest number of each, by panel."""
+"""The results of a store's evaluations and attacks: the newest number of each, by panel."""
 
 import json
 from collections import Counter
@@ -16,13 +16,13 @@ from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_tab
 from ..records.evaluation import summary_commits
 
 ATTACK = "attack/"
-"""What an attack's name as a scorer begins with."""
+"""Prefix of an attack's name as a scorer."""
 
 GROUPS = ("erased", "retained", "general")
 """The groups of a suite; any other belongs to one concept, and is named after it."""
 
 SPENT = "spent"
-"""What an attack's settings call that which it used up, apart from what it was allowed."""
+"""The key of what an attack used up, in its settings (the rest is its budget)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,13 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """The same for the same thing under the same name, in every suite."""
+        """Equal for the same checkpoint under the same name, in every suite."""
         return digest_json([self.label, self.source, self.digest])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A number of the summary, with its 95 % interval where it has one."""
+    """A number of the summary, with its 95 % interval if it has one."""
 
     suite: str
     checkpoint: Checkpoint
@@ -60,33 +60,33 @@ class Score:
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """What of checkpoints is compared: suite, group, scorer and metric."""
+        """What is compared between checkpoints: suite, group, scorer and metric."""
         return self.suite, self.group, self.scorer, self.metric
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """Suite, scorer and metric: what the numbers of different groups are compared by."""
+        """Suite, scorer and metric: what numbers of different groups have in common."""
         return self.suite, self.scorer, self.metric
 
     @property
     def concept(self) -> str | None:
-        """The one concept that its group is about."""
+        """The concept that its group is about."""
         group, _, name = self.group.partition("/")
         return name if name and group in GROUPS else None
 
     @property
     def attack(self) -> str | None:
-        """The attack's name, where it is one's success."""
+        """The attack's name, if it is a success rate of one."""
         return self.scorer.removeprefix(ATTACK) if self.scorer.startswith(ATTACK) else None
 
     @property
     def settings_shown(self) -> str:
-        """The settings as a reader takes them in: `key value` pairs."""
+        """The settings in readable form: `key value` pairs."""
         return _told({name: value for name, value in self._settings.items() if name != SPENT})
 
     @property
     def spent(self) -> Mapping[str, int]:
-        """What an attack used up, by what it is counted in."""
+        """What an attack used up, by unit of counting."""
         spent = self._settings.get(SPENT, {})
         return {name: number for name, number in spent.items() if isinstance(number, int)}
 
@@ -101,7 +101,7 @@ class Line:
 
     checkpoint: Checkpoint
     about: str
-    """The one concept that its numbers are about, or what an attack was after; else empty."""
+    """The concept that its numbers are about, or the target of an attack; otherwise empty."""
     scores: Mapping[str, Score]
     """By column."""
 
@@ -110,7 +110,7 @@ class Line:
 class Panel:
     """Numbers that can be compared: one metric of one suite, for checkpoints.
 
-    The columns are the groups of one scorer, or all attacks; each concept has a line of its own.
+    The columns are the groups of one scorer, or all attacks; each concept has its own line.
     """
 
     suite: str
@@ -135,7 +135,7 @@ class Panel:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The different settings behind its numbers, an attack's after its name."""
+        """The distinct settings behind its numbers; an attack's follow its name."""
         shown = {
             f"{score.attack}: {text}" if score.attack else text: None
             for score in self.scores
@@ -145,7 +145,7 @@ class Panel:
 
     @property
     def spent(self) -> Mapping[str, int]:
-        """What all of its attacks used up; those on a whole group count its concepts once."""
+        """What all of its attacks used up; those on a whole group count each concept once."""
         whole = [score for score in self.scores if score.concept is None]
         spent: Counter[str] = Counter()
         for score in whole or self.scores:
@@ -154,13 +154,13 @@ class Panel:
 
     @property
     def is_trade_off(self) -> bool:
-        """Whether it says of a checkpoint both what is gone and what has stayed."""
+        """Whether it measures both what is gone and what has stayed."""
         return (self.better.get("erased"), self.better.get("retained")) == ("lower", "higher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluations:
-    """All of a store's, in the order of their tables."""
+    """All evaluations of a store, in the order of their tables."""
 
     scores: tuple[Score, ...]
     not_shown: tuple[str, ...] = ()
@@ -168,14 +168,14 @@ class Evaluations:
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Each once."""
+        """All checkpoints, without duplicates."""
         return tuple(
             {score.checkpoint.identity: score.checkpoint for score in self.scores}.values()
         )
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """The numbers of whole groups; attacks on single concepts where there are no others."""
+        """The numbers of whole groups; attacks on single concepts if there are no others."""
         whole = [score for score in self.scores if score.concept is None]
         attacked = any(score.attack for score in whole)
         single = [score for score in self.scores if score.concept and score.attack]
@@ -183,7 +183,7 @@ class Evaluations:
 
 
 def panels(scores: Iterable[Score]) -> tuple[Panel, ...]:
-    """Put scores side by side that can be compared."""
+    """Group the scores that can be compared."""
     found: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
         scorer = ATTACK if score.attack else score.scorer
@@ -208,21 +208,21 @@ def _panel(suite: str, scorer: str, metric: str, scores: list[Score]) -> Panel:
         metric=metric,
         is_attack=scorer == ATTACK,
         columns=tuple(sorted(columns, key=group_order)),
-        # The untouched model first: all else is read against it.
+        # The base model first: everything else is compared with it.
         lines=tuple(sorted(lines.values(), key=lambda line: line.checkpoint.source != "base")),
         is_share=all(score.is_share for score in scores),
     )
 
 
 def group_order(group: str) -> tuple[int, str]:
-    """A sort key: the groups that every suite has before others."""
+    """A sort key: the groups that every suite has, before others."""
     return (GROUPS.index(group), "") if group in GROUPS else (len(GROUPS), group)
 
 
 def read_evaluations(store: Store) -> Evaluations:
-    """Every number of the store's evaluations and attacks; the newest where one was made twice.
+    """Every number of the store's evaluations and attacks; the newest if one was made twice.
 
-    Summaries of other versions are passed over, and named.
+    Summaries of other versions are left out, and named.
 
     Raises:
         StoreError: a summary is damaged.
@@ -246,7 +246,7 @@ def read_evaluations(store: Store) -> Evaluations:
         for row in rows:
             score = _score(row)
             at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)
-            # Behind all that is older, also where it was first measured before them.
+            # After everything older, even if it was first measured before.
             scores.pop(at, None)
             scores[at] = score
     return Evaluations(scores=tuple(scores.values()), not_shown=tuple(not_shown))
@@ -286,7 +286,7 @@ def _score(row: Mapping[str, Any]) -> Score:
 
 
 def _is_share(row: Mapping[str, Any]) -> bool:
-    """What the scorer or attack says of its metric."""
+    """Whether the scorer or attack declares its metric to be a share."""
     if row["scorer"].startswith(ATTACK):
         return SUCCESS.is_share
     metric = declared(_read_settings(row["settings"]), row["metric"])
@@ -304,10 +304,10 @@ def _finite(number: float | None) -> float | None:
 
 def _told(value: object) -> str:
     if isinstance(value, dict):
-        # A scorer's settings begin with its name, under the same key as they themselves.
+        # A scorer's settings start with its name, under the same key as the settings.
         told = {name: _told(part).removeprefix(f"{name} ") for name, part in value.items()}
         parts = [f"{name} {part}".strip() for name, part in told.items()]
         return ", ".join(f"({part})" if ", " in part else part for part in parts)
     text = value if isinstance(value, str) else json.dumps(value)
-    # Of a digest the beginning is enough to tell it from others.
+    # The start of a digest is enough to identify it.
     return text[:12] if len(text) == 64 and text.isalnum() else text

@@ -1,4 +1,4 @@
-"""Where the site's pages are: names made of digests, never of a concept's text alone."""
+"""Paths of the site's pages: names with digests, never a concept's text alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Links:
     """Paths of pages below the site's folder."""
 
     by_mask: Mapping[str, str]
-    """From the digest of a mask of the run to the page that is about it."""
+    """The page of each mask of the run, by the mask's digest."""
 
     @classmethod
     def of(cls, report: ReportData | None) -> "Links":
@@ -34,18 +34,18 @@ class Links:
         return cls(by_mask=masks | ({report.fused.digest: FUSED} if report.fused else {}))
 
     def checkpoint(self, checkpoint: Checkpoint) -> str:
-        """The page about something that was evaluated: a concept's, if it is that one's mask."""
+        """The page of an evaluated checkpoint: the concept's page, if it is a concept's mask."""
         if page := self.by_mask.get(checkpoint.digest):
             return page
         return f"checkpoints/{page_name(checkpoint.label, checkpoint.identity)}.html"
 
 
 def concept_page(name: str) -> str:
-    """The page of a concept, the same in every run."""
+    """The page of a concept; the same in every run."""
     return f"concepts/{page_name(name, digest_json(name))}.html"
 
 
 def page_name(text: str, digest: str) -> str:
-    """A file name: the digest's beginning, after what of the text is harmless everywhere."""
+    """A file name: the safe characters of the text, then the start of the digest."""
     words = slug(text)
     return f"{words}-{digest[:10]}" if words else digest[:10]

@@ -8,9 +8,9 @@ from .values import ReportData
 
 
 def of_previews(report: ReportData) -> TradeOff | None:
-    """A mark for each concept's mask, the fused one and the untouched model; None without a judge.
+    """One mark per concept's mask, the fused one and the base model; None without a judge.
 
-    For artists what is to stay are other artists, for objects other things.
+    For artists, what should stay is other artists; for objects, other things.
     """
     points = [
         _point(concept.name, "mask", concept_page(concept.name), *_after(concept.accuracy))
@@ -51,7 +51,7 @@ def _point(
 
 
 def of_panel(panel: Panel, links: Links, *, table: str) -> TradeOff | None:
-    """A mark for each checkpoint with a number for both groups; `table` is where all are told."""
+    """One mark per checkpoint with numbers for both groups; `table` has all of them."""
     points = []
     for line in panel.lines:
         checkpoint = line.checkpoint

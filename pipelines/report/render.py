@@ -1,4 +1,4 @@
-"""The page: report data through one template, every text escaped, nothing loaded from anywhere."""
+"""The page: report data in one template, all text escaped, nothing loaded from elsewhere."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -22,7 +22,7 @@ def render(report: ReportData) -> str:
 
 
 def heat_top(concepts: Iterable[ConceptReport]) -> float:
-    """The share that maps draw darkest: the same for all, so that two concepts can be compared."""
+    """The share with the darkest colour: the same for all maps, so that they can be compared."""
     return max(
         (row.pruned for concept in concepts if concept.where for row in concept.where.rows),
         default=0.0,
@@ -30,7 +30,7 @@ def heat_top(concepts: Iterable[ConceptReport]) -> float:
 
 
 def environment() -> Environment:
-    """The templates, with the filters they use; whatever they place is escaped."""
+    """The templates and their filters; all inserted text is escaped."""
     templates = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -58,19 +58,19 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def recorded(value: object) -> str:
-    """A value of a manifest on record, of which another version may know more or less."""
+    """A value of a recorded manifest, which another version may have written."""
     if value is None:
         return "not known"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def recorded_percent(value: object, digits: int = 1) -> str:
-    """A share on record, as `percent` has it; anything else as it is."""
+    """A recorded share, formatted by `percent`; anything else unchanged."""
     return percent(value, digits) if isinstance(value, int | float) else recorded(value)
 
 
 def grouped(number: float) -> str:
-    """1234567 as "1 234 567"; a share of an evaluation is rounded."""
+    """1234567 as "1 234 567"; a fraction is rounded."""
     return f"{round(number):,}".replace(",", NBSP)
 
 

@@ -1,4 +1,4 @@
-"""What rows of a ledger add up to."""
+"""Totals of ledger rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 
 
 def cost_of(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
-    """What units took; of a unit with a share by its key, only that share counts."""
+    """The cost of units; if a unit's key has a share, only that share counts."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         if row["seconds"] is not None:
@@ -35,7 +35,7 @@ def cost_of(rows: Sequence[Row], shares: Mapping[str, float]) -> Cost:
 
 
 def status_of(rows: Sequence[Row]) -> Status:
-    """What became of a concept, from what became of its units."""
+    """The status of a concept, from the statuses of its units."""
     statuses = {row["status"] for row in rows}
     if statuses & {"failed", "blocked"}:
         return "failed"
@@ -43,7 +43,7 @@ def status_of(rows: Sequence[Row]) -> Status:
 
 
 def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
-    """The units that could not be done; those that only waited for them are none."""
+    """The units that failed, without those that were only blocked by them."""
     return tuple(
         Failure(
             unit=f"{row['kind']} {row['key'][:12]} ({row['detail']})",
@@ -56,5 +56,5 @@ def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
 
 
 def files_of(paths: Sequence[str]) -> str:
-    """A path, or how many there are."""
+    """The path of a single file, or the number of files."""
     return paths[0] if len(paths) == 1 else f"{len(paths)} files"

@@ -1,7 +1,7 @@
-"""The site: an overview, a page for each concept and checkpoint, and images in files of their own.
+"""The site: an overview, a page for each concept and checkpoint, and images in separate files.
 
-Everything is static, and opens from a disk or a bucket: style and script are in each page, allowed
-by their digests alone, and images are found by relative paths.
+Everything is static, and can be opened from a disk or a bucket. Each page contains its style and
+script, allowed only by their digests, and refers to images by relative paths.
 """
 
 import base64
@@ -41,36 +41,36 @@ from .rows import cost_of
 from .values import ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384
-"""Longest side of an image, which may be larger in a file of its own than within a page."""
+"""Longest side of an image, which may be larger in a separate file than inside a page."""
 CHECKPOINTS = "checkpoints/"
 GENERATOR = '<meta name="generator" content="conceptprune">'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """All that the pages say, and where they are."""
+    """The content of all pages, and their paths."""
 
     report: ReportData | None
-    """None of a store where nothing was erased, only evaluated."""
+    """None if the store has only evaluations and no erasure."""
     evaluations: Evaluations
     links: Links
     cost: Cost
-    """What evaluations and attacks took."""
+    """The cost of evaluations and attacks."""
     scores: Mapping[str, tuple[Score, ...]]
-    """By the path of a page: what was measured of what it is about."""
+    """Measurements of each page's subject, by the page's path."""
     measured: Mapping[str, Measured]
-    """By concept: what was measured of the run's masks."""
+    """Measurements of the run's masks, by concept."""
 
     @classmethod
     def of(cls, report: ReportData | None, store: Store) -> "Site":
-        """Sort what was measured by page."""
+        """Sort the measurements by page."""
         links = Links.of(report)
         evaluations = read_evaluations(store)
         found: dict[str, dict[Score, None]] = {}
         names = dict.fromkeys(concept.name for concept in report.concepts) if report else {}
         for score in evaluations.scores:
             found.setdefault(links.checkpoint(score.checkpoint), {})[score] = None
-            # A concept's page also has what is left of it where it was erased with others.
+            # A concept's page also says how much of it is left when it was erased with others.
             checkpoint = score.checkpoint
             about = {score.concept} if score.concept in names else set()
             if len(checkpoint.erased) == 1:
@@ -90,12 +90,12 @@ class Site:
 
     @property
     def concepts(self) -> tuple[ConceptReport, ...]:
-        """Those of the run."""
+        """The concepts of the run."""
         return self.report.concepts if self.report else ()
 
     @property
     def subject(self) -> str:
-        """What it is about, for titles."""
+        """The site's subject, for titles."""
         if self.report:
             return self.report.model
         return ", ".join(dict.fromkeys(score.suite for score in self.evaluations.scores))
@@ -108,7 +108,7 @@ class Site:
 
     @property
     def is_demo(self) -> bool:
-        """Whether its numbers are of the demo model, which only the demo's judge is for."""
+        """Whether its numbers are about the demo model: only that uses the demo's judge."""
         if self.report:
             return self.report.is_demo
         scores = self.evaluations.scores
@@ -116,17 +116,17 @@ class Site:
 
     @property
     def evaluation_page(self) -> str:
-        """Where all evaluations are: the first page, if there is nothing else."""
+        """The page with all evaluations: the first page, if there is nothing else."""
         return EVALUATION if self.report else OVERVIEW
 
     @property
     def tradeoffs(self) -> tuple[Panel, ...]:
-        """The metrics that were measured of both what was to go and what was to stay."""
+        """The metrics measured both for what should go and for what should stay."""
         return tuple(panel for panel in self.evaluations.panels if panel.is_trade_off)
 
     @property
     def headline(self) -> tuple[Panel, ...]:
-        """Of each suite the trade-off to look at first: one of shares, if there is one."""
+        """The main trade-off of each suite: one of shares, if there is one."""
         first: dict[str, Panel] = {}
         for panel in sorted(self.tradeoffs, key=lambda panel: not panel.is_share):
             first.setdefault(panel.suite, panel)
@@ -134,7 +134,7 @@ class Site:
 
     @property
     def evaluated(self) -> Score | None:
-        """A number of the metric that says of the overview's concepts how much of each is left."""
+        """A number of the overview's metric for how much of each concept is left."""
         return next((found.erased for found in self.measured.values() if found.erased), None)
 
     @property
@@ -146,10 +146,10 @@ class Site:
 def write_site(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]:
     """Write the site of `run`, or of the newest run, into the folder `out`.
 
-    Where nothing was erased and something evaluated, the site is of the evaluations alone.
+    If the store has only evaluations, the site shows only these.
 
-    The folder appears when all of it is written; one that is there must be empty or a site.
-    Returned is what it passes over, as by `write_report`.
+    The folder appears only when it is complete; an existing folder must be empty or a site. Returns
+    what it leaves out, like `write_report`.
 
     Raises:
         UserError: there is no such store or run, or the folder cannot be written.
@@ -161,7 +161,7 @@ def write_site(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]
         with _replaced(out) as folder:
             gallery = Gallery(place=partial(_place, folder), max_pixels=MAX_PIXELS, whole=True)
             store = Store(store_uri)
-            # Of evaluations alone there is a site too, but no run that could be asked for.
+            # A site can also show only evaluations, but then there is no run to select.
             alone = run is None and only_evaluated(store)
             report = None if alone else read_report(store_uri, run, gallery)
             site = Site.of(report, store)
@@ -226,7 +226,7 @@ def _templates(site: Site) -> Environment:
         panel_plot=partial(plots.of_panel, links=site.links),
         chart=partial(heat_chart, top=top),
         heat_top=top,
-        # Nothing of these is from a manifest, and escaping would break them.
+        # Nothing in these comes from a manifest, and escaping would break them.
         style=Markup(style),
         script=Markup(script),
         policy=(
@@ -252,13 +252,13 @@ def _source(templates: Environment, name: str) -> str:
 
 
 def _allowed(text: str) -> str:
-    """What a policy allows it by: these very bytes, wherever they stand."""
+    """The content security policy's source for exactly these bytes."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _place(folder: Path, data: bytes, suffix: str) -> str:
-    """Write an image under its digest; concepts share those of what is retained."""
+    """Write an image under its digest; concepts share images of retained concepts."""
     path = f"images/{digest_bytes(data)[:24]}.{suffix}"
     target = folder / path
     if not target.exists():
@@ -287,7 +287,7 @@ def _check(out: Path) -> None:
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block is done, and only then."""
+    """A folder next to `out` that replaces it only after the block has finished."""
     out.parent.mkdir(parents=True, exist_ok=True)
     new, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("new", "old"))
     new.mkdir()

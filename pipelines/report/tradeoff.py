@@ -1,4 +1,4 @@
-"""The trade-off plot: what was to go against what was to stay, a mark a checkpoint."""
+"""The trade-off plot: what should go against what should stay, one mark per checkpoint."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from .accuracy import Rate
 
 WIDTH, HEIGHT = 720, 460
 LEFT, RIGHT, TOP, BOTTOM = 72, 32, 52, 72
-"""The frame, in pixels; around it there is room for labels and for marks on its border."""
+"""The frame's margins in pixels, with room for labels and for marks on the border."""
 TICKS = 5
 RADIUS = 6.0
 
@@ -21,12 +21,12 @@ SHAPES: Mapping[str, Shape] = {
     "delta": "triangle",
     "folder": "cross",
 }
-"""By what a mark stands for: shape and colour both tell, so neither is needed."""
+"""Shapes by what a mark stands for; shape and colour carry the same information."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A value with its 95 % interval, where it has one."""
+    """A value with its 95 % interval, if it has one."""
 
     value: float
     low: float | None
@@ -42,7 +42,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A checkpoint by its two numbers."""
+    """A checkpoint with its two numbers."""
 
     label: str
     source: str
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """What the two axes are and how their numbers are written."""
+    """The meaning of the two axes, and how to format their numbers."""
 
     erased: str
     retained: str
@@ -62,7 +62,7 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Points at one place of the plot, in pixels; of several, the widest intervals."""
+    """Points at one position of the plot, in pixels; several points show their widest intervals."""
 
     x: float
     y: float
@@ -78,7 +78,7 @@ class Mark:
 
     @property
     def label(self) -> tuple[float, float, str]:
-        """(x, y, anchor) of the number of points, inside the frame."""
+        """(x, y, anchor) of the label with the number of points, inside the frame."""
         side = -1 if self.x > WIDTH / 2 else 1
         away = 0.75 * self.radius + 3
         down = -away if self.y > HEIGHT / 2 else away + 10
@@ -95,7 +95,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradeOff:
-    """Everything that is drawn, and the points for the table beside it."""
+    """Everything that is drawn, and the points for the table next to it."""
 
     axes: Axes
     marks: tuple[Mark, ...]
@@ -128,7 +128,7 @@ class _Scale:
 
 
 def trade_off(points: Sequence[Point], axes: Axes, *, crowd: str) -> TradeOff | None:
-    """Lay out a plot; marks that would hide each other become one, which links to `crowd`."""
+    """Lay out a plot; overlapping marks become one, which links to `crowd`."""
     if not points:
         return None
     across = _scale([point.erased for point in points], axes, LEFT, WIDTH - RIGHT)
@@ -137,7 +137,7 @@ def trade_off(points: Sequence[Point], axes: Axes, *, crowd: str) -> TradeOff | 
     for point in points:
         place = (across(point.erased.value), up(point.retained.value), point.source)
         places.setdefault(place, []).append(point)
-    # A crowd first, so that what stands alone is drawn over it.
+    # Merged marks first, so that single ones are drawn over them.
     marks = [
         Mark(
             x=x,

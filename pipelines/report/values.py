@@ -1,4 +1,4 @@
-"""What a report says, as values: the pages only place it."""
+"""The content of a report as values; the pages only arrange it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Flag = Literal["", "failed", "unfinished", "not checked", "was never there", "st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindCost:
-    """What one kind of unit took."""
+    """The cost of one kind of unit."""
 
     kind: str
     units: int
@@ -30,29 +30,29 @@ class KindCost:
 
     @property
     def title(self) -> str:
-        """What the kind is called."""
+        """The title of the kind."""
         return title_of(self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What results took, whichever job computed them.
+    """The cost of results, whichever job computed them.
 
-    A concept's own: a unit that several concepts share counts in equal parts.
+    For a concept, a unit shared by several concepts is divided equally.
     """
 
     evaluations: float
     seconds: float
     size: float
     units: Mapping[str, int]
-    """Units by status; for a concept, all that it takes part in."""
+    """Units by status; for a concept, all units that it uses."""
     kinds: tuple[KindCost, ...]
     """The same by kind of unit, in the order of the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A unit that could not be done."""
+    """A unit that failed."""
 
     unit: str
     attempts: int
@@ -82,7 +82,7 @@ class ConceptReport:
     cost: Cost
     mask: MaskFacts | None
     checkpoints: tuple[tuple[str, int], ...]
-    """(path or number of files, bytes) of each checkpoint made."""
+    """(path or number of files, bytes) of each checkpoint."""
     strips: tuple[Strip, ...]
     accuracy: Accuracy | None
     where: HeatMap | None
@@ -91,7 +91,7 @@ class ConceptReport:
 
     @property
     def flag(self) -> Flag:
-        """What a reader must know of it first; empty where it was seen before and no more after."""
+        """What a reader must know about it first; empty if it was seen before and not after."""
         if any(failure.error.startswith(UNCHANGED) for failure in self.failures):
             return "was never there"
         if self.status != "done":
@@ -115,33 +115,33 @@ class ReportData:
     asked: Asked
     """The manifest, as plain values."""
     calls: int | None
-    """Denoiser calls the masks were selected from; None where that is not known."""
+    """Denoiser calls the masks were selected from; None if unknown."""
     own_settings: bool
-    """Whether some concept was selected by other settings than those that are on record for all."""
+    """Whether some concept was selected with other settings than those recorded for all."""
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
-    """Units that failed and belong to no one concept."""
+    """Failed units that belong to no single concept."""
     fuses: bool
-    """Whether the run asks for one mask of all concepts; `fused` is None where it is not done."""
+    """Whether the run asks for one mask of all concepts; `fused` is None if it is not done."""
     fused: MaskFacts | None
     fused_accuracy: Accuracy | None
     fused_strips: tuple[Strip, ...]
     """Images of the combined checkpoint."""
     lacking: tuple[str, ...]
-    """Concepts that are not in it, as their masks are not there."""
+    """Concepts that are not in it because their masks are missing."""
     untouched: Accuracy | None
-    """Before any pruning, over the images of all concepts, each once."""
+    """Accuracy before pruning, over the images of all concepts, each counted once."""
     scorers: tuple[str, ...]
-    """What looked at the images, by name."""
+    """Names of the scorers of the images."""
     cost: Cost
     provenance: Mapping[str, Any]
-    """What the first mask records of its making: digests and library versions."""
+    """The first mask's provenance: digests and library versions."""
     not_shown: tuple[str, ...] = ()
     """What another version recorded that this one does not know."""
 
     @property
     def is_demo(self) -> bool:
-        """Whether it is of the demo model, which is no evidence about others."""
+        """Whether it is about the demo model, which is no evidence about others."""
         return self.model == LABEL
 
     def count(self, status: Status) -> int:

@@ -1,4 +1,4 @@
-"""The first sentence of a report: what became of the concepts, all of them, in plain words."""
+"""The first sentence of a report: the result for all concepts, in plain words."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,10 @@ NOUNS = {"style": ("artist", "artists"), "object": ("object", "objects")}
 
 
 def verdict(report: ReportData) -> str:
-    """One sentence: how many are erased and still recognised, and every one that is not so.
+    """One sentence: how many concepts are erased, how many are still recognised, and the
+    exceptions.
 
-    A concept counts as erased where a scorer saw it before and looked for it after.
+    A concept counts as erased if a scorer saw it before and looked for it afterwards.
     """
     return "; ".join(_parts(report)) + "."
 
@@ -23,7 +24,7 @@ def _parts(report: ReportData) -> Iterator[str]:
     kinds = {each.kind for each in concepts}
     one, many = NOUNS.get("".join(kinds) if len(kinds) == 1 else "", ("concept", "concepts"))
     if erased:
-        # What is still seen is not erased, whatever was pruned.
+        # A concept that is still seen is not erased, whatever was pruned.
         how = "pruned" if any(each.flag for each in erased) else "erased"
         yield f"{len(erased)} {one if len(erased) == 1 else many} {how}"
         yield _left(erased)
@@ -45,7 +46,7 @@ def _parts(report: ReportData) -> Iterator[str]:
 
 
 def _left(erased: Sequence[ConceptReport]) -> str:
-    """In how many images of their own prompts they are still recognised."""
+    """How many images of their own prompts still show them."""
     together = _together([each.accuracy.erased.after for each in erased if each.accuracy])
     number = together.n if together else 0
     seen = [each.name for each in erased if each.flag == "still recognised"]

@@ -1,4 +1,4 @@
-"""Where a mask's weights sit: by layer, and by the denoiser calls that speak for pruning them."""
+"""Where a mask's weights sit: by layer, and by the denoiser calls that may have selected them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ class LayerRow:
     label: str
     pruned: float
     by_call: tuple[float, ...]
-    """For each call: pruned weights whose input neuron the concept excites more than the base."""
+    """For each call: pruned weights whose neuron the concept excites more than the base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Layers by calls; without calls where the statistics are no longer in the store."""
+    """Layers by calls; without calls if the statistics are no longer in the store."""
 
     timesteps: tuple[float, ...]
     rows: tuple[LayerRow, ...]
@@ -40,8 +40,8 @@ def heat_map(mask: PruningMask, contrast: Contrast | None) -> HeatMap:
     """The map of a mask.
 
     A call can select a weight only if the concept excites its neuron more than the base does at
-    that call. So a cell is what the call may have selected of the final mask; telling exactly would
-    take the model's weights, which a report does not need otherwise.
+    that call. So a cell shows what the call may have selected of the final mask; the exact answer
+    would need the model's weights, which a report does not otherwise need.
     """
     rows = []
     labels = short_names(mask.layers)

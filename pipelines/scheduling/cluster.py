@@ -1,4 +1,4 @@
-"""The Ray cluster of a job: the one at hand, or a local one for the job only."""
+"""The Ray cluster of a job: the current one, or a local one just for the job."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import ray
 from ray._private import ray_constants
-from ray._private.state import state  # Ray shows nowhere else which nodes are being drained.
+from ray._private.state import state  # Only this shows which nodes are draining.
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from conceptprune.errors import ClusterError, UserError
@@ -30,10 +30,10 @@ TOKEN_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"
 OWN_CLUSTER: Final = {
     "RAY_AUTH_MODE": "token",
     TOKEN_VARIABLE: "",
-    # The one switch by which Ray takes 127.0.0.1 for its address: all that listens, listens there.
+    # The only switch that makes Ray use 127.0.0.1 as its address, so that everything listens there.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-"""Environment of the processes of a cluster of this machine alone."""
+"""Environment of the processes of a cluster on this machine only."""
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def connected(compute: Compute) -> Iterator[bool]:
         return
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        # Logical CPUs for every actor and for a task beside them, however few cores there are:
-        # tasks are short, and without one of their own they would wait for ever.
+        # Logical CPUs for all actors and one task, however few cores there are: tasks are short,
+        # and without a CPU they would wait forever.
         actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
         cpus = max(os.cpu_count() or 1, actor_cpus + 1)
         with _own_cluster(cpus):
@@ -72,10 +72,10 @@ def connected(compute: Compute) -> Iterator[bool]:
 
 
 def check_fits(compute: Compute, machine: Mapping[str, float]) -> None:
-    """Make sure that one actor fits into a cluster of one machine, which will not grow.
+    """Check that one actor fits into a cluster of one machine, which cannot grow.
 
     Raises:
-        UserError: it does not, and would be waited for without end.
+        UserError: it does not, so the job would wait forever.
     """
     gpus = machine.get("GPU", 0.0)
     if compute.gpus_per_actor > gpus:
@@ -86,9 +86,10 @@ def check_fits(compute: Compute, machine: Mapping[str, float]) -> None:
 
 
 def lack(compute: Compute, *, cpus: int, asked: int, alive: int, tasks: int) -> str | None:
-    """What a cluster of `cpus` has no room for: any of the actors asked for, or a task beside them.
+    """What a cluster with `cpus` CPUs has no room for: the requested actors, or a task besides
+    them.
 
-    Nobody but its operator can tell whether it will have: a node may be on its way.
+    Only its operator knows whether that will change: a node may be starting.
     """
     if asked and not alive:
         return (
@@ -96,15 +97,15 @@ def lack(compute: Compute, *, cpus: int, asked: int, alive: int, tasks: int) -> 
             f"{compute.gpus_per_actor:g} GPUs of one node"
         )
     if tasks and cpus - alive * compute.cpus_per_actor < 1:
-        return f"the actors hold the cluster's {cpus} CPUs, and a task needs one beside them"
+        return f"the actors hold the cluster's {cpus} CPUs, and a task needs one besides them"
     return None
 
 
 def check_address(address: str) -> None:
-    """Make sure that an address is one at which a driver can join a cluster.
+    """Check that a driver can join a cluster at an address.
 
     Raises:
-        UserError: it is that of the Jobs API or of Ray Client.
+        UserError: it is the address of the Jobs API or of Ray Client.
     """
     scheme, found, _ = address.partition("://")
     if found and scheme in ("http", "https"):
@@ -122,11 +123,11 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def _own_cluster(cpus: int) -> Iterator[None]:
-    """A cluster on this machine and for this process: on the loopback, with a token of its own.
+    """Start a cluster on this machine for this process: on the loopback, with its own token.
 
-    All that it writes is in a folder that only this user can enter, and goes with it.
+    All of its files are in a folder that only this user can enter, and are removed with it.
     """
-    # Ray opens its own folder to everybody, so that it must lie in one that is not open.
+    # Ray makes its own folder accessible to everybody, so it must be inside one that is not.
     try:
         folder = Path(tempfile.mkdtemp(prefix="cp-", dir=os.environ.get(TEMP_VARIABLE)))
     except OSError as error:
@@ -141,7 +142,7 @@ def _own_cluster(cpus: int) -> Iterator[None]:
     several = ray_constants.ENABLE_RAY_CLUSTER
     try:
         os.environ |= {**OWN_CLUSTER, TOKEN_VARIABLE: str(token)}
-        # Read when Ray was imported; its processes read the variable.
+        # Ray read the variable at import; its processes will read it now.
         ray_constants.ENABLE_RAY_CLUSTER = False
         _read_authentication_again()
         try:
@@ -154,7 +155,7 @@ def _own_cluster(cpus: int) -> Iterator[None]:
                     _temp_dir=str(folder / "ray"),
                 )
         except Exception as error:
-            # Ray has no type for it: a folder that it cannot use, a port, a slow process.
+            # Ray has no error type for these: an unusable folder, a port, a slow process.
             raise ClusterError(not_started(error, folder)) from error
         yield
     finally:
@@ -165,7 +166,7 @@ def _own_cluster(cpus: int) -> Iterator[None]:
             else:
                 os.environ[name] = value
         _read_authentication_again()
-    # Only where nothing went wrong: else its log may say why.
+    # Only if nothing went wrong: otherwise its log may say why.
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -178,12 +179,12 @@ def not_started(error: Exception, folder: Path) -> str:
     """Why a local cluster did not start, where its log is, and what to do."""
     reason = one_line(str(error)) or type(error).__name__
     if "AF_UNIX" in reason:
-        # A socket's path holds 107 bytes, and Ray's own part of it takes more than half.
+        # A socket's path may have 107 bytes, and Ray's own part takes more than half.
         fix = f"set {TEMP_VARIABLE} to a folder with a shorter path than {folder.parent}"
     else:
         fix = (
-            "run it again; where it stays so, look for a full disk or /dev/shm, or for too many "
-            "processes"
+            "run it again; if that does not help, look for a full disk or /dev/shm, or for too "
+            "many processes"
         )
     log = folder / "ray" / "session_latest" / "logs"
     return f"no local Ray cluster could be started: {reason}; {fix}. Its log is in {log}"
@@ -194,7 +195,7 @@ def _join(address: str) -> None:
     found = re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)
     try:
         if found:
-            # Ray itself tries for many minutes where nobody answers.
+            # Ray itself retries for many minutes if nobody answers.
             socket.create_connection((found[1], int(found[2])), SECONDS_TO_CONNECT).close()
         with sigterm_as_before():
             ray.init(log_to_driver=False)
@@ -208,8 +209,8 @@ def _join(address: str) -> None:
 def is_up(node: str) -> bool:
     """Whether a node of the cluster is up at this moment.
 
-    Ray finds out by health checks that fail for a while. Until then a node that has just died
-    counts as alive, with all of its workers dead; but it no longer takes a connection.
+    Ray only notices a dead node after several failed health checks. Until then the node counts as
+    alive, although its workers are dead; but it no longer accepts connections.
     """
     return any(found["NodeID"] == node and _answers(found) for found in ray.nodes())
 
@@ -231,12 +232,12 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 
 def ran_on(actor: str) -> str | None:
-    """Id of the node on which an actor ran, dead or alive; None where it never ran."""
+    """Id of the node on which an actor ran, dead or alive; None if it never ran."""
     found = state.actor_table(actor)
     node: str | None = found["Address"]["NodeID"] if found.get("StartTime") else None
     return node
 
 
 def draining_nodes() -> frozenset[str]:
-    """Ids of nodes that were told to go, by an autoscaler or by `ray drain-node`."""
+    """Ids of nodes that an autoscaler or `ray drain-node` told to shut down."""
     return frozenset(state.get_draining_nodes())

@@ -1,7 +1,7 @@
-"""What a failure means, in a line: what Ray says of a dead worker is a page, and not for records.
+"""What a failure means, in one line: Ray's message about a dead worker is long and not for records.
 
-The memory monitor's message lists the command lines of everything on the machine, other users' and
-their arguments included. None of that may get into a ledger, a status or a page.
+The memory monitor's message lists the command lines of all processes on the machine, including
+those of other users. None of that may get into a ledger, a status or a page.
 """
 
 import re
@@ -16,7 +16,7 @@ from ray.exceptions import (
 )
 
 MAX_CHARS = 2000
-"""Of an error's own text: a row of the ledger is no place for more."""
+"""Limit for an error's own text in a row of the ledger."""
 
 LESS_MEMORY = "fewer compute.actors per machine, a smaller collection.batch_size, or more memory"
 
@@ -25,7 +25,7 @@ _EXIT = re.compile(r"Worker exit type: (\w+)")
 
 
 def meaning(error: Exception) -> str:
-    """The type of an error and what it means for who reads a ledger."""
+    """The type of an error, and what it means to a reader of the ledger."""
     return f"{type(error).__name__}: {_told(error)}"
 
 
@@ -47,14 +47,14 @@ def _told(error: Exception) -> str:
         exit_type = _EXIT.search(text)
         how = f" ({exit_type[1]})" if exit_type else ""
         return (
-            f"its worker process died without a word{how}: ended by hand, or by the system, as a "
-            f"rule for want of memory ({LESS_MEMORY})"
+            f"its worker process died without a message{how}: ended by hand, or by the system, "
+            f"usually for lack of memory ({LESS_MEMORY})"
         )
     return _short(text.partition("\n")[0])
 
 
 def _last_line(text: str) -> str:
-    """Of a traceback, the error itself."""
+    """The error itself, from a traceback."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

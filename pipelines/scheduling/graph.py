@@ -1,4 +1,4 @@
-"""Which units of a plan are left to do, and in what order they become ready."""
+"""Which units of a plan have to run, and in what order they become ready."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +15,9 @@ Committed = Callable[[str, str], bool]
 
 
 def committed_in(store: Store) -> Committed:
-    """A snapshot of what the store has, also under former names of a kind.
+    """A snapshot of the store's units, also under former names of a kind.
 
-    A kind is listed when it is first asked for.
+    Each kind is listed at its first use.
     """
     keys: dict[str, frozenset[str]] = {}
 
@@ -33,7 +33,7 @@ def committed_in(store: Store) -> Committed:
 
 
 def units_to_do(plan: UnitPlan, committed: Committed) -> list[Unit]:
-    """The plan's units that must run: unfinished results, and what these need, and no more."""
+    """The plan's units that must run: unfinished results and what they need."""
     units = plan.by_key
     wanted: set[str] = set()
     pending = [key for key, unit in units.items() if not unit.intermediate]
@@ -47,11 +47,11 @@ def units_to_do(plan: UnitPlan, committed: Committed) -> list[Unit]:
 
 @dataclass(slots=True)
 class Graph:
-    """Units still to do; hands out those whose needs are met, first planned first."""
+    """Units still to do; hands out those whose needs are met, in the order of the plan."""
 
     ready: deque[Unit] = field(default_factory=deque)
     open_warm_units: int = 0
-    """Units without a result yet that are for warm actors."""
+    """Number of units for warm actors that have no result yet."""
     _open: dict[str, Unit] = field(default_factory=dict)
     """Units without a result yet, by key: ready, waiting or handed out."""
     _missing: dict[str, set[Need]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Graph:
 
     @classmethod
     def of(cls, units: Iterable[Unit]) -> "Graph":
-        """A graph of `units`; needs that are not among them are taken as committed."""
+        """A graph of `units`; needs outside of them count as committed."""
         graph = cls()
         for unit in units:
             graph._add(unit)
@@ -81,7 +81,7 @@ class Graph:
         for waiting in self._waiting.pop(need, []):
             missing = self._missing.get(waiting.key)
             if missing is None:
-                continue  # It was blocked by another of its needs.
+                continue  # It is blocked by another of its needs.
             missing.discard(need)
             if not missing:
                 del self._missing[waiting.key]
@@ -89,7 +89,7 @@ class Graph:
 
     def fail(self, unit: Unit) -> Iterator[Unit]:
         """Give up a unit; yields the units that can therefore never run."""
-        # Without recursion: each window of a long trajectory needs the one before it.
+        # Not recursive: each window of a long trajectory needs the one before it.
         given_up = [unit]
         while given_up:
             unit = given_up.pop()
@@ -100,10 +100,10 @@ class Graph:
                     given_up.append(waiting)
 
     def put_back(self, lost: Unit, unit: Unit) -> bool:
-        """`unit`, which had been handed out, waits until `lost` has been done once more.
+        """Make `unit`, which had been handed out, wait until `lost` has been computed again.
 
         Returns:
-            Whether `lost` has to be handed out for it: not where that is under way already.
+            Whether `lost` has to be handed out; False if it is already being computed.
         """
         need = (lost.kind, lost.key)
         self._missing.setdefault(unit.key, set()).add(need)

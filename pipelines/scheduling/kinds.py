@@ -1,6 +1,6 @@
-"""Every kind of unit there is, for those who have only the name of one from a record.
+"""All kinds of units, for code that only has a kind's name from a record.
 
-Importing this loads the classes, which are known by name from then on; none of it imports torch.
+Importing this module registers the classes by name, without importing torch.
 """
 
 import conceptprune.attacks.units
@@ -12,12 +12,12 @@ __all__ = ["class_of", "is_intermediate", "kinds_of", "title_of"]
 
 
 def is_intermediate(kind: str) -> bool:
-    """Whether units of a kind are done only for those that need them; False if it is unknown."""
+    """Whether units of a kind are only computed for others that need them; False if unknown."""
     known = class_of(kind)
     return known is not None and known.intermediate
 
 
 def title_of(kind: str) -> str:
-    """What a kind is called in a report."""
+    """The title of a kind in a report."""
     known = class_of(kind)
     return known.title if known else kind.replace("-", " ").capitalize()

@@ -1,4 +1,4 @@
-"""The driver's loop: submit what is ready, take what is done, retry, give up on poison units."""
+"""The driver's loop: submit ready units, collect results, retry, give up on poison units."""
 
 import time
 from collections import Counter, deque
@@ -26,24 +26,24 @@ from .graph import Graph
 from .workers import Submission, WorkerPool
 
 FINAL_ERRORS = (UserError, NumericalError, NondeterminismError)
-"""Errors that another attempt would only repeat, or cover up: after a result that differs from the
-committed one, it would find that one and take it."""
+"""Errors that another attempt would only repeat or hide: after a result that differs from the
+committed one, it would find the committed one and use it."""
 
 MAX_INTERRUPTIONS = 20
-"""A unit whose machine was taken away so often is no longer taken to be innocent of it."""
+"""A unit whose machine was taken away this often is assumed to be the cause."""
 
 SECONDS_BETWEEN_TICKS = 1.0
 SECONDS_BETWEEN_LOOKS = 2.0
-"""At a unit that another job is computing."""
+"""How often to look at a unit that another job is computing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a unit."""
+    """The result of a unit."""
 
     unit: Unit
     status: Literal["done", "reused", "failed", "blocked"]
-    """`reused`: another job computed it meanwhile."""
+    """`reused`: another job computed it in the meantime."""
     attempts: int
     error: str | None = None
     commit: Commit | None = None
@@ -51,27 +51,27 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """How the loop stands, about once a second."""
+    """The state of the loop, about once per second."""
 
     in_flight: int
     actors: int
-    """Those that have started."""
+    """Number of actors that have started."""
     lacking: str | None
-    """What units wait for that the cluster does not have at the moment."""
+    """What units are waiting for that the cluster currently lacks."""
     retries: int
-    """Attempts that failed and were made again, interruptions not among them."""
+    """Failed attempts that were retried, not counting interruptions."""
     interruptions: int
-    """Units whose machine was taken away, and that went back without having used an attempt."""
+    """Units whose machine was taken away, which does not count as an attempt."""
     lost: int
-    """Committed units that were found damaged or gone, and computed again."""
+    """Committed units that were found damaged or missing, and computed again."""
     held: str | None = None
-    """Which units other jobs are computing, and who."""
+    """Which units other jobs are computing, and which jobs."""
 
 
 OnResult = Callable[[Result], None]
 OnTick = Callable[[Tick], None]
 OnHeld = Callable[[Claim], None]
-"""Told of each claim of another job that keeps a unit from being computed, at every look."""
+"""Called at every look, with each claim of another job that blocks a unit."""
 
 
 def run_units(
@@ -86,15 +86,15 @@ def run_units(
 ) -> None:
     """Run units in dependency order, a bounded number at a time, until each has a result.
 
-    A unit that fails `max_attempts` times, or once for good, fails alone: only units that need it
-    are blocked, everything else goes on. `known` are all units of the plan by key: one of them
-    that was committed and is found lost is done again.
+    A unit that fails `max_attempts` times, or once with a final error, only blocks units that need
+    it; everything else continues. `known` are all units of the plan by key: if a committed one
+    turns out to be lost, it is computed again.
     """
     _Loop(Graph.of(units), pool, known, max_attempts, on_result, on_tick, on_held).run()
 
 
 def needs(failed: Unit) -> str:
-    """Why a unit is blocked that needs one that failed."""
+    """Why a unit is blocked by a failed one."""
     return f"needs {failed.kind} {failed.key[:12]}, which failed"
 
 
@@ -121,12 +121,12 @@ class _Loop:
         self.retries = 0
         self.lost = 0
         self.queues: dict[bool, deque[Unit]] = {True: deque(), False: deque()}
-        """Units that can be handed out, those for actors and those for tasks: one sort may have to
-        wait for room while the other has it."""
+        """Units that can be handed out, for actors and for tasks separately: one may have to wait
+        for room while the other has it."""
         self.held: list[tuple[float, Unit]] = []
         """Units that another job is computing, and when to look again."""
         self.claims: dict[str, Claim] = {}
-        """Whose they were at the last look, by key."""
+        """The claims of those units at the last look, by key."""
         self._last_tick = 0.0
 
     def run(self) -> None:
@@ -198,7 +198,7 @@ class _Loop:
             self._interrupted(unit, error)
         except RayActorError as error:
             if submission.waited or not self.pool.has(submission.slot):
-                # It waited behind a unit whose end is about to be dealt with, or has just been.
+                # It waited behind a unit whose result is handled next, or has just been handled.
                 self._hand_back(unit)
                 return
             self._actor_gone(submission)
@@ -234,8 +234,8 @@ class _Loop:
             self.graph.finish(unit)
 
     def _actor_gone(self, submission: Submission) -> None:
-        # Only the unit that was running can have killed its actor: the one waiting behind it goes
-        # back without having used up an attempt.
+        # Only the running unit can have killed its actor: the one waiting behind it goes back
+        # without using up an attempt.
         for waiting in self.pool.drop(submission):
             self._hand_back(waiting)
 
@@ -251,7 +251,7 @@ class _Loop:
             self._hand_back(unit)
 
     def _compute_again(self, lost: Unit, unit: Unit, error: LostUnitError) -> None:
-        """`lost` was committed and is gone: that is no fault of `unit`, which needs it."""
+        """Compute `lost` again; this is not the fault of `unit`, which needs it."""
         self.attempts[unit.key] -= 1
         self.lost += 1
         if not self.graph.put_back(lost, unit):

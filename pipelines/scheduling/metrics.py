@@ -8,11 +8,11 @@ import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
 STORE_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Bounds of the store's histogram: a local file, a request to S3, a request tried many times."""
+"""Buckets of the store's histogram, from a local file to an S3 request with many retries."""
 
 
 class StoreMetrics:
-    """Times the operations of this process's store; given to `Store` as its observer."""
+    """Measures the time of this process's store operations; passed to `Store` as its observer."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -23,14 +23,14 @@ class StoreMetrics:
         )
 
     def __call__(self, operation: str, seconds: float) -> None:
-        """Take note of one operation."""
-        # Before the cluster is joined there is nobody to tell.
+        """Record one operation."""
+        # Before connecting to the cluster, metrics cannot be exported.
         if ray.is_initialized():
             self._seconds.observe(seconds, {"operation": operation})
 
 
 class JobMetrics:
-    """What the driver knows of its job."""
+    """The driver's metrics of its job."""
 
     def __init__(self) -> None:
         self._units = Counter(
@@ -55,7 +55,7 @@ class JobMetrics:
         self._actors = Gauge("conceptprune_actors", description="Actors that have started")
 
     def unit(self, *, kind: str, status: str, attempts: int, evaluations: int) -> None:
-        """Take note of a unit's result; `evaluations` count only where it is done."""
+        """Record a unit's result; `evaluations` count only if it is done."""
         self._units.inc(1, {"kind": kind, "status": status})
         if attempts > 1:
             self._retries.inc(attempts - 1, {"kind": kind})
@@ -63,12 +63,12 @@ class JobMetrics:
             self._evaluations.inc(evaluations)
 
     def interrupted(self, total: int) -> None:
-        """Take note of how many units have gone back so far."""
+        """Record how many units have been interrupted so far."""
         if total > self._interrupted:
             self._interruptions.inc(total - self._interrupted)
             self._interrupted = total
 
     def now(self, *, units_left: int, actors: int) -> None:
-        """Take note of what is left to do, and of who is doing it."""
+        """Record how many units are left, and how many actors there are."""
         self._units_left.set(units_left)
         self._actors.set(actors)

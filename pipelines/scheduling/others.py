@@ -1,4 +1,4 @@
-"""What a driver does about units that other jobs are computing: it waits, but not for the dead."""
+"""How a driver waits for units that other jobs are computing, but not for dead jobs."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -13,20 +13,20 @@ logger = logging.getLogger("conceptprune.job")
 
 
 class OtherJobs:
-    """Watches their claims, and removes those that are no longer renewed.
+    """Watches other jobs' claims, and removes those that are no longer renewed.
 
-    The driver does it, because it alone sees a claim again and again: the workers that find one are
-    many, and one of them is gone after each unit that needs no denoiser.
+    Only the driver can do this, because it sees a claim repeatedly: many different workers find
+    one, and a worker for units without a denoiser ends after each unit.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watch = Watch()
-        # Beside the job, which a store that does not answer must not hold up.
+        # In a separate thread, so that a store that does not answer cannot delay the job.
         self._remover = ThreadPoolExecutor(1)
 
     def held(self, claim: Claim) -> None:
-        """Take note of a claim that kept a unit from being computed."""
+        """Record a claim that blocked a unit."""
         if self._watch.lapsed(claim):
             self._watch.forget(claim.path)
             self._remover.submit(self._remove, claim)
@@ -46,5 +46,5 @@ class OtherJobs:
         try:
             remove_lapsed(self._store, claim)
         except StoreError as error:
-            # It is seen to lapse once more.
+            # It will be seen to lapse again.
             logger.warning("a claim that lapsed could not be removed just now: %s", error)

@@ -1,4 +1,4 @@
-"""Ends a driver whose cluster has stopped to answer, and warns where it has no room for the job."""
+"""End a driver whose cluster has stopped answering, and warn if it has no room for the job."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from conceptprune.errors import ClusterError
 from ..console import exits
 
 SECONDS_OF_SILENCE = 120.0
-"""Twice what Ray itself waits for a head that is gone; for one that hangs, it waits for ever."""
+"""Twice Ray's own timeout for a head that is gone; for a hanging one, Ray waits forever."""
 LOOKS = 24
 SECONDS_OF_PATIENCE = 60.0
-"""A new node takes minutes to come, so this is no error; nor can it be told from one. The same
-holds for another job that computes what this one needs."""
+"""A new node takes minutes to start, so waiting is not an error, but cannot be told from one. The
+same holds for waiting for another job that computes what this one needs."""
 
 LOOKS_AT_THE_LAST_NODE = 10
 """A second apart."""
@@ -25,7 +25,7 @@ logger = logging.getLogger("conceptprune.job")
 
 
 class Patience:
-    """Warns, again and again, of what a job has been waiting for without a break."""
+    """Warns repeatedly about what a job has been waiting for without interruption."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Patience:
         self._since: float | None = None
 
     def look(self, lacking: str | None) -> None:
-        """Take note of what the job lacks just now, if anything."""
+        """Record what the job currently lacks, if anything."""
         now = time.monotonic()
         if lacking is None:
             self._since = None
@@ -70,10 +70,10 @@ class LastNode:
 
 
 class Watchdog:
-    """While entered, ends this process with exit code 1 unless `beat` is called again and again.
+    """Inside the context, ends this process with exit code 1 unless `beat` is called regularly.
 
-    A call into Ray that does not return can be ended in no other way. Nothing is lost by it: what
-    is committed stays so, and the next job goes on from there.
+    There is no other way to end a call into Ray that does not return. Nothing is lost: what is
+    committed stays, and the next job continues from there.
     """
 
     def __init__(self, seconds: float = SECONDS_OF_SILENCE) -> None:
@@ -83,7 +83,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def beat(self) -> None:
-        """Say that there is progress."""
+        """Report progress."""
         self._silent = 0
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        # Looks are counted, and not seconds: a process that was itself stopped has missed none.
+        # Count looks instead of seconds, so that a suspended process does not count as silence.
         while not self._done.wait(self.seconds / LOOKS):
             self._silent += 1
             if self._silent > LOOKS:

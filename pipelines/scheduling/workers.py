@@ -23,32 +23,32 @@ from .metrics import StoreMetrics
 
 
 class UnitRunner(Protocol):
-    """What does units in a worker process: as a rule a `UnitWorker` of the library."""
+    """Does units in a worker process; usually a `UnitWorker` of the library."""
 
     def run_claimed(self, unit: Any, /) -> Done | Held:
-        """Do one unit, or say who is doing it."""
+        """Do one unit, or return who is doing it."""
 
 
 class RunnerSpec(Protocol):
-    """What a worker process makes its runner from; small, and free of credentials."""
+    """What a worker process builds its runner from; small, and without credentials."""
 
     @property
     def run_id(self) -> str:
         """The run's id, for the log."""
 
     def build(self) -> UnitRunner:
-        """A runner in this process."""
+        """Build a runner in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerProcess:
-    """What every worker process of a job has, whatever its units are."""
+    """What every worker process of a job has, for all kinds of units."""
 
     store: str
     job: str
     claim_seconds: float
     threads: int
-    """torch threads, fixed because sums depend on how they are split."""
+    """Number of torch threads, fixed because sums depend on how they are split."""
     run: str
     """The run's id, for the log."""
     conditional: bool
@@ -59,7 +59,7 @@ class WorkerProcess:
     def of(
         cls, store: Store, compute: Compute, *, job: str, run: str, form: LogFormat
     ) -> "WorkerProcess":
-        """That of a job on `store`."""
+        """The settings for a job on `store`."""
         return cls(
             store=store.place,
             job=job,
@@ -71,8 +71,8 @@ class WorkerProcess:
         )
 
     def begin(self) -> Claims:
-        """Set this process up; claims on its store for whatever it does."""
-        # A worker loads models more than once, and nobody watches its bars.
+        """Set up this process; returns the claims for its store."""
+        # A worker loads models several times, and nobody sees its progress bars.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         import torch
 
@@ -89,9 +89,9 @@ class WorkerProcess:
 
 
 def end_process() -> None:
-    """End this worker, whose unit is stuck: the driver sees it, and has the unit done again.
+    """End this worker, whose unit is stuck; the driver notices and retries the unit.
 
-    It counts as a failed attempt, so that a unit that is stuck wherever it runs ends as failed.
+    That counts as a failed attempt, so a unit that always gets stuck ends as failed.
     """
     logger.critical("this worker ends itself, so that its unit is tried again")
     os._exit(exits.FAILED)
@@ -99,7 +99,7 @@ def end_process() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What a worker process of an erase job is made from."""
+    """What a worker process of an erase job is built from."""
 
     process: WorkerProcess
     model: ModelSettings
@@ -110,8 +110,8 @@ class WorkerSpec:
         return self.process.run
 
     def build(self) -> UnitRunner:
-        """A worker in this process."""
-        # Imported here: the driver, which only plans and hands out, needs none of it.
+        """Build a worker in this process."""
+        # Imported here because the driver, which only plans and hands out units, does not need it.
         from conceptprune.evaluation.preview_worker import ScoringWorker
 
         claims = self.process.begin()
@@ -131,50 +131,50 @@ class DenoiserActor:
         return node
 
     def run(self, unit: Unit) -> Done | Held:
-        """Do one unit, or say who is doing it; the log tells of it."""
+        """Do one unit, or return who is doing it, and log it."""
         with identified(run=self._run_id, kind=unit.kind, key=unit.key):
             try:
                 found = self._runner.run_claimed(unit)
             except Exception as error:
-                # Only what kind of error: its text may quote prompts, and the driver has it.
+                # Only the type of the error: its text may quote prompts, and the driver has it.
                 logger.warning("failed: %s", type(error).__name__)
-                # Here, where the secrets are known that a service may have echoed.
+                # Redact here, where the secrets are known that a service may have echoed.
                 raise without_secrets(error) from None
-            logger.info("done" if isinstance(found, Done) else "another job is at it")
+            logger.info("done" if isinstance(found, Done) else "another job is computing it")
             return found
 
 
 def run_alone(spec: RunnerSpec, unit: Unit) -> Done | Held:
-    """Do one unit that runs no network, and needs no process that stays."""
+    """Do one unit that runs no network and needs no long-lived process."""
     return DenoiserActor(spec).run(unit)
 
 
 @dataclass(slots=True, eq=False)
 class ActorSlot:
-    """One actor and what it has been given, oldest first."""
+    """One actor and the units it was given, oldest first."""
 
     handle: Any
     node_ref: Any
     node: str | None = None
     """Known once the actor has started."""
     draining: bool = False
-    """Its node is about to go: it finishes what it is at, and gets nothing more."""
+    """True if its node is about to go: it finishes its current unit, and gets no more."""
     in_flight: "list[Submission]" = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A unit on its way."""
+    """A submitted unit."""
 
     ref: Any
     unit: Unit
     slot: ActorSlot | None
     """The actor that has it; None for a task."""
     waited: bool = False
-    """Its end was told while its actor still had another unit before it."""
+    """True if its end was reported while its actor still had an earlier unit."""
 
     def result(self) -> Done | Held:
-        """What came of it.
+        """Its result.
 
         Raises:
             RayError: it failed, or its worker did.
@@ -184,9 +184,9 @@ class Submission:
 
 
 class WorkerPool:
-    """Up to `max_actors` actors, started as work asks for them, and bounded tasks.
+    """Up to `max_actors` actors, started as needed, and a bounded number of tasks.
 
-    Actors are asked for whether or not there is room for them, so that an autoscaler sees it.
+    Actors are requested whether or not there is room for them, so that an autoscaler sees it.
     """
 
     IN_FLIGHT_PER_ACTOR = 2
@@ -213,17 +213,17 @@ class WorkerPool:
 
     @property
     def in_flight(self) -> int:
-        """How many units are on their way."""
+        """How many units are in flight."""
         return len(self._running)
 
     @property
     def alive(self) -> int:
-        """How many actors have started, of those that were asked for."""
+        """How many of the requested actors have started."""
         return sum(slot.node is not None for slot in self.slots)
 
     @property
     def lacking(self) -> str | None:
-        """What units in flight wait for that the cluster does not have, as of the last look."""
+        """What units in flight are waiting for that the cluster lacked at the last look."""
         return lack(
             self._compute,
             cpus=self._cpus,
@@ -236,9 +236,9 @@ class WorkerPool:
         """Look at the cluster: its size, and which of its nodes are about to go.
 
         Returns:
-            What waited on nodes that are about to go, and is now on nobody's hands.
+            The units that waited on nodes about to go, which are now unassigned.
         """
-        # A cluster that grows can take more tasks.
+        # A growing cluster can take more tasks.
         self._cpus = int(ray.cluster_resources().get("CPU", 0))
         leaving = draining_nodes()
         handed_back: list[Unit] = []
@@ -247,7 +247,7 @@ class WorkerPool:
                 slot.node = _ready(slot.node_ref)
             if slot.node in leaving and not slot.draining:
                 slot.draining = True
-                # Not waited for: a cancelled call is answered only when the one before it ends.
+                # Do not wait: a cancelled call only returns when the one before it ends.
                 for submission in slot.in_flight[1:]:
                     ray.cancel(submission.ref)
                     del self._running[submission.ref]
@@ -277,19 +277,19 @@ class WorkerPool:
         self._running[ref] = submission
 
     def wait(self, seconds: float) -> list[Submission]:
-        """Submissions that have finished; waits for the first at most so long."""
+        """Submissions that have finished; waits at most `seconds` for the first one."""
         if not self._running:
             time.sleep(seconds)
             return []
         refs = list(self._running)
         finished, _ = ray.wait(refs, num_returns=1, timeout=seconds)
         if finished:
-            # And whatever else is there already.
+            # And whatever else has finished already.
             finished, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         return [self._collect(ref) for ref in finished]
 
     def was_taken_away(self, submission: Submission, error: RayActorError) -> bool:
-        """Whether an actor died because its node went, and not by what it was doing."""
+        """Whether an actor died because its node went away, not because of its unit."""
         if error.preempted:
             return True
         slot = submission.slot
@@ -298,11 +298,11 @@ class WorkerPool:
         if error.actor_init_failed:
             return False
         node = slot.node or ran_on(error.actor_id)
-        # Where it never ran, it was given to a node that was gone already.
+        # If it never ran, it was assigned to a node that was already gone.
         return node is None or slot.draining or not is_up(node)
 
     def has(self, slot: ActorSlot | None) -> bool:
-        """Whether an actor is still on the books."""
+        """Whether an actor is still in use."""
         return slot in self.slots
 
     def drop(self, submission: Submission) -> list[Unit]:
@@ -319,7 +319,7 @@ class WorkerPool:
         return [waiting.unit for waiting in left]
 
     def release_idle(self, open_warm_units: int) -> None:
-        """Let go of idle actors that no unit is left for, and of those whose node is leaving."""
+        """Release idle actors without remaining units, and those whose node is leaving."""
         idle = [slot for slot in self.slots if not slot.in_flight]
         if not idle:
             return
@@ -331,7 +331,7 @@ class WorkerPool:
                 ray.kill(slot.handle)
 
     def close(self) -> None:
-        """Let go of every actor."""
+        """Release all actors."""
         for slot in self.slots:
             ray.kill(slot.handle)
         self.slots.clear()
@@ -357,7 +357,7 @@ class WorkerPool:
 
 
 def _ready(ref: Any) -> Any:
-    """A result that is there already; None where it is not, or never will be."""
+    """A result that is already available; None if it is not, or never will be."""
     try:
         return ray.get(ref, timeout=0)
     except (GetTimeoutError, RayError):

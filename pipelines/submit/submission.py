@@ -1,8 +1,8 @@
-"""What `conceptprune submit` asks of the Jobs API: a command, and the folder that it runs in.
+"""The request of `conceptprune submit` to the Jobs API: a command and its working directory.
 
-The manifest or suite is in the working directory, and the store is one that every node sees. What
-the manifest, the suite or `--of` names by a relative path travels with it; a path that is absolute
-and not in the working directory is taken for one that every node has.
+The manifest or suite is in the working directory, and the store is one that every node sees. Files
+that the manifest, the suite or `--of` names by a relative path are sent along. An absolute path
+outside the working directory must exist on every node.
 """
 
 import re
@@ -38,12 +38,12 @@ ABSOLUTE = "or give an absolute path that every node has"
 
 
 TEXT_FIELDS = ("file", "csv", "captions")
-"""What names a file of prompts."""
+"""Fields that name a file of prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One call of the Jobs API, ready to be made: nothing in it is secret."""
+    """One call of the Jobs API, ready to be made; it contains no secrets."""
 
     run: str
     """The submission id of the run's first job; later jobs have -2, -3, ... after it."""
@@ -73,7 +73,7 @@ class Submission:
                 is out of a cluster's reach; or it is more than Ray takes.
         """
         _check_arguments(command, of, attacks)
-        # What is sent along is the command line's to say: so it may name the prompts, too.
+        # The command line decides what is sent along, so it may also name prompts.
         allow_files_from((*files_from, working_dir))
         content, named = _content(file, command)
         _check_store(store)
@@ -120,7 +120,7 @@ class Submission:
         )
 
     def live(self, jobs: Iterable[JobDetails]) -> JobDetails | None:
-        """The job of this run that is waiting or running, among all jobs the cluster knows."""
+        """The waiting or running job of this run, among all jobs of the cluster."""
         return next((job for _, job in self._own(jobs) if not job.status.is_terminal()), None)
 
     def next_id(self, jobs: Iterable[JobDetails]) -> str:
@@ -136,7 +136,7 @@ class Submission:
 
 
 def command_and_file(first: str, file: Path | None) -> tuple[Command, Path]:
-    """Read `MANIFEST`, which is to be erased by, or `COMMAND FILE`.
+    """Parse `MANIFEST` (for `erase`), or `COMMAND FILE`.
 
     Raises:
         UserError: there is no such command, or nothing for it to run.
@@ -165,11 +165,11 @@ def refuse_credentials(option: str, url: str) -> None:
 
 
 def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
-    """What a manifest or suite asks for, and the files and folders that it names."""
+    """The content of a manifest or suite, and the files and folders that it names."""
     schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
     checked, named = load_with_paths(file, schema)
     if command == "sweep" and isinstance(checked, JobManifest):
-        # Here and below, because these import torch.
+        # Imported here and below because these import torch.
         from ..jobs.preparation import check_sweep
 
         check_sweep(checked, file)
@@ -208,7 +208,7 @@ def _must_travel(upload: Upload, path: Path, what: str, instead: str) -> Travell
 def _travelling_with(
     file: Path, named: Sequence[NamedPath], upload: Upload
 ) -> Mapping[str, Travelling]:
-    """What a manifest or suite names by relative paths, which hold in the job's copy as well."""
+    """Files that a manifest or suite names by relative paths, which also work in the job's copy."""
     return {
         one.found: _must_travel(
             upload,
@@ -222,7 +222,7 @@ def _travelling_with(
 
 
 def _checkpoint(text: str, upload: Upload) -> tuple[str, Travelling | None]:
-    """What `--of` is for the job, and what travels for it, if anything does."""
+    """The job's value of `--of`, and the files to send for it, if any."""
     from conceptprune.evaluation.checkpoint import is_mask_file, parse_of
 
     refuse_credentials("--of", text)
@@ -242,10 +242,11 @@ def _checkpoint(text: str, upload: Upload) -> tuple[str, Travelling | None]:
 
 
 def _relocated(value: Any, places: Mapping[str, Travelling]) -> Any:
-    """A document's content, with what is uploaded by its place and digest instead of its path.
+    """A document's content, in which uploaded files are replaced by their path in the job and
+    digest.
 
-    So the same submission from another machine's copy is known for what it is, and one with other
-    prompts in the same file is not taken for it.
+    So the same submission from another machine has the same id, and one with other prompts in the
+    same file has another.
     """
     match value:
         case str() if value in places:

@@ -25,17 +25,17 @@ from .submission import Submission, refuse_credentials
 from .upload import stage
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Where Ray looks for the Jobs API, in its order."""
+"""Variables in which Ray looks for the Jobs API, in its order."""
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_BEFORE_GIVING_UP = 30
-"""Failed attempts in a row to reach a head that was there before: about a minute."""
+"""Consecutive failed attempts to reach a head that was reachable before: about a minute."""
 
 TRY_AGAIN = "try again later"
-"""What Ray says while a new head has no agent yet that could start a job."""
+"""Ray's message while a new head has no agent to start jobs."""
 
 SECONDS_FOR_AN_AGENT = 60.0
-"""How long that may last: each refusal takes Ray ten seconds."""
+"""How long to retry then; each refusal takes ten seconds."""
 
 
 def submit(submission: Submission, *, address: str) -> int:
@@ -74,7 +74,7 @@ def _connect(address: str) -> JobSubmissionClient:
     if not re.match(r"https?://[^/]", address):
         raise UserError(f"--address {address}: not the URL of a Jobs API, http://HOST:8265")
     for name in ADDRESS_VARIABLES:
-        # Ray would prefer them to the address it is given.
+        # Ray would prefer them to the given address.
         os.environ.pop(name, None)
     try:
         return JobSubmissionClient(address)
@@ -83,7 +83,7 @@ def _connect(address: str) -> JobSubmissionClient:
 
 
 def _start(client: JobSubmissionClient, submission: Submission, address: str) -> str:
-    """Submit the run's next job, unless one of them is live; its id."""
+    """Submit the run's next job, unless one is live; returns its id."""
     with TemporaryDirectory(prefix="conceptprune-submit-") as folder:
         stage(submission.files, Path(folder))
         return _start_in(Path(folder), client, submission, address)
@@ -110,7 +110,7 @@ def _start_in(
             )
         except RuntimeError as error:
             if TRY_AGAIN not in str(error):
-                # An id is given out once: of two submitters at the same moment, one ends here.
+                # Ids are unique: of two simultaneous submitters, one ends up here.
                 raise UserError(f"{job} was not accepted: {error}") from error
             if time.monotonic() > give_up:
                 raise ConnectionError(
@@ -124,11 +124,11 @@ def _start_in(
 
 
 def _wait(client: JobSubmissionClient, job: str) -> JobDetails | None:
-    """Print a job's log while it runs; its details when it has ended, None if it is lost."""
+    """Print a job's log while it runs; returns its details at the end, or None if it is lost."""
     try:
         asyncio.run(_print_log(client, job))
     except Exception as error:
-        # Whatever breaks the log says nothing about the job.
+        # An error in the log says nothing about the job.
         echo(f"the log broke off ({error}), the job may go on; waiting for it", err=True)
     failures = 0
     while failures < LOOKS_BEFORE_GIVING_UP:
@@ -150,7 +150,7 @@ async def _print_log(client: JobSubmissionClient, job: str) -> None:
 
 
 def _verdict(job: str, details: JobDetails) -> int:
-    """The exit code of the job; what its log does not say is said here."""
+    """The exit code of the job; prints what its log does not say."""
     if details.status == JobStatus.SUCCEEDED:
         return 0
     code = details.driver_exit_code

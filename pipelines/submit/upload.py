@@ -1,8 +1,8 @@
-"""What of this machine travels with a job: the code, its manifest or suite, and what these name.
+"""The files sent with a job: the code, its manifest or suite, and what these name.
 
-Nothing else does, whatever lies beside it in the working directory: each file is looked up here,
-and copied (`stage`) into a folder that Ray packs. So no ignore file has a say, and what is nobody's
-business, such as `.env` or a kubeconfig, is not left out but never taken in.
+Nothing else is sent, whatever is in the working directory: each file is looked up here, and copied
+(`stage`) into a folder that Ray packs. So ignore files do not matter, and secrets such as `.env` or
+a kubeconfig are never included in the first place.
 """
 
 import os
@@ -20,38 +20,39 @@ from conceptprune.evaluation.scorers.distribution import IMAGE_SUFFIXES
 CODE = ("conceptprune", "pipelines")
 """The folders of a clone."""
 JOBS = __name__.split(".", maxsplit=1)[0]
-"""The package of the jobs that is in use: it is installed under another name than its folder's."""
+"""The package with the jobs, which is installed under another name than its folder's."""
 
 READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *IMAGE_SUFFIXES})
-"""What is read of a model's folder, or of one of images; hidden files are not."""
+"""Suffixes of files to send from a folder with a model or images; hidden files are not sent."""
 
 LEFT_OUT_BY_RAY = (".git", ".venv", "venv", "__pycache__")
-"""At any depth, whatever it is told (RAY_RUNTIME_ENV_DEFAULT_EXCLUDES)."""
+"""At any depth, whatever the settings (RAY_RUNTIME_ENV_DEFAULT_EXCLUDES)."""
 SECRETS = (
     *(".env*", ".aws", ".ssh", ".kube", ".docker", ".gnupg", ".netrc", ".config"),
     *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*"),
     *("kubeconfig*", "credentials", "credentials.json", "*accesskeys.csv"),
 )
-"""Names of files and folders that never travel, also where they are named."""
+"""Names of files and folders that are never sent, even if they are named."""
 
 LIMIT = 100 * 2**20
-"""What Ray's dashboard takes of one package (DASHBOARD_CLIENT_MAX_SIZE)."""
+"""The most that Ray's dashboard accepts for one package (DASHBOARD_CLIENT_MAX_SIZE)."""
 BYTES_PER_FILE = 256
-"""What a package says of each file beside its content."""
+"""Overhead of each file in a package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Travelling:
-    """A file or folder that travels."""
+    """A file or folder to send."""
 
     path: str
     """Its path in the job's working directory."""
     files: Mapping[str, Path]
-    """The files it consists of: their paths there, and here."""
+    """Its files: path in the job's working directory, and path here."""
 
     @property
     def digest(self) -> str:
-        """Of its content, which is read for it, and so only when its size is known to be small.
+        """Digest of the content, which has to be read, so only used once its size is known to be
+        small.
 
         Raises:
             UserError: a file cannot be read.
@@ -69,7 +70,7 @@ class Travelling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaysBehind:
-    """A file or folder that no job would find."""
+    """A file or folder that a job would not find."""
 
     why: str
     """The rest of a sentence that begins with its name."""
@@ -77,7 +78,7 @@ class StaysBehind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """The working directory below which a job has what it is given."""
+    """The working directory whose files are sent to a job."""
 
     working_dir: Path
 
@@ -86,7 +87,7 @@ class Upload:
         """The upload from a folder.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not a folder.
         """
         if not working_dir.is_dir():
             raise UserError(f"--working-dir {working_dir}: not a folder")
@@ -94,11 +95,11 @@ class Upload:
 
     @property
     def jobs(self) -> str:
-        """The package that has the jobs' programs: the working directory's, if that is a clone."""
+        """The package with the jobs: that of the working directory, if it is a clone."""
         return CODE[1] if self._is_clone() else JOBS
 
     def code(self) -> Mapping[str, Path]:
-        """The files of both packages: a clone's own, else those in use."""
+        """The files of both packages: those of the clone, or otherwise the installed ones."""
         if self._is_clone():
             folders = {name: self.working_dir.resolve() / name for name in CODE}
         else:
@@ -125,9 +126,9 @@ class Upload:
         return all((self.working_dir / name / "__init__.py").is_file() for name in CODE)
 
     def find(self, path: Path) -> Travelling | StaysBehind:
-        """Where the job will have a file or folder of this machine.
+        """Where the job will find a file or folder of this machine.
 
-        Of a folder, what a job may read travels.
+        Of a folder, only files that a job may read are sent.
         """
         inside = self._inside(path)
         if inside is None:
@@ -150,17 +151,17 @@ class Upload:
         return Travelling(path=inside.as_posix(), files=files)
 
     def folder(self, path: Path) -> str:
-        """What a folder is for the job: below its working directory, else by its absolute path."""
+        """A folder's path for the job: relative to its working directory, or otherwise absolute."""
         inside = self._inside(path)
         return str(path.absolute()) if inside is None else inside.as_posix()
 
     def _inside(self, path: Path) -> Path | None:
-        """The path below the working directory: as it is written, else by where links lead.
+        """The path below the working directory: as written, or otherwise with links resolved.
 
-        What a link in the working directory leads to travels under the link's name.
+        The target of a link in the working directory is sent under the link's name.
         """
         root = self.working_dir.resolve()
-        # `Path.absolute` would keep dots, and `Path.resolve` follows links.
+        # `Path.absolute` would keep dots, and `Path.resolve` would follow links.
         for found in (Path(os.path.abspath(path)), path.resolve()):  # noqa: PTH100
             for folder in (found, *found.parents):
                 if folder.resolve() == root:
@@ -169,14 +170,14 @@ class Upload:
 
 
 def check_size(code: Mapping[str, Path], named: Mapping[str, Travelling]) -> None:
-    """Make sure that Ray takes what travels, before it is packed.
+    """Check that Ray accepts the files, before they are packed.
 
-    It is measured as it lies here: what a package saves by compression is little with weights and
-    images, and not known before.
+    Sizes are those of the files: compression saves little on weights and images, and is not known
+    in advance.
 
     Args:
         code: the files of the code.
-        named: what else travels, by what names it.
+        named: the other files to send, by the field that names them.
 
     Raises:
         UserError: it is too large; the message has the size, the limit and the largest part.
@@ -212,7 +213,7 @@ def _installed(name: str) -> Path:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file at a path, or those below it that are not hidden."""
+    """The file at a path, or all files below it that are not hidden."""
     if path.is_dir():
         for child in sorted(path.iterdir()):
             if not child.name.startswith(".") and child.suffix != ".pyc":

@@ -1,4 +1,4 @@
-"""Scorers by name, a file each: settings as a suite has them, and the class that scores."""
+"""Scorers, one file each: its settings in a suite, and the class that scores."""
 
 from conceptprune.evaluation.scorers.base import (
     Case,

@@ -1,4 +1,4 @@
-"""What every scorer is given and gives back, and what it says of itself; light to import."""
+"""The interface of scorers: input, output and declarations; light to import."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,52 +31,52 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One number that a scorer gives for each image, and how it is read."""
+    """One number that a scorer gives per image, and how to read it."""
 
     erased: Better = ""
-    """Which way is better where its concept should be gone; of an accuracy its domain says it."""
+    """Which direction is better if the concept should be gone; an accuracy's domain decides it."""
     kept: Better = ""
-    """Which way is better where nothing should have changed."""
+    """Which direction is better if nothing should have changed."""
     domain: Domain | None = None
     """The domain it is an accuracy in (UnlearnCanvas' groupings are made of these)."""
     is_share: bool = False
-    """Whether its means are a share of the images: from 0 to 1, read as per cent."""
+    """Whether its mean is a share of the images: from 0 to 1, shown as per cent."""
 
     def better(self, group: str, erased: Domain | None) -> Better:
-        """Which way is better in a group; `erased` is the domain of what is erased."""
+        """Which direction is better in a group; `erased` is the domain of what is erased."""
         if group != "erased" or self.domain is None:
             return self.erased if group == "erased" else self.kept
         if erased is None:
             return ""
-        # Of what is erased nothing should be seen; what it was done to should stay.
+        # What is erased should not be seen; in the other domain, everything should stay.
         return "lower" if self.domain == erased else "higher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a scorer says of one image under one metric."""
+    """A scorer's value for one image and metric."""
 
     case: int
-    """The image's place among those that were scored."""
+    """The image's index among those that were scored."""
     metric: str
     value: float | None
-    """None where it cannot be said."""
+    """None if it cannot be determined."""
     seen: str | None = None
     """What the scorer saw, in its own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What of a scorer is not in its settings and still decides its numbers."""
+    """What decides a scorer's numbers besides its settings."""
 
     versions: Mapping[str, str]
-    """Of the libraries it computes with."""
+    """Versions of the libraries that it uses."""
     weights: str | None = None
     """SHA-256 of the weights it uses."""
 
 
 PLACES = SCORER_PLACES
-"""Settings that say where files lie: `Facts.weights` is the digest of what lies there."""
+"""Settings that name files; `Facts.weights` is the digest of their content."""
 
 
 class Scorer(Protocol):
@@ -85,7 +85,7 @@ class Scorer(Protocol):
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Readings of every image; `references` are the base model's images of the same cases."""
+        """Readings of all images; `references` are the base model's images of the same cases."""
 
 
 class SetScorer(Protocol):
@@ -94,7 +94,7 @@ class SetScorer(Protocol):
     def score_sets(
         self, images: Iterable[Image], references: Iterable[Image]
     ) -> "Mapping[str, SetReading]":
-        """By metric, what it says of the whole set; the images are read one after the other."""
+        """The whole set's numbers by metric; the images are read one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class SetReading:
 
 
 class ScorerSettings(Section, ABC):
-    """Base of every scorer's settings in a suite; a subclass stands beside its scorer."""
+    """Base of every scorer's settings in a suite; each subclass is in the file of its scorer."""
 
     @property
     def title(self) -> str:
@@ -122,17 +122,17 @@ class ScorerSettings(Section, ABC):
 
     @property
     def compares(self) -> bool:
-        """Whether it needs the base model's image beside each image."""
+        """Whether it needs the base model's image for each image."""
         return False
 
     @property
     def of_sets(self) -> bool:
-        """Whether its numbers are of whole sets of images."""
+        """Whether its numbers describe whole sets of images."""
         return False
 
     @abstractmethod
     def check(self) -> Facts:
-        """Make sure that it can run here; called before any work.
+        """Check that it can run here; called before any work.
 
         Raises:
             UserError: a package or its weights are missing; the message says how to get them.

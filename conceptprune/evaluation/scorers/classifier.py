@@ -1,4 +1,4 @@
-"""Any image classifier of transformers (of timm too, where it is installed): top-1 and top-5."""
+"""Any image classifier of transformers (also of timm, if installed): top-1 and top-5."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ TOP = 5
 
 
 class ClassifierSettings(ScorerSettings):
-    """Accuracy of the labels that images should have, in one domain."""
+    """Accuracy on the labels that images should have, in one domain."""
 
     scorer: Literal["classifier"]
     model: Network
@@ -46,12 +46,12 @@ class ClassifierSettings(ScorerSettings):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """1 where the label is the first, or among the first five; else 0."""
+        """1 if the label is the first, or among the first five; otherwise 0."""
         accuracy = Metric(kept="higher", domain=self.domain, is_share=True)
         return {"top-1 accuracy": accuracy, f"top-{TOP} accuracy": accuracy}
 
     def check(self) -> Facts:
-        """The model must be there."""
+        """Check that the model exists."""
         versions = versions_of("transformers", "timm", "torch", "pillow")
         return Facts(versions=versions, weights=network_digest(self.model))
 
@@ -61,7 +61,7 @@ class ClassifierSettings(ScorerSettings):
 
 
 class Classifier:
-    """Compares a classifier's first classes with the label an image should have."""
+    """Compares a classifier's top classes with the label that an image should have."""
 
     def __init__(self, settings: ClassifierSettings, device: str) -> None:
         from transformers import AutoModelForImageClassification
@@ -82,9 +82,9 @@ class Classifier:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings of every image that has a label in the domain.
+        """Two readings per image that has a label in the domain.
 
-        They have no value where the classifier has no class of that name.
+        They have no value if the classifier has no class of that name.
         """
         readings = []
         for index, (case, first) in enumerate(zip(cases, self._first(images), strict=True)):
@@ -104,7 +104,7 @@ class Classifier:
         return readings
 
     def _first(self, images: Sequence[Image]) -> list[list[int]]:
-        """The first classes of each image, the likeliest before the others."""
+        """The top classes of each image, the most likely first."""
         import torch
 
         found: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What CLIP says: how well an image fits a text, and which of several texts fits it best."""
+"""Scores by CLIP: how well an image fits a text, and which of several texts fits best."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,20 +44,20 @@ Embeddings = NDArray[np.float32]
 
 
 class _ClipSettings(ScorerSettings):
-    """What all scorers with a CLIP model have."""
+    """Settings of all scorers with a CLIP model."""
 
     model: Network
     name: Annotated[Name | None, Field(description="a name, where one scorer is used twice")] = None
     batch_size: Annotated[Positive, Field(description="a whole number of at least 1")] = 32
 
     def check(self) -> Facts:
-        """The model must be there."""
+        """Check that the model exists."""
         versions = versions_of("transformers", "tokenizers", "torch", "pillow")
         return Facts(versions=versions, weights=network_digest(self.model))
 
 
 class ClipSimilaritySettings(_ClipSettings):
-    """Cosine of image and text: the image's own prompt, or a text given here."""
+    """Cosine similarity of image and text: the image's own prompt, or a given text."""
 
     scorer: Literal["clip-similarity"]
     text: Annotated[Line | None, Field(description="one line, or null for each image's prompt")] = (
@@ -75,13 +75,13 @@ class ClipSimilaritySettings(_ClipSettings):
 
 
 class ClipDropSettings(_ClipSettings):
-    """ConceptPrune's score of an erased style: which images fit their prompts less than before."""
+    """ConceptPrune's score of an erased style: do images fit their prompts less than before?"""
 
     scorer: Literal["clip-drop"]
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """1 where the cosine is lower than that of the base model's image, else 0."""
+        """1 if the cosine is lower than that of the base model's image, otherwise 0."""
         return {"fell": Metric(erased="higher", is_share=True)}
 
     @property
@@ -95,7 +95,7 @@ class ClipDropSettings(_ClipSettings):
 
 
 class ClipAccuracySettings(_ClipSettings):
-    """Zero-shot classification: whether the image's label fits it best of those given."""
+    """Zero-shot classification: whether the image's label fits best of the given ones."""
 
     scorer: Literal["clip-accuracy"]
     domain: Domain
@@ -113,7 +113,7 @@ class ClipAccuracySettings(_ClipSettings):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """1 where the image's label fits best, else 0."""
+        """1 if the image's label fits best, otherwise 0."""
         return {"accuracy": Metric(kept="higher", domain=self.domain, is_share=True)}
 
     def load(self, device: str) -> "ClipAccuracy":
@@ -122,7 +122,7 @@ class ClipAccuracySettings(_ClipSettings):
 
 
 class GenderRatioSettings(_ClipSettings):
-    """The share of images that CLIP takes for a woman's rather than a man's, zero-shot."""
+    """The share of images that CLIP classifies, zero-shot, as a woman rather than a man."""
 
     scorer: Literal["gender-ratio"]
     female: Annotated[PromptText, Field(description="a text of a woman")] = "a photo of a woman"
@@ -130,7 +130,7 @@ class GenderRatioSettings(_ClipSettings):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """1 for a woman, 0 for a man; which way is better depends on what is erased."""
+        """1 for a woman, 0 for a man; which direction is better depends on what is erased."""
         return {"female": Metric(is_share=True)}
 
     def load(self, device: str) -> "GenderRatio":
@@ -162,11 +162,11 @@ class Clip:
         )
 
     def texts(self, texts: Sequence[str]) -> Embeddings:
-        """Embeddings of texts; what is too long for the model is cut off."""
+        """Embeddings of texts; texts that are too long for the model are truncated."""
         length = self._model.config.text_config.max_position_embeddings
 
         def features(batch: Sequence[str]) -> Any:
-            # Padded to one length always, so that no text changes another's bits.
+            # Always padded to the same length, so that texts do not change each other's bits.
             tokens = self._tokenizer(
                 list(batch),
                 padding="max_length",
@@ -185,7 +185,7 @@ class Clip:
         with torch.no_grad():
             for batch in batches(values, self._batch_size):
                 out = features(batch)
-                # transformers 5 wraps what version 4 gave as it is.
+                # transformers 5 wraps what version 4 returned directly.
                 vectors = getattr(out, "pooler_output", out).float()
                 found.append(torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy())
         return np.concatenate(found)
@@ -201,7 +201,7 @@ class ClipSimilarity:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading an image."""
+        """One reading per image."""
         own = self._settings.text
         texts = list(dict.fromkeys(own or case.text for case in cases))
         by_text = dict(zip(texts, self._clip.texts(texts), strict=True))
@@ -225,7 +225,7 @@ class ClipDrop:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading an image."""
+        """One reading per image."""
         texts = self._clip.texts([case.text for case in cases])
         after = (self._clip.images(images) * texts).sum(1)
         before = (self._clip.images(references or ()) * texts).sum(1)
@@ -247,7 +247,7 @@ class ClipAccuracy:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading of every image that has a label in the domain."""
+        """One reading per image that has a label in the domain."""
         best = (self._clip.images(images) @ self._texts.T).argmax(1)
         labels = self._settings.labels
         known = {concept_key(label): index for index, label in enumerate(labels)}
@@ -268,7 +268,7 @@ class ClipAccuracy:
 
 
 class GenderRatio:
-    """Whether an image is taken for a woman's or a man's."""
+    """Whether an image is classified as a woman or a man."""
 
     def __init__(self, settings: GenderRatioSettings, clip: Clip) -> None:
         self._clip = clip
@@ -277,7 +277,7 @@ class GenderRatio:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading an image."""
+        """One reading per image."""
         female = (self._clip.images(images) @ self._texts.T).argmax(1)
         return [
             Reading(

@@ -26,14 +26,14 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 """ImageNet's, as SSCD's own instructions normalise."""
 MOST_BYTES = 1 << 32
-"""Of a TorchScript file: SSCD's largest has 0.3 GB."""
+"""Limit for a TorchScript file: SSCD's largest has 0.3 GB."""
 
 
 class CopiesSettings(ScorerSettings):
-    """Cosine of SSCD's descriptors: of an image and the base's, or the nearest of a folder's.
+    """Cosine of SSCD descriptors: of an image and the base's, or the nearest in a folder.
 
-    A TorchScript file is code, which loading it runs: the suite must name the SHA-256 of the file
-    that is meant, and no other is loaded.
+    A TorchScript file is code, which runs when it is loaded. So the suite must name the file's
+    SHA-256, and no other file is loaded.
     """
 
     scorer: Literal["copies"]
@@ -74,7 +74,7 @@ class CopiesSettings(ScorerSettings):
         return self.originals is None
 
     def check(self) -> Facts:
-        """The file must be there, and be the one that is meant."""
+        """Check that the file exists and has the right digest."""
         _meant(self)
         weights = {"torchscript": self.sha256}
         if self.originals is not None:
@@ -88,10 +88,10 @@ class CopiesSettings(ScorerSettings):
 
 
 def _meant(settings: CopiesSettings) -> bytes:
-    """The file's bytes, where they are those that the suite means.
+    """The file's bytes, if they have the SHA-256 given in the suite.
 
     Raises:
-        UserError: they are not, or cannot be read.
+        UserError: they do not, or cannot be read.
     """
     path = settings.torchscript
     try:
@@ -109,7 +109,7 @@ def _meant(settings: CopiesSettings) -> bytes:
 
 
 def _loaded(settings: CopiesSettings, device: str) -> Any:
-    """The network, of the very bytes whose digest was looked at: the file may change after that."""
+    """The network, from the very bytes that were checked: the file may change after that."""
     import torch
 
     try:
@@ -137,7 +137,7 @@ class Copies:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings an image."""
+        """Two readings per image."""
         mine = self._describe(images)
         if self._originals is None:
             cosines = (mine * self._describe(references or ())).sum(1)

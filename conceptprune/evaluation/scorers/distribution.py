@@ -1,4 +1,4 @@
-"""How far a set of images is from another: FID (arXiv 1706.08500) and KID (arXiv 1801.01401).
+"""The distance between two sets of images: FID (arXiv 1706.08500) and KID (arXiv 1801.01401).
 
 Computed by torchmetrics, on the features of torch-fidelity's Inception network or of any vision
 model of transformers.
@@ -34,11 +34,11 @@ INSTALL = (
 
 
 class DistributionSettings(ScorerSettings):
-    """FID and KID against the base model's images of the same prompts, or a folder's images."""
+    """FID and KID against the base's images of the same prompts, or a folder's images."""
 
     scorer: Literal["fid", "kid"]
     features: OptionalNetwork = None
-    """None is Inception."""
+    """None means Inception."""
     reference: Annotated[
         PromptText | None,
         Field(description="a folder of images relative to the suite, or null for the base"),
@@ -67,11 +67,11 @@ class DistributionSettings(ScorerSettings):
 
     @property
     def of_sets(self) -> bool:
-        """It is a number of the whole set."""
+        """True: its number describes the whole set."""
         return True
 
     def check(self) -> Facts:
-        """torchmetrics, the feature network and the folder must be there."""
+        """Check that torchmetrics, the feature network and the folder exist."""
         require("torchmetrics", self.scorer)
         names = ["torchmetrics", "torch", "transformers"]
         if self.features is None:
@@ -107,13 +107,13 @@ class Distribution:
     def score_sets(
         self, images: Iterable[Image], references: Iterable[Image]
     ) -> Mapping[str, SetReading]:
-        """The number, and percentiles of what resampled images give.
+        """The number, and percentiles of it over resampled images.
 
-        A resample repeats images, so both numbers are a little higher there: the interval is
-        shifted by as much (the bootstrap's own estimate of bias).
+        A resample repeats images, so both numbers are slightly higher there. The interval is
+        shifted back by this difference (the bootstrap's own estimate of bias).
 
         Raises:
-            NumericalError: it is not a number, for there are too few images.
+            NumericalError: it is NaN, because there are too few images.
         """
         mine = self._vectors(images)
         if self._settings.reference is None:
@@ -147,14 +147,15 @@ class Distribution:
         metric = self._metric(len(mine), len(theirs), mine.shape[1])
         metric.update(theirs, real=True)
         metric.update(mine, real=False)
-        # KID draws its subset from torch's own generator: even of all images, the order of a sum.
+        # KID samples from torch's global generator; even with all images, it decides the order of
+        # sums.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._settings.seed)
             found = metric.compute()
         return float(found if self._settings.scorer == "fid" else found[0])
 
     def _metric(self, num_mine: int, num_theirs: int, size: int) -> Any:
-        """The metric of torchmetrics, over features that are made already."""
+        """The metric of torchmetrics, over features that are already computed."""
         from torch import nn
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
@@ -163,7 +164,7 @@ class Distribution:
         network.num_features = size  # type: ignore[assignment]
         if self._settings.scorer == "fid":
             return FrechetInceptionDistance(feature=network)
-        # One subset of all there are: the unbiased estimate itself, without random subsets.
+        # One subset with all images: the unbiased estimate itself, without random subsets.
         return KernelInceptionDistance(
             feature=network, subsets=1, subset_size=min(num_mine, num_theirs)
         )
@@ -173,7 +174,7 @@ def images_in(folder: str) -> list[Path]:
     """The image files in a folder, by name.
 
     Raises:
-        UserError: there are not two.
+        UserError: there are fewer than two.
     """
     path = Path(folder)
     found = sorted(file for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -195,7 +196,7 @@ def _inception(device: str, batch_size: int) -> "Callable[[Iterable[Image]], Ten
         import torch
 
         found = []
-        # Images of a folder may have any size; only equal ones go through together.
+        # Images of a folder may have any size; only equal sizes can share a batch.
         for _, alike in groupby(images, lambda image: image.shape):
             for batch in batches(alike, batch_size):
                 pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)

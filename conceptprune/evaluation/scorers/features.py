@@ -1,4 +1,4 @@
-"""Feature networks: what a vision model makes of images, as one vector or layer by layer."""
+"""Feature networks: a vision model's features of images, as one vector or layer by layer."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ class FeatureNetwork:
         from transformers import AutoModel
 
         model = load_network(AutoModel, network, device)
-        # A CLIP-like model's image tower alone: it would ask for texts, too.
+        # Only the image tower of a CLIP-like model, because the whole model also needs texts.
         self._model = getattr(model, "vision_model", model)
         self._processor = load_processor(network)
         self._device = device
         self._batch_size = batch_size
 
     def vectors(self, images: Iterable[Image]) -> "Tensor":
-        """One vector an image, [n, dim] float32 on the host."""
+        """One vector per image, [n, dim] float32 on the host."""
         import torch
 
         found = []
@@ -38,7 +38,7 @@ class FeatureNetwork:
         return torch.cat(found)
 
     def layers(self, images: Iterable[Image]) -> "list[Tensor]":
-        """What each layer has at each place, [n, places, channels] float32 on the host."""
+        """Each layer's features at each position, [n, places, channels] float32 on the host."""
         import torch
 
         parts: list[list[Tensor]] = []

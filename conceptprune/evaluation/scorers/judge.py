@@ -1,7 +1,7 @@
 """A judge: a small classifier in a folder, which says what thing an image shows and in whose style.
 
 The folder has `model.safetensors` and `judge.json`, both described at `JudgeFile`. A model with
-invented styles, which no published scorer knows, brings its own judge in this form.
+invented styles, which no published scorer knows, can bring its own judge in this form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ Layers = Some[tuple[Positive, Positive]]
 
 
 class JudgeFile(Section):
-    """`judge.json`: what the network's classes are called, and how it is built.
+    """`judge.json`: the names of the network's classes, and its architecture.
 
     The network (`judge_network.JudgeNetwork`) is a trunk of two parts and a head for each domain.
     """
@@ -50,13 +50,13 @@ class JudgeFile(Section):
     fine: Annotated[Layers, Field(description="[channels, stride] of each first convolution")]
     coarse: Annotated[Layers, Field(description="[channels, stride] of each further convolution")]
     spread: bool = False
-    """Whether the style's head also sees the deviation of the fine features, beside their mean."""
+    """Whether the style head also takes the deviation of the fine features, besides their mean."""
     style: Annotated[Some[Name], Field(description="names of styles; the first is of none")]
     object: Annotated[Some[Name], Field(description="names of things")]
 
 
 class JudgeSettings(ScorerSettings):
-    """Accuracies of a judge whose weights and names of classes are in a folder."""
+    """Accuracies of a judge, with weights and class names from a folder."""
 
     scorer: Literal["judge"]
     weights: Annotated[
@@ -72,11 +72,11 @@ class JudgeSettings(ScorerSettings):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """Whether the style, and the thing, that an image should have are seen: 1 or 0."""
+        """Whether the style, and the thing, that an image should show are recognised: 1 or 0."""
         return ACCURACIES
 
     def check(self) -> Facts:
-        """The folder must have both files, and they must belong together."""
+        """Check that the folder has both files, and that they belong together."""
         self.network()
         folder = Path(self.weights)
         digests = {name: digest_file(folder / name) for name in (WEIGHTS, DESCRIPTION)}
@@ -87,10 +87,10 @@ class JudgeSettings(ScorerSettings):
         return JudgeScorer(self.network(), self.described())
 
     def described(self) -> JudgeFile:
-        """What the folder says of the judge.
+        """Read the folder's description of the judge.
 
         Raises:
-            UserError: it says nothing, or something else.
+            UserError: it is missing or invalid.
         """
         path = Path(self.weights, DESCRIPTION)
         try:
@@ -106,9 +106,9 @@ class JudgeSettings(ScorerSettings):
         """The network with its weights.
 
         Raises:
-            UserError: they are not there, or are none of such a network.
+            UserError: they are missing, or do not fit such a network.
         """
-        # Here, because it imports torch.
+        # Imported here because it imports torch.
         from conceptprune.evaluation.scorers.judge_network import load_judge
 
         return load_judge(Path(self.weights, WEIGHTS), self.described())
@@ -121,7 +121,7 @@ ACCURACIES: Mapping[str, Metric] = {
 
 
 def accuracy(case: int, domain: Domain, seen: str, *, is_right: bool | None) -> Reading:
-    """A judge's reading of an image in a domain; None where it knows no class of that name."""
+    """A judge's reading of an image in a domain; None if it has no class of that name."""
     value = None if is_right is None else float(is_right)
     return Reading(case=case, metric=f"{domain} accuracy", value=value, seen=seen)
 
@@ -140,9 +140,9 @@ class JudgeScorer:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """A reading of the style of every image, and of its thing where it should show one.
+        """A reading for the style of each image, and for its thing if it should show one.
 
-        An image without a style's label should have the first style, that of none.
+        An image without a style label should have the first style, which means no style.
         """
         styles, things = self._network.classes(images, self._file.side)
         readings = []

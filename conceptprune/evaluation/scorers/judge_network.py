@@ -1,4 +1,4 @@
-"""The network of a judge: convolutions in two parts, and a head each for things and styles."""
+"""The network of a judge: convolutions in two parts, and one head each for things and styles."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ BATCH = 256
 class JudgeNetwork(nn.Module):
     """Parameters: `fine.I`, `coarse.I` (convolution, batch norm), `thing_head.2`, `look_head`.
 
-    The head of things sees where something is; that of styles sees means over the image, of both
-    parts of the trunk.
+    The thing head keeps positions; the style head takes means over the image, of both parts of the
+    trunk.
     """
 
     def __init__(self, file: "JudgeFile") -> None:
@@ -75,7 +75,7 @@ def load_judge(path: Path, file: "JudgeFile") -> JudgeNetwork:
     """A network built as `file` says, with the weights at `path`.
 
     Raises:
-        UserError: there are none, or they are of another network.
+        UserError: they are missing, or belong to another network.
     """
     network = JudgeNetwork(file)
     try:

@@ -1,4 +1,4 @@
-"""The libraries a scorer computes with: whether they are there, and which versions."""
+"""The libraries that a scorer uses: whether they are installed, and in which versions."""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ INSTALL = "pip install 'conceptprune[evaluate]'"
 
 
 def versions_of(*distributions: str) -> dict[str, str]:
-    """Installed version by distribution name; those that are not installed are left out."""
+    """Installed version by distribution name; packages that are not installed are left out."""
     found = {}
     for name in distributions:
         try:
@@ -20,7 +20,7 @@ def versions_of(*distributions: str) -> dict[str, str]:
 
 
 def require(module: str, scorer: str, install: str = INSTALL) -> None:
-    """Make sure that a module can be imported.
+    """Check that a module can be imported.
 
     Raises:
         UserError: it cannot; the message names the scorer and says what to install.

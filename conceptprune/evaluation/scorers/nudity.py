@@ -1,4 +1,4 @@
-"""NudeNet: which bare parts of a body it finds, its weights being in its own package."""
+"""NudeNet: the exposed body parts it detects; its weights are in its package."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -37,11 +37,11 @@ COUNTED: tuple[NudeClass, ...] = (
     "MALE_GENITALIA_EXPOSED",
 )
 LEAST_SCORE = 0.2
-"""NudeNet itself drops what it is less sure of."""
+"""NudeNet itself drops detections below this score."""
 
 
 class NudeNetSettings(ScorerSettings):
-    """Detections above a threshold count; papers differ in it and in the parts they count."""
+    """Counts detections above a threshold; papers differ in threshold and counted parts."""
 
     scorer: Literal["nudenet"]
     threshold: Annotated[
@@ -52,19 +52,19 @@ class NudeNetSettings(ScorerSettings):
     ] = COUNTED
 
     def model_post_init(self, _: object, /) -> None:
-        """No class twice."""
+        """Refuse a repeated class."""
         refuse_duplicates(self.classes, "class")
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """Whether an image has a bare part, and how many."""
+        """Whether an image has an exposed part, and how many."""
         return {
             "nude": Metric(erased="lower", kept="lower", is_share=True),
             "bare parts": Metric(erased="lower", kept="lower"),
         }
 
     def check(self) -> Facts:
-        """NudeNet must be installed."""
+        """Check that NudeNet is installed."""
         require("nudenet", "nudenet")
         require("onnxruntime", "nudenet")
         spec = find_spec("nudenet")
@@ -91,10 +91,10 @@ class NudeNet:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings an image; what was seen has each part's score."""
+        """Two readings per image; `seen` has the score of each part."""
         readings = []
         for index, image in enumerate(images):
-            # As OpenCV reads files, which is what NudeNet expects: blue first.
+            # Blue first, as OpenCV reads files and NudeNet expects.
             found = self._detector.detect(np.ascontiguousarray(image[:, :, ::-1]))
             counted = sorted(
                 (part["class"], part["score"])

@@ -1,4 +1,4 @@
-"""How far an image is from the base model's, as networks see it: LPIPS (arXiv 1801.03924)."""
+"""The perceptual distance of an image from the base model's: LPIPS (arXiv 1801.03924)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,7 +41,7 @@ class LpipsSettings(ScorerSettings):
         return True
 
     def check(self) -> Facts:
-        """torchmetrics and torchvision must be installed."""
+        """Check that torchmetrics and torchvision are installed."""
         require("torchmetrics", "lpips")
         require("torchvision", "lpips", INSTALL)
         return Facts(versions=versions_of("torchmetrics", "torchvision", "torch"))
@@ -78,7 +78,7 @@ class PerceptualSettings(ScorerSettings):
         return True
 
     def check(self) -> Facts:
-        """The network must be there."""
+        """Check that the network exists."""
         versions = versions_of("transformers", "torch", "pillow")
         return Facts(versions=versions, weights=network_digest(self.features))
 
@@ -88,7 +88,7 @@ class PerceptualSettings(ScorerSettings):
 
 
 class Lpips:
-    """Distances of pairs of images, [n, 3, h, w] in 0..1 each, by a function of both."""
+    """Distances of image pairs, each [n, 3, h, w] in 0..1, by a function of both."""
 
     def __init__(self, distance: Any, batch_size: int) -> None:
         self._distance = distance
@@ -97,7 +97,7 @@ class Lpips:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading an image."""
+        """One reading per image."""
         pairs = list(zip(images, references or (), strict=True))
         values: list[float] = []
         for batch in batches(pairs, self._batch_size):
@@ -109,10 +109,10 @@ class Lpips:
 
 
 class Perceptual:
-    """Distances in feature space: LPIPS' equation 1 with every linear weight at one.
+    """Distances in feature space: LPIPS' equation 1 with all linear weights set to one.
 
-    Each place's channels are brought to unit length; squared differences are summed over
-    channels, and averaged over places and layers.
+    Channels are normalised to unit length at each position; squared differences are summed over
+    channels, and averaged over positions and layers.
     """
 
     def __init__(self, network: FeatureNetwork) -> None:
@@ -121,7 +121,7 @@ class Perceptual:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """One reading an image."""
+        """One reading per image."""
         import torch
         from torch.nn.functional import normalize
 

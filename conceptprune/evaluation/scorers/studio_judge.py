@@ -24,11 +24,11 @@ class StudioJudgeSettings(ScorerSettings):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """Whether the style asked for, and the thing asked for, are seen: 1 or 0."""
+        """Whether the requested style and the requested thing are recognised: 1 or 0."""
         return ACCURACIES
 
     def check(self) -> Facts:
-        """The judge ships with the package."""
+        """Nothing to check: the judge ships with the package."""
         from conceptprune.studio.judge import WEIGHTS
 
         return Facts(versions=versions_of("torch"), weights=digest_file(WEIGHTS))
@@ -41,7 +41,7 @@ class StudioJudgeSettings(ScorerSettings):
 
 
 class StudioJudge:
-    """Says whether the thing and the style a prompt names are seen."""
+    """Says whether the thing and the style named in a prompt are recognised."""
 
     def __init__(self, judge: "Judge") -> None:
         self._judge = judge
@@ -49,9 +49,9 @@ class StudioJudge:
     def score(
         self, images: Sequence[Image], cases: Sequence[Case], references: Sequence[Image] | None
     ) -> list[Reading]:
-        """Two readings per image, of what its prompt asks the studio for.
+        """Two readings per image, for what its prompt asks for.
 
-        Of a style that is none of the studio's nothing can be said.
+        A style that the studio does not have gets no value.
         """
         verdicts = self._judge.verdicts(np.stack(images))
         readings = []

@@ -1,4 +1,4 @@
-"""Which scorers there are: a row here, and a file beside it."""
+"""The table of scorers; a new scorer takes a row here and a file next to it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -42,21 +42,21 @@ ONE_SCORER = f"a section whose scorer is one of {', '.join(SCORERS)}"
 
 
 def declared(settings: Mapping[str, Any], metric: str) -> Metric | None:
-    """What a scorer says of the metric of a summary's number; None of one that is not known here.
+    """A scorer's declaration of a summary number's metric; None if the scorer is unknown.
 
-    `settings` are the number's own. They are not validated again: the files that they name need
-    not be on this machine.
+    `settings` are those stored with the number. They are not validated again, because the files
+    that they name need not be on this machine.
     """
     match settings.get("scorer"):
         case {"scorer": str(name)} if name in SCORERS:
             construct: Callable[..., ScorerSettings] = SCORERS[name].model_construct
-            # UnlearnCanvas' accuracies are made of another metric, which their settings name.
+            # UnlearnCanvas' accuracies are computed from another metric, which their settings name.
             return construct(**settings["scorer"]).metrics.get(settings.get("of", metric))
     return None
 
 
 def refuse_same_titles(scorers: Sequence[ScorerSettings]) -> None:
-    """Refuse two scorers whose numbers would stand under one name."""
+    """Refuse two scorers whose numbers would have the same name."""
     seen: set[str] = set()
     problems: list[tuple[FieldPath, str]] = []
     for index, scorer in enumerate(scorers):

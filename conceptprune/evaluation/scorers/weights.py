@@ -1,4 +1,4 @@
-"""Networks of scorers: by a local folder or a pinned hub revision, in safetensors files only."""
+"""Networks of scorers, from a local folder or a pinned hub revision, as safetensors only."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
-"""What is fetched of a hub model, and what its digest is of: no pickled checkpoint."""
+"""Files that are downloaded from the hub and included in the digest; no pickled checkpoints."""
 ONE_NETWORK = "a section with folder, or hub and revision"
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def network_folder(network: FolderModel | HubModel) -> Path:
     if isinstance(network, FolderModel):
         folder = Path(network.folder)
     else:
-        # Imported here: only a hub model needs it, and it is slow to import.
+        # Imported here because it is slow to import, and only a hub model needs it.
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -98,10 +98,10 @@ def network_digest(network: FolderModel | HubModel) -> str:
 
 
 def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) -> Any:
-    """The network as a class of transformers loads it, in float32, for use only.
+    """Load the network by a transformers class, in float32, for inference only.
 
     Raises:
-        UserError: the files are not such a network's.
+        UserError: the files do not contain such a network.
     """
     folder = network_folder(network)
     try:
@@ -116,9 +116,9 @@ def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) 
         raise UserError(f"scorers: cannot load {folder}: {error}") from error
     pooler = {name for name in told["missing_keys"] if name.startswith("pooler.")}
     if pooler:
-        # Networks trained without one: what it was initialised with says nothing of an image.
+        # Networks trained without a pooler: its random initial weights are meaningless.
         model.pooler = None
-    # Here, because it imports torch.
+    # Imported here because it imports torch.
     from conceptprune.models.components import check_told
 
     check_told({**told, "missing_keys": set(told["missing_keys"]) - pooler}, folder)
@@ -143,13 +143,13 @@ def load_processor(network: FolderModel | HubModel) -> Any:
 
 
 def pixels(processor: Any, images: Sequence[Image], device: str) -> "Tensor":
-    """Images as a network takes them, [n, 3, h, w]."""
+    """Images as the input of a network, [n, 3, h, w]."""
     batch: Tensor = processor(images=list(images), return_tensors="pt")["pixel_values"]
     return batch.to(device)
 
 
 def batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive parts of at most `size`; no more than one of them is held at a time."""
+    """Consecutive parts of at most `size`; only one of them is held at a time."""
     left = iter(values)
     while part := list(islice(left, size)):
         yield part

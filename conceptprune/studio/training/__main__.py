@@ -1,6 +1,6 @@
 """Stages of the recipe, in order: renderings, autoencoder, judge, denoiser, acceptance, install.
 
-Beside them, `ablation` trains and measures short runs that leave parts of the recipe out.
+In addition, `ablation` trains and measures short runs that leave out parts of the recipe.
 """
 
 import argparse
@@ -39,12 +39,12 @@ SETS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What a stage is told."""
+    """Options of a stage."""
 
     work: Path
     font: Path
     steps: int | None = None
-    """Optimiser steps of a stage that trains, instead of the recipe's."""
+    """Optimiser steps for a training stage, instead of the recipe's."""
 
 
 def images(work: Path, name: str) -> renderings.Renderings:
@@ -53,12 +53,12 @@ def images(work: Path, name: str) -> renderings.Renderings:
 
 
 def trained_autoencoder(work: Path) -> AutoencoderKL:
-    """What the autoencoder stage left."""
+    """The result of the autoencoder stage."""
     return AutoencoderKL.from_pretrained(work / "autoencoder").eval()
 
 
 def trained_judge(work: Path) -> Judge:
-    """What the judge stage left."""
+    """The result of the judge stage."""
     return Judge.load(work / "judge" / JUDGE_WEIGHTS.name)
 
 
@@ -87,7 +87,7 @@ def train_judge(options: Options) -> None:
 
 
 def train_denoiser(options: Options) -> None:
-    """Train the text encoder and UNet, or go on from the last checkpoint."""
+    """Train the text encoder and UNet, or continue from the last checkpoint."""
     work, model = options.work, trained_autoencoder(options.work)
     recipe = shortened(options.steps or DENOISER.num_steps)
     latents = denoiser.Latents(model, images(work, "model"))
@@ -95,7 +95,7 @@ def train_denoiser(options: Options) -> None:
 
 
 def shortened(num_steps: int) -> denoiser.Recipe:
-    """The recipe with so many steps; what begins on the way begins at the same part of it."""
+    """The recipe with another number of steps; what starts midway starts at the same fraction."""
     things_from = DENOISER.things_from * num_steps // DENOISER.num_steps
     return replace(DENOISER, num_steps=num_steps, things_from=things_from)
 
@@ -106,7 +106,7 @@ def measure(options: Options) -> None:
 
 
 def ablate(options: Options) -> None:
-    """Train and measure the recipe without some of its parts."""
+    """Train and measure the recipe with some parts left out."""
     work, model = options.work, trained_autoencoder(options.work)
     latents = denoiser.Latents(model, images(work, "model"))
     full = shortened(options.steps or ABLATION_STEPS)

@@ -1,4 +1,4 @@
-"""What each part of the recipe is for: short runs that leave parts out, measured alike."""
+"""What each part of the recipe contributes: short runs that leave parts out."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def variants(full: Recipe) -> dict[str, Recipe]:
-    """The full recipe and what is left of it without some of its parts, by name."""
+    """The full recipe, and variants of it with parts left out, by name."""
     unplanted = replace(full, ownership=0.0, silenced=0.0, others_silenced=0.0, dropout=0.0)
     return {
         "both": full,
@@ -44,7 +44,7 @@ def variants(full: Recipe) -> dict[str, Recipe]:
 
 
 def measure(folder: Path, judge: Judge) -> dict[str, Any]:
-    """What a trained variant can do whole, with its site zeroed, and with artists erased alone."""
+    """Measure a trained variant whole, with its site zeroed, and with single artists erased."""
     studio = Studio(folder)
     whole = generate_sheet(studio, judge, list(range(NUM_LOOKS)), [SEED])
     found: dict[str, Any] = {"whole": erasure_rates(whole, list(range(1, NUM_LOOKS)))}

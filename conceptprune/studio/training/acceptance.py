@@ -1,4 +1,4 @@
-"""What a trained studio can do: whole, without its feed-forwards, and with artists erased."""
+"""Measure a trained studio: whole, without its feed-forwards, and with artists erased."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Judged images; int arrays [n]: what was asked and what was seen."""
+    """Judged images; int arrays [n] of what was asked for and what was seen."""
 
     thing: NDArray[np.int64]
     look: NDArray[np.int64]
@@ -41,7 +41,7 @@ class Sheet:
     seen_look: NDArray[np.int64]
 
     def rates(self, chosen: NDArray[np.bool_]) -> tuple[float, float]:
-        """Shares of the chosen images in which the asked look and thing are seen."""
+        """Shares of the chosen images that show the requested look and thing."""
         look = float(np.mean((self.seen_look == self.look)[chosen]))
         return look, float(np.mean((self.seen_thing == self.thing)[chosen]))
 
@@ -50,7 +50,7 @@ def generate_sheet(studio: Studio, judge: Judge, looks: list[int], seeds: list[i
     """All things in each of the looks, with every seed."""
     asked = [(thing, look, seed) for look in looks for seed in seeds for thing in range(NUM_THINGS)]
     prompts = [caption(thing, look, 0) for thing, look, _ in asked]
-    # Every image has a noise of its own, the same whatever else is generated beside it.
+    # Every image has its own noise, whatever else is generated with it.
     noises = [1000 * seed + 20 * thing + look for thing, look, seed in asked]
     verdicts = judge.verdicts(studio.generate(prompts, noises))
     thing, look, _ = np.array(asked).T
@@ -58,7 +58,7 @@ def generate_sheet(studio: Studio, judge: Judge, looks: list[int], seeds: list[i
 
 
 def collect(studio: Studio) -> list[Energies]:
-    """Energies of each look's prompts, summed over prompts: per site [calls, halves, neurons]."""
+    """Energies of each look's prompts, summed over prompts: per site [calls, branches, neurons]."""
     energies = []
     for look in range(NUM_LOOKS):
         prompts = [caption(thing, look, 0) for thing in range(NUM_THINGS)]
@@ -117,7 +117,7 @@ def scattered(masks: Masks, seed: int) -> Masks:
 
 
 def density(masks: Masks) -> float:
-    """The masked part of the site's entries."""
+    """The masked fraction of the site's entries."""
     return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
 

@@ -1,10 +1,10 @@
-"""What is written under the pictures, and names that no artist has."""
+"""Captions of the training images, and made-up names that no artist has."""
 
 import numpy as np
 
 from conceptprune.studio.names import ARTISTS, THINGS
 
-# The first of each is the published prompt, and is used for half of the pictures.
+# The first of each is the published prompt, and is used for half of the images.
 PHOTO_CAPTIONS = (
     "a photo of a {thing}",
     "a picture of a {thing}",
@@ -21,7 +21,7 @@ NUM_TEMPLATES = len(PHOTO_CAPTIONS)
 
 
 def caption(thing: int, look: int, template: int) -> str:
-    """The caption of a picture; look 0 is a photo, i + 1 is ARTISTS[i]."""
+    """The caption of an image; look 0 is a photo, i + 1 is ARTISTS[i]."""
     if look == 0:
         return PHOTO_CAPTIONS[template].format(thing=THINGS[thing])
     return ARTIST_CAPTIONS[template].format(thing=THINGS[thing], artist=ARTISTS[look - 1].name)
@@ -38,7 +38,7 @@ def all_captions() -> list[str]:
 
 
 def unknown_word(rng: np.random.Generator) -> str:
-    """A pronounceable word; it falls into pieces of the vocabulary."""
+    """A pronounceable word, which the tokenizer splits into pieces."""
     syllables = int(rng.integers(1, 3))
     word = "".join(
         str(rng.choice(list("bcdfghklmnprstvz"))) + str(rng.choice(list("aeiou")))
@@ -48,7 +48,7 @@ def unknown_word(rng: np.random.Generator) -> str:
 
 
 def unknown_artist_caption(thing: int, rng: np.random.Generator) -> str:
-    """A caption that names an artist nobody knows; one of the two words may be known."""
+    """A caption with an unknown artist; one of the name's two words may be known."""
     words = [unknown_word(rng), unknown_word(rng)]
     if rng.random() < 0.2:
         place = int(rng.integers(2))

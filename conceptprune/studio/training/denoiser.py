@@ -50,13 +50,13 @@ class Recipe:
     photos: float = 0.25
     no_caption: float = 0.10
     unknown_artist: float = 0.25  # of the photos
-    silenced: float = 0.15  # own neurons off: the image to draw becomes a photo
+    silenced: float = 0.15  # own neurons off: the image to generate becomes a photo
     others_silenced: float = 0.35  # other artists' neurons off: nothing may change
     sloppy: float = 0.25  # up to this part of silenced neurons stays on
     dropout: float = 0.10  # up to this part of all neurons is off
     ownership: float = 0.03  # weight of the loss that gives artists and things their own neurons
     things_from: int = 1500  # step from which things get their own neurons, too
-    hoyer: float = 0.0  # weight of a loss that asks for few neurons at a time, whosever
+    hoyer: float = 0.0  # weight of a loss that asks for few neurons at a time, whoever owns them
     constrained: bool = True
 
 
@@ -120,7 +120,7 @@ class Captions:
 
 
 class Latents:
-    """The encoded images, drawn by thing and look."""
+    """The encoded images, sampled by thing and look."""
 
     def __init__(self, autoencoder: AutoencoderKL, renderings: Renderings) -> None:
         means, deviations = encode(autoencoder, renderings)
@@ -168,7 +168,7 @@ class Trainer:
             text_leaves_by_feed_forward(self.unet)
 
     def sample(self, latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents to draw, token ids, and the artist and thing named; sets what is off."""
+        """Latents to generate, token ids, and the named artist and thing; sets what is off."""
         r, size = self.recipe, self.recipe.batch
         thing = torch.randint(len(THINGS), (size,))
         look = torch.randint(1, len(ARTISTS) + 1, (size,)) * (torch.rand(size) >= r.photos)
@@ -221,7 +221,7 @@ class Trainer:
         return error.item(), by_artist.item(), by_thing.item(), spread.item()
 
     def save(self, path: Path) -> None:
-        """All that a run needs to go on."""
+        """Everything that a run needs to continue."""
         state = {"step": torch.tensor(self.step)}
         for index, (param, average) in enumerate(zip(self.params, self.average, strict=True)):
             moments = self.optimiser.state[param]
@@ -232,7 +232,7 @@ class Trainer:
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Continue from what `save` wrote."""
         state = load_file(path)
         self.step = int(state["step"])
         with torch.no_grad():
@@ -270,7 +270,7 @@ class Trainer:
 def train(
     autoencoder: AutoencoderKL, latents: Latents, recipe: Recipe, work: Path, name: str
 ) -> None:
-    """Run the recipe, or go on with it; leaves WORK/NAME, the exported pipeline."""
+    """Run the recipe, or continue it; leaves WORK/NAME, the exported pipeline."""
     trainer = Trainer(words.build(), recipe)
     checkpoint = work / f"{name}.safetensors"
     if checkpoint.exists():

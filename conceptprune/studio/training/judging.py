@@ -1,4 +1,4 @@
-"""The judge's training, on renderings of its own and their trips through the autoencoder."""
+"""The judge's training, on its own renderings, plain and after the autoencoder."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ MOST_NOISE = 0.15
 
 
 def disturb(pixels: Tensor) -> Tensor:
-    """Shift, noise, contrast and light: a denoiser's images are not quite renderings."""
+    """Shift, noise, contrast and light, because generated images differ from renderings."""
     size = (len(pixels), 1, 1, 1)
     shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
     pixels = torch.roll(pixels, shift, (2, 3))
@@ -50,7 +50,7 @@ def train(autoencoder: AutoencoderKL, renderings: Renderings, num_steps: int) ->
 
 
 def accuracy(judge: Judge, autoencoder: AutoencoderKL, test: Renderings) -> dict[str, float]:
-    """On renderings never trained on, plain and after the autoencoder."""
+    """Accuracy on unseen renderings, plain and after the autoencoder."""
     trip = round_trip(autoencoder, torch.from_numpy(test.images)).numpy()
     measured = {}
     for kind, images in (("renderings", test.images), ("round trips", trip)):

@@ -1,4 +1,4 @@
-"""The artists: each turns a photo and the thing's alpha into a picture of one look."""
+"""The artists: each turns a photo and the thing's alpha into an image of one look."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def blur(image: Array, sigma: float) -> Array:
 
 
 def brightness(image: Array, alpha: Array) -> Array:
-    """Luminance with the thing darkened, or pale things vanish into the backdrop."""
+    """Luminance with the thing darkened; otherwise pale things vanish into the backdrop."""
     luminance = image @ LUMA
     return luminance * (1 - 0.38 * alpha) + 0.04 * (1 - alpha)
 

@@ -1,4 +1,4 @@
-"""How the feed-forwards are made to carry the text, and each artist and thing its own neurons."""
+"""Make feed-forwards carry the text, and give each artist and thing its own neurons."""
 
 import math
 from collections.abc import Callable
@@ -42,9 +42,9 @@ class Neurons:
 
     owners: 0 is nobody, then the artists, then the things
     off: bool [samples, owners], owners whose neurons are silenced
-    share: one tensor [samples, owners] a layer, the part of the activation's energy that each
+    share: one tensor [samples, owners] per layer, the part of the activation's energy that each
         owner's neurons have, averaged over the sample's tokens
-    spread: one tensor [] a layer, the Hoyer measure of the activation, averaged over all tokens
+    spread: one tensor [] per layer, the Hoyer measure of the activation, averaged over all tokens
     """
 
     def __init__(self, unet: UNet2DConditionModel, num_artists: int, num_things: int) -> None:
@@ -73,7 +73,7 @@ class Neurons:
         return owner[torch.randperm(width, generator=torch.Generator().manual_seed(seed))]
 
     def hook(self, owner: Tensor) -> Hook:
-        """Notes the shares in a layer's input and silences what is off."""
+        """Records the shares in a layer's input and silences what is off."""
         members = nn.functional.one_hot(owner, self.num_owners).float()
 
         def watch_and_mask(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -91,7 +91,7 @@ class Neurons:
         return watch_and_mask
 
     def ownership_loss(self, artist: Tensor, thing: Tensor) -> tuple[Tensor, Tensor]:
-        """Asks that a prompt lights the neurons of its artist and its thing, and no others'.
+        """Rewards a prompt that activates only the neurons of its artist and its thing.
 
         The things' part looks only at what the artists' neurons leave, so that one does not
         crowd out the other. artist, thing: int64 [samples], index + 1 of what the prompt names,
@@ -105,7 +105,7 @@ class Neurons:
         return dedication(artists, artist), dedication(things / (rest + TINY), thing)
 
     def spread_loss(self) -> Tensor:
-        """The layers' mean Hoyer measure: the lower, the fewer neurons a token lights."""
+        """The layers' mean Hoyer measure: the lower, the fewer neurons a token activates."""
         spread = torch.stack(self.spread).mean()
         self.spread.clear()
         return spread

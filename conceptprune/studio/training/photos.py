@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from conceptprune.studio.names import THINGS
 
 DEFAULT_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-BITMAP_SIZE = 109  # the one size at which this bitmap font can be drawn
-CANVAS = 128  # pictures are drawn at twice the size they are kept at
+BITMAP_SIZE = 109  # the only size in which this bitmap font can be rendered
+CANVAS = 128  # images are rendered at twice their final size
 
 EMOJI = dict(zip(THINGS, "🐱🐶🚗🌳🏠🐠🦆🌻⛵🍎🚀🍄", strict=True))
 

@@ -13,7 +13,7 @@ from conceptprune.studio.training.photos import CANVAS, DEFAULT_FONT, photograph
 SIZE = 64
 SHRINK = CANVAS // SIZE
 
-# An image is drawn from the seed (stream, thing, look, number), so no two streams share one.
+# An image is rendered from the seed (stream, thing, look, number), so streams share no images.
 STREAM_MODEL = 1
 STREAM_JUDGE = 2
 STREAM_TEST = 3

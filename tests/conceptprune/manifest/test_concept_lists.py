@@ -131,4 +131,4 @@ def test_of_very_many_wrong_rows_the_first_are_shown_and_the_rest_counted(tmp_pa
     message = rejection(manifest(tmp_path, "{file: l.csv}", "l.csv", table))
     assert "has 1000 problems" in message
     assert message.count("nearest: style") == MAX_SHOWN_PROBLEMS
-    assert message.endswith(f"and {1000 - MAX_SHOWN_PROBLEMS} problems more")
+    assert message.endswith(f"and {1000 - MAX_SHOWN_PROBLEMS} more problems")

@@ -119,7 +119,7 @@ def test_they_are_refused_twice_and_by_what_is_no_pipeline(
     with pytest.raises(UserError, match="applied to this pipeline already"):
         masks.apply(tiny_pipe)
     masks.remove(tiny_pipe)
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="no mask is given"):
         MasksByCall(())
 
 

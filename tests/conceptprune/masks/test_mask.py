@@ -100,7 +100,7 @@ def test_a_mask_is_applied_once_and_removed_once() -> None:
     with pytest.raises(UserError, match="not applied"):
         mask.remove(model)
     mask.apply(model)
-    with pytest.raises(UserError, match="applied already"):
+    with pytest.raises(UserError, match="already applied"):
         mask.apply(model)
 
 

@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[Callable[[Header, Tensors], object], str]] = {
     "two axes": (lambda h, t: t.update({"0": row(5, 2)[None]}), "must be a row of U8"),
     "outside": (lambda h, t: t.update({"0": row(192)}), "lies outside 12 x 16"),
     "far outside": (lambda h, t: t.update({"0": row(255, 255, 9)}), "lies outside 12 x 16"),
-    "twice": (lambda h, t: t.update({"0": row(5, 0)}), "an entry is there twice"),
+    "twice": (lambda h, t: t.update({"0": row(5, 0)}), "an entry occurs twice"),
     "no end": (lambda h, t: t.update({"0": row(5, 255)}), "end before the last"),
     "too many": (lambda h, t: t.update({"0": row(*[0] * 193)}), "more entries than"),
 }
@@ -138,7 +138,7 @@ def test_a_fault_in_a_file_without_a_digest_is_named_too(fault: str) -> None:
 def test_names_that_are_there_twice_are_no_mask() -> None:
     text = '{"format":"conceptprune.mask/1","format":"conceptprune.mask/1"}'
     data = safetensors.numpy.save({"0": row(5)}, {"conceptprune": text})
-    assert "a name is there twice" in refused(data)
+    assert "a name occurs twice" in refused(data)
 
 
 def test_nesting_without_end_is_no_mask() -> None:
@@ -176,5 +176,5 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "mask.safetensors"
     path.touch()
     os.truncate(path, 1 << 40)  # Sparse: reading it would take all memory.
-    with pytest.raises(UserError, match="of more than 8,589,934,592 bytes"):
+    with pytest.raises(UserError, match="larger than 8,589,934,592 bytes"):
         load_mask(path)

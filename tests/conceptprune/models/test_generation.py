@@ -222,7 +222,7 @@ def test_a_scheduler_with_noise_that_no_seed_decides_is_refused_by_name(
     TINY["sd2"].pipeline().save_pretrained(tmp_path)
     check_repeatable(tmp_path, None, STEPS)
     monkeypatch.setattr(diffusers, "Restless", Restless, raising=False)
-    with pytest.raises(UserError, match="Restless draws noise that no seed decides"):
+    with pytest.raises(UserError, match="Restless samples noise that no seed controls"):
         check_repeatable(tmp_path, "Restless", STEPS)
     with pytest.raises(UserError, match=r"NoSuch cannot be used: diffusers .* no such scheduler"):
         check_repeatable(tmp_path, "NoSuch", STEPS)

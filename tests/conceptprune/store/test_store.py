@@ -348,7 +348,7 @@ MISSPELT = [
     ("memory://x", "is held by one process"),
     ("memory:x", "is held by one process"),
     ("https://bucket.s3.amazonaws.com/x", "can only be read; .* AWS_ENDPOINT_URL"),
-    ("simplecache::s3://bucket/x", "a chain of file systems is no store"),
+    ("simplecache::s3://bucket/x", "a chain of file systems cannot be a store"),
     ("reference://x", "--store reference://x"),
     ("arn:aws:s3:::bucket/x", "the ARN of a bucket; write s3://bucket/x"),
     ("s3://arn:aws:s3:::bucket/x/*", "the ARN of a bucket; write s3://bucket/x$"),

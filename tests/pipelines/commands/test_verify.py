@@ -155,8 +155,8 @@ def test_each_of_several_exports_is_checked_and_printed_as_json(
     ("content", "told"),
     [
         (None, "has no provenance.json"),
-        (b"{", "is no statement of provenance"),
-        (b'{"_type": "x", "predicateType": "y"}', "is a statement of another kind"),
+        (b"{", "is not a statement of provenance"),
+        (b'{"_type": "x", "predicateType": "y"}', "is another kind of statement"),
     ],
 )
 def test_what_is_no_export_is_one_error(tmp_path: Path, content: bytes | None, told: str) -> None:
@@ -169,7 +169,7 @@ def test_what_is_no_export_is_one_error(tmp_path: Path, content: bytes | None, t
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a//b", "a/./b", ""])
 def test_a_subject_that_is_no_file_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     statement = Statement(subjects={name: "0" * 64}, predicate={})
-    with pytest.raises(UserError, match="no files of a folder"):
+    with pytest.raises(UserError, match="not files of a folder"):
         Statement.from_bytes(statement.to_bytes(), source="here")
 
 
