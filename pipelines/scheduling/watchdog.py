@@ -65,7 +65,7 @@ class LastNode:
         if self._gone >= LOOKS_AT_THE_LAST_NODE:
             raise ClusterError(
                 "the local Ray cluster has lost its node (its raylet or its agent died, as a rule "
-                "for want of memory): run again, what is done is kept"
+                "for lack of memory): run again, what is done is kept"
             )
 
 

@@ -195,9 +195,11 @@ def test_a_concept_whose_prompts_fail_fails_alone(
     assert by_concept["Ada Bell"] == {
         (kind, "done") for kind in ("prompts", "window", "statistics", "mask")
     }
-    # What is made of all masks is not made of fewer.
-    assert [row["status"] for row in rows if not row["concepts"]] == ["blocked"]
-    assert len(masks(tmp_path / "store")) == 1
+    # What is made of all masks is not made of fewer: there is one of the others, and it says so.
+    of_all, of_the_rest = (row for row in rows if not row["concepts"])
+    assert (of_all["kind"], of_all["status"]) == ("fused-mask", "blocked")
+    assert (of_the_rest["kind"], of_the_rest["status"]) == ("fused-mask", "done")
+    assert len(masks(tmp_path / "store")) == 2  # That of the other concept, and the combined one.
 
 
 def test_a_second_run_computes_nothing_and_says_so(
@@ -230,7 +232,7 @@ def test_adding_a_concept_computes_that_concept_only(manifest: Any, tmp_path: Pa
 def test_a_poison_concept_fails_alone_and_the_exit_code_says_so(
     manifest: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    same = {"name": "Nothing", "kind": "custom", "prompts": [{"base": "a cat", "target": "a cat"}]}
+    same = {"name": "Nothing", "kind": "custom", "prompts": [{"base": "a cat", "target": "a CAT"}]}
     good = {"name": "Ada Bell", "kind": "style"}
     path = manifest(concepts=[same, good], outputs={"deltas": True})
     assert erase(path, tmp_path / "store") == 1

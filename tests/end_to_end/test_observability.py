@@ -49,7 +49,7 @@ def job(
 ) -> dict[str, Any]:
     """One job with a good and a poison concept: its log, its store and what was exported."""
     folder = tmp_path_factory.mktemp("observed")
-    same = [{"base": "a cat", "target": "a cat"}]
+    same = [{"base": "a cat", "target": "a CAT"}]  # Equal to the tokenizer.
     content = {
         "version": 1,
         "model": {"folder": str(tiny_folder)},

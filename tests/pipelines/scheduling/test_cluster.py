@@ -1,24 +1,26 @@
 """Joining a cluster: one that is not there, and a machine that no actor fits, are said at once."""
 
+import json
 import os
 import re
 import socket
-import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-import psutil
 import pytest
-import ray
 from ray._private import ray_constants
 
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 from pipelines.cli import main
-from pipelines.scheduling.cluster import any_is_up, check_fits, connected, lack, not_started
+from pipelines.scheduling.cluster import check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
-from tests.support.sockets import documented, listening
+from tests.support.sockets import documented
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
@@ -130,27 +132,34 @@ def test_only_actors_that_have_started_count_as_alive() -> None:
     assert pool.alive == 1
 
 
-def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_private_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
-    with connected(Compute(actors=1, gpus_per_actor=0.0)) as own:
-        assert own
-        ray.get(ray.remote(lambda: None).remote())
-        (folder,) = Path(os.environ["RAY_TMPDIR"]).iterdir()
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
-        assert os.environ["RAY_AUTH_MODE"] == "token"
-        me = psutil.Process()
-        found = listening(me)
-        assert {"gcs_server", "raylet"} <= {name for name, _ in found}
-        assert {address for _, address in found} == documented("erase") == {"127.0.0.1"}
+def test_a_cluster_of_this_machine_listens_on_the_loopback_with_a_token_in_a_private_folder() -> (
+    None
+):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder}
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.own_cluster"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    sockets = {tuple(one) for one in told.pop("sockets")}
+    assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
+    assert {address for _, address in sockets} == documented("erase") == {"127.0.0.1"}
+    assert told == {
+        "own": True,
+        "folder_mode": 0o700,
+        "token_mode": 0o600,
+        "auth": "token",
+        "up": True,
         # And it is seen to lose its node; here, because a cluster takes seconds to start.
-        assert any_is_up()
-        (raylet,) = (one for one in me.children(recursive=True) if one.name() == "raylet")
-        raylet.kill()
-        raylet.wait()
-        assert not any_is_up()
-    assert not folder.exists()
-    assert "RAY_AUTH_MODE" not in os.environ
+        "up_without_node": False,
+        "folder_left": False,
+        "auth_left": False,
+    }

@@ -44,7 +44,7 @@ def test_a_worker_that_died_without_a_word_is_one_line_with_what_to_do() -> None
     for error in (RayActorError(error_msg=text), WorkerCrashedError(), ActorDiedError()):
         told = meaning(error)
         assert told.startswith(f"{type(error).__name__}: its worker process died without a message")
-        assert "want of memory" in told
+        assert "lack of memory" in told
         assert "class_name" not in told
     assert "(SYSTEM_ERROR)" in meaning(RayActorError(error_msg=text))
 
