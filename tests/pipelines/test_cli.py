@@ -30,7 +30,7 @@ SURFACE = {
         "--run",
         "--seal",
     ],
-    "verify": ["--json", "--signers", "--store"],
+    "verify": ["--event", "--json", "--signers", "--store"],
     "gc": ["--forget", "--grace", "--yes"],
     "report": ["--out", "--run"],
     "sweep": ["--files-from", "--json", "--log-format", "--store"],
