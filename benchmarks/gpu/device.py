@@ -64,6 +64,13 @@ def free_memory(device: torch.device) -> int:
     return _meminfo("MemAvailable")
 
 
+def let_go() -> None:
+    """Give the device's memory back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def wait(device: torch.device) -> None:
     """Return when the device has done all it was given."""
     if device.type == "cuda":

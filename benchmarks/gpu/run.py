@@ -1,6 +1,5 @@
 """All models in all dtypes, then correctness: one JSON, written after each step."""
 
-import gc
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from benchmarks.gpu import correctness
-from benchmarks.gpu.device import MIB, free_memory, machine, product_rate
+from benchmarks.gpu.device import MIB, free_memory, let_go, machine, product_rate
 from benchmarks.gpu.measures import GUIDANCE, Measures, attempted, concept_cost, offloads
 from benchmarks.gpu.settings import DTYPES, Settings
 from benchmarks.gpu.shapes import SHAPES
@@ -66,7 +65,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
                 asked = Asked(name, dtype, results["product_tflops"][dtype] * 1e12, settings)
                 found = results["models"][name][dtype]
                 found |= attempted(partial(work, asked, found))
-                _let_go()
+                let_go()
                 write()
     return results
 
@@ -121,7 +120,7 @@ def _vary(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
             if isinstance(module, nn.Module):
                 module.to("cpu")
         del model
-        _let_go()
+        let_go()
         found["offload"] = attempted(lambda: offloads(pipe, DTYPES[asked.dtype], settings))
     return {}
 
@@ -150,10 +149,3 @@ def _pipeline(
         return None, None
     found["cut"] = {key: [config[key], shape.config[key]] for key in shape.cut}
     return shape.build(config, dtype, settings.device), None
-
-
-def _let_go() -> None:
-    """Give the device's memory back."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -138,27 +138,26 @@ def check_events(store: Store) -> Chain:
     digests: list[str] = []
     problem: str | None = None
     for expected, (number, data) in enumerate(zip(numbers, found, strict=True), start=1):
-        problem = _break(expected, number, data, digests)
-        if problem or data is None:
+        if number != expected or data is None:
+            problem = f"event {expected} is missing"
             break
-        events.append(Event.from_bytes(data))
+        try:
+            events.append(_following(number, data, digests[-1] if digests else ""))
+        except ValueError as error:
+            problem = f"event {number} {error}"
+            break
         digests.append(digest_bytes(data))
     return Chain(events=tuple(events), digests=tuple(digests), problem=problem)
 
 
-def _break(expected: int, number: int, data: bytes | None, digests: list[str]) -> str | None:
-    """What is wrong with an event that should follow on those with `digests`."""
-    if number != expected or data is None:
-        return f"event {expected} is missing"
-    try:
-        event = Event.from_bytes(data)
-    except ValueError as error:
-        return f"event {number} {error}"
+def _following(number: int, data: bytes, before: str) -> Event:
+    """The event with this number after the one with this digest; a ValueError if it is not that."""
+    event = Event.from_bytes(data)
     if event.number != number:
-        return f"event {number} says that it is event {event.number}"
-    if event.before != (digests[-1] if digests else ""):
-        return f"event {number} does not follow on event {number - 1} as it is now"
-    return None
+        raise ValueError(f"says that it is event {event.number}")
+    if event.before != before:
+        raise ValueError(f"does not follow on event {number - 1} as it is now")
+    return event
 
 
 def _numbers(store: Store) -> list[int]:
