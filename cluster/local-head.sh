@@ -8,7 +8,9 @@ PORT=${PORT:-6379}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 # Logical CPUs: the actors' and one more, for the tasks beside them.
 CPUS=${CPUS:-4}
-# The process id and the log of the head are kept here, one of each for every port.
+# What belongs to the head of a port is kept here: its process id, its log and Ray's own files. In
+# the folder that Ray takes otherwise, every head's address is written over that of the one before,
+# and a job is sent to the head that started last.
 STATE=${STATE:-$HOME/.ray}
 HEAD="$STATE/conceptprune-head-$PORT"
 export RAY_AUTH_MODE=token
@@ -57,7 +59,7 @@ case "${1:-}" in
     # Ray on the machine.
     setsid nohup "$BIN/ray" start --head --block --port "$PORT" --dashboard-host 127.0.0.1 \
       --dashboard-port "$DASHBOARD_PORT" --dashboard-agent-listen-port 0 --num-cpus "$CPUS" \
-      --disable-usage-stats \
+      --temp-dir "$STATE/$PORT" --disable-usage-stats \
       >"$HEAD.log" 2>&1 </dev/null &
     echo $! >"$HEAD.pid"
     # Ray gives a head half a minute to start; it says so when it has.

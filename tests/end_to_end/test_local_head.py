@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    folder = tmp_path_factory.mktemp("head")
+    # Ray puts sockets here, whose paths may not be long.
+    folder = Path(tempfile.mkdtemp(prefix="cp-head-"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     token = secrets.token_hex(32)
     (folder / "token").write_text(token, encoding="utf-8")
     environment = {
@@ -84,6 +87,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "AWS_SECRET_ACCESS_KEY": SECRET,
+        "RAY_TMPDIR": str(elsewhere),
         # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
         "RAY_worker_niceness": "0",
     }
@@ -91,8 +95,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     head = Head(token=token, environment=environment)
     started = head.run(documented("bash cluster/local-head.sh start"))
     assert started.returncode == 0, started.stdout + started.stderr
+    # As if another head had started since, with Ray's own choice of a folder.
+    (elsewhere / "ray").mkdir(exist_ok=True)
+    (elsewhere / "ray" / "ray_current_cluster").write_text("127.0.0.1:1", encoding="utf-8")
     yield head
     assert head.run(documented("bash cluster/local-head.sh stop")).returncode == 0
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
