@@ -8,11 +8,11 @@ from typing import Any
 from conceptprune.collection.window import Window
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Collection, Concept, Fuse, Manifest, Preview, Pruning
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.manifest.schema import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.fillers import asks_generator
 from conceptprune.prompts.pairs import PromptPair, prompts_digest
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
@@ -373,7 +373,7 @@ class _ErasePlanner(Planner):
             )
         provenance = {
             "model": self.model.source.label,
-            "revision": self.model.source.revision,
+            "revision": self.model.source.hub_revision,
             "model_digest": self.model.identity,
             "dtype": self.model.dtype,
             "scheduler": self.model.scheduler,

@@ -14,6 +14,7 @@ from conceptprune.collection.collect import collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError, StoreError
 from conceptprune.manifest import concept_key
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import PruningMask
@@ -30,7 +31,6 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.generate import Images, generate
 from conceptprune.models.images import read_image
-from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import answers_table, write_fillers
@@ -78,7 +78,7 @@ class Worker(UnitWorker):
         Raises:
             ModelMismatchError: its files differ from those that the units' keys were made for.
         """
-        folder = self.model.source.folder()
+        folder = self.model.folder()
         check_identity(folder, identity(folder), self.model.identity)
         return folder
 
@@ -100,7 +100,7 @@ class Worker(UnitWorker):
         key = (unit.language_model, settings.dtype)
         if key not in self._language_models:
             self._language_models[key] = LanguageModel.load(
-                settings.source.folder(),
+                settings.local_folder(),
                 dtype=getattr(torch, settings.dtype),
                 device=self.device,
             )
@@ -179,8 +179,8 @@ class Worker(UnitWorker):
                 "answers": self._put_table("answers", answers),
             },
             facts={
-                "language_model": settings.source.label,
-                "language_model_revision": settings.source.revision,
+                "language_model": settings.model.label,
+                "language_model_revision": settings.model.hub_revision,
                 "language_model_digest": unit.language_model,
                 "question": written.question,
                 "asks": 1 + max(line.ask for line in written.lines),

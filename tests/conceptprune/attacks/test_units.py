@@ -185,4 +185,4 @@ def test_an_unknown_attack_a_closed_family_and_a_missing_judge_are_refused(
 
 def test_the_shipped_suite_of_the_benchmark_is_valid(tmp_path: Path) -> None:
     suite = Path(__file__).parents[3] / "benchmarks" / "attacks" / "suite.yaml"
-    assert prepare(suite, ["base"], str(tmp_path)).base.model.source.folder() == model_path()
+    assert prepare(suite, ["base"], str(tmp_path)).base.model.folder() == model_path()
