@@ -9,7 +9,7 @@ from conceptprune.collection.window import Window
 from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Collection, Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.model_settings import ModelSettings
-from conceptprune.manifest.schema import SCORER_PLACES
+from conceptprune.manifest.outputs import SCORER_PLACES
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
