@@ -13,7 +13,8 @@ from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.units import ImagesUnit
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.weights import weight_digest
 from conceptprune.store import Store, parquet_to_table
