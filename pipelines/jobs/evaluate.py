@@ -30,9 +30,9 @@ from conceptprune.models.families import check_model, family_named, identity
 from conceptprune.models.schedulers import check_repeatable
 from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.units.find import find_commit
+from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
-from conceptprune.units.worker import read_mask
 
 from ..console import exits
 from ..console.evaluation import show_summary

@@ -24,7 +24,8 @@ from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
-from conceptprune.units.worker import Worker, read_mask
+from conceptprune.units.results import read_mask
+from conceptprune.units.worker import Worker
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug

@@ -16,9 +16,9 @@ from conceptprune.errors import ModelMismatchError
 from conceptprune.manifest import FolderModel
 from conceptprune.store import Store
 from conceptprune.units.commit import Done
+from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import FusedMaskUnit
-from conceptprune.units.worker import read_mask
 from pipelines.commands.gc import collect_garbage
 from pipelines.commands.status import show_status
 from pipelines.jobs.erase import JobResult, run_job
