@@ -31,7 +31,8 @@ from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest, prompts_units
+from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 

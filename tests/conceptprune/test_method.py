@@ -27,7 +27,7 @@ from conceptprune import (
 from conceptprune.digest import canonical_json
 from conceptprune.manifest import Collection
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
 from conceptprune.units.units import StatisticsUnit, WindowUnit
 from pipelines.jobs.preparation import plan_here, prepare

@@ -14,7 +14,8 @@ from conceptprune.manifest import Manifest, parse_manifest
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.manifest.pruning import ConceptPruning
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.units.plan import build_plan, concepts_in, prompts_units
+from conceptprune.units.plan import build_plan
+from conceptprune.units.prompts_units import concepts_in, prompts_units
 from tests.support.key_tables import changed, fields, merged, sections_in
 
 Content = dict[str, Any]

@@ -11,7 +11,8 @@ import yaml
 from conceptprune.manifest import parse_manifest
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.units.plan import Plan, build_plan, prompts_units
+from conceptprune.units.plan import Plan, build_plan
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.units import PreviewUnit, StatisticsUnit, WindowUnit
 from pipelines.scheduling.graph import units_to_do
 

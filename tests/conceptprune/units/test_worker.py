@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.scheduling.graph import committed_in, units_to_do

@@ -224,7 +224,7 @@ def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others
     uri = str(tmp_path / "copy")
     shutil.copytree(tiny_store.uri, uri)
     # As if each concept's prompts had been a unit of their own, and the last one's had failed.
-    monkeypatch.setattr("conceptprune.units.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
+    monkeypatch.setattr("conceptprune.units.prompts_units.CONCEPTS_PER_PROMPTS_UNIT", 1)
     worker = Worker(Store(uri), tiny_store.prepared.model)
     for unit in tiny_store.prepared.prompts_units()[:2]:
         worker.run(unit)
