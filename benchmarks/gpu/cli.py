@@ -56,6 +56,8 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)g")
     parser.add_argument("--out", type=Path, help="default: results/ beside this program")
     given = parser.parse_args(arguments)
+    if given.out is not None and (given.out.is_dir() or not given.out.parent.is_dir()):
+        parser.error(f"--out: {given.out} is not the path of a file in a folder that there is")
     try:
         device = device_named(given.device)
     except ValueError as error:
