@@ -45,7 +45,7 @@ def job_ended(
 def exported(
     store: Store, *, run: str, form: str, masks: Mapping[str, str], statements: Collection[str]
 ) -> None:
-    """Record an export: `masks` are the SHA-256 of the masks that it applies, by concept name.
+    """Record an export: `masks` are the SHA-256 of its masks, by concept name.
 
     `statements` are the SHA-256 of the checkpoints' statements of provenance.
 

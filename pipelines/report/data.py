@@ -76,7 +76,7 @@ def evaluation_rows(store: Store) -> list[Row]:
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """Accuracy of each mask on the run's own images; None if it generated none with a mask."""
+    """Accuracy of each mask on the run's own images; None for a mask without images."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None
