@@ -40,7 +40,7 @@ PreserveScale = Annotated[
 Lamb = Annotated[float, typer.Option("--lamb", help="The penalty on changes to weights.")]
 TokensOf = Annotated[
     str,
-    typer.Option("--tokens", help="Tokens to edit: last (of the subject), rest (it and after), all."),
+    typer.Option("--tokens", help="Tokens to edit: last (of the subject), rest (and after), all."),
 ]
 Density = Annotated[
     float | None, typer.Option("--density", help="The share of each layer to zero.")
