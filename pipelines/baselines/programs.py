@@ -75,7 +75,7 @@ class Scene:
         )
 
     def load(self) -> DiffusionModel:
-        """The model in float32 on the CPU: edits take seconds and give the same bytes everywhere."""
+        """The model in float32 on the CPU: an edit takes seconds, with the same bytes everywhere."""
         return family_named(self.pipeline).load(self.folder)
 
     def write(
