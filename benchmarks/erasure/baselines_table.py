@@ -22,30 +22,30 @@ Written by `python -m benchmarks.erasure.baselines_table` from `baselines_result
 `python -m benchmarks.erasure.baselines choose` and then `report` make.
 
 **No evidence about Stable Diffusion.** The demo model was built so that its feed-forwards carry the
-text, and trained so that each artist has neurons of its own there: it favours methods that
-prune them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything
-that could suffer is named to them.
+text, and trained so that each artist has neurons of its own there: it favours methods that prune
+them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything that
+could suffer is named to them.
 
-Judged by the shipped judge; DDIM, 20 steps, guidance 5. All artists of a row are erased at once,
-in one checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates
-have Wilson 95 % intervals and the number of images, with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, with
-which no setting of any method was chosen. *Distance* is the root mean square pixel difference (of
-255) between the images of retained artists and photos, and the untouched model's images from the
-same seeds, with a bootstrap 95 % interval. *Seconds* are measured on one core with the model
+Judged by the shipped judge; DDIM, 20 steps, guidance 5. All artists of a row are erased at once, in
+one checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates have
+Wilson 95 % intervals and the number of images, from seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]},
+with which no setting of any method was chosen. *Distance* is the root mean square pixel difference
+(of 255) between the images of retained artists and photos, and the untouched model's images from
+the same seeds, with a bootstrap 95 % interval. *Seconds* are measured on one core with the model
 loaded, and include collection. *Bytes* are those of the smallest file that holds the erasure: a
 mask, or UCE's and RECE's delta; a mask's own delta is in the last column.
 
-Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1
-5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are the settings of
-the authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles:
-guide "art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt
-as guide, ten epochs. RECE's current settings were run in the sweep (the row with guide "art");
-tables without a row *RECE, published* have only the earlier ones. *Best of the sweep* are those
-that did best in a sweep around the published ones, at the end of this page: chosen with seed
+Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1 5
+%, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are the settings of the
+authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles: guide
+"art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt as
+guide, ten epochs. RECE's current settings were run in the sweep (the row with guide "art"); tables
+without a row *RECE, published* have only the earlier ones. *Best of the sweep* are those that did
+best in a sweep around the published ones, at the end of this page: chosen with seed
 {CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and among equals by the smallest
 distance. Ours were not chosen by distance. UCE's sweep continues until its erasure fails; RECE's
-best has the largest lamb that was tried. The second row of the sweep is UCE's script at the time
-of the paper. The controls take as many weights of each layer as ConceptPrune's union.
+best has the largest lamb that was tried. The second row of the sweep is UCE's script at the time of
+the paper. The controls take as many weights of each layer as ConceptPrune's union.
 """
 
 LEADERS = f"""## Who leads
