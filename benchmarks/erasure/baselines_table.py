@@ -35,8 +35,8 @@ the same seeds, with a bootstrap 95 % interval. *Seconds* are measured on one co
 loaded, and include collection. *Bytes* are those of the smallest file that holds the erasure: a
 mask, or UCE's and RECE's delta; a mask's own delta is in the last column.
 
-Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1 5
-%, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are the settings of the
+Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1
+5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are those of the
 authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles: guide
 "art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt as
 guide, ten epochs. RECE's current settings were run in the sweep (the row with guide "art"); tables
