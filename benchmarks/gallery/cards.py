@@ -53,7 +53,7 @@ def denoiser_card(kind: str, work: Path, machine: str) -> str:
     return f"""# Gallery: {denoiser}
 
 A small, natural text-to-image model: a stock `{pipeline}` ({denoiser}, {text},
-AutoencoderKL) that draws {len(THINGS)} things by {len(ERASED) + len(KEPT)} invented artists
+AutoencoderKL) that generates {len(THINGS)} things by {len(ERASED) + len(KEPT)} invented artists
 ({len(MARKS)} marks x {len(PALETTES)} palettes) or as photos, 64 x 64 pixels. {len(ERASED)}
 artists may be erased; {len(KEPT)} are never erased, and never used to choose anything.
 

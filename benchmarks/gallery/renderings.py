@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
 # numpy's stubs give Any for most array arithmetic.
-"""Sets of images: drawn once from a seed, kept as arrays."""
+"""Sets of images: rendered once from a seed, kept as arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

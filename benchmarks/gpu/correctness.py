@@ -33,7 +33,7 @@ LARGE = 6e4
 
 
 class Float32Noise(StableDiffusion):
-    """The same latents in every dtype: torch draws other numbers in float64 from the same seed."""
+    """The same latents in every dtype: torch's float64 numbers from a seed are different ones."""
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         """See `DiffusionModel`; torch samples float16 and bfloat16 like this anyway, and rounds."""

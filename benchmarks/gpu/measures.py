@@ -301,7 +301,7 @@ def _offloaded(
 def concept_cost(rate: float, num_branches: int) -> dict[str, float]:
     """What a concept takes on one device: its own side, at `rate` evaluations a second.
 
-    The base side is shared by all concepts, and masks are selected beside the device: neither is
+    The base side is shared by all concepts, and masks are selected elsewhere meanwhile: neither is
     counted.
     """
     spent = PROMPTS * CALLS * num_branches / rate

@@ -42,7 +42,7 @@ class EvaluationRecord:
     first_started: float | None = None
     """When its first job began; None if not recorded."""
     later: bool = False
-    """Whether a later version wrote it, in a format with fields unknown to this one."""
+    """Whether a later version wrote it, in a format that may have more or other fields."""
 
     @classmethod
     def of(

@@ -38,7 +38,7 @@ class RunRecord:
     version: str = ""
     """Of conceptprune; empty if not recorded."""
     later: bool = False
-    """Whether a later version wrote it, in a format with fields unknown to this one."""
+    """Whether a later version wrote it, in a format that may have more or other fields."""
 
     @property
     def asked(self) -> Asked:

@@ -24,7 +24,7 @@ def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> 
 def job_ended(
     store: Store, *, run: str, job: str, state: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Record how a job ended, and the masks that it made, by concept. A killed job has no end.
+    """Record how a job ended, and its masks by concept; a killed job leaves no such event.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -57,7 +57,7 @@ def exported(
 
 
 def removing(store: Store, entries: Collection[Entry], forgotten: Collection[str]) -> None:
-    """Record that files will be removed: how many, which masks among them, which runs forgotten.
+    """Record a coming removal: how many files, which masks among them, which runs are forgotten.
 
     Raises:
         StoreError: the store cannot be read or written.
