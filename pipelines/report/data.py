@@ -206,7 +206,7 @@ class _Reader:
         )
 
     def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
-        """Images by role; those that still show the concept are never left out."""
+        """Images by role; those that still show the concept come first."""
         shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
         found = (
             make_strip(
