@@ -92,7 +92,9 @@ def judge(request: pytest.FixtureRequest) -> Judge:
 def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
     """Writes a manifest of the tiny model: 50 units with all artists, mostly windows."""
 
-    def write(*artists: str, fuse: bool = True, claim_seconds: float = 5.0) -> Path:
+    def write(
+        *artists: str, fuse: bool = True, claim_seconds: float = 5.0, actors: int = 2
+    ) -> Path:
         content = {
             "version": 1,
             "model": {"folder": str(tiny_folder)},
@@ -108,7 +110,11 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
             },
             "pruning": {"sparsity": 0.02},
             "outputs": {"fuse": "union" if fuse else None},
-            "compute": {"actors": 2, "cpus_per_actor": 0.5, "claim_seconds": claim_seconds},
+            "compute": {
+                "actors": actors,
+                "cpus_per_actor": 0.5,
+                "claim_seconds": claim_seconds,
+            },
         }
         path = tmp_path_factory.mktemp("manifest") / "manifest.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -215,12 +215,17 @@ def resize(disk: Path, *, kibibytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", str(disk)], check=True)
 
 
+@pytest.mark.parametrize(
+    "actors",
+    # Ray has no part in it, and takes longest to start.
+    [0, pytest.param(2, marks=pytest.mark.chaos_long)],
+)
 def test_the_s3_store_refuses_a_fifth_of_the_requests(
-    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, seed: int
+    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, seed: int, actors: int
 ) -> None:
     job = scene(proxy=proxy)
     proxy.choose = share(20, ["503"], seed)
-    job.finish(job.start(write(claim_seconds=200.0)))
+    job.finish(job.start(write(claim_seconds=200.0, actors=actors)))
     proxy.choose = lambda request: None
     job.faults += proxy.injected["503"]
     assert job.attempts() == 1
