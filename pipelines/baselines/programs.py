@@ -75,7 +75,7 @@ class Scene:
         )
 
     def load(self) -> DiffusionModel:
-        """The model in float32 on the CPU: an edit takes seconds, and its bytes are the same."""
+        """The model in float32 on the CPU: edits take seconds, and are the same everywhere."""
         return family_named(self.pipeline).load(self.folder)
 
     def write(
