@@ -281,12 +281,9 @@ LOW_ON_MEMORY = {
 def test_shared_memory_is_full(scene: MakeScene, write: Write, judge: Judge) -> None:
     """That of one driver and its local Ray: in a mount namespace of their own."""
     job = scene()
-    full = (
-        'mount -t tmpfs -o size=64k full /dev/shm && head -c 64k /dev/zero > /dev/shm/x; exec "$@"'
-    )
-    driver = job.start(
-        write(), within=("unshare", "--mount", "sh", "-c", f'{fill}; exec "$@"', "sh")
-    )
+    fill = "mount -t tmpfs -o size=64k full /dev/shm && head -c 64k /dev/zero > /dev/shm/x"
+    apart = ("unshare", "--mount", "sh", "-c", f'{fill}; exec "$@"', "sh")
+    driver = job.start(write(), within=apart)
     job.finish(driver)
     assert "instead of /dev/shm because /dev/shm has only" in driver.said
     job.faults += 1
