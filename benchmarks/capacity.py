@@ -231,10 +231,21 @@ def _measured_row(
         "collection": f"{fastest['collection_evaluations_a_second']:.3g}",
         "share": f"{100 * fastest['share_of_product_rate']:.0f}",
         "peak": f"{fastest['collection_peak_mib']:,.0f}",
+        "edit": _edit(measures.get("erasure", {})),
         "concept": f"{measures['concept']['collection_seconds']:,.0f}",
         # Sides of all artists, and one of the base prompts.
         "hours": f"{(ARTISTS + 1) * measures['concept']['device_hours']:,.1f}",
     }
+
+
+def _edit(found: Mapping[str, Any]) -> str:
+    """What one mask costs once its statistics are collected."""
+    if "mask_bytes" not in found:
+        return "-"
+    return (
+        f"{found['select_seconds']:.1f} s to select, {found['mask_bytes'] / 1000:,.0f} kB, "
+        f"{found['apply_seconds']:.2f} s to apply, {found['remove_seconds']:.2f} s to remove"
+    )
 
 
 def _sizes(of: Network, side: int) -> Sizes:
