@@ -1,4 +1,4 @@
-"""What is written under the images."""
+"""The captions of the images."""
 
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
 from conceptprune.studio.training.captions import ARTIST_CAPTIONS, NUM_TEMPLATES, PHOTO_CAPTIONS
@@ -22,5 +22,5 @@ def all_captions() -> list[str]:
 
 
 def words() -> list[str]:
-    """Every word of a caption, once, in order of the alphabet."""
+    """Every word of the captions, once, in alphabetical order."""
     return sorted({word for text in all_captions() for word in text.split()})
