@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from time import monotonic
 
 from conceptprune import progress
@@ -22,6 +22,10 @@ from conceptprune.errors import StoreError
 from conceptprune.store.store import Store
 
 CLAIM_SECONDS = 30.0
+LONGEST = 366 * 86400.0
+"""Claims of a longer lifetime, in seconds, are none."""
+LAST_TIME = 253_402_300_800.0
+"""The end of the year 9999, in seconds since 1970: a claim of another time is none."""
 RENEWALS = 3
 """Renewals per lifetime of a claim, so that one slow write does not lose it."""
 STUCK_SECONDS = 900.0
@@ -43,7 +47,7 @@ class Claim:
     expires: float
     """Expiry in seconds since 1970, by the worker's clock; each renewal moves it."""
     seconds: float = CLAIM_SECONDS
-    """Seconds without a renewal after which it lapses."""
+    """Seconds without a renewal after which it lapses, for watchers that allow so many."""
 
     @property
     def path(self) -> str:
@@ -55,35 +59,65 @@ class Claim:
         return canonical_json(asdict(self)).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Claim | None":
-        """The inverse of `to_bytes`; None for invalid bytes, which then bind nobody."""
+    def from_bytes(cls, data: bytes, path: str) -> "Claim | None":
+        """The inverse of `to_bytes` for what lies at `path`; None if it is no claim on that.
+
+        Whoever can write the store can put anything there; what is no claim binds nobody.
+        """
         try:
             content = json.loads(data)
-            known = {field.name for field in fields(cls)}
-            # Ignore fields of later versions; earlier ones had no `seconds`.
-            claim = cls(**{name: value for name, value in content.items() if name in known})
-            # These must be numbers: they are compared and added later.
-            _ = claim.since + claim.expires + claim.seconds
-            return claim
-        except (ValueError, TypeError, AttributeError):
+            claim = cls(
+                **{name: _text(content[name]) for name in ("kind", "key", "job", "worker")},
+                since=_number(content["since"]),
+                expires=_number(content["expires"]),
+                # The first versions had no `seconds`. Fields of later versions are ignored.
+                seconds=_number(content.get("seconds", CLAIM_SECONDS)),
+            )
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return None
+        return claim if claim.path == path and 0 < claim.seconds <= LONGEST else None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.isprintable():
+        return value
+    raise ValueError("a field of a claim is no text")
+
+
+def _number(value: object) -> float:
+    """A finite number within the years that a date can show."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A NaN fails this comparison too.
+        if abs(value) <= LAST_TIME:
+            return float(value)
+    raise ValueError("a field of a claim is no number of seconds")
 
 
 class Watch:
     """Observes other jobs' claims over time, to see which are renewed."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        """A watch that gives no claim more than `seconds` without a renewal.
+
+        A claim may say that it lapses earlier. If it says later, it may be a hostile one, which
+        would hold its unit for ever; an honest owner only loses work that is then done twice.
+        """
+        self._seconds = seconds
         self._seen: dict[str, tuple[Claim, float]] = {}
         """By path: a claim, and the (monotonic) time when it was first seen in this state."""
 
     def lapsed(self, claim: Claim) -> bool:
-        """Record a claim; returns whether it went without renewal for its whole lifetime."""
+        """Record a claim; returns whether it went without renewal for as long as it may."""
         now = monotonic()
         seen, since = self._seen.get(claim.path, (None, now))
         if seen != claim:
             self._seen[claim.path] = claim, now
             return False
-        return now - since >= claim.seconds
+        return now - since >= self.patience(claim)
+
+    def patience(self, claim: Claim) -> float:
+        """Seconds without a renewal that a claim is given."""
+        return min(claim.seconds, self._seconds)
 
     def forget(self, path: str) -> None:
         """Forget the claim at a path, which is gone or our own."""
@@ -115,7 +149,7 @@ class Claims:
         self.worker = worker
         self.seconds = seconds
         self._on_stuck = on_stuck
-        self._watch = Watch()
+        self._watch = Watch(seconds)
 
     @contextmanager
     def held(self, kind: str, key: str) -> Iterator[Claim | None]:
@@ -155,11 +189,11 @@ class Claims:
                 self._watch.forget(mine.path)
                 return None
             data = self.store.read_claim(mine.path)
-        other = Claim.from_bytes(data) if data is not None else None
+        other = Claim.from_bytes(data, mine.path) if data is not None else None
         if other is not None and other.job != self.job:
             if not self._watch.lapsed(other):
                 return other
-            say_lapsed(other)
+            say_lapsed(other, self._watch.patience(other))
         self._watch.forget(mine.path)
         self.store.write_claim(mine.path, mine.to_bytes())
         return None
@@ -196,26 +230,28 @@ class Claims:
             logger.warning("the claim on %s %s was not released: %s", mine.kind, mine.key, error)
 
 
-def remove_lapsed(store: Store, claim: Claim) -> None:
-    """Remove a lapsed claim, unless it has been renewed or taken over.
+def remove_lapsed(store: Store, claim: Claim, after: float) -> None:
+    """Remove a claim that lapsed after so many seconds, unless it was renewed or taken over.
 
     Raises:
         StoreError: the store fails.
     """
-    if store.read_claim(claim.path) == claim.to_bytes():
-        say_lapsed(claim)
+    data = store.read_claim(claim.path)
+    # Not compared as bytes: a later version may have written fields that are not read here.
+    if data is not None and Claim.from_bytes(data, claim.path) == claim:
+        say_lapsed(claim, after)
         store.remove([f"claims/{claim.path}"])
 
 
-def say_lapsed(claim: Claim) -> None:
-    """Log that a claim has lapsed."""
+def say_lapsed(claim: Claim, after: float) -> None:
+    """Log that a claim has lapsed after so many seconds without a renewal."""
     logger.warning(
         "%s %s: job %s on %s has not renewed its claim for %.0f s, and is taken for dead",
         claim.kind,
         claim.key[:12],
         claim.job,
         claim.worker,
-        claim.seconds,
+        after,
     )
 
 
@@ -232,8 +268,9 @@ def claims_by_age(store: Store) -> list[tuple[Claim, float]]:
     now = time.time()
     found = []
     for entry in store.claims():
-        data = store.read_claim(entry.path.removeprefix("claims/"))
-        claim = Claim.from_bytes(data) if data is not None else None
+        path = entry.path.removeprefix("claims/")
+        data = store.read_claim(path)
+        claim = Claim.from_bytes(data, path) if data is not None else None
         if claim is not None:
             found.append((claim, max(0.0, now - entry.modified)))
     return sorted(found, key=lambda one: (one[0].since, one[0].key))

@@ -231,7 +231,7 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
             patience = Patience()
             last_node = LastNode()
             patience_with_others = Patience(waiting_for="another job")
-            with Watchdog() as watchdog, OtherJobs(store) as others:
+            with Watchdog() as watchdog, OtherJobs(store, compute.claim_seconds) as others:
 
                 def beat(tick: Tick) -> None:
                     watchdog.beat()

@@ -19,9 +19,10 @@ class OtherJobs:
     one, and a worker for units without a denoiser ends after each unit.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, claim_seconds: float) -> None:
+        """Give no claim more than `claim_seconds` without a renewal."""
         self._store = store
-        self._watch = Watch()
+        self._watch = Watch(claim_seconds)
         # In a separate thread, so that a store that does not answer cannot delay the job.
         self._remover = ThreadPoolExecutor(1)
 
@@ -44,7 +45,7 @@ class OtherJobs:
 
     def _remove(self, claim: Claim) -> None:
         try:
-            remove_lapsed(self._store, claim)
+            remove_lapsed(self._store, claim, self._watch.patience(claim))
         except StoreError as error:
             # It will be seen to lapse again.
             logger.warning("a claim that lapsed could not be removed just now: %s", error)

@@ -12,7 +12,7 @@ import pytest
 from conceptprune import progress
 from conceptprune.store import Store
 from conceptprune.store import claims as module
-from conceptprune.store.claims import Claim, Claims, live_claims, remove_lapsed
+from conceptprune.store.claims import Claim, Claims, claims_by_age, live_claims, remove_lapsed
 from conceptprune.store.files import LocalFiles
 
 
@@ -117,15 +117,23 @@ def test_a_claim_that_is_renewed_while_one_looks_is_alive_whatever_its_clock(
         assert held_by(watcher) == "a"
 
 
-def test_a_claim_of_another_lifetime_is_watched_for_that(store: Store, clock: Clock) -> None:
-    slow = claims(store, "a", seconds=600)
-    store.create_claim("window/k.json", _claim_of(slow, expires=now(), seconds=600.0))
-    watcher = claims(store, "b", seconds=3)
+@pytest.mark.parametrize(("its_own", "the_watchers"), [(3.0, 600.0), (600.0, 3.0), (3e7, 3.0)])
+def test_a_claim_binds_no_longer_than_its_own_lifetime_nor_than_the_watchers(
+    store: Store,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    its_own: float,
+    the_watchers: float,
+) -> None:
+    owner = claims(store, "a", seconds=its_own)
+    store.create_claim("window/k.json", _claim_of(owner, expires=now(), seconds=its_own))
+    watcher = claims(store, "b", seconds=the_watchers)
     assert held_by(watcher) == "a"
-    clock.now += 599.0
+    clock.now += 2.0
     assert held_by(watcher) == "a"
     clock.now += 2.0
     assert held_by(watcher) is None
+    assert "has not renewed its claim for 3 s" in caplog.text
 
 
 def test_a_new_claim_in_the_place_of_an_old_one_is_watched_anew(store: Store, clock: Clock) -> None:
@@ -140,14 +148,14 @@ def test_a_new_claim_in_the_place_of_an_old_one_is_watched_anew(store: Store, cl
 
 def test_a_lapsed_claim_is_removed_unless_it_was_renewed_meanwhile(store: Store) -> None:
     store.create_claim("window/k.json", _claim_of(claims(store, "a"), expires=1.0))
-    seen = Claim.from_bytes(store.read_claim("window/k.json") or b"")
+    seen = _read(store)
     assert seen is not None
     store.write_claim("window/k.json", _claim_of(claims(store, "a"), expires=2.0))
-    remove_lapsed(store, seen)
+    remove_lapsed(store, seen, 30.0)
     assert store.read_claim("window/k.json") is not None
-    renewed = Claim.from_bytes(store.read_claim("window/k.json") or b"")
+    renewed = _read(store)
     assert renewed is not None
-    remove_lapsed(store, renewed)
+    remove_lapsed(store, renewed, 30.0)
     assert store.read_claim("window/k.json") is None
 
 
@@ -213,11 +221,11 @@ def test_claims_shown_are_those_that_were_renewed_lately(store: Store) -> None:
 
 def test_what_a_later_version_adds_to_a_claim_does_not_make_it_none() -> None:
     content = json.loads(_claim_of_job("a", expires=1.0))
-    later = Claim.from_bytes(json.dumps({**content, "colour": "red"}).encode())
+    later = Claim.from_bytes(json.dumps({**content, "colour": "red"}).encode(), "window/k.json")
     assert later is not None
     assert later.job == "a"
     del content["seconds"]
-    earlier = Claim.from_bytes(json.dumps(content).encode())
+    earlier = Claim.from_bytes(json.dumps(content).encode(), "window/k.json")
     assert earlier is not None
     assert earlier.seconds == module.CLAIM_SECONDS
 
@@ -228,6 +236,13 @@ def test_a_job_takes_over_what_its_own_dead_worker_claimed(store: Store) -> None
         assert other is None
 
 
+WHOLE = {"kind": "window", "key": "k", "job": "a", "worker": "w", "since": 0, "expires": 1}
+
+
+def with_(**fields: object) -> bytes:
+    return json.dumps({**WHOLE, **fields}).encode()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -235,12 +250,47 @@ def test_a_job_takes_over_what_its_own_dead_worker_claimed(store: Store) -> None
         b"",
         b"[]",
         b"null",
-        b'{"kind":"window","key":"k","job":"a","worker":"w","since":0,"expires":1,"seconds":"x"}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        with_(seconds="x"),
+        with_(seconds=None),
+        with_(seconds=True),
+        with_(seconds=float("nan")),
+        with_(seconds=float("inf")),
+        with_(seconds=0),
+        with_(seconds=-1),
+        with_(seconds=1e300),
+        with_(seconds=10**400),
+        with_(since=float("nan")),
+        with_(since=10**400),
+        with_(since=[]),
+        with_(expires=float("inf")),
+        with_(expires=1e200),
+        with_(key=["k"]),
+        with_(key="another"),
+        with_(kind=1),
+        with_(job=None),
+        with_(job={"a": 1}),
+        with_(worker=7),
+        with_(worker="\ud800"),
+        with_(worker="two\nlines"),
     ],
 )
 def test_what_is_no_claim_binds_nobody(store: Store, data: bytes) -> None:
     store.create_claim("window/k.json", data)
+    store.create_claim("window/other.json", with_(key="other"))
+    # Nor does it keep others from being shown.
+    assert [claim.key for claim, _ in claims_by_age(store)] == ["other"]
     assert held_by(claims(store, "b")) is None
+
+
+def test_a_claim_of_whole_numbers_is_one(store: Store) -> None:
+    store.create_claim("window/k.json", with_(seconds=30))
+    assert held_by(claims(store, "b")) == "a"
+
+
+def _read(store: Store) -> Claim | None:
+    return Claim.from_bytes(store.read_claim("window/k.json") or b"", "window/k.json")
 
 
 def held_by(watcher: Claims) -> str | None:

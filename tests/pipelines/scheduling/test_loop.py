@@ -289,7 +289,7 @@ def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
     )
     spec.store.write_claim(dead.path, dead.to_bytes())
     waited_for: list[str | None] = []
-    with OtherJobs(spec.store) as others:
+    with OtherJobs(spec.store, claim_seconds=30.0) as others:
         results, _ = run_here(
             spec, unit, on_held=others.held, on_tick=lambda tick: waited_for.append(tick.held)
         )
