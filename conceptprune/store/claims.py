@@ -86,10 +86,9 @@ def _text(value: object) -> str:
 
 def _number(value: object) -> float:
     """A finite number within the years that a date can show."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # A NaN fails this comparison too.
-        if abs(value) <= LAST_TIME:
-            return float(value)
+    # A NaN fails the comparison too.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LAST_TIME:
+        return float(value)
     raise ValueError("a field of a claim is no number of seconds")
 
 

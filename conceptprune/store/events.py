@@ -15,9 +15,10 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import Any
 
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
@@ -26,7 +27,7 @@ from conceptprune.store.store import Store
 
 FORMAT = "conceptprune.event/1"
 FOLDER = "events"
-NAME = re.compile(r"(\d{10})\.json")
+NAME = re.compile(r"([0-9]{10})\.json")
 TRIES = 100
 """Events that others may put in before one's own."""
 READERS = 16
@@ -62,11 +63,13 @@ class Event:
         """
         try:
             content = json.loads(data)
+            said = content.pop("sha256", None) if isinstance(content, dict) else None
+            digest = digest_json(content)
         except (ValueError, RecursionError) as error:
             raise ValueError("is no event") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"is not of the format {FORMAT}")
-        if content.pop("sha256", None) != digest_json(content):
+        if said != digest:
             raise ValueError("was changed, or cut short")
         match content:
             case {
@@ -93,7 +96,10 @@ class Chain:
 
 
 def record_event(store: Store, what: str, details: Mapping[str, Any]) -> Event:
-    """Put an event at the end of the store's chain.
+    """Put an event at the end of the store's chain: after the last one before any gap.
+
+    A number behind a gap was put there by somebody else. To go on from there would let whoever
+    plants the highest number end the chain for good.
 
     Args:
         store: where.
@@ -104,7 +110,8 @@ def record_event(store: Store, what: str, details: Mapping[str, Any]) -> Event:
         StoreError: the store cannot be read or written.
     """
     for _ in range(TRIES):
-        last = max(_numbers(store), default=0)
+        there = set(_numbers(store.event_names()))
+        last = next(number for number in count() if number + 1 not in there)
         # Damaged or not, it is what lies there.
         data = store.read_event(_name(last)) if last else b""
         if data is None:
@@ -131,7 +138,8 @@ def check_events(store: Store) -> Chain:
     Raises:
         StoreError: the store cannot be read.
     """
-    numbers = sorted(_numbers(store))
+    names = sorted(store.event_names())
+    numbers = sorted(_numbers(names))
     with ThreadPoolExecutor(READERS) as readers:
         found = list(readers.map(lambda number: store.read_event(_name(number)), numbers))
     events: list[Event] = []
@@ -140,6 +148,8 @@ def check_events(store: Store) -> Chain:
     for expected, (number, data) in enumerate(zip(numbers, found, strict=True), start=1):
         if number != expected or data is None:
             problem = f"event {expected} is missing"
+            if number != expected:
+                problem += f", but there is an event {number}"
             break
         try:
             events.append(_following(number, data, digests[-1] if digests else ""))
@@ -147,6 +157,9 @@ def check_events(store: Store) -> Chain:
             problem = f"event {number} {error}"
             break
         digests.append(digest_bytes(data))
+    stray = [name for name in names if name.endswith(".json") and not NAME.fullmatch(name)]
+    if stray and problem is None:
+        problem = f"{FOLDER}/{stray[0]} is not the name of an event"
     return Chain(events=tuple(events), digests=tuple(digests), problem=problem)
 
 
@@ -160,8 +173,8 @@ def _following(number: int, data: bytes, before: str) -> Event:
     return event
 
 
-def _numbers(store: Store) -> list[int]:
-    return [int(found[1]) for name in store.event_names() if (found := NAME.fullmatch(name))]
+def _numbers(names: Iterable[str]) -> Iterator[int]:
+    return (int(found[1]) for name in names if (found := NAME.fullmatch(name)))
 
 
 def _name(number: int) -> str:

@@ -1,24 +1,27 @@
 """What jobs, exports and `gc` put into the store's chain of events, for whoever audits it."""
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conceptprune.digest import digest_json
+from conceptprune.errors import StoreError
 from conceptprune.store import Entry, Store
 from conceptprune.store.events import record_event
 
 from .ledger import is_own_mask
 
+logger = logging.getLogger("conceptprune.job")
+
 
 def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> None:
     """Record that a job began, with the digest of what it was asked to do, as in the run's record.
 
-    Raises:
-        StoreError: the store cannot be read or written.
+    If that fails, there is a warning.
     """
     details = {"run": run, "job": job, "command": command, "asked_sha256": digest_json(asked)}
-    record_event(store, "job-began", details)
+    _of_job(store, "job-began", details)
 
 
 def job_ended(
@@ -26,8 +29,7 @@ def job_ended(
 ) -> None:
     """Record how a job ended, and its masks by concept; a killed job leaves no such event.
 
-    Raises:
-        StoreError: the store cannot be read or written.
+    If that fails, there is a warning.
     """
     made = {
         row["concepts"][0]: digest_in(path)
@@ -37,9 +39,17 @@ def job_ended(
         if path.startswith("objects/mask/")
     }
     units = dict(Counter(row["status"] for row in rows))
-    record_event(
-        store, "job-ended", {"run": run, "job": job, "state": state, "units": units, "masks": made}
-    )
+    details = {"run": run, "job": job, "state": state, "units": units, "masks": made}
+    _of_job(store, "job-ended", details)
+
+
+def _of_job(store: Store, what: str, details: Mapping[str, Any]) -> None:
+    try:
+        record_event(store, what, details)
+    except StoreError as error:
+        # A job that cannot write the store at all fails at its ledger. Short of that, a damaged
+        # chain is for `verify --store` to tell, and must not keep jobs from their work.
+        logger.warning("the event %s is not on record in the store: %s", what, error)
 
 
 def exported(

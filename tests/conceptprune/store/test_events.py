@@ -93,7 +93,34 @@ def test_an_event_that_was_made_anew_is_found_by_the_one_after_it(store: Store) 
 
 def test_an_event_that_was_taken_away_is_missing(store: Store) -> None:
     file_of(store, 3).unlink()
-    assert check_events(store).problem == "event 3 is missing"
+    assert check_events(store).problem == "event 3 is missing, but there is an event 4"
+
+
+@pytest.mark.parametrize("number", [0, 6, 9_999_999_999])
+def test_an_event_with_a_gap_before_it_is_a_break_and_ends_the_chain_for_nobody(
+    store: Store, number: int
+) -> None:
+    file_of(store, number).write_bytes(file_of(store, 4).read_bytes())
+    assert record_event(store, "exported", {}).number == 5
+    chain = check_events(store)
+    assert chain.problem
+    assert len(chain.digests) <= 5
+    if number > 9:
+        assert record_event(store, "exported", {}).number == 6
+        found = check_events(store)
+        assert len(found.events) == 6
+        assert found.problem == f"event 7 is missing, but there is an event {number}"
+
+
+def test_an_event_under_a_name_that_is_none_is_a_break_and_ends_the_chain_for_nobody(
+    store: Store,
+) -> None:
+    name = "\N{ARABIC-INDIC DIGIT NINE}" * 10 + ".json"
+    file_of(store, 1).with_name(name).write_bytes(file_of(store, 4).read_bytes())
+    assert record_event(store, "exported", {}).number == 5
+    chain = check_events(store)
+    assert len(chain.events) == 5
+    assert chain.problem == f"events/{name} is not the name of an event"
 
 
 def test_an_event_under_another_number_is_found(store: Store) -> None:
@@ -101,7 +128,9 @@ def test_an_event_under_another_number_is_found(store: Store) -> None:
     assert check_events(store).problem == "event 5 says that it is event 4"
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000, b'{"format":"other/1"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b"[" * 100_000, b'{"format":"other/1"}', b'{"at":NaN}']
+)
 def test_what_is_no_event_breaks_the_chain_and_nothing_else(store: Store, data: bytes) -> None:
     file_of(store, 4).write_bytes(data)
     problem = check_events(store).problem

@@ -18,6 +18,7 @@ from pipelines.cli import main
 from pipelines.commands.export import export_concepts
 from pipelines.commands.gc import collect_garbage
 from pipelines.jobs.erase import erase
+from pipelines.records.trail import job_began, job_ended
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied
 from tests.support.units_here import units_here
 
@@ -192,3 +193,15 @@ def test_verify_of_nothing_is_bad_input(
 ) -> None:
     assert exit_code("verify", *arguments) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_job_whose_events_cannot_be_put_on_record_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LocalFiles, "create", lambda *_, **__: False)
+    store = Store(str(tmp_path))
+    job_began(store, run="r", job="j", command="erase", asked={})
+    job_ended(store, run="r", job="j", state="done", rows=[])
+    began, ended = caplog.messages
+    assert began.startswith("the event job-began is not on record in the store: ")
+    assert ended.startswith("the event job-ended is not on record in the store: ")
