@@ -70,6 +70,21 @@ def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"a Parquet table is damaged: {error}") from error
+    try:
+        return _whole(table, newest)
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        NotImplementedError,
+        pa.ArrowException,
+    ) as error:
+        # Such as metadata that is no text.
+        raise StoreError(f"a Parquet table is damaged: {error}") from error
+
+
+def _whole(table: pa.Table, newest: int | None) -> pa.Table:
+    """The table without its digest, if that is right."""
     metadata = dict(table.schema.metadata or {})
     if missing := [key.decode() for key in (*DECLARED, DIGEST_KEY) if key not in metadata]:
         raise StoreError(f"a Parquet table does not declare {' and '.join(missing)}")

@@ -16,12 +16,12 @@ from conceptprune.store.claims import Claim, claims_by_age
 from ..console.logs import one_line
 from ..console.names import some
 from ..records.concepts import ConceptStates
-from ..records.evaluation import EvaluationRecord, evaluation_records
+from ..records.evaluation import EvaluationRecord
 from ..records.fused import fused_row, lacking
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import open_ledger
-from ..records.run_record import RUN_FILE, RunRecord
-from ..records.runs import AnyRecord, UnknownRecord, run_records, unknown_records
+from ..records.run_record import RunRecord
+from ..records.runs import AnyRecord, UnknownRecord, recorded, run_records, unknown_records
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.graph import Committed, committed_in
 
@@ -98,7 +98,7 @@ def show_status(store: str, console: Console) -> None:
 
     Raises:
         UserError: the store has no run.
-        StoreError: the record of a run is damaged.
+        StoreError: the store cannot be read.
     """
     opened = Store(store)
     claims = claims_by_age(opened)
@@ -125,19 +125,27 @@ def read_statuses(
 
     Raises:
         UserError: the store has no run.
-        StoreError: the record of a run is damaged.
+        StoreError: the store cannot be read.
     """
     committed = committed_in(opened)
     live = [claim for claim, age in claims if age < claim.seconds]
-    evaluations = evaluation_records(opened)
-    runs: list[AnyRecord] = [*evaluations, *unknown_records(opened)]
-    if not runs or any(opened.read_run_file(run, RUN_FILE) for run in opened.runs()):
-        runs += run_records(opened)
+    runs: list[AnyRecord] = list(unknown_records(opened))
+    damaged: list[tuple[UnknownRecord, StoreError]] = []
+    for run in opened.runs():
+        try:
+            found = (EvaluationRecord.read(opened, run), recorded(opened, run))
+            runs += [record for record in found if record]
+        except StoreError as error:
+            damaged.append((UnknownRecord(run=run), error))
+    if not runs and not damaged:
+        # For its error, which says what to do.
+        run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         try:
             yield record, RunStatus.read(opened, record, committed, live)
         except StoreError as error:
             yield record, error
+    yield from damaged
 
 
 def _other_claims(claims: Sequence[tuple[Claim, float]], told: Collection[str]) -> Iterator[str]:

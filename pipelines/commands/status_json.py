@@ -22,7 +22,7 @@ def status_document(store: str) -> dict[str, Any]:
 
     Raises:
         UserError: the store has no run.
-        StoreError: the record of a run is damaged.
+        StoreError: the store cannot be read.
     """
     opened = Store(store)
     claims = claims_by_age(opened)

@@ -4,7 +4,6 @@
 that looked at the images can tell, and only about concepts that they saw before pruning.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.store import Store
 
 from ..console.names import some
-from .fields import NUMBERS, is_later
+from .fields import count_field, is_later, json_object, time_field
 from .fields import field as read_field
 from .run_files import told_if_damaged
 
@@ -130,7 +129,7 @@ class ConceptStates:
         if data is None:
             return None
         with told_if_damaged(store, run, FILE):
-            content = read_field({"": json.loads(data)}, "", dict)
+            content = json_object(data)
             if is_later(content, FORMAT):
                 return None
             return cls(tuple(_state(each) for each in read_field(content, "concepts", list)))
@@ -156,7 +155,8 @@ def _images(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
     hits, number = value
-    return int(hits), int(number)
+    both = {"hits": hits, "images": number}
+    return count_field(both, "hits"), count_field(both, "images")
 
 
 def _when_made(value: Any) -> Made | None:
@@ -164,7 +164,7 @@ def _when_made(value: Any) -> Made | None:
         return None
     made: Mapping[str, Any] = read_field({"": value}, "", dict)
     return Made(
-        at=float(read_field(made, "at", NUMBERS)),
+        at=time_field(made, "at"),
         job=read_field(made, "job", str, "") or None,
         mask=read_field(made, "mask", str),
     )

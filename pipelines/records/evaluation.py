@@ -1,6 +1,5 @@
 """What a run of `evaluate` or `attack` was asked to do, as the store remembers it."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import Commit, Store, UnknownFormatError
 
-from .fields import NUMBERS, field, is_later
+from .fields import field, is_later, json_object, time_field
 from .run_files import first_started, told_if_damaged
 
 if TYPE_CHECKING:
@@ -109,16 +108,21 @@ class EvaluationRecord:
         if data is None:
             return None
         with told_if_damaged(store, run, RUN_FILE):
-            content = field({"": json.loads(data)}, "", dict)
+            content = json_object(data)
             later = is_later(content, RUN_FORMAT)
             checkpoints = field(content, "checkpoints", list, [] if later else None)
+            checkpoints = [each for each in checkpoints if isinstance(each, dict)]
+            for each in checkpoints:
+                # Read here, since `gc` must not miss what such a path names.
+                if each.get("edit") is not None:
+                    field(each, "edit", str)
             return cls(
                 run=run,
                 suite=field(content, "suite", dict, {} if later else None),
-                checkpoints=tuple(each for each in checkpoints if isinstance(each, dict)),
+                checkpoints=tuple(checkpoints),
                 summary=field(content, "summary", str, "" if later else None),
-                started=field(content, "started", NUMBERS, 0.0 if later else None),
-                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                started=time_field(content, "started", 0.0 if later else None),
+                first_started=time_field(content, "first_started", 0.0) or None,
                 later=later,
             )
 

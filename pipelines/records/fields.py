@@ -1,11 +1,51 @@
-"""Fields of JSON files that another version may have written."""
+"""JSON files of a run, and their fields: another version may have written them, or anybody."""
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-NUMBERS = (int, float)
+DEEPEST = 64
+"""Levels of lists and objects in a file; the readers' own recursion ends well above it."""
+LAST_TIME = 253_402_300_799
+"""The last second of the year 9999, in seconds since 1970: the last that a date can show."""
+COUNTS_BELOW = 2**63
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The object in a JSON file, with finite numbers and no more than `DEEPEST` levels.
+
+    Raises:
+        ValueError: the file is anything else.
+    """
+    try:
+        content = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.keys()
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                # A lone surrogate could not be printed.
+                value.encode()
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"it has a number {value}")
+            elif isinstance(value, int) and abs(value) > 2 * COUNTS_BELOW:
+                raise ValueError("it has a number of more than 64 bits")
+        if not inner:
+            return content
+        level = inner
+    raise ValueError("it is too deep")
 
 
 def is_later(content: Mapping[str, Any], known: str) -> bool:
@@ -31,3 +71,23 @@ def field(
     if otherwise is None:
         raise ValueError(f"its field {name} is missing or wrong")
     return otherwise
+
+
+def time_field(content: Mapping[str, Any], name: str, otherwise: float | None = None) -> float:
+    """A time in seconds since 1970, up to the year 9999; else as `field`."""
+    value = content.get(name)
+    if _is_number(value) and 0 <= value <= LAST_TIME:
+        return float(value)
+    return field({}, name, float, otherwise)
+
+
+def count_field(content: Mapping[str, Any], name: str, otherwise: int | None = None) -> int:
+    """A whole number from 0, of less than 64 bits; else as `field`."""
+    value = content.get(name)
+    if _is_number(value) and isinstance(value, int) and 0 <= value < COUNTS_BELOW:
+        return value
+    return field({}, name, int, otherwise)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

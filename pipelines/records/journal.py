@@ -1,6 +1,5 @@
 """What a job records while it runs: the run's ledger, and its own sign of life."""
 
-import json
 import logging
 import os
 import platform
@@ -8,14 +7,15 @@ import secrets
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.units.unit_plan import UnitPlan
 
+from .fields import count_field, field, json_object, time_field
 from .ledger import Made, ledger_rows, write_ledger
 from .run_files import told_if_damaged
 
@@ -27,8 +27,13 @@ JOBS_FOLDER = "jobs"
 SECONDS_BETWEEN_SIGNS = 10.0
 SHARE_OF_TIME = 0.05
 """The ledger takes at most this share of the driver's time: a slow one is written less often."""
+SHORTEST = 1e-3
+"""Seconds of work from which a rate is told."""
 LOST_AFTER = 60.0
 """Seconds without a sign of life after which a job is taken to be dead."""
+
+State = Literal["running", "done", "failed", "stopped"]
+STATES: tuple[State, ...] = get_args(State)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,7 @@ class JobRecord:
     started: float
     seen: float
     """When it last gave a sign of life; seconds since 1970."""
-    state: Literal["running", "done", "failed", "stopped"] = "running"
+    state: State = "running"
     """`failed`: it ended, but something is missing. `stopped`: it was told to end."""
     done: int = 0
     left: int = 0
@@ -59,13 +64,38 @@ class JobRecord:
     def units_per_second(self) -> float | None:
         """The average since it began; None before the first unit is done."""
         seconds = self.seen - self.started
-        return self.done / seconds if self.done and seconds > 0 else None
+        # No rate of a moment, which would be as good as infinite.
+        return self.done / seconds if self.done and seconds >= SHORTEST else None
 
     @property
     def seconds_left(self) -> float | None:
         """Until it is done, at the average rate so far; None if there is no rate yet."""
         rate = self.units_per_second
         return None if rate is None else self.left / rate
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "JobRecord":
+        """The inverse of what `write` writes; fields of later versions are ignored.
+
+        Raises:
+            ValueError: it is no such record.
+        """
+        content = json_object(data)
+        said = field(content, "state", str, "running")
+        state = next((known for known in STATES if known == said), None)
+        if state is None:
+            raise ValueError(f"its state {said[:20]!r} is none of {', '.join(STATES)}")
+        return cls(
+            job=field(content, "job", str),
+            worker=field(content, "worker", str),
+            started=time_field(content, "started"),
+            seen=time_field(content, "seen"),
+            state=state,
+            done=count_field(content, "done", 0),
+            left=count_field(content, "left", 0),
+            in_flight=count_field(content, "in_flight", 0),
+            actors=count_field(content, "actors", 0),
+        )
 
     def write(self, store: Store, run: str) -> None:
         """Write or replace the record."""
@@ -93,9 +123,7 @@ def job_records(store: Store, run: str) -> list[JobRecord]:
         data = store.read_run_file(run, name)
         if data is not None:
             with told_if_damaged(store, run, name):
-                known = {field.name for field in fields(JobRecord)}
-                content = json.loads(data)
-                records.append(JobRecord(**{k: v for k, v in content.items() if k in known}))
+                records.append(JobRecord.from_bytes(data))
     return records
 
 
@@ -167,7 +195,7 @@ class Journal:
         self._counted(state).write(self.store, self.plan.run)
         return rows
 
-    def _counted(self, state: Literal["running", "done", "failed", "stopped"]) -> JobRecord:
+    def _counted(self, state: State) -> JobRecord:
         done = sum(result.status in ("done", "reused") for result in self.results.values())
         return replace(
             self.record,

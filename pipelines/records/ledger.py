@@ -24,6 +24,7 @@ from conceptprune.units.unit import APPLIED, Need
 from conceptprune.units.unit_plan import UnitPlan
 
 from ..scheduling.graph import Committed
+from .fields import COUNTS_BELOW, LAST_TIME, count_field, field, time_field
 from .run_files import told_if_damaged
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ logger = logging.getLogger(__name__)
 Made = Mapping[str, Any]
 """What a ledger row takes from a unit's commit record."""
 
+UNKNOWN = -1
+"""For a number that is never negative."""
+
 NOTHING_MADE: Made = {
     "seconds": None,
     "worker": None,
@@ -156,19 +160,29 @@ def ledger_rows(
 
 def made_by(commit: Commit) -> Made:
     """The columns that follow from a commit record."""
+    # What cannot be is left out: a record says this for readers only, and a hostile one says
+    # anything.
     provenance = commit.provenance
-    finished = provenance.get("finished")
-    refs = commit.objects.values()
+    finished = time_field(provenance, "finished", 0.0)
     return {
-        "seconds": provenance.get("seconds"),
-        "worker": provenance.get("worker"),
-        "finished": None if finished is None else int(finished * 1000),
-        "objects": [ref.path for ref in refs],
+        "seconds": _known(time_field(provenance, "seconds", UNKNOWN)),
+        "worker": field(provenance, "worker", str, "") or None,
+        "finished": int(finished * 1000) or None,
+        "objects": [ref.path for ref in commit.objects.values()],
         "bytes": sum(ref.size for name, ref in commit.objects.items() if name != APPLIED),
-        "entries": provenance.get("entries"),
-        "site_weights": provenance.get("site_weights"),
-        "at_once": commit.at_once,
+        "entries": _known(count_field(provenance, "entries", UNKNOWN)),
+        "site_weights": _known(count_field(provenance, "site_weights", UNKNOWN)),
+        "at_once": _at_once(provenance),
     }
+
+
+def _known(number: float) -> float | None:
+    return None if number == UNKNOWN else number
+
+
+def _at_once(provenance: Mapping[str, Any]) -> int | None:
+    number = count_field(provenance, "at_once", UNKNOWN)
+    return number if 0 <= number < 2**31 else None
 
 
 def reused_units(
@@ -256,7 +270,10 @@ def open_ledger(store: Store, run: str) -> Ledger:
             f"{store.uri}: runs/run={run}/{LEDGER_FILE} is of the format ledger/{number}, and this "
             f"version of conceptprune cannot read its units: it knows ledger/{NUMBER}"
         )
-    rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
+    with told_if_damaged(store, run, LEDGER_FILE):
+        rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
+        for row in rows:
+            _check_values(row)
     for row in rows:
         # An earlier version may have recorded what a service said without redaction.
         row["error"] = redacted(row["error"]) if row["error"] else row["error"]
@@ -300,6 +317,22 @@ def empty_row() -> dict[str, Any]:
     return {
         field.name: None if field.nullable else EMPTY[type_name(field.type)]() for field in SCHEMA
     }
+
+
+def _check_values(row: Mapping[str, Any]) -> None:
+    """Check what the columns' types leave open.
+
+    Raises:
+        ValueError: a list has an empty entry, or a number is negative or not finite.
+    """
+    for name, value in row.items():
+        # A NaN fails the comparison too.
+        if isinstance(value, int | float) and not 0 <= value < COUNTS_BELOW:
+            raise ValueError(f"unit {row['unit']} has {name} {value}")
+        if isinstance(value, list) and None in value:
+            raise ValueError(f"unit {row['unit']} has an empty entry in {name}")
+    if row["seconds"] is not None and row["seconds"] > LAST_TIME:
+        raise ValueError(f"unit {row['unit']} has seconds {row['seconds']}")
 
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:

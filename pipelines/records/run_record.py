@@ -1,6 +1,5 @@
 """What a run of `erase` or `sweep` was asked to do, as the store remembers it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from conceptprune.digest import canonical_json
 from conceptprune.store import Store
 
 from .asked import Asked
-from .fields import NUMBERS, field, is_later
+from .fields import count_field, field, is_later, json_object, time_field
 from .run_files import first_started, told_if_damaged
 
 RUN_FILE = "run.json"
@@ -76,7 +75,7 @@ class RunRecord:
         if data is None:
             raise KeyError(run)
         with told_if_damaged(store, run, RUN_FILE):
-            content = field({"": json.loads(data)}, "", dict)
+            content = json_object(data)
             later = is_later(content, RUN_FORMAT)
             # Fields that a later version writes differently are left out.
             model = field(content, "model", dict, {} if later else None)
@@ -87,9 +86,9 @@ class RunRecord:
                 model_identity=field(model, "identity", str, "" if later else None),
                 # The first versions knew only one family and did not record it.
                 pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
-                denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
-                started=field(content, "started", NUMBERS, 0.0 if later else None),
-                first_started=field(content, "first_started", NUMBERS, 0.0) or None,
+                denoiser_weights=count_field(content, "denoiser_weights", 0 if later else None),
+                started=time_field(content, "started", 0.0 if later else None),
+                first_started=time_field(content, "first_started", 0.0) or None,
                 language_model=field(content, "language_model", str, "") or None,
                 version=field(content, "version", str, ""),
                 later=later,

@@ -71,6 +71,9 @@ def find_run(store: Store, run: str | None) -> RunRecord:
     Raises:
         UserError: no such run.
     """
+    # Whether others can be read does not matter to a run that is named.
+    if run is not None and run in store.runs() and (record := recorded(store, run)):
+        return record
     by_id = {record.run: record for record in run_records(store)}
     if run is None:
         return next(iter(by_id.values()))

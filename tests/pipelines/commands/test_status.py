@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conceptprune.errors import StoreError, UserError
+from conceptprune.errors import UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
 from conceptprune.units.prompts_units import prompts_units
@@ -307,10 +307,16 @@ def test_a_damaged_ledger_is_told_and_hides_no_other_run(
 
 
 @pytest.mark.parametrize("name", ["run.json", "evaluation.json"])
-def test_a_damaged_record_is_one_error_that_names_it(failed_store: Store, name: str) -> None:
+def test_a_damaged_record_is_told_by_its_name_and_hides_no_other_run(
+    failed_store: Store, tiny_store: TinyStore, name: str
+) -> None:
     failed_store.write_run_file("other", name, b'{"run": "oth')
-    with pytest.raises(StoreError, match=f"runs/run=other/{name} is damaged"):
-        status(failed_store.uri)
+    shown = status(failed_store.uri)
+    assert f"runs/run=other/{name} is damaged" in shown
+    assert f"run {tiny_store.plan.run}\n" in shown
+    runs = {each["run"]: each for each in status_document(failed_store.uri)["runs"]}
+    assert f"{name} is damaged" in runs["other"]["error"]
+    assert runs[tiny_store.plan.run]["units"]
 
 
 def test_a_damaged_sign_of_life_is_told(failed_store: Store, tiny_store: TinyStore) -> None:
