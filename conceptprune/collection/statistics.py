@@ -171,25 +171,41 @@ class Statistics:
         if not order or names != [name for name in order for _ in range(num_calls)]:
             raise ValueError("statistics table is not a complete grid of layers and calls")
         calls = table["call"].to_pylist()[:num_calls]
+        timesteps = table["timestep"].to_pylist()[:num_calls]
+        prompts = table["prompts"][0].as_py()
+        for column, values in (("call", calls), ("timestep", timesteps)):
+            if table[column].to_pylist() != values * len(order):
+                raise ValueError(f"a statistics table whose layers differ in their {column}s")
+        if calls != list(range(calls[0], calls[0] + num_calls)):
+            raise ValueError("a statistics table whose calls do not follow each other")
+        if not prompts or set(table["prompts"].to_pylist()) != {prompts}:
+            raise ValueError("a statistics table without a number of prompts for all of its rows")
         layers = {}
         for index, name in enumerate(order):
             part = table.slice(index * num_calls, num_calls)
             layers[name] = LayerStatistics(
-                sum_sq=_matrix(part["sum_sq"], num_calls),
-                sum_norm=_matrix(part["sum_norm"], num_calls),
+                sum_sq=_matrix(part, "sum_sq"),
+                sum_norm=_matrix(part, "sum_norm"),
                 num_rows=part["rows"][0].as_py(),
             )
         return cls(
             first_call=calls[0],
-            timesteps=tuple(table["timestep"].to_pylist()[:num_calls]),
-            num_prompts=table["prompts"][0].as_py(),
+            timesteps=tuple(timesteps),
+            num_prompts=prompts,
             layers=layers,
         )
 
 
-def _matrix(column: "pa.ChunkedArray", num_calls: int) -> NDArray[np.float64]:
-    flat: NDArray[np.float64] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(num_calls, -1)
+def _matrix(part: "pa.Table", name: str) -> NDArray[np.float64]:
+    """One column of a layer's rows, as [C, W]; a ValueError unless all lists are of one width."""
+    column = part[name].combine_chunks()
+    widths = set(part["width"].to_pylist()) | set(column.value_lengths().to_pylist())
+    if len(widths) != 1:
+        raise ValueError(f"a statistics table whose lists {name} are not of one width")
+    flat: NDArray[np.float64] = column.flatten().to_numpy(zero_copy_only=False)
+    if not np.isfinite(flat).all():
+        raise ValueError(f"a statistics table with a {name} that is not finite")
+    return flat.reshape(part.num_rows, -1)
 
 
 def join_calls(windows: Sequence[Statistics]) -> Statistics:

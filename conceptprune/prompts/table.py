@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from conceptprune.errors import StoreError
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 
@@ -41,7 +42,17 @@ def prompts_table(pairs: Pairs, kinds: Mapping[str, str]) -> pa.Table:
 
 
 def pairs_from_table(table: pa.Table) -> dict[str, tuple[PromptPair, ...]]:
-    """The inverse of `prompts_table`."""
+    """The inverse of `prompts_table`.
+
+    Raises:
+        StoreError: a column is missing, or has another type or an empty place.
+    """
+    for name in ("concept", "base", "target", "seed"):
+        at = table.schema.get_field_index(name)
+        column = table.column(at) if at >= 0 else None
+        is_kind = pa.types.is_integer if name == "seed" else pa.types.is_string
+        if column is None or column.null_count or not is_kind(column.type):
+            raise StoreError(f"a table of prompts has no whole column {name}")
     pairs: dict[str, list[PromptPair]] = {}
     for row in table.to_pylist():
         base = Prompt(text=row["base"], seed=row["seed"])

@@ -173,10 +173,12 @@ class Store:
         """The bytes of one object of a committed unit.
 
         Raises:
-            LostUnitError: the object is missing or damaged. The unit is set aside and no longer
-            counts as done, so that it can be computed again.
+            LostUnitError: the object is missing or damaged, or the record names none in that role.
+            The unit is set aside and no longer counts as done, so that it can be computed again.
         """
-        ref = commit.objects[role]
+        ref = commit.objects.get(role)
+        if ref is None:
+            raise self._without(commit, role)
         data, fault = self._examine(ref)
         if data is not None and not fault:
             return data
@@ -191,6 +193,18 @@ class Store:
         except StoreError as error:
             message += f"it is still in its place ({error})"
         raise LostUnitError(message, kind=commit.kind, key=commit.key, path=ref.path)
+
+    def _without(self, commit: Commit, role: str) -> LostUnitError:
+        path = _commit_path(commit.kind, commit.key)
+        fault = f'names no object in the role "{role}"'
+        message = f"{self.uri}: {path} {fault}; "
+        try:
+            if self.find(commit.kind, commit.key) == commit:
+                self.disown(commit, fault)
+            message += "it was set aside: run the job again to compute it"
+        except StoreError as error:
+            message += f"it is still in its place ({error})"
+        return LostUnitError(message, kind=commit.kind, key=commit.key, path=path)
 
     def set_aside(self, commit: Commit) -> bool:
         """Move a unit's damaged objects, and then its record, to `damaged/` with the same path.

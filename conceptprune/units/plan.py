@@ -15,7 +15,6 @@ from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
 from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.run_id import run_id
-from conceptprune.units.unit import Need
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 from conceptprune.units.units import (
     AnyPromptsUnit,
@@ -289,8 +288,9 @@ class _ErasePlanner(Planner):
             plan.concept.kind for plan in concepts
         )
         masks = tuple(plan.mask.key for plan in concepts)
+        names = tuple(plan.concept.name for plan in concepts)
         if asked.how != "budget":
-            return self.add(FusedMaskUnit(masks=masks, fusion=asked))
+            return self.add(FusedMaskUnit(masks=masks, erased=names, fusion=asked))
         # Including those that this mask lacks: a concept that could not be erased is not spared
         # either.
         erased = {concept.name for concept in self.manifest.concepts}
@@ -298,6 +298,7 @@ class _ErasePlanner(Planner):
         return self.add(
             FusedMaskUnit(
                 masks=masks,
+                erased=names,
                 fusion=asked,
                 sides=tuple((plan.target.key, plan.base.key) for plan in concepts),
                 retained=tuple(
@@ -319,6 +320,7 @@ class _ErasePlanner(Planner):
                 CheckpointUnit(
                     key=unit_key({"kind": "checkpoint", "form": form, "mask": mask.key}),
                     mask=(mask.kind, mask.key),
+                    erased=mask.erased,
                     form=form,  # type: ignore[arg-type]
                 )
             )
@@ -340,7 +342,7 @@ class _ErasePlanner(Planner):
             groups.append(_with_seeds(chosen, preview))
         before = tuple(self.preview(None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
-        return before, self.preview((mask.kind, mask.key), every_prompt, preview, before)
+        return before, self.preview(mask, every_prompt, preview, before)
 
     def fused_preview(
         self, fused: FusedMaskUnit, concepts: Sequence[ConceptPlan]
@@ -352,11 +354,11 @@ class _ErasePlanner(Planner):
         before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
         prompts_before = (unit.prompts for unit in before.values())
         prompts = tuple(dict.fromkeys(chain.from_iterable(prompts_before)))
-        return self.preview((fused.kind, fused.key), prompts, preview, tuple(before.values()))
+        return self.preview(fused, prompts, preview, tuple(before.values()))
 
     def preview(
         self,
-        mask: Need | None,
+        mask: MaskUnit | FusedMaskUnit | None,
         prompts: tuple[Prompt, ...],
         preview: Preview,
         before: tuple[PreviewUnit, ...] = (),
@@ -372,14 +374,15 @@ class _ErasePlanner(Planner):
                 "kind": "preview",
                 "format": PREVIEW_FORMAT,
                 **self.model.key_parts,
-                "mask": mask and mask[1],
+                "mask": mask and mask.key,
                 "prompts": texts,
                 **settings,
             }
         )
         return PreviewUnit(
             key=key,
-            mask=mask,
+            mask=mask and (mask.kind, mask.key),
+            erased=mask.erased if mask else (),
             prompts=prompts,
             steps=preview.steps,
             guidance=preview.guidance,

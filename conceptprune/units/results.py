@@ -1,5 +1,6 @@
 """Results of committed units, read from the store: masks, statistics, and what fuses them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,31 +17,32 @@ from conceptprune.store import Commit, Store, parquet_to_table
 from conceptprune.units.units import FusedMaskUnit, MaskUnit, StatisticsUnit
 
 
-def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
+def read_mask(store: Store, key: str, *, of: str | Sequence[str] | None = None) -> PruningMask:
     """The committed mask with that key, a concept's or a fused one.
 
     Raises:
-        StoreError: it is not committed or damaged, or its file says that it is not a mask `of` that
-        concept.
+        StoreError: it is not committed or damaged, or its file says that it is not the mask `of`
+        these concepts.
     """
     commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
     if commit is None:
         commit = store.get(MaskUnit.kind, key)
     mask = PruningMask.from_bytes(store.load(commit, "mask"))
     if of is not None:
-        check_whose(store, commit, mask, of)
+        check_whose(store, commit, mask, *([of] if isinstance(of, str) else of))
     return mask
 
 
-def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -> None:
-    """Refuse the mask of another concept, which would erase, or claim to erase, the wrong one.
+def check_whose(store: Store, commit: Commit, mask: PruningMask, *concepts: str) -> None:
+    """Refuse the mask of other concepts, which would erase, or claim to erase, the wrong ones.
 
     Raises:
-        StoreError: it is not this concept's own mask.
+        StoreError: it is not these concepts' own mask.
     """
-    if list(map(concept_key, mask.concepts)) != [concept_key(concept)]:
+    if list(map(concept_key, mask.concepts)) != list(map(concept_key, concepts)):
+        names = ", ".join(f'"{name}"' for name in concepts)
         raise StoreError(
-            f'{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of "{concept}", '
+            f"{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of {names}, "
             f"and its file is a mask of {', '.join(mask.concepts)}: somebody changed its record; "
             "run `conceptprune erase --verify` to compute it again"
         )
@@ -52,7 +54,11 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
     Raises:
         StoreError: they are not committed, or are damaged.
     """
-    return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
+    table = parquet_to_table(store.load(store.get(kind, key), role))
+    try:
+        return Statistics.from_arrow(table)
+    except ValueError as error:
+        raise StoreError(f"{store.uri}: {kind} {key[:12]}: {error}") from error
 
 
 def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
@@ -62,7 +68,8 @@ def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -
         UserError, ModelMismatchError: see `fuse_masks`.
         StoreError: something is not committed, or is damaged.
     """
-    masks = (read_mask(store, key) for key in unit.masks)
+    named = zip(unit.masks, unit.erased, strict=True)
+    masks = (read_mask(store, key, of=name) for key, name in named)
     if not unit.sides:
         return fuse_masks(masks, unit.fusion)
     layers = read_mask(store, unit.masks[0]).layers

@@ -167,6 +167,11 @@ class MaskUnit(Unit):
     """What the mask file records besides the settings."""
 
     @property
+    def erased(self) -> tuple[str, ...]:
+        """The concept's name."""
+        return (self.concept,)
+
+    @property
     def needs(self) -> tuple[Need, ...]:
         """The sides it compares."""
         keys = (self.target, self.base, *self.retained)
@@ -266,6 +271,9 @@ class FusedMaskUnit(Unit):
     former_kinds = ("mask",)
 
     masks: tuple[str, ...]
+    erased: tuple[str, ...]
+    """Name of each mask's concept, which the mask must bear. No part of the key, as masks have
+    theirs in their own keys."""
     fusion: Fuse
     sides: tuple[tuple[str, str], ...] = ()
     """For a budget: each mask's (target, base) statistics."""
@@ -324,6 +332,8 @@ class CheckpointUnit(Unit):
     key: str
     mask: Need
     """The concept's mask, or the fused one."""
+    erased: tuple[str, ...]
+    """Names of the mask's concepts, which it must bear; they follow from its key."""
     form: Literal["delta", "pipeline"]
 
     @property
@@ -360,6 +370,8 @@ class PreviewUnit(Unit):
     key: str
     mask: Need | None
     """The concept's mask, the fused one, or none."""
+    erased: tuple[str, ...]
+    """Names of the mask's concepts, which it must bear; they follow from its key."""
     prompts: tuple[Prompt, ...]
     steps: int
     guidance: float

@@ -267,7 +267,7 @@ class Worker(UnitWorker):
         folder = self.folder
         weights = read_layers(folder, layers, denoiser_of(folder), self.dtype)
         site_weights = on_site(weights, evidence.target)
-        reference = read_mask(self.store, unit.mask.key).on_site()
+        reference = read_mask(self.store, unit.mask.key, of=unit.mask.erased).on_site()
         table = sweep_rows(site_weights, evidence, unit.settings, reference)
         return Made(objects={"sweep": self._put_table("sweep", table)})
 
@@ -293,7 +293,7 @@ class Worker(UnitWorker):
         )
 
     def _checkpoint(self, unit: CheckpointUnit) -> Made:
-        mask = read_mask(self.store, unit.mask_key)
+        mask = read_mask(self.store, unit.mask_key, of=unit.erased)
         folder = self.folder
         if unit.form == "delta":
             return Made(
@@ -311,7 +311,9 @@ class Worker(UnitWorker):
         return Made(objects=files)
 
     def _preview(self, unit: PreviewUnit) -> Made:
-        mask = None if unit.mask_key is None else read_mask(self.store, unit.mask_key)
+        mask = None
+        if unit.mask_key is not None:
+            mask = read_mask(self.store, unit.mask_key, of=unit.erased)
         memory = self._memory(unit.kind, unit.batch_size)
         images = self._generated(unit, mask, memory)
         table = preview_table(unit.prompts, images)

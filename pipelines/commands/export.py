@@ -275,11 +275,12 @@ def _fused(
     """One mask of several concepts; `keys` are their masks' by concept name."""
     kinds = {concept.name: concept.kind for concept in record.asked.concepts}
     fuse = fuse.for_kinds(kinds[name] for name in keys)
-    unit = FusedMaskUnit(masks=tuple(keys.values()), fusion=fuse)
+    unit = FusedMaskUnit(masks=tuple(keys.values()), erased=tuple(keys), fusion=fuse)
     if fuse.how != "budget":
-        return fuse_masks((read_mask(store, key) for key in unit.masks), fuse)
+        named = keys.items()
+        return fuse_masks((read_mask(store, key, of=name) for name, key in named), fuse)
     folder = _base_model(record, model)
-    provenance = read_mask(store, unit.masks[0]).provenance
+    provenance = read_mask(store, unit.masks[0], of=unit.erased[:1]).provenance
     sides, retained = _sides(store, record, list(keys))
     # As for all concepts of the run: one concept's mask may use fewer calls.
     tau: int | None = record.asked.get("pruning", "tau")

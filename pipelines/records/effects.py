@@ -8,11 +8,12 @@ from conceptprune.errors import StoreError
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
-from conceptprune.store import Store, UnknownFormatError, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.plan import ConceptPlan, Plan
 
 from .concepts import UNCHANGED, ConceptState, ConceptStates, Made, Row
 from .ledger import READERS
+from .run_files import told_if_strange
 
 
 def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> ConceptStates:
@@ -106,6 +107,11 @@ def _hits(
     commit = store.find(unit.kind, unit.key)
     if commit is None:
         return None
+    with told_if_strange(store, commit):
+        return _hits_in(commit, metric, own, store)
+
+
+def _hits_in(commit: Commit, metric: str, own: set[str], store: Store) -> tuple[int, int] | None:
     how = declared(commit.provenance["settings"], metric)
     if how is None:
         return None

@@ -7,7 +7,9 @@ from typing import Any
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.store import Commit, Store, parquet_to_table
+
+from .run_files import told_if_strange
 
 At = tuple[str, int]
 """Prompt and seed of an image."""
@@ -48,7 +50,8 @@ class Recognised:
             if row["kind"] == PreviewScoresUnit.kind and row["objects"]:
                 commit = store.find(PreviewScoresUnit.kind, row["key"])
                 if commit is not None:
-                    self._commits.setdefault(commit.provenance["preview"], []).append(commit)
+                    with told_if_strange(store, commit):
+                        self._commits.setdefault(commit.provenance["preview"], []).append(commit)
 
     def of(self, preview: str) -> Mapping[At, Sequence[Seen]]:
         """What was seen in each image of a preview, by its key; scorers in the plan's order.
@@ -58,18 +61,22 @@ class Recognised:
         """
         found: dict[At, dict[ScorerMetric, Seen]] = {}
         for commit in self._commits.get(preview, ()):
-            title, settings = commit.provenance["title"], commit.provenance["settings"]
-            firsts: dict[str, str] = {}
-            for row in parquet_to_table(self._store.load(commit, "scores")).to_pylist():
-                metric = row["metric"]
-                how = declared(settings, metric)
-                # This version cannot read the metrics of a scorer that it does not know.
-                if how is None or firsts.setdefault(how.domain or metric, metric) != metric:
-                    continue
-                by = ScorerMetric(scorer=title, metric=metric, how=how)
-                image = found.setdefault((row["prompt"], row["seed"]), {})
-                image.setdefault(by, Seen(by=by, value=row["value"], seen=row["seen"]))
+            with told_if_strange(self._store, commit):
+                self._add(commit, found)
         return {at: tuple(seen.values()) for at, seen in found.items()}
+
+    def _add(self, commit: Commit, found: dict[At, dict[ScorerMetric, Seen]]) -> None:
+        title, settings = commit.provenance["title"], commit.provenance["settings"]
+        firsts: dict[str, str] = {}
+        for row in parquet_to_table(self._store.load(commit, "scores")).to_pylist():
+            metric = row["metric"]
+            how = declared(settings, metric)
+            # This version cannot read the metrics of a scorer that it does not know.
+            if how is None or firsts.setdefault(how.domain or metric, metric) != metric:
+                continue
+            by = ScorerMetric(scorer=title, metric=metric, how=how)
+            image = found.setdefault((row["prompt"], row["seed"]), {})
+            image.setdefault(by, Seen(by=by, value=row["value"], seen=row["seen"]))
 
 
 PHOTO = "photo"

@@ -9,7 +9,7 @@ from conceptprune.store import Store
 from conceptprune.units.find import find_commit
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
-from conceptprune.units.units import MaskUnit
+from conceptprune.units.units import FusedMaskUnit, MaskUnit
 
 from ..scheduling.graph import committed_in, units_to_do
 from .ledger import READERS, Made, reused_units
@@ -69,14 +69,14 @@ def _is_lost(store: Store, unit: Unit) -> bool:
     commit = find_commit(store, unit.kind, unit.key)
     if commit is None or store.set_aside(commit):
         return True
-    if isinstance(unit, MaskUnit):
+    if isinstance(unit, MaskUnit | FusedMaskUnit):
         # Imported here because they import torch, which a plan without masks does not need.
         from conceptprune.masks.mask import PruningMask
         from conceptprune.units.results import check_whose
 
         try:
             mask = PruningMask.from_bytes(store.load(commit, "mask"))
-            check_whose(store, commit, mask, unit.concept)
+            check_whose(store, commit, mask, *unit.erased)
         except (UserError, StoreError) as error:
             store.disown(commit, str(error))
             return True

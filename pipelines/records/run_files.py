@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from conceptprune.errors import StoreError
-from conceptprune.store import Store
+from conceptprune.store import Commit, Store
 
 from .fields import json_object, time_field
 
@@ -30,6 +30,20 @@ def told_if_damaged(store: Store, run: str, name: str) -> Iterator[None]:
         raise StoreError(
             f"{store.uri}: runs/run={run}/{name} is damaged ({error}); run its job again, which "
             f"rewrites it, or `conceptprune gc --forget {run}`"
+        ) from error
+
+
+@contextmanager
+def told_if_strange(store: Store, commit: Commit) -> Iterator[None]:
+    """Turn errors of reading a unit's record and objects into a `StoreError` that names it."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except DAMAGED as error:
+        raise StoreError(
+            f"{store.uri}: commits/{commit.kind}/{commit.key}.json or an object that it names is "
+            f"not what this version writes ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -228,7 +228,7 @@ class _Reader:
             if not own and not is_fused(row):
                 continue
             commit = self.find(row["kind"], row["key"])
-            if commit is not None and commit.objects["mask"].digest == mask.digest:
+            if commit and (ref := commit.objects.get("mask")) and ref.digest == mask.digest:
                 kinds = {each.name: each.kind for each in self.concepts}
                 chosen = [name for name in kinds if name in mask.concepts]
                 rows = self.rows_about(mask.concepts) if own else self.rows
@@ -286,7 +286,9 @@ class _Reader:
         commit = self.find(row["kind"], row["key"]) if row["objects"] else None
         if commit is None or not row["entries"] or not row["site_weights"]:
             return None
-        ref = commit.objects["mask"]
+        ref = commit.objects.get("mask")
+        if ref is None:
+            return None
         weights = self.record.denoiser_weights
         return MaskFacts(
             entries=row["entries"],
@@ -309,6 +311,10 @@ class _Reader:
         others = [key for key in compared(row) if key not in (target_key, base_key)]
         retained = [side for key in others if (side := self.statistics(key))]
         if target is None or base is None or len(retained) < len(others):
+            return None
+        sides = (target, base, *retained)
+        if not all(_fits(side, mask, target.num_calls) for side in sides):
+            self.not_shown["which calls selected the weights (statistics do not fit a mask)"] = None
             return None
         try:
             evidence = Evidence(target=target, base=base, retained=retained, rule=made["base"])
@@ -354,3 +360,11 @@ class _Reader:
             return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
         seen = self.recognised.of(key)
         return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]
+
+
+def _fits(side: Statistics, mask: PruningMask, num_calls: int) -> bool:
+    """Whether statistics are of so many calls, and of the layers and columns that a mask prunes."""
+    widths = {name: layer.sum_sq.shape[1] for name, layer in side.layers.items()}
+    return side.num_calls == num_calls and widths == {
+        name: layer.shape[1] - layer.first_column for name, layer in mask.layers.items()
+    }

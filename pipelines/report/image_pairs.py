@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ without the concept; or it asks for another concept, which should stay."""
 
 NEEDED = ("prompt", "seed", "png")
 """Columns without which a table of images cannot be shown."""
+
+logger = logging.getLogger(__name__)
 
 CRISP_PIXELS = 128
 """Images up to this size are enlarged pixel by pixel."""
@@ -170,7 +173,12 @@ def _shown(seen: SeenImage | None, gallery: Gallery) -> ShownImage | None:
     if seen is None:
         return None
     data, suffix = seen.png, "png"
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        logger.warning("an image is left out, as it is no PNG that can be read: %s", error)
+        return None
     if max(image.size) > gallery.max_pixels:
         sink = io.BytesIO()
         image.thumbnail((gallery.max_pixels, gallery.max_pixels))

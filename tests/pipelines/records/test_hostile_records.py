@@ -120,7 +120,6 @@ def test_a_wrong_field_of_a_runs_record_is_told(
         *(("done", value) for value in (NAN, HUGE)),
         ("job", 7),
         ("worker", None),
-        ("state", "dancing"),
     ],
     ids=brief,
 )

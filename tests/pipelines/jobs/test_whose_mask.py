@@ -1,0 +1,93 @@
+"""Whatever applies or fuses a concept's mask refuses one that is another concept's.
+
+Whoever can write the store can let one concept's record name another's mask object. All digests are
+right then, and only the mask file itself says whom it erases.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conceptprune.errors import StoreError
+from conceptprune.store import Store
+from conceptprune.units.unit import Unit
+from conceptprune.units.units import CheckpointUnit, FusedMaskUnit, MaskUnit, PreviewUnit
+from conceptprune.units.worker import Worker
+from pipelines.commands.export import export_concepts
+from pipelines.records.reuse import find_units
+from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
+
+ADA, CY, _ = CONCEPTS
+
+
+def swap(store: Store, unit: Unit, other: Unit) -> None:
+    """Let the record of `unit` name the objects of `other`."""
+    commit = store.get(unit.kind, unit.key)
+    theirs = store.get(other.kind, other.key)
+    store.remove([f"commits/{unit.kind}/{unit.key}.json"])
+    store.commit(replace(commit, objects=theirs.objects))
+
+
+@pytest.fixture
+def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+    """A finished run in which the record of Ada's mask, and of the fused one, name Cy's mask."""
+    store = copied(tiny_store, tmp_path / "store")
+    ada, cy, _ = (concept.mask for concept in tiny_store.plan.concepts)
+    assert tiny_store.plan.fused
+    swap(store, ada, cy)
+    swap(store, tiny_store.plan.fused, cy)
+    return store
+
+
+@pytest.fixture
+def worker(tiny_store: TinyStore, store: Store) -> Worker:
+    return worker_of(tiny_store.prepared, store)
+
+
+@pytest.mark.parametrize("kind", [CheckpointUnit, PreviewUnit, FusedMaskUnit])
+def test_a_worker_refuses_the_mask_of_another_concept(
+    tiny_store: TinyStore, worker: Worker, kind: type[Unit]
+) -> None:
+    ada, cy, _ = tiny_store.plan.concepts
+    fused = tiny_store.plan.fused
+    assert fused
+    wrong = {ada.mask.key, fused.key}
+    units = [
+        unit
+        for unit in tiny_store.plan.units()
+        if isinstance(unit, kind) and (unit.mask_key in wrong)
+    ]
+    assert units
+    for unit in units:
+        with pytest.raises(StoreError, match="is recorded as the mask of"):
+            worker.make(unit)
+    own = next((unit for unit in cy.checkpoints if kind is CheckpointUnit), None)
+    if own:
+        assert worker.make(own).objects
+
+
+@pytest.mark.parametrize("how", ["union", "budget"])
+def test_an_export_that_fuses_refuses_the_mask_of_another_concept(
+    tiny_store: TinyStore, store: Store, tmp_path: Path, how: str
+) -> None:
+    with pytest.raises(StoreError, match=f'is recorded as the mask of "{ADA}"'):
+        export_concepts(
+            store.uri,
+            [ADA, CY],
+            out=tmp_path / "out",
+            form="mask",
+            fuse=how,
+            fraction=0.01 if how == "budget" else None,
+            run=None,
+            model=tiny_store.model,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_verifies_computes_both_again(tiny_store: TinyStore, store: Store) -> None:
+    ada = tiny_store.plan.concepts[0].mask
+    found = find_units(tiny_store.plan, store, verify=True)
+    masks = {unit.key for unit in found.todo if isinstance(unit, MaskUnit | FusedMaskUnit)}
+    assert tiny_store.plan.fused
+    assert masks == {ada.key, tiny_store.plan.fused.key}
