@@ -381,7 +381,7 @@ class _ErasePlanner(Planner):
         )
         return PreviewUnit(
             key=key,
-            mask=mask and (mask.kind, mask.key),
+            mask=(mask.kind, mask.key) if mask else None,
             erased=mask.erased if mask else (),
             prompts=prompts,
             steps=preview.steps,
