@@ -99,8 +99,8 @@ def is_put(part: str) -> Callable[[Request], bool]:
 def test_one_put_that_gets_no_answer_costs_a_try_and_nothing_else(
     proxy: FaultProxy, uri: str, monkeypatch: pytest.MonkeyPatch, part: str, fault: Fault
 ) -> None:
-    monkeypatch.setattr(access, "SHORTEST_TRY", 0.5)
-    monkeypatch.setattr(access, "LONGEST_TRY", 0.5)
+    monkeypatch.setattr(access, "SHORTEST_TRY", 1.0)
+    monkeypatch.setattr(access, "LONGEST_TRY", 1.0)
     store = Store(uri)
     proxy.choose = first(1, fault, is_put(part))
     # A claim whose answer was lost is there; that it is one's own is seen by its job.
@@ -180,11 +180,12 @@ def test_a_store_that_is_silent_for_a_while_is_not_waited_for_in_silence(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(access, "SHORTEST_TRY", 0.2)
-    monkeypatch.setattr(access, "LONGEST_TRY", 0.2)
-    monkeypatch.setattr(access, "SILENCE", 0.4)
+    monkeypatch.setattr(access, "SHORTEST_TRY", 1.0)
+    monkeypatch.setattr(access, "LONGEST_TRY", 1.0)
+    monkeypatch.setattr(access, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(access, "SILENCE", 0.5)
     caplog.set_level(logging.WARNING)
-    proxy.choose = first(4, "silent", is_put("/runs/"))
+    proxy.choose = first(1, "silent", is_put("/runs/"))
     Store(uri).write_run_file("r", "x", b"data")
     (message, *_) = caplog.messages
     assert message.startswith(f"{uri}: write runs/run=r/x failed for ")
