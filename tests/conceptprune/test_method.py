@@ -272,41 +272,58 @@ def mask_it(pipe: StableDiffusionPipeline) -> None:
     conceptprune.find_mask(pipe, "Cy Dow", pairs=PAIRS, **QUICK).apply(pipe)
 
 
-def nothing(pipe: StableDiffusionPipeline) -> None:
-    del pipe
+@pytest.fixture(scope="module")
+def shared_pipe() -> StableDiffusionPipeline:
+    """For what is refused before anything is done to it."""
+    return build_pipeline()
 
 
 @pytest.mark.parametrize(
-    ("prepare_pipe", "asked", "problem"),
+    ("asked", "problem"),
     [
-        (nothing, {"sparsity": 2.0}, "sparsity: found 2.0, allowed is a number above 0"),
-        (nothing, {"tau": 9}, "tau: found 9, allowed is at most collection.steps, which is 4"),
-        (nothing, {"steps": "4"}, "steps: found '4', allowed is a whole number"),
-        (nothing, {"guidance": 0.5}, "guidance: found 0.5, allowed is a number of at least 1"),
-        (nothing, {"seed": -1}, "seed: found -1, allowed is a whole number"),
-        (nothing, {"site": "ffn_ut"}, "site: found 'ffn_ut', allowed is one of ffn_out"),
-        (nothing, {"site": "re:nowhere"}, "no module of UNet2DConditionModel matches 'nowhere'"),
-        (nothing, {"kind": "stile"}, "kind: found 'stile', .*nearest: style"),
-        (nothing, {"kind": "bias", "pairs": None}, "direction: found None"),
-        (nothing, {"pairs": ["a cat"]}, "pairs: each must be a .base, target. pair"),
-        (nothing, {"pairs": []}, "prompts: found .., allowed is a list of at least one"),
-        (nothing, {"selector": "fai", "sparsity": None}, "selector: found 'fai'.*nearest: fia"),
-        (nothing, {"selector": lambda *_: []}, "sparsity: .* another selector is given"),
-        (mask_it, {}, "masks are applied to this pipeline.*take them off first"),
-        (offload, {}, "are not in memory.*find the mask before that"),
+        ({"sparsity": 2.0}, "sparsity: found 2.0, allowed is a number above 0"),
+        ({"tau": 9}, "tau: found 9, allowed is at most collection.steps, which is 4"),
+        ({"steps": "4"}, "steps: found '4', allowed is a whole number"),
+        ({"guidance": 0.5}, "guidance: found 0.5, allowed is a number of at least 1"),
+        ({"seed": -1}, "seed: found -1, allowed is a whole number"),
+        ({"site": "ffn_ut"}, "site: found 'ffn_ut', allowed is one of ffn_out"),
+        ({"site": "re:nowhere"}, "no module of UNet2DConditionModel matches 'nowhere'"),
+        ({"kind": "stile"}, "kind: found 'stile', .*nearest: style"),
+        ({"kind": "bias", "pairs": None}, "direction: found None"),
+        ({"pairs": ["a cat"]}, "pairs: each must be a .base, target. pair"),
+        ({"pairs": []}, "prompts: found .., allowed is a list of at least one"),
+        ({"selector": "fai", "sparsity": None}, "selector: found 'fai'.*nearest: fia"),
+        ({"selector": lambda *_: []}, "sparsity: .* another selector is given"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_denoising(
+    shared_pipe: StableDiffusionPipeline, asked: dict[str, Any], problem: str
+) -> None:
+    check_refused(shared_pipe, problem, **asked)
+
+
+@pytest.mark.parametrize(
+    ("prepare_pipe", "problem"),
+    [
+        (mask_it, "masks are applied to this pipeline.*take them off first"),
+        (offload, "are not in memory.*find the mask before that"),
+    ],
+)
+def test_a_pipeline_that_is_masked_or_offloaded_is_refused_before_any_denoising(
     tiny_pipe: StableDiffusionPipeline,
     prepare_pipe: Callable[[StableDiffusionPipeline], None],
-    asked: dict[str, Any],
     problem: str,
 ) -> None:
     prepare_pipe(tiny_pipe)
+    check_refused(tiny_pipe, problem)
+
+
+def check_refused(pipe: StableDiffusionPipeline, problem: str, **asked: Any) -> None:
     calls: list[object] = []
-    tiny_pipe.unet.register_forward_pre_hook(lambda module, _: calls.append(module))
+    handle = pipe.unet.register_forward_pre_hook(lambda module, _: calls.append(module))
     with pytest.raises(UserError, match=problem):
-        conceptprune.find_mask(tiny_pipe, "Ada Bell", **{"pairs": PAIRS, **QUICK, **asked})
+        conceptprune.find_mask(pipe, "Ada Bell", **{"pairs": PAIRS, **QUICK, **asked})
+    handle.remove()
     assert not calls
 
 
