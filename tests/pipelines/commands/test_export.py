@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +358,16 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     compile(code, "card", "exec")
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline takes two steps for an image unless it is asked for another number."""
+    call = StableDiffusionPipeline.__call__
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "__call__", partialmethod(call, num_inference_steps=2)
+    )
+
+
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("form", ["mask", "pipeline", "single-file", "unet", "delta"])
 def test_the_code_of_every_card_runs_as_it_is_beside_its_files(
     run_export: Run,
@@ -382,6 +393,7 @@ def num_zeros(pipe: StableDiffusionPipeline) -> list[int]:
     return [int((parameter == 0).sum()) for parameter in pipe.unet.parameters()]
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_code_of_a_card_loads_the_delta_of_every_component(
     tiny_pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
