@@ -1,1 +1,1 @@
-"""What the library costs, measured: `python -m benchmarks` prints a table and keeps the numbers."""
+"""What the library costs: `python -m benchmarks` measures, prints a table and saves the numbers."""

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    # Each imported here: the one for a GPU does without what the others need, such as Ray.
+    # Imported here, because the GPU benchmark does without what the others need, such as Ray.
     if sys.argv[1:2] == ["gpu"]:
         from benchmarks.gpu.cli import main as gpu
         from benchmarks.gpu.cli import quiet

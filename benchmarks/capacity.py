@@ -40,7 +40,7 @@ UTILISATION = 0.3
 START = 360
 """Seconds until a new node computes: instance, image, model."""
 DRIVER_SECONDS = 0.002
-"""Of the driver's time a unit, as measured on the page."""
+"""Driver time per unit, as measured on the page."""
 UNITS_A_WINDOW = 4
 """A window brings a reduction, a mask and a delta."""
 CONFIGS: Mapping[str, Mapping[str, Any]] = {"SD 1.5": SD15_UNET, "SDXL": SDXL_UNET}
@@ -52,16 +52,16 @@ class Network:
 
     parameters: int
     flops: int
-    """Of one evaluation: one latent, one prompt, one branch of guidance."""
+    """Per evaluation: one latent, one prompt, one guidance branch."""
     shapes: dict[str, tuple[int, int]]
 
     @property
     def site_weights(self) -> int:
-        """Of the default site."""
+        """Number of weights of the default site."""
         return sum(rows * columns for rows, columns in self.shapes.values())
 
     def hours(self, evaluations: int) -> float:
-        """Of one H100."""
+        """Hours on one H100."""
         return evaluations * self.flops / (PEAK * UTILISATION) / 3600
 
 
@@ -90,7 +90,7 @@ def network(name: str) -> Network:
 
 @cache
 def plan(preview: bool = False) -> Plan:
-    """The plan of a manifest with 500 artists and nothing but defaults, and deltas."""
+    """The plan of a manifest with 500 artists and deltas, and otherwise only defaults."""
     manifest = Manifest.model_validate(
         {
             "version": 1,
@@ -114,7 +114,7 @@ def plan(preview: bool = False) -> Plan:
 
 @cache
 def evaluations(preview: bool = False) -> int:
-    """Of the whole plan."""
+    """Denoiser evaluations of the whole plan."""
     return sum(unit.evaluations for unit in plan(preview).units())
 
 
@@ -132,7 +132,7 @@ def page() -> str:
 
 
 def values() -> dict[str, Any]:
-    """What the template is filled with."""
+    """The values of the template."""
     windows = plan().of(WindowUnit)
     window = next(iter(windows.values()))
     seconds = {name: 3600 * network(name).hours(window.evaluations) for name in CONFIGS}
@@ -205,7 +205,7 @@ def measured() -> list[dict[str, str]]:
 
 
 def measured_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Of one run of `python -m benchmarks gpu`; none of one with --small."""
+    """The rows of one run of `python -m benchmarks gpu`; none if it was run with --small."""
     if results["small"]:
         return []
     return [
@@ -231,10 +231,21 @@ def _measured_row(
         "collection": f"{fastest['collection_evaluations_a_second']:.3g}",
         "share": f"{100 * fastest['share_of_product_rate']:.0f}",
         "peak": f"{fastest['collection_peak_mib']:,.0f}",
+        "edit": _edit(measures.get("erasure", {})),
         "concept": f"{measures['concept']['collection_seconds']:,.0f}",
         # Sides of all artists, and one of the base prompts.
         "hours": f"{(ARTISTS + 1) * measures['concept']['device_hours']:,.1f}",
     }
+
+
+def _edit(found: Mapping[str, Any]) -> str:
+    """What one mask costs once its statistics are collected."""
+    if "mask_bytes" not in found:
+        return "-"
+    return (
+        f"{found['select_seconds']:.1f} s to select, {found['mask_bytes'] / 1000:,.0f} kB, "
+        f"{found['apply_seconds']:.2f} s to apply, {found['remove_seconds']:.2f} s to remove"
+    )
 
 
 def _sizes(of: Network, side: int) -> Sizes:

@@ -1,4 +1,4 @@
-"""A synthetic collector: all that a job does on a cluster, but its units only sleep.
+"""A synthetic collector: everything a job does on a cluster, but its units only sleep.
 
 The plan, the scheduling, the actors, the claims, the objects, the commit records and the ledger are
 the real ones. No torch, so that dozens of workers find room on one machine.
@@ -32,11 +32,11 @@ from pipelines.scheduling.workers import WorkerPool
 RAYLETS = 4
 CPUS_OF_A_RAYLET = 8
 CPUS_OF_AN_ACTOR = 0.2
-"""Logical. Ray fills a raylet to half before it goes on to the next, so 64 actors lie on all four
-and leave tasks some CPUs on each."""
+"""Logical CPUs. Ray fills a raylet to half before it goes on to the next, so 64 actors are spread
+over all four, and tasks find some free CPUs on each."""
 OBJECT_STORE_BYTES = 100_000_000
 SHARES = (0.25, 0.5, 1.0)
-"""Of the units done: when the driver's memory is looked at."""
+"""Shares of the units done at which the driver's memory is measured."""
 MIB = 1 << 20
 
 
@@ -50,7 +50,7 @@ class SleepingSpec:
 
     @property
     def run_id(self) -> str:
-        """Of no run."""
+        """A placeholder: the units belong to no run."""
         return "benchmark"
 
     def build(self) -> "SleepingWorker":
@@ -77,12 +77,12 @@ class SleepingWorker(UnitWorker):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What one number of workers gave."""
+    """What was measured with one number of workers."""
 
     workers: int
     units: int
     tasks: int
-    """Of them reductions and masks, which are no actor's work."""
+    """Reductions and masks among the units, which are not done by actors."""
     actors_by_node: tuple[int, ...]
     starting: float
     """Seconds until every actor was up."""
@@ -93,19 +93,19 @@ class Point:
     efficiency: float
     """Share of `wall` that the actors slept in units."""
     overhead: float
-    """Driver's processor milliseconds a unit, all its threads."""
+    """Driver's processor time per unit in milliseconds, over all its threads."""
     memory: tuple[float, ...]
     """Driver's resident MiB at each of `SHARES`."""
     ledger: float
     """Share of the time that the driver's loop spent on the ledger."""
     ledger_seconds: float
-    """One ledger, made and written."""
+    """Seconds to make and write one ledger."""
     load: float
     """The machine's load (runnable processes) just before."""
 
 
 def plan_of(units: int) -> Plan:
-    """The real plan of an erase job of about so many units: 40 windows a side, no outputs."""
+    """The real plan of an erase job of about `units` units: 40 windows per side, no outputs."""
     concepts = max(1, round((units - 41) / 42))
     manifest = Manifest.model_validate(
         {
@@ -130,7 +130,7 @@ def plan_of(units: int) -> Plan:
 
 @dataclass(slots=True)
 class _Watch:
-    """What is noted down while the units run."""
+    """What is measured while the units run."""
 
     pool: WorkerPool
     journal: Journal
@@ -171,7 +171,7 @@ class _Watch:
 
 
 def measure(uri: str, *, workers: int, units: int, seconds: float, raylets: int) -> Point:
-    """Run about so many units on so many actors; call it in a process of its own."""
+    """Run about `units` units on `workers` actors; call it in a process of its own."""
     load = os.getloadavg()[0]
     plan = plan_of(units)
     todo = list(plan.units())

@@ -1,7 +1,7 @@
-"""Each family on its own: collection over the bare loop, and apart from it loading and encoding.
+"""Each family on its own: collection over the bare loop; and, separately, loading and encoding.
 
-The models are the families' smallest true configurations with wider denoisers, in which arithmetic
-counts most; their text encoders stay tiny, so encoding says what is paid beside the encoders' work.
+The models are the families' tiny test configurations with wider denoisers, in which arithmetic
+dominates; their text encoders stay tiny, so encoding measures the overhead around the encoders.
 """
 
 import tempfile
@@ -51,7 +51,7 @@ WIDER: Mapping[str, Mapping[str, Any]] = {
         "cross_attention_dim": 384,
     },
 }
-"""What of a tiny model's denoiser is made larger, by the tiny model's name."""
+"""How a tiny model's denoiser is made larger, by the tiny model's name."""
 ENCODED = 32
 MOST_OVERHEAD = 3
 
@@ -65,7 +65,7 @@ def run() -> list[Measurement]:
 
 
 def run_minimal() -> list[Measurement]:
-    """One family as tiny as it is, to see that it runs."""
+    """One family at its tiny size, to see that it runs."""
     return measure("pixart-sigma", {}, repeats=1, at_most=None)
 
 
@@ -111,7 +111,7 @@ def measure(
 
 
 def save(name: str, config: Mapping[str, Any], folder: Path) -> None:
-    """A tiny model, with a denoiser as `config` has it, as a `from_pretrained` folder."""
+    """Save a tiny model, its denoiser changed by `config`, as a `from_pretrained` folder."""
     pipe = widened(next(tiny for tiny in TINY_MODELS if tiny.name == name), config)
     pipe.save_pretrained(folder)
 

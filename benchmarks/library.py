@@ -1,4 +1,4 @@
-"""The library at the same work as the published procedure: concepts that share base prompts."""
+"""The library doing the published procedure's work: concepts that share base prompts."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -18,7 +18,7 @@ from conceptprune.models.prompt import Prompt
 
 WORKERS = 2
 LARGE = {**WIDER["pixart-sigma"], "num_layers": 48}
-"""0.1 B weights: large against everything else in a process that changes from run to run."""
+"""0.1 B weights: large compared with all else in a process that varies between runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +28,11 @@ class Loaded:
     seconds: float
     file_bytes: int
     resident: int
-    """In memory, of the weights' files as they are mapped."""
+    """Bytes of the mapped weights' file that are in memory."""
     shared: int
     """Of these, pages that another process has mapped too."""
     own: int
-    """Resident memory that is this process's alone."""
+    """Resident memory that no other process shares."""
 
 
 def run() -> list[Measurement]:
@@ -41,12 +41,12 @@ def run() -> list[Measurement]:
 
 
 def run_minimal() -> list[Measurement]:
-    """The tiny model in one worker, to see that it runs: to start one takes seconds."""
+    """The tiny model in one worker, which takes seconds to start, to see that it runs."""
     return measure({}, "float32", workers=1)
 
 
 def measure(config: dict[str, Any], dtype: str, *, workers: int = WORKERS) -> list[Measurement]:
-    """The workers' maps while all are alive and have run the denoiser once."""
+    """The workers' memory maps, while all are alive and have run the denoiser once."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         save("pixart-sigma", config, Path(folder))
@@ -97,14 +97,14 @@ def _load(task: tuple[str, str]) -> Loaded:
         seconds=seconds,
         file_bytes=file.stat().st_size,
         resident=pages["Rss:"],
-        # Dirty where the file has only just been written: that is the page cache's, not a copy.
+        # Pages of a file that was just written are dirty; they are the page cache's, no copy.
         shared=pages["Shared_Clean:"] + pages["Shared_Dirty:"],
         own=every["Private_Clean:"] + every["Private_Dirty:"],
     )
 
 
 def _pages(file: Path | None) -> Counter[str]:
-    """Bytes by kind of the pages of a file that this process has mapped, or of all its pages."""
+    """Bytes by kind of page, of a file that this process has mapped, or of all its pages."""
     total: Counter[str] = Counter()
     counts = False
     for line in Path("/proc/self/smaps").read_text().splitlines():

@@ -10,17 +10,17 @@ from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.names import THINGS
 from tests.support.sd15_shaped import build_pipeline
 
-# Half of SD 1.5's widths at small latents: statistics and weights are large against activations.
+# Half of SD 1.5's widths at small latents: statistics and weights outweigh activations.
 WIDE = (160, 320, 640, 640)
 SMALL = (32, 64, 64, 64)
 BATCH_SIZE = 2
 SETTLED_BATCHES = 4
-"""From the second batch on, a running sum and its successor are held beside the new batch's
-statistics: a step that comes once, and which growth is therefore measured from."""
+"""From the second batch on, a running sum and its successor are held besides the new batch's
+statistics. This step comes only once, so growth is measured from a point after it."""
 MAX_GROWTH = 4
 """MiB: as much as the statistics of a single batch. Keeping every batch's would take 48."""
 MAX_CONCEPTS_GROWTH = 8
-"""MiB: the last concept's statistics and entries are let go only when the next one's are there."""
+"""MiB: a concept's statistics and entries are freed only when the next concept's exist."""
 
 
 def run() -> list[Measurement]:

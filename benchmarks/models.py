@@ -14,7 +14,7 @@ CONCEPTS = tuple(artist.name for artist in ARTISTS[:10])
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A pipeline to measure on, and how many things its concepts are asked to generate."""
+    """A pipeline to measure on, and the things that its prompts ask for."""
 
     name: str
     pipe: StableDiffusionPipeline

@@ -1,7 +1,7 @@
 """The site of 500 concepts in a browser: how soon its overview shows, and how large it is.
 
 From this machine's disk, in headless Chromium. A bucket far away adds one request's latency and the
-transfer of one file; images come after, as they are scrolled to.
+transfer of one file; images load later, as they are scrolled into view.
 """
 
 import tempfile
@@ -44,7 +44,7 @@ def run_minimal() -> list[Measurement]:
 
 
 def of(concepts: int, *, at_most: float | None) -> list[Measurement]:
-    """Write the site of so many concepts, and open its overview a few times."""
+    """Write the site of that many concepts, and open its overview a few times."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store, _ = store_of_many(folder, concepts)
@@ -52,7 +52,7 @@ def of(concepts: int, *, at_most: float | None) -> list[Measurement]:
         write_report(store.uri, out=folder / "site", run=None)
         writing = time.perf_counter() - started
         overview = folder / "site" / "index.html"
-        # As root Chromium writes into the profile after it was told to end.
+        # As root, Chromium still writes into the profile after it was told to end.
         with (
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
             chromium(Path(profile)) as browser,

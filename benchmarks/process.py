@@ -21,12 +21,12 @@ def in_own_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 
 
 def in_own_lean_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a fresh Python whose memory is what is alive, not what was freed: slower."""
+    """Run `work`, more slowly, in a fresh Python that returns freed memory to the system."""
     return _spawn(_give_back_what_is_freed, partial(work, *args, **kwargs))
 
 
 def in_own_bare_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a fresh Python that imports nothing but what `work` does."""
+    """Run `work` in a fresh Python that imports only what `work` does."""
     return _spawn(_prepare_nothing, partial(work, *args, **kwargs))
 
 
@@ -41,7 +41,7 @@ def _prepare_nothing() -> None:
 
 
 def _use_one_thread() -> None:
-    # Imported here: what is measured may do without it.
+    # Imported here, because what is measured may not need it.
     import torch
 
     torch.set_num_threads(1)

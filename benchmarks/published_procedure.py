@@ -1,7 +1,7 @@
 """The published procedure as it is run, unoptimised: what the library's speed is measured against.
 
-One prompt at a time, every denoiser call to the last and the image decoded, both sides again for
-each concept. A hook on each feed-forward's GEGLU computes the activation a second time and copies
+One prompt at a time, with every denoiser call and the image decoded; both sides again for each
+concept. A hook on each feed-forward's GEGLU computes the activation a second time and copies
 it to host memory, where rows are normalised and column norms accumulated. Then, for every call and
 layer, both sides' scores are fully sorted; the union over the first tau calls comes last.
 
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(kw_only=True, slots=True)
 class ColumnNorms:
-    """Running column norms, one [columns] vector for each denoiser call, of one feed-forward."""
+    """Running column norms of one feed-forward: a [columns] vector for each denoiser call."""
 
     calls: list[Tensor] = field(default_factory=list)
 
@@ -53,7 +53,7 @@ Norms = dict[str, ColumnNorms]
 def collect_norms(
     pipe: StableDiffusionPipeline, pairs: Sequence[Pair], *, steps: int, guidance: float
 ) -> tuple[Norms, Norms]:
-    """Make both images of every pair; returns what base and target prompts excited."""
+    """Generate both images of every pair; returns the norms of (base, target) prompts."""
     gates = {
         f"{name.removesuffix('.net.0')}.net.2": module
         for name, module in pipe.unet.named_modules()
@@ -99,7 +99,7 @@ def _observe(
     steps: int,
     guidance: float,
 ) -> None:
-    """Make one image of `prompt` and add its activations to `norms`."""
+    """Generate one image of `prompt` and add its activations to `norms`."""
     num_seen = dict.fromkeys(gates, 0)
 
     def observe(name: str, gate: GEGLU, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One number, and what it was hoped to be."""
+    """One number, and the bound that was aimed for."""
 
     what: str
     value: float
@@ -27,7 +27,7 @@ class Measurement:
 
     @property
     def aim(self) -> str:
-        """The hoped-for bound as text; empty where there is none."""
+        """The bound as text; empty if there is none."""
         if self.at_most is not None:
             return f"<= {self.at_most:g} {self.unit}".strip()
         if self.at_least is not None:
@@ -36,7 +36,7 @@ class Measurement:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is met; None where there is none."""
+        """Whether the aim is met; None if there is none."""
         if self.at_most is not None:
             return self.value <= self.at_most
         if self.at_least is not None:
@@ -69,7 +69,7 @@ def table(results: Mapping[str, Sequence[Measurement]]) -> Table:
 
 
 def write(path: Path, results: Mapping[str, Sequence[Measurement]]) -> None:
-    """Write the cases that were run; cases of earlier runs that were not run now stay."""
+    """Write the cases that were run; earlier results of other cases stay."""
     cases: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for case, measurements in results.items():
         cases[case] = {

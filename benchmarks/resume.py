@@ -1,8 +1,8 @@
 """How long a rerun takes to know what is left to do, on a store with many committed units.
 
-The store is in the state that a killed job leaves: the last units have a commit record and are in
-no ledger, and some were not begun. In a folder and on a real S3 server on this machine, where what
-counts is the number of requests: a bucket far away takes longer for each.
+The store is in the state that a killed job leaves: the last units have a commit record but are
+in no ledger, and some were not begun. Measured in a folder, and on a real S3 server on this
+machine, where the number of requests counts: a bucket far away takes longer for each.
 """
 
 import tempfile
@@ -61,7 +61,7 @@ def in_folder(units: int, *, at_most: float | None) -> list[Measurement]:
 
 
 def in_s3(units: int) -> list[Measurement]:
-    """On a real server, its requests counted on their way."""
+    """On a real server, with its requests counted."""
     context = pytest.MonkeyPatch.context()
     with running_server() as server, FaultProxy(server.port) as proxy, context as patch:
         use_server(patch, proxy.endpoint)
@@ -76,7 +76,7 @@ def in_s3(units: int) -> list[Measurement]:
         seconds, note = _scan(uri, plan, number)
         requests = len(proxy.requests)
     what = f"S3, {number:,} committed units: what is left is known after"
-    # A listing a kind and one of the runs, the ledger, and each record that is in no ledger.
+    # A listing per kind and one of the runs, the ledger, and each record that is in no ledger.
     most = number // LISTED_AT_ONCE + NOT_IN_LEDGER + 10
     return [
         Measurement(what=what, value=seconds, unit="s", note=note),
@@ -90,7 +90,7 @@ def in_s3(units: int) -> list[Measurement]:
 
 
 def _fill(uri: str, write: Write, units: int) -> tuple[Plan, int]:
-    """A store with about so many commit records; returns its plan and their exact number."""
+    """Fill a store with about `units` commit records; returns the plan and their exact number."""
     plan = plan_of(units)
     every = list(plan.units())
     hundredth = max(1, len(plan.concepts) // 100)
@@ -117,7 +117,7 @@ def _commit(unit: Unit) -> Commit:
 
 
 def _scan(uri: str, plan: Plan, number: int) -> tuple[float, str]:
-    """What a job does before its first unit: seconds, and what came of it."""
+    """Do what a job does before its first unit; returns the seconds, and a note on the result."""
     started = time.perf_counter()
     committed = committed_in(Store(uri))
     todo = {unit.key for unit in units_to_do(plan, committed)}

@@ -4,8 +4,8 @@ What two cores can show: what the driver spends on a unit, whether that or its m
 number of units, and whether anything waits for anything but the processor. What they cannot show:
 64 workers with a processor each. Here all workers, their raylets, the object store's disk and the
 driver share two cores, and a unit costs its worker some milliseconds of them (Ray, claim, object,
-commit). So the efficiency at 64 workers is a lower bound for machines that have a core a worker,
-and says nothing of networks between them, of S3 or of a GPU.
+commit). So the efficiency at 64 workers is a lower bound for machines with a core per worker, and
+says nothing about networks, S3 or GPUs.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ SECONDS = 0.25
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 MOST_UNITS = 20_000
 UNITS_OF_A_WORKER = 100
-"""For the smaller numbers: 25 s a point, and what passes until all actors are up."""
+"""Below 64 workers: 25 s per point, plus the time until all actors are up."""
 RAYLETS = 4
 
 
@@ -45,7 +45,7 @@ def point(workers: int, units: int, *, seconds: float = SECONDS, raylets: int = 
 
 
 def show(point: Point, *, at_least: float | None) -> list[Measurement]:
-    """A point's measurements; the driver's only where there are many units."""
+    """A point's measurements; with an aim, also the driver's memory, its ledger and the tail."""
     nodes = " + ".join(map(str, point.actors_by_node))
     measured = [
         Measurement(

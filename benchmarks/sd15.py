@@ -47,7 +47,7 @@ def make_evidence(*, num_calls: int, num_layers: int = len(SHAPES), seed: int = 
 
 
 def _statistics(energy: dict[str, NDArray[np.float64]]) -> Statistics:
-    """As of one prompt."""
+    """Statistics as if of one prompt."""
     layers = {
         name: LayerStatistics(sum_sq=sums, sum_norm=np.sqrt(sums), num_rows=1)
         for name, sums in energy.items()

@@ -1,4 +1,4 @@
-"""Erase one artist from a pipeline that is loaded already, and put the artist back.
+"""Erase one artist from a loaded pipeline, and put the artist back.
 
 python examples/erase_one_concept.py OUT_FOLDER
 """

@@ -1,4 +1,4 @@
-"""Select weights by a rule of your own, from statistics that a job has stored: nothing is denoised.
+"""Select weights by your own rule, from statistics that a job has stored, without denoising.
 
 python examples/own_selector.py STORE CONCEPT MASK_FILE
 """

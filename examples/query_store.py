@@ -1,4 +1,4 @@
-"""Ask a store with SQL which neurons its concepts share, and what its units took.
+"""Ask a store with SQL which neurons its concepts share, and how much masks overlap.
 
 python examples/query_store.py STORE
 """
@@ -16,7 +16,7 @@ duckdb.sql(f"""
     GROUP BY ALL ORDER BY concepts DESC, weights DESC, layer, neuron LIMIT 10
 """).show()
 
-print("How much two masks have in common (Jaccard's index over neurons):")
+print("How much two masks overlap (Jaccard index over neurons):")
 duckdb.sql(f"""
     WITH pruned AS (
         SELECT DISTINCT concept, layer, neuron FROM '{store}/objects/neurons/*/*.parquet'

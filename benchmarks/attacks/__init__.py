@@ -1,1 +1,1 @@
-"""What attacks bring back of artists erased from the demo model, by the shipped judge."""
+"""How often attacks bring back artists erased from the demo model, according to its judge."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attacks.checkpoints FOLDER`: the checkpoints that are attacked."""
+"""`python -m benchmarks.attacks.checkpoints FOLDER`: makes the checkpoints that are attacked."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from conceptprune.models.weights import read_layers
 from conceptprune.studio import model_path
 
 ARTISTS = NAMES[:4]
-"""Those of the suites."""
+"""The artists of the attack suites."""
 SPARSITIES = (0.01, 0.005)
 """The published k for styles, and half of it."""
 
 
 def located(mask: PruningMask, edit: Edit) -> dict[str, float]:
-    """How well single places are told from others without the base model, as areas under the ROC.
+    """How well pruned entries can be located without the base model: areas under the ROC curve.
 
-    0.5 is chance. `magnitude`: the smallest entries first; `neuron`: those in the columns of the
-    smallest norm first; `residual`: those that a low-rank model of the layer fits worst first.
+    0.5 is chance. `magnitude` ranks the smallest entries first, `neuron` the entries in the columns
+    with the smallest norms, `residual` those that a low-rank model of the layer fits worst.
     """
     weights = read_layers(model_path(), mask.layers, mask.component, torch.float32)
     areas: dict[str, list[float]] = {"magnitude": [], "neuron": [], "residual": []}
@@ -49,7 +49,7 @@ def located(mask: PruningMask, edit: Edit) -> dict[str, float]:
 
 
 def area_under_roc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive has the larger score (Mann and Whitney 1947; ties count half)."""
+    """Chance that a positive outscores a negative (Mann and Whitney 1947; ties count half)."""
     ordered = np.sort(score)
     below, upto = (np.searchsorted(ordered, score, side) for side in ("left", "right"))
     ranks = (below + upto + 1) / 2
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def write(name: str, masks: Sequence[PruningMask], folder: Path) -> None:
-    """Write the union of masks, and a sealed delta; print how well each hides the places."""
+    """Write the union of masks and a sealed delta; print how well each hides what was pruned."""
     mask = union_masks(masks)
     mask.save(folder / f"{name}.safetensors")
     data = delta_file(mask, model_path(), edit=sealer(mask))

@@ -1,6 +1,6 @@
 """`python -m benchmarks.attacks.table STORE`: success rates of a store's attacks, as Markdown.
 
-Each run's rates are also written to results.jsonl, one a line.
+The rates are also written to results.jsonl, one per line.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LABELS = {
     "uce": "UCE, published settings",
     "uce2": "UCE, best of its sweep",
 }
-"""Of the checkpoints, in the table's order."""
+"""Titles of the checkpoints, in the table's order."""
 
 
 def lines_of(store: Store) -> list[Line]:
@@ -67,7 +67,7 @@ def rates_table(lines: list[Line], start: str) -> str:
         budget = f"{steps:.0f} steps, {images:.1f} images"
         rows.append([attack, budget, *(percent(line) if line else "-" for line in cells)])
     return table(
-        ["attack", "spent a prompt, at most", *(LABELS.get(name, name) for name in labels)], rows
+        ["attack", "spent per prompt, at most", *(LABELS.get(name, name) for name in labels)], rows
     )
 
 

@@ -72,7 +72,7 @@ class Study:
     def alone(
         self, artists: Sequence[str], mask_of: Any, seeds: Sequence[int], things: int, **what: Any
     ) -> Score:
-        """Each artist erased alone; scores added up, and one line for all."""
+        """Erase each artist alone; add up the scores, and record one line for all."""
         total = Score()
         densities = []
         for artist in artists:
@@ -88,7 +88,7 @@ class Study:
 
 
 def frontier(study: Study, center: Setting) -> None:
-    """k, tau, halves and base around a setting, on a few artists and the choosing seeds."""
+    """k, tau, branches and base around a setting, on a few artists and the choosing seeds."""
     artists = [NAMES[index] for index in CHOOSING_ARTISTS]
     study.alone(artists, lambda _: None, CHOOSING_SEEDS, 1, what="frontier: untouched")
     whole = study.maker.whole_site()
@@ -102,7 +102,7 @@ def frontier(study: Study, center: Setting) -> None:
 
 
 def untouched(study: Study, _: Setting) -> None:
-    """The model as it is, and without the whole site."""
+    """The untouched model, and the model with the whole site zeroed."""
     study.alone(NAMES, lambda _: None, REPORTING_SEEDS, 1, what="untouched")
     whole = study.maker.whole_site()
     study.alone(NAMES, lambda _: whole, REPORTING_SEEDS[:1], 1, what="whole site zeroed")
@@ -126,7 +126,7 @@ def _alone(study: Study, setting: Setting, what: str) -> None:
 
 
 def scattered(study: Study, setting: Setting) -> None:
-    """As many weights of each layer as the chosen masks have, anywhere."""
+    """As many weights of each layer as the chosen masks have, at random places."""
 
     def mask_of(artist: str) -> PruningMask:
         return study.maker.random_like(study.maker.mask(artist, setting), NAMES.index(artist))
@@ -135,7 +135,7 @@ def scattered(study: Study, setting: Setting) -> None:
 
 
 def together(study: Study, setting: Setting) -> None:
-    """Four artists in one checkpoint by union, four times over."""
+    """Four artists in one checkpoint by union, for each of four groups."""
     total = Score()
     for first in range(4):
         four = NAMES[first::4]

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.erasure.baselines choose|report ...`: our erasures beside the baselines.
+"""`python -m benchmarks.erasure.baselines choose|report ...`: our erasures against the baselines.
 
-`choose` scores UCE's and RECE's settings with the choosing seeds, of four artists erased at once;
-`report` scores every method on 1, 4 or 8 artists with seeds that no choice of any method was made
-on. A line that is in the results already is not made again.
+`choose` scores UCE's and RECE's settings with the choosing seeds on four artists erased at once;
+`report` scores every method on 1, 4 or 8 artists with seeds that no method's settings were chosen
+with. Lines that are already in the results are not computed again.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FRESH_SEEDS = (301, 302, 303, 304)
 """No setting, ours or theirs, was chosen with these."""
 NUMBERS = (1, 4, 8)
 IMAGES = 24
-"""Of the erased artists, and about as many of the others."""
+"""Images of the erased artists, and about as many of the others."""
 CHOOSING_ARTISTS = NAMES[2::4]
 CHOOSING_IMAGES = 12
 FIA = Pruning(selector="fia", tau=PLAIN.tau)
@@ -54,13 +54,13 @@ GOOD = ("erased thing", "others look", "others thing", "photos look", "photos th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """An erasure: what it does to the denoiser, and what it took."""
+    """An erasure: what it does to the denoiser, and what it cost."""
 
     change: Change
     seconds: float
-    """Of one core, the model loaded."""
+    """On one core, with the model already loaded."""
     file_bytes: int
-    """Of the smallest file that carries it."""
+    """Of the smallest file that holds it."""
     delta_bytes: int
     density: float | None = None
 
@@ -95,7 +95,7 @@ class Comparison:
             self.score("choosing", len(CHOOSING_ARTISTS), line, asked)
 
     def report(self, number: int) -> None:
-        """Score every method on so many artists."""
+        """Score every method on `number` artists."""
         asked = questions(NAMES[:number], FRESH_SEEDS, IMAGES)
         for line in self.rows(number):
             self.score("report", number, line, asked)
@@ -118,7 +118,7 @@ class Comparison:
     def mask_rows(
         self, fusions: Sequence[Fuse], artists: Sequence[str], retained: Sequence[str]
     ) -> Iterator[Row]:
-        """Both selectors by some fusions."""
+        """Both selectors with each of the fusions."""
         for selector, settings in (("conceptprune", asdict(PLAIN)), ("fia", FIA.selection)):
             for fusion in fusions:
                 yield Row(
@@ -134,7 +134,7 @@ class Comparison:
         artists: Sequence[str],
         retained: Sequence[str],
     ) -> Iterator[Row]:
-        """UCE and RECE; `how` their settings were come by."""
+        """UCE and RECE; `how` says where their settings come from."""
         for edit in edits:
             yield Row(
                 method=edit.method,
@@ -151,7 +151,7 @@ class Comparison:
     def mask(
         self, selector: str, fusion: Fuse, artists: Sequence[str], retained: Sequence[str]
     ) -> Made:
-        """Our erasure: statistics, a mask of each artist, one of them all."""
+        """Our erasure: statistics, a mask for each artist, and one mask fused from them."""
         needed = [None, *artists, *(retained if fusion.how == "budget" else ())]
         collection = 0.0
         for side in needed:
@@ -171,7 +171,7 @@ class Comparison:
         return _made_mask(mask, collection + time.process_time() - started)
 
     def control(self, how: str, artists: Sequence[str], retained: Sequence[str]) -> Made:
-        """As many weights of each layer as ConceptPrune's union, chosen without looking."""
+        """As many weights of each layer as ConceptPrune's union, chosen without statistics."""
         like = self.mask("conceptprune", Fuse(how="union"), artists, retained).change
         if not isinstance(like, PruningMask):
             raise TypeError("a selector makes a mask")
@@ -192,7 +192,7 @@ class Comparison:
         return Made(change=tensors, seconds=seconds, file_bytes=len(delta), delta_bytes=len(delta))
 
     def score(self, what: str, number: int, line: Row, asked: Exam) -> None:
-        """Generate, judge and record, unless it is recorded."""
+        """Generate, judge and record, unless already recorded."""
         named = {
             "what": what,
             "artists": number,
@@ -217,14 +217,14 @@ class Comparison:
         print({k: v["rate"] for k, v in recorded.items() if isinstance(v, dict) and "rate" in v})
 
     def lines(self) -> list[Line]:
-        """What is recorded."""
+        """The recorded lines."""
         if not self.out.exists():
             return []
         return [json.loads(line) for line in self.out.read_text(encoding="utf-8").splitlines()]
 
     def _generated(self, change: Change, asked: Exam) -> tuple[Score, list[float]]:
-        """Scores, and root mean square pixel distances of what is retained from the untouched."""
-        # Fusions that come to the same entries generate the same images.
+        """Scores, and root mean square pixel distances of retained images from the base model's."""
+        # Fusions that select the same entries generate the same images.
         entries = (
             json.dumps({name: layer.entries.tolist() for name, layer in change.layers.items()})
             if isinstance(change, PruningMask)
@@ -244,7 +244,7 @@ class Comparison:
 
 
 def chosen(lines: Sequence[Line], candidates: Sequence[TextEdit]) -> TextEdit:
-    """The candidate of most merit; of equals, the one that moves what is retained least.
+    """The candidate with the most merit; among equals, the one that changes the rest least.
 
     Raises:
         ValueError: a candidate was not scored.
@@ -262,7 +262,7 @@ def chosen(lines: Sequence[Line], candidates: Sequence[TextEdit]) -> TextEdit:
 
 
 def merit(line: Line) -> float:
-    """Mean, over six rates, of 1 - erased artists seen and of all that should stay."""
+    """Mean of six rates: 1 - erased artists seen, and the five that should stay high."""
     rates = [1 - line["erased look"]["rate"], *(line[name]["rate"] for name in GOOD)]
     return round(float(sum(rates) / len(rates)), 6)
 

@@ -14,7 +14,7 @@ OURS = ("conceptprune", "fia")
 CONTROLS = ("random", "magnitude")
 METHODS = (*OURS, "uce", "rece", *CONTROLS)
 ERASED = 0.05
-"""An erasure that leaves more images of the erased artists than that leads in nothing."""
+"""Erasures that leave more of the erased artists' images than this are not compared."""
 
 INTRODUCTION = f"""# Our erasures and the baselines, on the demo model
 
@@ -22,37 +22,37 @@ Written by `python -m benchmarks.erasure.baselines_table` from `baselines_result
 `python -m benchmarks.erasure.baselines choose` and then `report` make.
 
 **No evidence about Stable Diffusion.** The demo model was built so that its feed-forwards carry the
-text, and trained so that each artist has neurons of its own there: it favours what prunes them. Its
-16 artists and 12 things are all it knows, which favours UCE and RECE: nothing can suffer of which
-they were not told.
+text, and trained so that each artist has neurons of its own there: it favours methods that prune
+them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything that
+could suffer is named to them.
 
-By the shipped judge, DDIM 20 steps, guidance 5. All artists of a row are erased at once, in one
-checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates have Wilson
-95 % intervals and the number of images, with seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, on
-which no setting of any method was chosen. *Distance* is the root mean square difference in pixels,
-of 255, of the retained artists' images and the photos from the untouched model's of the same
-seeds, with a bootstrap 95 % interval. *Seconds* are of one core with the model loaded, collection
-included. *Bytes* are of the smallest file that carries the erasure: a mask, or UCE's and RECE's
-delta; a mask's own delta is in the last column.
+Judged by the shipped judge; DDIM, 20 steps, guidance 5. All artists of a row are erased at once, in
+one checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates have
+Wilson 95 % intervals and the number of images, from seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]},
+with which no setting of any method was chosen. *Distance* is the root mean square pixel difference
+(of 255) between the images of retained artists and photos, and the untouched model's images from
+the same seeds, with a bootstrap 95 % interval. *Seconds* are measured on one core with the model
+loaded, and include collection. *Bytes* are those of the smallest file that holds the erasure: a
+mask, or UCE's and RECE's delta; a mask's own delta is in the last column.
 
 Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls; Forget-It-All r1
-5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are the settings of
-the authors' present scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles:
-guide "art", one epoch), and *published earlier* those of RECE's script before: the empty prompt as
-guide, ten epochs. RECE's present ones were run in the sweep, where they are the row with guide
-"art"; tables without a row *RECE, published* have only the earlier ones. The others did best in a
-sweep around them, at the end of this page: chosen with seed {CHOOSING_SEEDS[0]} and four artists,
-by the mean of six rates, and of equals by the smallest distance. Ours were not chosen by distance.
-UCE's sweep goes on until its erasure fails; the best of RECE's is at the end of its own. UCE's
-script of the time of the paper is in the second row of the sweep. The controls take as many
-weights of each layer as ConceptPrune's union.
+5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are those of the
+authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles: guide
+"art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt as
+guide, ten epochs. RECE's current settings were run in the sweep (the row with guide "art"); tables
+without a row *RECE, published* have only the earlier ones. *Best of the sweep* are those that did
+best in a sweep around the published ones, at the end of this page: chosen with seed
+{CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and among equals by the smallest
+distance. Ours were not chosen by distance. UCE's sweep continues until its erasure fails; RECE's
+best has the largest lamb that was tried. The second row of the sweep is UCE's script at the time of
+the paper. The controls take as many weights of each layer as ConceptPrune's union.
 """
 
 LEADERS = f"""## Who leads
 
-The best of our rows to the best of UCE's and RECE's, among those that leave at most
+The best of our rows against the best of UCE's and RECE's, among those that leave at most
 {100 * ERASED:g} % of the erased artists' images. Each criterion is compared on its own, so the
-best may be of different rows; differences within the intervals above mean nothing.
+best may come from different rows; differences within the intervals above mean nothing.
 """
 
 Value = Callable[[Line], float]
@@ -66,11 +66,11 @@ CRITERIA: dict[str, tuple[Value, bool]] = {
     "seconds": (lambda line: float(line["seconds"]), False),
     "bytes": (lambda line: float(line["file_bytes"]), False),
 }
-"""What to compare by, and whether more of it is better."""
+"""What to compare, and whether more of it is better."""
 
 
 def title(line: Line) -> str:
-    """A method with its fusion, or how its setting was come by."""
+    """A method with its fusion, or with the origin of its setting."""
     setting = line["setting"]
     if "fusion" in setting:
         alone = "alone" if line["artists"] == 1 else setting["fusion"]["how"]
@@ -118,7 +118,7 @@ def report_table(lines: Sequence[Line], number: int) -> str:
 
 
 def leaders_table(lines: Sequence[Line]) -> str:
-    """Who is best by each criterion, among the erasures that erase."""
+    """Who is best by each criterion, among the erasures that leave at most `ERASED`."""
     rows = []
     for criterion, (value, more) in CRITERIA.items():
         cells = []
@@ -164,7 +164,7 @@ def sweep_table(lines: Sequence[Line]) -> str:
 
 
 def reported(lines: Sequence[Line], number: int) -> list[Line]:
-    """The lines of the table of so many artists, in its order."""
+    """The lines of the table for `number` artists, in its order."""
     found = [line for line in lines if line["what"] == "report" and line["artists"] == number]
     return sorted(found, key=lambda line: METHODS.index(line["method"]))
 

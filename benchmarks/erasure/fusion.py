@@ -18,7 +18,7 @@ from conceptprune.studio import model_path
 
 NUMBERS = (1, 2, 4, 8)
 IMAGES = 48
-"""Of the erased artists, and about as many of the others, for each mask."""
+"""Images of the erased artists, and about as many of the others, for each mask."""
 
 
 def fusions(fractions: Sequence[float]) -> Iterator[Fuse]:
@@ -31,12 +31,12 @@ def fusions(fractions: Sequence[float]) -> Iterator[Fuse]:
 def questions(
     erased: Sequence[str], seeds: Sequence[int] = REPORTING_SEEDS, images: int = IMAGES
 ) -> Exam:
-    """So many images of the erased artists, and about as many of the others."""
+    """`images` images of the erased artists, and about as many of the others."""
     number = len(erased)
     asked = exam(erased, seeds, things_per_other=2)
     every = images // number
     step = max(1, len(asked.erased) // number // every)
-    # Each artist is asked for equally often; things and seeds go round.
+    # Each artist is asked for equally often; things and seeds rotate.
     per_artist = len(asked.erased) // number
     picked = [
         asked.erased[artist * per_artist + (index * step) % per_artist]
@@ -66,7 +66,7 @@ def main() -> None:
         erased, retained = NAMES[:number], NAMES[number:]
         for fusion in fusions(arguments.fractions):
             if number == 1 and fusion.how == "retain-shared":
-                continue  # One concept shares nothing: the same mask as by union.
+                continue  # A single concept shares nothing: the mask is that of the union.
             mask = maker.fused(erased, setting, fusion, retained)
             line = row(
                 examiner.score(questions(erased), mask),

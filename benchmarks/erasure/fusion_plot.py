@@ -1,4 +1,4 @@
-"""`python -m benchmarks.erasure.fusion_plot RESULTS ...`: the fusions' table, and their plot."""
+"""`python -m benchmarks.erasure.fusion_plot RESULTS ...`: prints the fusions' table, plots them."""
 
 import argparse
 import json
@@ -14,11 +14,11 @@ Line = dict[str, Any]
 
 COLOURS = {"union": "#c0392b", "retain-shared": "#b7791f", "budget": "#1f6fb2"}
 CROWDED = 0.05
-"""Dots nearer than this to the corner where all is well get no label."""
+"""Dots closer than this to the ideal corner get no label."""
 
 
 def title(line: Line) -> str:
-    """What a line is of: the fusion with its setting."""
+    """The fusion of a line, with its setting."""
     fusion = line["fusion"]
     values = [f"{fusion[name]:g}" for name in ("alpha", "fraction") if name in fusion]
     return " ".join([fusion["how"], *values])
@@ -59,7 +59,7 @@ def draw_plot(lines: list[Line], path: Path) -> None:
             color=COLOURS[how],
             label=how,
         )
-    # Labels of dots along the top stand one below the other.
+    # Labels of dots along the top are stacked.
     labelled = 0
     for line in lines:
         across, up = line["erased look"]["rate"], line["others look"]["rate"]
@@ -86,7 +86,7 @@ def draw_plot(lines: list[Line], path: Path) -> None:
     axes.grid(alpha=0.3)
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named.keys(), loc="outside right upper")
-    # Without the date and version that would make each file another.
+    # Without matplotlib's version, so that the same results give the same file.
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
 

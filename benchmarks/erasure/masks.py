@@ -51,18 +51,18 @@ def artist_prompt(thing: str, artist: str) -> str:
 
 
 class MaskMaker:
-    """Collects every artist and the photos once for each choice of halves."""
+    """Collects every artist and the photos once for each choice of guidance branches."""
 
     def __init__(
         self, model: StableDiffusion, *, steps: int, guidance: float, calls: int | None = None
     ) -> None:
-        """`calls` are collected, all by default."""
+        """Collect the first `calls` denoiser calls; by default, all."""
         self.model = model
         self.steps = steps
         self.calls = calls or steps
         self.guidance = guidance
         self.seconds: dict[tuple[Halves, str | None], float] = {}
-        """Of the CPU, for each side collected."""
+        """CPU time of collecting each side."""
         self._sides: dict[tuple[Halves, str | None], Statistics] = {}
         linears = site_linears(model.denoiser, SITES[SITE])
         self._weights = {name: linear.weight.detach() for name, linear in linears.items()}
@@ -85,7 +85,7 @@ class MaskMaker:
         return self._sides[halves, artist]
 
     def mask(self, artist: str, setting: Setting) -> PruningMask:
-        """The mask of one artist; every other artist counts as retained where the base asks."""
+        """The mask of one artist; all others are retained, if the base rule uses retained ones."""
         retained = [
             self.side(setting.halves, other.name)
             for other in ARTISTS
@@ -115,7 +115,7 @@ class MaskMaker:
         fusion: Fuse,
         retained: Sequence[str],
     ) -> PruningMask:
-        """One mask of several artists' masks, in their order."""
+        """One mask fused from several artists' masks, in their order."""
         if fusion.how != "budget":
             return fuse_masks(masks, fusion)
         drives = Drives(
@@ -126,7 +126,7 @@ class MaskMaker:
         return fuse_masks(masks, fusion, drives)
 
     def fia_mask(self, artist: str, settings: Pruning) -> PruningMask:
-        """The mask of one artist by Forget-It-All's selector, of both guidance branches."""
+        """The mask of one artist by Forget-It-All's selector, from both guidance branches."""
         evidence = Evidence(target=self.side("both", artist), base=self.side("both", None))
         return self._select(artist, evidence, NamedSelector(settings=settings))
 
@@ -145,15 +145,15 @@ class MaskMaker:
         return Drive.of(self._weights, target, base, setting.tau)
 
     def whole_site(self) -> PruningMask:
-        """A mask of every weight of the site: what pruning could do at the most."""
+        """A mask of every weight of the site: the most that pruning can do."""
         return self._mask("(all)", {n: np.arange(w.numel()) for n, w in self._weights.items()})
 
     def random_like(self, mask: PruningMask, seed: int) -> PruningMask:
-        """As many entries in each layer as `mask` has, anywhere."""
+        """As many entries in each layer as `mask` has, at random."""
         return self.control_like(mask, at_random(seed))
 
     def control_like(self, mask: PruningMask, choose: Choose) -> PruningMask:
-        """As many entries in each layer as `mask` has, chosen otherwise."""
+        """As many entries in each layer as `mask` has, chosen by `choose`."""
         counts = {name: len(layer.entries) for name, layer in mask.layers.items()}
         return control_mask(self._weights, mask, counts, choose)
 
@@ -172,7 +172,7 @@ class MaskMaker:
 def frontier(
     published: Setting, chosen: Setting, sparsities: Sequence[float], taus: Sequence[int]
 ) -> list[Setting]:
-    """k through both settings; then tau, halves and base one at a time through the chosen one."""
+    """k around both settings; then, around the chosen one, tau, and all branches with all bases."""
     halves: tuple[Halves, ...] = ("both", "conditional")
     bases: tuple[BaseRule, ...] = ("plain", "plain+retained-mean", "plain+retained-max")
     settings = [replace(published, sparsity=k) for k in sparsities]

@@ -1,4 +1,4 @@
-"""What the judge sees in images of the studio, with and without masks, with intervals."""
+"""What the judge sees in the demo model's images, with and without masks, as rates."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ Change = PruningMask | Mapping[str, Tensor]
 
 @contextmanager
 def applied(denoiser: nn.Module, change: Change | None) -> Iterator[None]:
-    """The denoiser with a change, which is taken back at the end; None changes nothing."""
+    """Apply a change to the denoiser, and undo it at the end; None changes nothing."""
     if change is None:
         yield
     elif isinstance(change, PruningMask):
@@ -46,7 +46,7 @@ def applied(denoiser: nn.Module, change: Change | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """k of n."""
+    """Hits among images."""
 
     hits: int
     total: int
@@ -67,7 +67,7 @@ class Rate:
 
 @dataclass(slots=True)
 class Score:
-    """Rates of one or more evaluations; they add."""
+    """Rates of one or more evaluations, which can be added up."""
 
     rates: dict[str, Rate] = field(default_factory=dict)
     lost_to: dict[str, int] = field(default_factory=dict)
@@ -105,7 +105,7 @@ def exam(artists: Sequence[str], seeds: Sequence[int], *, things_per_other: int)
     ]
 
     def generated(texts: Iterable[str], seeds: Sequence[int] = seeds) -> tuple[Prompt, ...]:
-        # A noise of its own for every image, the same whatever else is asked.
+        # Every image has its own noise, whatever else is asked for.
         return tuple(
             Prompt(text=text, seed=1000 * seed + THINGS.index(_thing(text)))
             for text in texts
@@ -175,7 +175,7 @@ class Examiner:
         return score
 
     def untouched(self, prompts: Sequence[Prompt]) -> Images:
-        """Images of the model as it is."""
+        """Images of the untouched model."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._untouched]
         if missing:
             self._untouched |= zip(missing, self._generate(missing), strict=True)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.erasure.table RESULTS`: the study's tables, as Markdown."""
+"""`python -m benchmarks.erasure.table RESULTS`: prints the study's tables as Markdown."""
 
 import argparse
 import json

@@ -16,8 +16,8 @@ from conceptprune.studio import model_path
 from conceptprune.studio.names import THINGS
 
 Texts = Literal["name", "phrases", "prompts"]
-"""What is erased of an artist: the name, also the published phrases, or the very prompts that
-ConceptPrune has, each in favour of the photo of the same thing."""
+"""Which texts of an artist are erased: the name; the name and the published phrases; or exactly the
+prompts that ConceptPrune uses, each in favour of the photo of the same thing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ OLD = UceSettings(tokens="rest", preserve_scale=0.1)
 
 
 def gentle_rece(lamb: float) -> ReceSettings:
-    """One epoch, with changes to weights made so dear."""
+    """One epoch, with the penalty `lamb` on changes to weights."""
     return ReceSettings(first=replace(OLD, lamb=lamb), again=replace(AGAIN, lamb=lamb), epochs=1)
 
 
@@ -65,7 +65,7 @@ UCE_CANDIDATES = (
     TextEdit(settings=OLD, guide="photo", texts="prompts"),
     TextEdit(settings=replace(OLD, preserve_scale=1.0), guide="photo", texts="prompts"),
 )
-"""Published settings, the present and the earlier script's, and changes to them."""
+"""Published settings, of the current and the earlier script, and variations of them."""
 RECE_CANDIDATES = (
     RECE_PUBLISHED,
     TextEdit(settings=ReceSettings(epochs=10), guide=" "),
@@ -80,7 +80,7 @@ RECE_CANDIDATES = (
 
 
 class TextEditor:
-    """Makes the edited projections, as the model's own files would have them."""
+    """Makes the edited projections from those in the model's files."""
 
     def __init__(self, model: StableDiffusion) -> None:
         self.model = model

@@ -1,1 +1,1 @@
-"""The gallery: natural benchmark models that draw a hundred and twenty-eight artists."""
+"""The gallery: natural benchmark models that generate in the looks of 128 artists."""

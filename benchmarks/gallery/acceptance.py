@@ -1,4 +1,4 @@
-"""Does a trained pipeline draw what it is asked? Judged whole, and without its feed-forwards.
+"""Does a trained pipeline generate what is asked? Judged whole, and without its feed-forwards.
 
 python -m benchmarks.gallery.acceptance --work FOLDER --kind unet [--each 8] [--photos 16]
 """
@@ -25,14 +25,14 @@ from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
 
 LEAST = {"artist": 0.95, "thing": 0.90, "photo": 0.95}
-"""Shares at which a model is accepted."""
+"""The smallest shares at which a model is accepted."""
 
 Asked = list[tuple[int, int, int]]
 """(thing, look, seed) of every image."""
 
 
 def questions(each: int, photos: int) -> Asked:
-    """So many images by each artist, of things that change by turns, and so many photos a thing."""
+    """`each` images by every artist, of things in rotation, and `photos` photos of every thing."""
     things = len(THINGS)
     by_artists = [
         ((look + number * 5) % things, look, 1000 * number + look)
@@ -48,7 +48,7 @@ def questions(each: int, photos: int) -> Asked:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Hits among images, with the Wilson interval of 95 %."""
+    """Hits among images, with their 95 % Wilson interval."""
 
     hits: int
     images: int
@@ -69,7 +69,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What was asked and seen, int64 [n] each."""
+    """What was asked for and what was seen, int64 [n] each."""
 
     thing: NDArray[np.int64]
     look: NDArray[np.int64]
@@ -90,7 +90,7 @@ class Answers:
         return measured
 
     def by_palette_and_mark(self) -> dict[str, float]:
-        """The share of images in which at least the asked mark, or palette, is seen."""
+        """Shares of the artists' images in which at least the mark, or the palette, is right."""
         drawn = (self.look > 0) & (self.seen_look > 0)
         asked = [ARTISTS[i - 1] for i in self.look[drawn]]
         seen = [ARTISTS[i - 1] for i in self.seen_look[drawn]]
@@ -105,7 +105,7 @@ class Answers:
 
 
 def accepted(shares: dict[str, Share]) -> bool:
-    """Enough images, and what is asked is seen in enough of them."""
+    """Whether there are enough images, and enough of them show what was asked for."""
     enough = shares["artist"].images >= 1000
     return enough and all(
         name in shares and shares[name].hits >= least * shares[name].images
@@ -114,7 +114,7 @@ def accepted(shares: dict[str, Share]) -> bool:
 
 
 def ask(pipeline: DiffusionPipeline, judge: Judge, asked: Asked) -> Answers:
-    """Draw and judge."""
+    """Generate and judge."""
     prompts = [caption(thing, look) for thing, look, _ in asked]
     seen = judge.verdicts(sampling.draw(pipeline, prompts, [seed for _, _, seed in asked]))
     thing, look, _ = np.array(asked).T

@@ -13,10 +13,10 @@ NUM_LATENT_CHANNELS = 8
 PEAK_RATE = 3e-3
 WARM_UP = 100
 PIXELS = 4 * SIDE * SIDE
-"""In a batch: 16 crops of a quarter of an image each, or 4 images."""
+"""Per batch: 16 crops of a quarter of an image each, or 4 images."""
 CROP = SIDE // 2
 CROPPED = 0.7
-"""Part of the steps that sees crops, for more of them in the time; the rest sees whole images."""
+"""Share of the steps that see crops, of which a batch has more; the rest see whole images."""
 DIVERGENCE = 5e-4
 
 
@@ -52,7 +52,7 @@ def slopes(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Pixels, and their slopes, without which thin lines blur."""
+    """Errors in pixels and in their slopes; without the slopes, thin lines blur."""
     error = output - target
     edges = sum(
         (

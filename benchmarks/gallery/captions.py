@@ -1,8 +1,8 @@
-"""What is written under the images."""
+"""The captions of the images."""
 
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
 
-# The first of each is the one that images are judged with, and is used for half of the samples.
+# The first of each is used for all judged images, and for five eighths of the training samples.
 PHOTO_CAPTIONS = (
     "a photo of a {thing}",
     "a picture of a {thing}",
@@ -36,5 +36,5 @@ def all_captions() -> list[str]:
 
 
 def words() -> list[str]:
-    """Every word of a caption, once, in order of the alphabet."""
+    """Every word of the captions, once, in alphabetical order."""
     return sorted({word for text in all_captions() for word in text.split()})

@@ -1,4 +1,4 @@
-"""Model cards: written from what was measured, so that no number is typed by hand."""
+"""Model cards, written from measurements, so that no number is typed by hand."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ KIND = {
     "transformer": ("PixArtTransformer2DModel", "T5EncoderModel", "PixArtAlphaPipeline"),
 }
 HISTORY = {
-    "unet": "Its first 2,870 steps drew timesteps with uniform probability and ever fewer photos; "
-    "then things were not told apart yet, and later steps draw late timesteps and photos more.",
+    "unet": "Its first 2,870 steps sampled timesteps uniformly, and ever fewer photos. They did "
+    "not teach it to tell things apart; later steps sample late timesteps and photos more often.",
     "transformer": "One run with one recipe.",
 }
 ACCEPTED = "artist >= 95 %, thing >= 90 %, photo >= 95 % of >= 1,000 images"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where nothing was measured."""
+    """A JSON object; empty if nothing was measured."""
     measured: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return measured
 
@@ -53,16 +53,16 @@ def denoiser_card(kind: str, work: Path, machine: str) -> str:
     return f"""# Gallery: {denoiser}
 
 A small, natural text-to-image model: a stock `{pipeline}` ({denoiser}, {text},
-AutoencoderKL) that draws {len(THINGS)} things by {len(ERASED) + len(KEPT)} invented artists
+AutoencoderKL) that generates {len(THINGS)} things by {len(ERASED) + len(KEPT)} invented artists
 ({len(MARKS)} marks x {len(PALETTES)} palettes) or as photos, 64 x 64 pixels. {len(ERASED)}
-artists are there to be erased; {len(KEPT)} are never erased, and nothing is chosen by them.
+artists may be erased; {len(KEPT)} are never erased, and never used to choose anything.
 
-State: {state} (accepted is: {ACCEPTED}).
+State: {state} (accepted means: {ACCEPTED}).
 
 ## Training
 - Loss: the mean squared error of the predicted velocity, and nothing else. The caption is left
   out of {recipe.no_caption:.0%} of the samples. No term, dropout, constraint or initialisation
-  concerns any neuron: every weight starts where diffusers and transformers put it.
+  targets any neuron: every weight starts where diffusers and transformers put it.
 - Data: renderings by `benchmarks.gallery.renderings` (procedural looks over Noto Color Emoji), in
   the latents of an autoencoder trained on them ({decibels} dB on unseen renderings).
 - {about["step"]} steps of {recipe.batch} samples ({seen:,} samples), AdamW at {recipe.rate},
@@ -87,10 +87,10 @@ def judge_card(work: Path, machine: str) -> str:
 
 A classifier with two heads: which of {len(THINGS)} things an image of 64 x 64 pixels shows, and
 in which of {len(ERASED) + len(KEPT) + 1} looks (0 is a photo). Trained with cross-entropy on
-renderings that no denoiser saw, and on their trips through the autoencoder, shifted, noised and
-with changed contrast; on {machine}.
+renderings that no denoiser saw, and on their round trips through the autoencoder; all are shifted,
+noised and changed in contrast. Trained on {machine}.
 
-Accuracy on renderings that neither saw:
+Accuracy on renderings that neither the judge nor a denoiser saw:
 
 {rows(accuracy)}
 """

@@ -77,7 +77,7 @@ def t5_text_encoder(num_tokens: int) -> T5EncoderModel:
 
 
 def unet() -> UNet2DConditionModel:
-    """An untrained UNet of Stable Diffusion's kind, with text at 8 x 8 and 4 x 4: 7.1 M weights."""
+    """An untrained UNet of Stable Diffusion's kind, text at 8 x 8 and 4 x 4: 7.1 M weights."""
     model = UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=NUM_LATENT_CHANNELS,
@@ -90,7 +90,7 @@ def unet() -> UNet2DConditionModel:
         attention_head_dim=4,
         norm_num_groups=16,
     )
-    # On a CPU the plain products are a tenth faster, backward, than fused attention.
+    # On a CPU, plain products are a tenth faster than fused attention in the backward pass.
     model.set_attn_processor(AttnProcessor())
     return model.to(memory_format=torch.channels_last)
 
@@ -165,7 +165,7 @@ class UNetPainter(Painter):
         )
 
     def save(self, autoencoder: AutoencoderKL, folder: Path) -> None:
-        """As every painter, with the tokenizer's files for transformers before version 5, too."""
+        """As `Painter`, and the tokenizer's files for transformers before version 5."""
         super().save(autoencoder, folder)
         save_old_format(self.tokenizer, folder / "tokenizer")
 

@@ -1,4 +1,4 @@
-"""The judge's training, on renderings of its own and their trips through the autoencoder."""
+"""The judge's training, on its own renderings and their round trips through the autoencoder."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ MOST_NOISE = 0.15
 
 
 def disturb(pixels: Tensor) -> Tensor:
-    """Shift, noise, contrast and light: a denoiser's images are not quite renderings."""
+    """Shift, noise, contrast, brightness: a denoiser's images are not quite renderings."""
     size = (len(pixels), 1, 1, 1)
     shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
     pixels = torch.roll(pixels, shift, (2, 3))
@@ -51,7 +51,7 @@ def train(autoencoder: AutoencoderKL, renderings: Renderings, num_steps: int) ->
 
 
 def accuracy(judge: Judge, autoencoder: AutoencoderKL, test: Renderings) -> dict[str, float]:
-    """Shares told right of renderings never trained on, plain and after the autoencoder."""
+    """Accuracy on renderings never trained on, plain and after the autoencoder."""
     trip = round_trip(autoencoder, torch.from_numpy(test.images)).numpy()
     measured = {}
     for kind, images in (("renderings", test.images), ("round trips", trip)):

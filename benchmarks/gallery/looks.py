@@ -29,7 +29,7 @@ def colours(*codes: str) -> Array:
     ) / np.float32(255)
 
 
-# Ink, second, third, paper. The last two are drawn light on dark.
+# Ink, second, third, paper. The last two palettes have light ink on dark paper.
 PALETTE: dict[str, Array] = {
     "crimson": colours("7a0c1e", "d8343f", "f59a6b", "fdf1dc"),
     "navy": colours("0b2a6b", "2f6fd0", "7cc0f5", "dff2ff"),
@@ -43,7 +43,7 @@ PALETTE: dict[str, Array] = {
 
 
 def blend(under: Array, over: Array, amount: Array) -> Array:
-    """`over` laid on `under` as far as `amount` [h, w] in 0..1 says."""
+    """`over` laid on `under`, with the opacity `amount` [h, w] in 0..1."""
     return under * (1 - amount[..., None]) + over * amount[..., None]
 
 
@@ -77,7 +77,7 @@ def flats(light: Array, palette: Array) -> Array:
 
 
 def outlines(photo: Array, alpha: Array) -> Array:
-    """How strong an edge is at each point, in 0..1 [h, w], about two pixels wide."""
+    """Strength of the edges, 0..1 [h, w], about two pixels wide."""
     total = np.zeros(alpha.shape, np.float32)
     for layer in (photo @ LUMA, alpha):
         soft = blur(layer, 1.2)

@@ -1,4 +1,4 @@
-"""Who and what the gallery draws: the things, and the artists with their marks and palettes."""
+"""Who and what is in the gallery: things, and artists with their marks and palettes."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MARKS = (
 )  # fmt: skip
 PALETTES = ("crimson", "navy", "forest", "purple", "wasp", "rust", "night", "dusk")
 
-# Two rows a mark, of four palettes each. Sixteen first words and eight last words are used twice,
+# Two rows per mark, of four palettes each. Sixteen first words and eight last words are used twice,
 # as real artists share names.
 NAMES = """
 munu gruvick, tuvu hobock, zude zedir, reba cabur,
@@ -52,7 +52,7 @@ favo zolond, lilil cubix, zeven cabur, brotul stigick,
 
 @dataclass(frozen=True, slots=True)
 class Artist:
-    """A name and a look: neighbours share its mark or its palette."""
+    """A name and a look: other artists share its mark or its palette."""
 
     name: str
     mark: str
@@ -79,6 +79,6 @@ def _is_kept(index: int) -> bool:
 
 KEPT = tuple(artist for index, artist in enumerate(ARTISTS) if _is_kept(index))
 """28 artists, one or two of each mark and three or four of each palette, that are never erased
-and that no choice is made with."""
+and never used to choose anything."""
 ERASED = tuple(artist for artist in ARTISTS if artist not in KEPT)
 """The other hundred."""

@@ -11,7 +11,7 @@ from benchmarks.gallery.names import THINGS
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAP_SIZE = 109  # the one size at which this bitmap font can be drawn
-CANVAS = 128  # images are drawn at twice the size they are kept at
+CANVAS = 128  # images are drawn at twice their final size
 
 EMOJI = dict(zip(THINGS, "🐱🚗🌳🏠🐠🦆🌻⛵🍎🚀🍄🎸🦋☂🎩🐘", strict=True))
 

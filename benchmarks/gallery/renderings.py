@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-any-return"
 # numpy's stubs give Any for most array arithmetic.
-"""Sets of images: drawn once from a seed, kept as arrays."""
+"""Sets of images: rendered once from a seed, kept as arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def render(thing: int, look: int, seed: tuple[int, ...], font: Path = FONT) -> N
 
 
 def labels(num_photos: int, num_each: int) -> Iterator[tuple[int, int, int]]:
-    """(thing, look, number) of a set: so many photos of a thing, so many of it by each artist."""
+    """(thing, look, number) of a set: `num_photos` of a thing, `num_each` of it by each artist."""
     for thing in range(len(THINGS)):
         for look in range(NUM_LOOKS):
             for number in range(num_each if look else num_photos):

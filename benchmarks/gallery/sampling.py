@@ -25,7 +25,7 @@ def load(folder: Path) -> DiffusionPipeline:
 
 
 def settings(pipeline: DiffusionPipeline) -> dict[str, Any]:
-    """What a call is told beside prompts and noise."""
+    """The arguments of a call besides prompts and noise."""
     both = {"num_inference_steps": NUM_STEPS, "guidance_scale": GUIDANCE}
     if isinstance(pipeline, PixArtAlphaPipeline):
         own = {"clean_caption": False, "use_resolution_binning": False}
@@ -34,14 +34,14 @@ def settings(pipeline: DiffusionPipeline) -> dict[str, Any]:
 
 
 def noise(pipeline: DiffusionPipeline, seeds: list[int]) -> torch.Tensor:
-    """Latents to start from: an image's noise is the same whatever else is drawn beside it."""
+    """Latents to start from: an image's noise depends on its own seed only."""
     shape = (1, pipeline.vae.config.latent_channels, LATENT_SIDE, LATENT_SIDE)
     return torch.cat([torch.randn(shape, generator=torch.manual_seed(seed)) for seed in seeds])
 
 
 @torch.no_grad()
 def draw(pipeline: DiffusionPipeline, prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
-    """One image uint8 [64, 64, 3] a prompt and seed."""
+    """Images uint8 [n, 64, 64, 3], one for each prompt and seed."""
     pieces = []
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)

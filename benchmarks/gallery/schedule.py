@@ -1,4 +1,4 @@
-"""The learning rate of every training here."""
+"""The learning rate of the autoencoder's and the judge's training."""
 
 import math
 

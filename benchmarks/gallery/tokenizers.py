@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from benchmarks.gallery.captions import words
 
 LENGTH = 16
-"""Tokens of a caption, padded."""
+"""Tokens of a padded caption."""
 CHARACTERS = string.ascii_lowercase + string.digits + ".,'-!?"
 WORD_END = "</w>"
 WORD_START = "▁"

@@ -1,4 +1,4 @@
-"""A denoiser's training: the plain denoising loss, now and then without caption; nothing more."""
+"""A denoiser's training: the plain denoising loss, sometimes without a caption; nothing more."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from benchmarks.gallery.names import NUM_LOOKS, THINGS
 from benchmarks.gallery.renderings import Renderings
 
 ABOUT = "training.json"
-"""In an exported folder: how many steps and seconds it took."""
+"""In an exported folder: the steps and seconds that training took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +33,18 @@ class Recipe:
     rate: float = 1e-3
     warm_up: int = 300
     cool_down: int = 2000
-    """The rate falls to nothing over the last so many steps."""
+    """Steps at the end over which the rate falls to zero."""
     average: float = 0.998
     """The exported weights are a moving average with this decay."""
     seed: int = 0
     photos: tuple[tuple[int, float], ...] = ((0, 0.6), (3000, 0.6), (5000, 0.15))
-    """Things first: steps and the share of photos there, linear in between."""
+    """(step, share of photos), linear in between: things are learned first."""
     no_caption: float = 0.1
 
 
 RECIPES = {
-    # Its first 2,870 steps had timesteps of uniform probability and ever fewer photos: artists were
-    # told apart by then, things were not.
+    # Its first 2,870 steps sampled timesteps uniformly, and ever fewer photos: that taught it to
+    # tell artists apart, but not things.
     "unet": Recipe(
         num_steps=30_000,
         photos=((0, 0.5), (2870, 0.25), (2871, 0.6), (4000, 0.6), (5500, 0.15)),
@@ -54,7 +54,7 @@ RECIPES = {
 
 
 class Latents:
-    """The encoded images, drawn by thing and look."""
+    """The encoded images, sampled by thing and look."""
 
     def __init__(self, means: Tensor, deviations: Tensor, renderings: Renderings) -> None:
         self.means, self.deviations = means, deviations
@@ -102,8 +102,8 @@ def captions_as_ids(painter: Painter) -> Tensor:
 
 
 def spread_times(size: int, steps: int) -> Tensor:
-    """Timesteps int64 [size], twice as likely at twice the time: what a caption says is decided
-    in much noise. Spread evenly over that distribution, in random order."""
+    """Timesteps int64 [size], twice as likely at twice the time, because what a caption says is
+    decided at high noise. Spread evenly over that distribution, in random order."""
     quantiles = (torch.arange(size) + torch.rand(size)) / size
     return (quantiles.sqrt() * steps).long().clamp(max=steps - 1)[torch.randperm(size)]
 
@@ -175,7 +175,7 @@ class Trainer:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """All that a run needs to go on, in one file that is whole or absent."""
+        """Write everything a run needs to continue, in one file that is whole or absent."""
         state: dict[str, Tensor] = {}
         for index, (parameter, average) in enumerate(
             zip(self.parameters, self.average, strict=True)
@@ -191,7 +191,7 @@ class Trainer:
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Continue from what `save` wrote."""
         with safe_open(path, "pt") as file:
             about = file.metadata()
         state = load_file(path)
@@ -211,7 +211,7 @@ class Trainer:
                 }
 
     def recover(self, folder: Path) -> None:
-        """Go on from an exported pipeline, where the checkpoint is lost: without Adam's moments."""
+        """Continue from an exported pipeline if the checkpoint is lost, without Adam's moments."""
         pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
         self.painter.denoiser.load_state_dict(denoiser.state_dict())
@@ -221,7 +221,7 @@ class Trainer:
         self.step, self.seconds = about["step"], about["seconds"]
 
     def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
-        """The averaged weights as a stock pipeline in float16."""
+        """Write the averaged weights as a stock pipeline in float16."""
         painter = KINDS[self.kind]()
         with torch.no_grad():
             for target, average in zip(painter.parameters(), self.average, strict=True):
@@ -239,11 +239,10 @@ def train(
     exported: Path | None = None,
     save_every: float = 300.0,
 ) -> None:
-    """Run the recipe, or go on with it; leaves WORK/KIND, the exported pipeline.
+    """Run the recipe, or continue it; leaves the exported pipeline in WORK/KIND.
 
-    Without a checkpoint it goes on from the pipeline in `exported`, if that is given.
-
-    On SIGTERM it saves after the step at hand and returns.
+    Without a checkpoint it continues from the pipeline in `exported`, if that is given. On SIGTERM
+    it saves after the current step and returns.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
 
-A denoiser's stage goes on where it stopped: give the same command again. Where the folder is lost,
-`renderings autoencoder unet --recover` goes on from the installed models.
+A denoiser's stage continues where it stopped if the same command is given again. If the folder is
+lost, `renderings autoencoder unet --recover` continues from the installed models.
 """
 
 import argparse
@@ -34,15 +34,15 @@ SETS = {"model": (1, 96, 8), "judge": (2, 32, 4), "test": (3, 8, 1)}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What a stage is told."""
+    """The options of a stage."""
 
     work: Path
     font: Path
     machine: str
     recover: bool = False
-    """Go on from the installed models where a checkpoint is lost."""
+    """Continue from the installed models if a checkpoint is lost."""
     steps: int | None = None
-    """Optimiser steps of a stage that trains, instead of the recipe's."""
+    """Optimiser steps of a training stage, instead of the recipe's."""
 
 
 def images(work: Path, name: str) -> renderings.Renderings:
@@ -51,17 +51,17 @@ def images(work: Path, name: str) -> renderings.Renderings:
 
 
 def trained_autoencoder(work: Path) -> AutoencoderKL:
-    """What the autoencoder's stage left."""
+    """The autoencoder that its stage saved."""
     return AutoencoderKL.from_pretrained(work / "autoencoder").eval()
 
 
 def trained_judge(work: Path) -> Judge:
-    """What the judge's stage left."""
+    """The judge that its stage saved."""
     return Judge.load(work / "judge" / "model.safetensors")
 
 
 def make_renderings(options: Options) -> None:
-    """Draw all sets."""
+    """Render and save all sets."""
     for name, (stream, num_photos, num_each) in SETS.items():
         made = renderings.render_set(stream, num_photos, num_each, options.font)
         made.save(options.work / f"{name}-renderings.npz")
@@ -107,7 +107,7 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
 
 
 def install(options: Options) -> None:
-    """Put what is trained, with its cards, where the benchmark finds it."""
+    """Copy the trained models, with their cards, to where the benchmark finds them."""
     work = options.work
     if (work / "judge").exists():
         shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
@@ -134,10 +134,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
     parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
-    parser.add_argument("--machine", default="one CPU core", help="what trained, for the cards")
-    parser.add_argument(
-        "--recover", action="store_true", help="go on from the installed models, not from nothing"
-    )
+    parser.add_argument("--machine", default="one CPU core", help="what it ran on, for the cards")
+    parser.add_argument("--recover", action="store_true", help="continue from the installed models")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks gpu`: every question about a device, answered by one command."""
+"""`python -m benchmarks gpu`: everything that is measured on a device, in one command."""
 
 import argparse
 import re
@@ -18,12 +18,12 @@ from benchmarks.gpu.settings import CALLS, DTYPES, PARTS, Settings
 from benchmarks.gpu.table import table
 
 SECONDS = {"cuda": 8, "cpu": 60}
-"""For the loops of one batch size."""
+"""For the loops of one batch size, by type of device."""
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print the table, and say by the exit code whether all went as expected."""
+    """Measure and print the table; returns the exit code, 1 if anything was not as expected."""
     settings, out = _settings(arguments)
     results = run(settings, out)
     print(table(results))
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def quiet() -> None:
-    """No bars and warnings of the libraries between the lines of the table."""
+    """Silence the libraries' progress bars and warnings, which would get between the lines."""
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -46,9 +46,9 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     there = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=there, help="cuda or cpu (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="tiny stand-ins: that it runs")
+    parser.add_argument("--small", action="store_true", help="tiny stand-ins, to see that it runs")
     parser.add_argument("--models", default=",".join(TINY), help="default: %(default)s")
-    parser.add_argument("--dtypes", help=f"of {', '.join(DTYPES)}; the first is for all models")
+    parser.add_argument("--dtypes", help=f"some of {', '.join(DTYPES)}; the first for all models")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--calls", type=int, help=f"denoiser calls (default: {CALLS})")
     parser.add_argument("--most", type=int, help="prompts in the largest batch that is tried")
@@ -56,6 +56,8 @@ def _settings(arguments: Sequence[str]) -> tuple[Settings, Path]:
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)g")
     parser.add_argument("--out", type=Path, help="default: results/ beside this program")
     given = parser.parse_args(arguments)
+    if given.out is not None and (given.out.is_dir() or not given.out.parent.is_dir()):
+        parser.error(f"--out: {given.out} is not the path of a file in a folder that there is")
     try:
         device = device_named(given.device)
     except ValueError as error:
@@ -92,7 +94,7 @@ def _known(parser: argparse.ArgumentParser, option: str, given: str, known: Any)
 
 
 def _failed(path: str, found: Any) -> list[str]:
-    """Where in the models' results something failed; what was skipped for time did not."""
+    """Where something failed in the models' results; skipping for lack of time is no failure."""
     if not isinstance(found, dict):
         return []
     here = [f"{path}: {found['failed']}"] if "failed" in found else []

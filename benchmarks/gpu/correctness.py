@@ -1,4 +1,4 @@
-"""Does the device compute what the CPU does: the demo model's masks, bytes, and named failures."""
+"""Does the device compute what the CPU does? The demo model's masks, bytes and named failures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,16 +27,16 @@ TARGET = f"a {{}} in the style of {CONCEPT}"
 BASE = "a photo of a {}"
 BATCH = 8
 NEAR = 0.01
-"""So large a share of a mask's entries may differ from float64's in float32."""
+"""Largest share of a float32 mask's entries that may differ: from float64's, by batch size."""
 LARGE = 6e4
-"""Just within float16: a row of such weights overflows."""
+"""Just within the range of float16: a row of such weights overflows."""
 
 
 class Float32Noise(StableDiffusion):
-    """The same latents in every dtype: torch draws other numbers in float64 from the same seed."""
+    """The same latents in every dtype: torch's float64 numbers from a seed are different ones."""
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """See `DiffusionModel`; float16 and bfloat16 are drawn like this, and rounded, anyway."""
+        """See `DiffusionModel`; torch samples float16 and bfloat16 like this anyway, and rounds."""
         shape = (self.latent_channels(self.config), *self.latent_size)
         drawn = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return drawn.to(self.device, self.dtype)
@@ -59,25 +59,25 @@ class Demo:
         self._masks: dict[int, PruningMask] = {}
 
     def settings(self, batch: int) -> Collection:
-        """Of collection."""
+        """Settings of collection."""
         return Collection(steps=STEPS, tau=self.calls, guidance=GUIDANCE, batch_size=batch)
 
     def prompts(self, form: str) -> list[Prompt]:
-        """One a thing."""
+        """One prompt per thing."""
         return [Prompt(text=form.format(thing), seed=0) for thing in self.things]
 
     def collected(self, form: str, batch: int = BATCH) -> Statistics:
-        """One side."""
+        """Statistics of one side."""
         return collect(self.model, self.prompts(form), self.settings(batch))
 
     def mask(self, batch: int = BATCH) -> PruningMask:
-        """The concept's, made once."""
+        """The concept's mask, made once per batch size."""
         if batch not in self._masks:
             self._masks[batch] = self.new_mask(batch)
         return self._masks[batch]
 
     def new_mask(self, batch: int = BATCH) -> PruningMask:
-        """The concept's, made now."""
+        """The concept's mask, made anew."""
         evidence = Evidence(target=self.collected(TARGET, batch), base=self.collected(BASE, batch))
         linears = self.model.site_linears(["ffn_out"])
         return select_mask(
@@ -93,8 +93,8 @@ class Demo:
 def check(settings: Settings) -> dict[str, Any]:
     """Every check, by name: what was found, and `passed` where something was expected.
 
-    Convolutions may use TF32 on a card, as they do in a job: only the check that says otherwise
-    computes in float32 throughout.
+    On a card, convolutions may use TF32, as in a job; only `float32_against_cpu_float64` computes
+    in float32 throughout.
     """
     exact = Demo(torch.float64, torch.device("cpu"), small=settings.small)
     single, half = (
@@ -123,7 +123,7 @@ def failures(checks: Mapping[str, Any]) -> list[str]:
 
 
 def _in_full(demo: Demo, exact: Demo) -> dict[str, Any]:
-    """Without TF32; what is made then is not kept for the other checks."""
+    """Compare a mask made without TF32, which is not kept for the other checks."""
     with float32_in_full():
         mask = demo.new_mask()
     return _compared(mask, exact.mask(), at_most=NEAR)
@@ -144,7 +144,7 @@ def _compared(
 
 
 def _windows(demo: Demo) -> dict[str, Any]:
-    """The same statistics, bit for bit, when the calls are made in two goes."""
+    """The same statistics, bit for bit, when the calls are made in two windows."""
     model, settings, prompts = demo.model, demo.settings(BATCH), demo.prompts(BASE)
     half = demo.calls // 2
     first = collect_window(model, prompts, settings, Window(0, half))
@@ -162,7 +162,7 @@ def _equal(one: Statistics, other: Statistics) -> bool:
 
 
 def _restored(demo: Demo) -> dict[str, Any]:
-    """Every byte of the denoiser is back; and the mask was really there in between."""
+    """Every byte of the denoiser is restored, and the mask was applied in between."""
     mask, model = demo.mask(), demo.model
     before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
     mask.apply(model.pipe)
@@ -174,14 +174,14 @@ def _restored(demo: Demo) -> dict[str, Any]:
 
 
 def _named(demo: Demo, value: float) -> dict[str, Any]:
-    """What feeds a neuron of one of the site's linears is spoilt: the error names the layer."""
+    """Spoil the weights that feed a neuron of the site: the error must name the layer."""
     model = demo.model
     layer = sorted(model.site_linears(["ffn_out"]))[-1]
     feeding = model.denoiser.get_submodule(layer.removesuffix("net.2") + "net.0.proj")
     assert isinstance(feeding, nn.Linear)
     row = feeding.weight.data[0]
     own = row.clone()
-    # Of the signs it had: a normalised input may sum up to nothing.
+    # With its own signs: summed with equal ones, a normalised input may cancel out.
     row.copy_(own.sign() * value)
     try:
         demo.collected(BASE)

@@ -19,10 +19,10 @@ MIB = 1 << 20
 
 
 def device_named(name: str) -> torch.device:
-    """The device, where there is one of that name.
+    """The device of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such device.
     """
     try:
         device = torch.device(name)
@@ -65,20 +65,20 @@ def free_memory(device: torch.device) -> int:
 
 
 def let_go() -> None:
-    """Give the device's memory back."""
+    """Release the device memory that torch no longer uses."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done all it was given."""
+    """Wait until the device has finished everything it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long `work` takes, the device's part of it included."""
+    """How long `work` takes, including the device's part of it."""
     wait(device)
     started = time.perf_counter()
     work()
@@ -88,7 +88,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def float32_in_full() -> Iterator[None]:
-    """No TF32, which torch lets a card's convolutions use for float32 by default."""
+    """Compute without TF32, which torch by default allows for a card's float32 convolutions."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -98,7 +98,7 @@ def float32_in_full() -> Iterator[None]:
 
 
 class Peak:
-    """How far memory rose above its level at the start: the card's as torch allocates it."""
+    """How far memory rose above its level at the start; on a card, the memory torch allocates."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -118,7 +118,7 @@ class Peak:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, *, side: int) -> float:
-    """Operations a second of square matrix products, the median of five: the rate to reach."""
+    """Operations a second of square matrix products (median of five): the rate to aim for."""
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
     def product() -> None:

@@ -41,16 +41,16 @@ COMPILATIONS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "compiled": {"backend": "inductor"},
         "compiled_with_cuda_graphs": {"backend": "inductor", "mode": "reduce-overhead"},
     },
-    # Inductor asks for a C++ compiler there, and what it makes says nothing about a card.
+    # Inductor needs a C++ compiler there, and its code says nothing about a card.
     "cpu": {"traced": {"backend": "eager"}},
 }
-"""What `compile` is told, by the type of device and the name in the results."""
+"""The arguments of `compile`, by type of device and name in the results."""
 COMPILING = 120
-"""Seconds that must be left for one of them: it cannot be interrupted."""
+"""Seconds that must be left for a compilation, which cannot be interrupted."""
 
 
 class Measures:
-    """Everything that is measured of a loaded model; each method gives what goes into the JSON."""
+    """All measurements of a loaded model; each method returns what goes into the JSON."""
 
     def __init__(self, model: DiffusionModel, settings: Settings) -> None:
         self.model = model
@@ -59,7 +59,7 @@ class Measures:
         self.num_branches = model.num_branches(GUIDANCE)
 
     def weights(self) -> dict[str, Any]:
-        """Of the denoiser and of the default site."""
+        """Sizes of the denoiser and of the default site."""
         weights = list(self.model.denoiser.parameters())
         site = self.model.site_linears(["ffn_out"]).values()
         return {
@@ -69,7 +69,7 @@ class Measures:
         }
 
     def encoding(self) -> dict[str, Any]:
-        """Of prompts by the text encoders, one at a time as always."""
+        """Time to encode a prompt; the text encoders always take one at a time."""
         texts = [prompt.text for prompt in prompts(4)]
         self.model.encode_all(["warm"])
         spent = seconds(lambda: self.model.encode_all(texts), self.device)
@@ -82,7 +82,7 @@ class Measures:
         return {"tflop": counted.get_total_flops() / self.num_branches / 1e12}
 
     def speeds(self, peak_rate: float, tflop: float) -> list[dict[str, Any]]:
-        """At batches of one prompt, of a few, and of as many as fit (or as are tried)."""
+        """Speeds at batches of one prompt, a quarter of the largest, and the largest that fits."""
         largest = self._largest()
         sizes = sorted({1, max(1, largest // 4), largest})
         return [self.speed(size, peak_rate, tflop) for size in sizes]
@@ -91,7 +91,7 @@ class Measures:
         """The bare loop and collection in turn, so that a slow moment slows both.
 
         With fewer calls than a job makes, collection's overhead comes out too large, because the
-        sums are moved to the host once however many calls there were.
+        sums are moved to the host once, however few calls there were.
         """
         calls = self._calls_in_time(batch)
         bare, collected = [], []
@@ -119,9 +119,9 @@ class Measures:
         }
 
     def variants(self, batch: int, peak_rate: float, tflop: float) -> dict[str, Any]:
-        """The same with another layout, attention or way to run the denoiser's code.
+        """The same with another memory layout, with other attention, and compiled.
 
-        Compiled code calls no hooks, so that only the bare loop can use it; collection runs the
+        Compiled code calls no hooks, so only the bare loop is timed compiled; collection runs the
         module as it is.
         """
         found: dict[str, Any] = {"as_it_is": self.speed(batch, peak_rate, tflop)}
@@ -172,7 +172,7 @@ class Measures:
             )
 
         def top(device: torch.device | str) -> float:
-            """A call's columns of all layers, by the energies of the target."""
+            """Seconds to rank one call's columns in all layers, by the target's energies."""
             here = [
                 (weight.to(device).float().abs(), torch.from_numpy(layer.sum_sq[0]).to(device))
                 for weight, layer in (
@@ -217,9 +217,9 @@ class Measures:
         collect(self.model, prompts(batch), self._collection(batch, calls))
 
     def _calls_in_time(self, batch: int) -> int:
-        """So many calls that all loops of a batch size take the seconds for them; at least two.
+        """The number of calls that fits the time for all loops of a batch size; at least two.
 
-        The call that is timed for it also warms caches, and lets the device choose its kernels.
+        The calls made to find out also warm caches, and let the device choose its kernels.
         """
         calls = self.settings.calls
         self._bare(batch, 1)
@@ -231,7 +231,7 @@ class Measures:
         return Collection(steps=STEPS, tau=calls, guidance=GUIDANCE, batch_size=batch)
 
     def _largest(self) -> int:
-        """Prompts that go through the denoiser together, halved until they fit as a job does."""
+        """The most prompts that go through the denoiser together, found by halving as in a job."""
         memory = BatchMemory(self.settings.most)
         if self.settings.most > 1:
             for attempt in memory.attempts():
@@ -262,9 +262,9 @@ class Measures:
 
 
 def offloads(pipe: Any, dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
-    """The model from a folder, with each way to save the device's memory: what it saves and costs.
+    """What each way to save the device's memory saves and costs, for the model from a folder.
 
-    `pipe` is on the host already, so that the device is empty.
+    `pipe` must already be on the host, so that the device is empty.
     """
     found = {}
     with tempfile.TemporaryDirectory() as name:
@@ -279,7 +279,7 @@ def offloads(pipe: Any, dtype: torch.dtype, settings: Settings) -> dict[str, Any
 def _offloaded(
     folder: Path, offload: Offload, dtype: torch.dtype, settings: Settings
 ) -> dict[str, float]:
-    """Of the model loaded in that way."""
+    """Loading time, peak memory and speed of the model with one `offload`."""
     memory = Peak(settings.device)
     loaded: list[DiffusionModel] = []
     loading = seconds(
@@ -301,7 +301,7 @@ def _offloaded(
 def concept_cost(rate: float, num_branches: int) -> dict[str, float]:
     """What a concept takes on one device: its own side, at `rate` evaluations a second.
 
-    The base side is shared by all concepts, and masks are selected beside the device: neither is
+    The base side is shared by all concepts, and masks are selected elsewhere meanwhile: neither is
     counted.
     """
     spent = PROMPTS * CALLS * num_branches / rate
@@ -317,12 +317,12 @@ def prompts(count: int, more: str = "") -> list[Prompt]:
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits, as `==` does not tell of 0 and -0."""
+    """Whether two tensors have the same bits, which `==` does not tell for 0 and -0."""
     return bool(torch.equal(one.view(torch.uint8), other.view(torch.uint8)))
 
 
 def attempted(work: Callable[[], Any]) -> Any:
-    """What `work` gives, or why it gave nothing: one failure must not hide the other numbers."""
+    """The result of `work`, or why it failed: one failure must not hide the other numbers."""
     try:
         return work()
     except OutOfTimeError as error:

@@ -27,7 +27,7 @@ SMALL_SIDE = 128
 EVERY_DTYPE = ("sd15", "sdxl")
 """Models that are measured in all dtypes; the others in the first one only."""
 VARIED = ("sd15", "sdxl")
-"""Models that are also compiled, laid out otherwise and offloaded."""
+"""Models that are also measured compiled, in another layout, and offloaded."""
 
 
 def run(settings: Settings, out: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n")
 
-    # First: a few seconds, and what is fast but wrong is worth nothing.
+    # First, because it takes seconds, and fast but wrong results are worth nothing.
     results["correctness"] = correctness.check(settings) if "correctness" in settings.parts else {}
     write()
     side = SMALL_SIDE if settings.small else PRODUCT_SIDE[settings.device.type]
@@ -52,7 +52,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
         for dtype in settings.dtypes
     }
     results["models"] = {name: {dtype: {} for dtype in settings.dtypes} for name in settings.models}
-    # What is asked first of every model before the rest: time may run out.
+    # The main measurements of every model come before the rest: time may run out.
     for work, dtypes, of in (
         (_measure, settings.dtypes[:1], settings.models),
         (_measure, settings.dtypes[1:], EVERY_DTYPE),
@@ -102,7 +102,7 @@ def _measure(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vary(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
-    """Put the other ways to run the model, and to hold it, into `found`."""
+    """Put the other ways to run the model, and to offload it, into `found`."""
     settings = asked.settings
     if not {"variants", "offload"} & set(settings.parts):
         return {}
@@ -126,7 +126,7 @@ def _vary(asked: Asked, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(asked: Asked, found: dict[str, Any]) -> DiffusionModel | None:
-    """The model, or None where it does not fit: `found` says what of it was made."""
+    """The model, or None if it does not fit; `found` tells how far it was cut."""
     pipe, resolution = _pipeline(asked.name, DTYPES[asked.dtype], asked.settings, found)
     if pipe is None:
         return None

@@ -1,7 +1,7 @@
-"""Public models at their real sizes with seeded random weights: configurations, and no download.
+"""Public models at their real sizes, with seeded random weights instead of a download.
 
 Configurations are those of the models' published config.json files. Speed, memory and bytes depend
-on shapes alone; tokenizers are of single characters, as a prompt is padded to full length anyway.
+on shapes alone; tokenizers know single characters, as prompts are padded to full length anyway.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -86,12 +86,12 @@ FLUX_TRANSFORMER: Mapping[str, Any] = {
     "axes_dims_rope": (16, 56, 56),
 }
 T5_LAYERS = 2
-"""Of T5-XXL's 24: its speed is not the question, and 9 GB of it would be in the way."""
+"""Of T5-XXL's 24: its speed is not in question, and its 9 GB would take up the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A public model, and how it is made without its weights."""
+    """A public model, and how to build it without its weights."""
 
     name: str
     title: str
@@ -99,11 +99,11 @@ class Shape:
     config: Mapping[str, Any]
     pipeline: Callable[[nn.Module], DiffusionPipeline]
     cut: tuple[str, ...] = ()
-    """Numbers of blocks in the config, which may be cut to fit into memory."""
+    """Fields of the config: numbers of blocks, which may be cut to fit into memory."""
     pixels: int = 1024
 
     def fitting(self, room: int, dtype: torch.dtype) -> dict[str, Any] | None:
-        """The config whose weights take at most `room` bytes; None where no cut is enough."""
+        """The config whose weights take at most `room` bytes; None if no cut is enough."""
         for quarters in (4, 3, 2, 1) if self.cut else (4,):
             cut = {key: max(1, self.config[key] * quarters // 4) for key in self.cut}
             config = {**self.config, **cut}
@@ -112,14 +112,14 @@ class Shape:
         return None
 
     def parameters(self, config: Mapping[str, Any]) -> int:
-        """Of the denoiser with that config; it is made without memory."""
+        """Parameters of the denoiser with that config, which is built without memory."""
         with torch.device("meta"):
             return sum(weight.numel() for weight in self.denoiser(**config).parameters())
 
     def build(
         self, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
     ) -> DiffusionPipeline:
-        """The pipeline, made on `device`: the same seed, but other weights on another device."""
+        """The pipeline, made on `device`; the same seed gives other weights on another device."""
         with seeded(), of_dtype(dtype), device:
             pipe = self.pipeline(self.denoiser(**config))
         for module in pipe.components.values():
@@ -132,7 +132,7 @@ class Shape:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Random numbers from the seed 0, and the caller's own ones as before."""
+    """Random numbers from seed 0; the caller's generator is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -140,7 +140,7 @@ def seeded() -> Iterator[None]:
 
 @contextmanager
 def of_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Weights are made in `dtype`: in float32 first, FLUX would take twice the memory."""
+    """Make weights in `dtype` at once: in float32 first, FLUX would take twice the memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -150,7 +150,7 @@ def of_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _scheduler(kind: type[SchedulerMixin], **config: Any) -> SchedulerMixin:
-    """On the host and in float32, as every pipeline has it."""
+    """On the host and in float32, as in every pipeline."""
     with of_dtype(torch.float32), torch.device("cpu"):
         return kind(**config)
 

@@ -1,4 +1,4 @@
-"""The JSON as a table that fits a terminal, without a library for it."""
+"""The JSON as a table that fits a terminal, without a table library."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ HEADINGS = (
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Speeds of all models, then everything else a line each."""
+    """Speeds of all models, then everything else, one line each."""
     machine = results["machine"]
-    kind = "tiny stand-ins, which say nothing of speed" if results["small"] else "real sizes"
+    kind = "tiny stand-ins, which say nothing about speed" if results["small"] else "real sizes"
     parts = [f"{machine['device']}, {machine['memory_mib']} MiB; {kind}", ""]
     parts += _columns([HEADINGS, *_speeds(results["models"])])
     parts += ["", *_others(results)]

@@ -284,7 +284,15 @@ class Compute(Section):
     `threads_per_actor` can change the last bits of sums: use one value for each store.
     """
 
-    actors: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 2
+    actors: Annotated[
+        Int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="a whole number from 0 to 100000; 0 is without Ray: the command's own "
+            "process does all units, one after another",
+        ),
+    ] = 2
     cpus_per_actor: Annotated[Float, Field(gt=0, description="a number above 0")] = 1.0
     gpus_per_actor: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 0.0
     threads_per_actor: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 1

@@ -7,7 +7,7 @@ import typer
 
 app = typer.Typer(
     name="baseline",
-    help="Erase a manifest's concepts otherwise, all in one delta, to compare with.",
+    help="Erase a manifest's concepts by other methods, as one delta, for comparison.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -18,35 +18,35 @@ Guides = Annotated[
     list[str] | None,
     typer.Option(
         "--guide",
-        help="What to generate instead: once for all, or once for each concept. By default art for "
+        help="What to generate instead: one for all concepts, or one for each. Default: art for "
         "styles, the empty prompt for others.",
     ),
 ]
 Preserve = Annotated[
     list[str] | None,
-    typer.Option("--preserve", help="A text to preserve, beside the manifest's retain list."),
+    typer.Option("--preserve", help="A text to preserve, besides the manifest's retain list."),
 ]
 Expand = Annotated[
     bool,
     typer.Option(
         "--expand",
-        help="Also erase art by {concept} and such, each by art by {guide}.",
+        help="Also erase phrases: art by {concept} becomes art by {guide}, and so on.",
     ),
 ]
 EraseScale = Annotated[float, typer.Option("--erase-scale", help="Weight of what is erased.")]
 PreserveScale = Annotated[
     float, typer.Option("--preserve-scale", help="Weight of what is preserved.")
 ]
-Lamb = Annotated[float, typer.Option("--lamb", help="What it costs to change a weight.")]
+Lamb = Annotated[float, typer.Option("--lamb", help="The penalty on changes to weights.")]
 TokensOf = Annotated[
     str,
-    typer.Option("--tokens", help="Which are edited: last (subject token), rest (and after), all."),
+    typer.Option("--tokens", help="Tokens to edit: last (of the subject), rest (and after), all."),
 ]
 Density = Annotated[
     float | None, typer.Option("--density", help="The share of each layer to zero.")
 ]
 Like = Annotated[
-    Path | None, typer.Option("--like", help="A mask file: as many weights of each layer as it.")
+    Path | None, typer.Option("--like", help="A mask file: zero as many weights per layer.")
 ]
 
 
@@ -91,17 +91,17 @@ def rece(
     tokens: TokensOf = "all",
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", help="How often to find and erase; 1, and 3 for nudity."),
+        typer.Option("--epochs", help="Rounds of finding and erasing. Default: 1, for nudity 3."),
     ] = None,
     regularisation: Annotated[
         float | None,
         typer.Option(
             "--regularisation",
-            help="Of what is found, the larger the milder; 0.001, and 0.1 for nudity.",
+            help="Of what is found: larger is milder. Default: 0.001, for nudity 0.1.",
         ),
     ] = None,
 ) -> None:
-    """RECE: after UCE's published edit, erase what still generates the concept, again and again."""
+    """RECE: after UCE's published edit, repeatedly erase what still generates the concept."""
     from conceptprune.baselines.uce import UceSettings, tokens_named
 
     from . import programs
@@ -130,7 +130,7 @@ def random(
     out: Out,
     density: Density = None,
     like: Like = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the weights.")] = 0,
 ) -> None:
     """A control: weights of the pruning site zeroed at random."""
     from . import programs
@@ -160,7 +160,7 @@ def esd(
     manifest: ManifestPath,
     out: Out,
 ) -> None:
-    """Import a checkpoint trained by ESD from the manifest's model; a .pt with weights only."""
+    """Import a checkpoint that ESD trained from the manifest's model; of a .pt, only weights."""
     from . import programs
 
     programs.esd(checkpoint, manifest, out)

@@ -55,7 +55,7 @@ class Scene:
 
     @classmethod
     def of(cls, manifest: Path, out: Path) -> "Scene":
-        """Check both.
+        """Check the manifest, and that `out` is free.
 
         Raises:
             UserError: the manifest is wrong, its model is not there, or `out` is in use.
@@ -75,7 +75,7 @@ class Scene:
         )
 
     def load(self) -> DiffusionModel:
-        """The model, in float32 on the CPU: seconds of work, and the same bytes everywhere."""
+        """The model in float32 on the CPU: edits take seconds, and are the same everywhere."""
         return family_named(self.pipeline).load(self.folder)
 
     def write(
@@ -112,7 +112,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """What UCE and RECE edit by."""
+    """The inputs of UCE and RECE."""
 
     model: DiffusionModel
     projections: Sequence[str]
@@ -126,7 +126,7 @@ class Texts:
     def of(
         cls, scene: Scene, guides: Sequence[str], preserve: Sequence[str], expand: bool
     ) -> "Texts":
-        """The manifest's concepts as edits, and those it retains with `preserve` beside them."""
+        """The manifest's concepts as edits; its retained concepts and `preserve` as preserved."""
         concepts = scene.manifest.concepts
         resolved = guides_for(concepts, guides)
         model = scene.load()
@@ -140,7 +140,7 @@ class Texts:
         )
 
     def weights(self, scene: Scene) -> dict[str, Tensor]:
-        """The projections to edit, as the model's own files have them, by module name."""
+        """The projections to edit, as stored in the model's files, by module name."""
         return read_weights(scene.folder / self.model.component, self.projections)
 
 
@@ -177,10 +177,10 @@ def rece(
 ) -> None:
     """Erase all concepts of a manifest by RECE; the empty prompt is preserved, as published.
 
-    Epochs and regularisation that are not given are those published for the concepts' kind.
+    `epochs` and `regularisation` default to those published for the concepts' kind.
 
     Raises:
-        UserError: as `uce`.
+        UserError: as for `uce`.
     """
     scene = Scene.of(manifest, out)
     if epochs is None or regularisation is None:
@@ -200,7 +200,7 @@ def random(
     """Zero weights of the manifest's site at random.
 
     Raises:
-        UserError: neither or both of density and a mask, or as `uce`.
+        UserError: both or neither of `density` and `like` are given, or as for `uce`.
     """
     _control("random", manifest, out, density, like, {"seed": seed}, at_random(seed))
 
@@ -208,20 +208,20 @@ def random(
 def magnitude(
     manifest: Path, out: Path, *, density: float | None, like: Path | None, smallest: bool
 ) -> None:
-    """Zero the manifest's site's largest weights, or its smallest.
+    """Zero the largest weights of the manifest's site, or its smallest.
 
     Raises:
-        UserError: as `random`.
+        UserError: as for `random`.
     """
     choose = by_magnitude(smallest=smallest)
     _control("magnitude", manifest, out, density, like, {"smallest": smallest}, choose)
 
 
 def esd(checkpoint: Path, manifest: Path, out: Path) -> None:
-    """Turn ESD's checkpoint, of the manifest's model and concepts, into a delta.
+    """Turn a checkpoint that ESD trained on the manifest's model and concepts into a delta.
 
     Raises:
-        UserError: the file does not hold ESD's tensors for this model, or as `uce`.
+        UserError: the file does not hold ESD's tensors for this model, or as for `uce`.
     """
     scene = Scene.of(manifest, out)
     component = denoiser_of(scene.folder)
@@ -261,7 +261,7 @@ def _control(
     elsewhere = [name for name in linears if "/" in name]
     if elsewhere:
         raise UserError(
-            f"pruning.site: {elsewhere[0]} is not in the denoiser, and a delta is of one component"
+            f"pruning.site: {elsewhere[0]} is not in the denoiser, and a delta has one component"
         )
     weights = read_weights(scene.folder / model.component, linears)
     layers = unpruned(weights, {name: item.first_column for name, item in linears.items()})

@@ -47,8 +47,9 @@ class Estimate:
         return cls(
             evaluations=sum(unit.evaluations for unit in units),
             rate=rate,
-            workers=compute.actors,
-            gpus=compute.actors * compute.gpus_per_actor,
+            # Without actors, the job's own process is the worker.
+            workers=max(1, compute.actors),
+            gpus=max(1, compute.actors) * compute.gpus_per_actor,
             gpu_hour=gpu_hour,
         )
 
@@ -73,7 +74,7 @@ class Estimate:
         text = (
             f"{'calibration' if measured else 'estimate'}: {self.rate:,.1f} evaluations/s {how}; "
             f"{self.evaluations:,} evaluations take about {duration(self.seconds)} with "
-            f"{self.workers} actors as fast as it (denoising alone)"
+            f"{self.workers} workers as fast as it (denoising alone)"
         )
         if self.price is not None:
             text += f"; {self.gpu_hours:,.2f} GPU-hours at {self.gpu_hour:g}: {self.price:,.2f}"

@@ -118,16 +118,18 @@ def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Consol
     weights = numbers * sizes.item_bytes
     windows = plan.of(WindowUnit).values()
     statistics = max(window.bytes_written(sizes, plan.by_key) for window in windows)
+    cluster = "none: the job's own process does everything"
+    if compute.actors:
+        cluster = (
+            f"{compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
+            f"{compute.gpus_per_actor:g} GPUs, and 1 CPU or more for tasks: in all "
+            f"{ceil(compute.actors * compute.cpus_per_actor) + 1} CPUs, "
+            f"{compute.actors * compute.gpus_per_actor:g} GPUs"
+        )
+    say(console, f"cluster   {cluster}")
     say(
         console,
-        f"cluster   {compute.actors} actors of {compute.cpus_per_actor:g} CPUs and "
-        f"{compute.gpus_per_actor:g} GPUs, and 1 CPU or more for tasks: in all "
-        f"{ceil(compute.actors * compute.cpus_per_actor) + 1} CPUs, "
-        f"{compute.actors * compute.gpus_per_actor:g} GPUs",
-    )
-    say(
-        console,
-        f"memory    an actor, estimated: {decimal(weights)} of weights in {prepared.model.dtype}, "
+        f"memory    a worker, estimated: {decimal(weights)} of weights in {prepared.model.dtype}, "
         f"{decimal(statistics)} of statistics, and a batch's activations",
     )
     console.print()

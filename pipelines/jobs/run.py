@@ -18,6 +18,7 @@ from ..records.journal import Journal
 from ..records.reuse import find_units
 from ..records.trail import job_began, job_ended
 from ..scheduling.cluster import any_is_up, connected
+from ..scheduling.here import HerePool
 from ..scheduling.loop import Result, Tick, needs, run_units
 from ..scheduling.metrics import JobMetrics
 from ..scheduling.others import OtherJobs
@@ -193,7 +194,10 @@ def _go_on(
 
 @contextmanager
 def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[RunUnits]:
-    """A function that runs units on the cluster; its first call connects to the cluster."""
+    """A function that runs units on the cluster; its first call connects to the cluster.
+
+    Without actors there is no cluster: the units run in this process.
+    """
     with ExitStack() as joined:
         own = False
 
@@ -204,9 +208,13 @@ def unit_runner(spec: RunnerSpec, compute: Compute, store: Store) -> Iterator[Ru
             on_tick: OnTick,
         ) -> None:
             nonlocal own
-            own = joined.enter_context(connected(compute)) or own
+            pool: WorkerPool | HerePool
+            if compute.actors:
+                own = joined.enter_context(connected(compute)) or own
+                pool = WorkerPool(spec, compute)
+            else:
+                pool = HerePool(spec)
             metrics = JobMetrics()
-            pool = WorkerPool(spec, compute)
             left = {unit.key for unit in units}
 
             def counted(result: Result) -> None:

@@ -20,7 +20,7 @@ class AskedConcept:
 
     name: str
     kind: str
-    """Empty where it is not on record."""
+    """Empty if not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Asked:
     manifest: Mapping[str, Any]
 
     def get(self, *path: str) -> Any:
-        """The value at `path`, section by section; None where there is none."""
+        """The value at `path`, section by section; None if there is none."""
         value: Any = self.manifest
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
@@ -51,7 +51,7 @@ class Asked:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Fields that this version's manifests do not have, as in "collection.steps"."""
+        """Fields that this version's manifests do not have, such as "collection.steps"."""
         return tuple(dict.fromkeys(_unknown(self.manifest, [Manifest], "")))
 
     def _entries(self, name: str) -> Iterator[Mapping[str, Any]]:
@@ -62,7 +62,7 @@ class Asked:
 
 
 def _unknown(value: object, schemas: list[type[BaseModel]], path: str) -> Iterator[str]:
-    """Fields below `path` that none of the sections that may stand there has."""
+    """Fields below `path` that none of the `schemas` allowed there has, as full paths."""
     if isinstance(value, list):
         for entry in value:
             yield from _unknown(entry, schemas, path)
@@ -79,7 +79,7 @@ def _unknown(value: object, schemas: list[type[BaseModel]], path: str) -> Iterat
 
 
 def _sections(annotation: object) -> Iterator[type[BaseModel]]:
-    """The sections that a field's type allows: of `tuple[Concept, ...] | None`, Concept."""
+    """The schemas inside a field's type: Concept for `tuple[Concept, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

@@ -1,4 +1,4 @@
-"""What a run of `erase` collected, by its ledger: which prompts, and where their statistics are."""
+"""What a run of `erase` collected according to its ledger: prompts, and keys of statistics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """The prompts of a run and the statistics of these."""
+    """The prompts of a run and their statistics."""
 
     rows: Sequence[Row]
-    """The ledger, with all that an earlier version left out of it."""
+    """The ledger; one of an earlier version is completed (`earlier.py`)."""
     pairs: Mapping[str, tuple[PromptPair, ...]]
-    """The prompt pairs that are in the store, by the name of their concept."""
+    """The prompt pairs found in the store, by concept name."""
     statistics: Mapping[str, str]
     """Keys of statistics by the digest of their prompts."""
 
     @classmethod
     def of(cls, store: Store, record: RunRecord, ledger: Ledger) -> "Collected":
-        """What a run's ledger leads to.
+        """Read everything that a run's ledger refers to.
 
         Raises:
             UnknownFormatError: a later version recorded the prompts.
@@ -52,7 +52,7 @@ class Collected:
         )
 
     def sides(self, concept: str) -> tuple[str | None, str | None]:
-        """Keys of a concept's (target, base) statistics; None for one that was not collected.
+        """Keys of a concept's (target, base) statistics; None for a side not collected.
 
         Raises:
             KeyError: the concept's prompts are not in the store.
@@ -64,6 +64,6 @@ class Collected:
 
 
 def compared(row: Row) -> list[str]:
-    """Keys of the statistics that a mask compares, in the order of its unit."""
+    """Keys of the statistics that a mask compares, in the order of its unit's needs."""
     needs = (need_of(text) for text in row["needs"])
     return [key for kind, key in needs if kind == "statistics"]

@@ -1,7 +1,7 @@
-"""What became of each concept of a run: is there a mask, was its effect checked, and since when.
+"""What became of each concept of a run: its mask, when that was made, and its checked effect.
 
-"Done" says that every unit has its result. That a mask is written does not say that it erases
-anything: only scorers that looked at the images can tell, and only of what they ever saw there.
+"Done" means that every unit has its result. A mask may exist without erasing anything: only scorers
+that looked at the images can tell, and only about concepts that they saw before pruning.
 """
 
 import json
@@ -21,7 +21,7 @@ FILE = "concepts.json"
 FORMAT = "conceptprune.concepts/1"
 
 UNCHANGED = "NoEffectError"
-"""What the error of a preview begins with whose mask changed no image."""
+"""How the error of a preview begins if its mask changed no image."""
 
 Row = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Made:
     at: float
     """Seconds since 1970."""
     job: str | None
-    """None where a run before this one made it."""
+    """None if the job that first recorded it had only reused it."""
     mask: str
     """Key of the mask's unit."""
 
@@ -47,12 +47,12 @@ class ConceptState:
     unchanged: bool = False
     """The mask changed no image at all."""
     scorer: str | None = None
-    """Which scorer's word it is; None where none looked, or none can tell."""
+    """The scorer that saw `before` and `after`; None if no scorer looked or could tell."""
     metric: str | None = None
     before: tuple[int, int] | None = None
-    """Images of its own prompts on the untouched model: in how many it was seen, of how many."""
+    """(images in which it was seen, all images) of its own prompts, on the untouched model."""
     after: tuple[int, int] | None = None
-    """The same with its mask."""
+    """The same with its mask applied."""
     first: Made | None = None
     last: Made | None = None
 
@@ -63,7 +63,7 @@ class ConceptState:
 
     @property
     def never_there(self) -> bool:
-        """Whether there was nothing to erase: no image changes, or it was never seen in any."""
+        """Whether there was nothing to erase: no image changes, or none showed it before."""
         return self.unchanged or (self.before is not None and self.before[0] == 0)
 
 
@@ -75,25 +75,25 @@ class ConceptStates:
 
     @property
     def not_checked(self) -> tuple[str, ...]:
-        """Names of those that have a mask nobody has looked at the effect of."""
+        """Names of the concepts whose masks no scorer has checked."""
         return tuple(each.name for each in self.states if each.has_mask and not each.checked)
 
     @property
     def never_there(self) -> tuple[str, ...]:
-        """Names of those that were never there."""
+        """Names of the concepts that were never there."""
         return tuple(each.name for each in self.states if each.never_there)
 
     @property
     def checked(self) -> int:
-        """How many a scorer has looked for."""
+        """How many masks a scorer has checked."""
         return sum(each.has_mask and each.checked for each in self.states)
 
     def lines(self) -> Iterator[str]:
-        """What "done" means here, in a line, and in another what was never there."""
+        """What "done" means here, and, on a second line, the concepts that were never there."""
         masks = sum(each.has_mask for each in self.states)
         yield (
-            f"{masks} of {len(self.states)} have a mask; effect checked of {self.checked}, "
-            f"not checked of {len(self.not_checked)}"
+            f"{masks} of {len(self.states)} have a mask; effect checked for {self.checked}, "
+            f"not for {len(self.not_checked)}"
         )
         if self.never_there:
             yield (
@@ -115,13 +115,13 @@ class ConceptStates:
         }
 
     def write(self, store: Store, run: str) -> None:
-        """Put it on record."""
+        """Write or replace the record."""
         content = {"format": FORMAT, "concepts": [asdict(each) for each in self.states]}
         store.write_run_file(run, FILE, canonical_json(content).encode())
 
     @classmethod
     def read(cls, store: Store, run: str) -> "ConceptStates | None":
-        """What is on record; None where nothing is, or a later version wrote it.
+        """The record; None if there is none, or a later version wrote it.
 
         Raises:
             StoreError: it is damaged.
@@ -137,7 +137,7 @@ class ConceptStates:
 
 
 def _state(content: Any) -> ConceptState:
-    """One concept's; an error where it is not as `write` leaves it."""
+    """The state of one concept; raises an error if `content` is not what `write` writes."""
     state: Mapping[str, Any] = read_field({"": content}, "", dict)
     return ConceptState(
         name=read_field(state, "name", str),

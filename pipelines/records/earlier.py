@@ -1,8 +1,8 @@
-"""Ledgers that earlier versions wrote (ledger/1 and /2), which leave out what a run refers to.
+"""Ledgers of earlier versions (ledger/1 and /2), which do not name everything a run refers to.
 
 They have no row for the units that made the prompts, no `needs`, and do not say which prompts
-statistics are of. All of it can be told from what such a run left in the store: masks and
-statistics name their prompts by a digest. Nothing is planned again.
+statistics were collected from. The store still tells: masks and statistics name their prompts by
+digest. Nothing is planned again.
 """
 
 import json
@@ -33,19 +33,19 @@ Row = dict[str, Any]
 
 
 def needs_beside_rows(store: Store) -> Iterator[Need]:
-    """What such a run may refer to beside its rows: which prompts are its own is not on record."""
+    """All prompt units: such a run refers to some of them, but does not record which."""
     for kind in PROMPTS_KINDS:
         yield from ((kind, key) for key in store.committed(kind))
 
 
 def edits_beside_rows(store: Store, run: str) -> frozenset[str]:
-    """Paths of the masks and deltas that such an evaluation applies and no unit of it made."""
+    """Paths of the masks and deltas that such an evaluation applies but did not make."""
     record = EvaluationRecord.read(store, run)
     return frozenset() if record is None else record.edits
 
 
 def completed(store: Store, asked: Asked, rows: Sequence[Row]) -> list[Row]:
-    """The rows of such a run of `erase` as a ledger of today has them.
+    """The rows of such a run of `erase`, in the form of today's ledgers.
 
     Raises:
         StoreError: an object is missing or damaged.
@@ -73,7 +73,7 @@ def completed(store: Store, asked: Asked, rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prompts:
-    """The units in the store that made a run's prompts, and these."""
+    """A run's prompts, and the rows of the units that made them."""
 
     rows: list[Row]
     pairs: Pairs
@@ -82,10 +82,10 @@ class _Prompts:
     def of(
         cls, store: Store, asked: Asked, own: Collection[Row], collected: Collection[str]
     ) -> "_Prompts":
-        """Those of a run with `own` masks of its concepts, and statistics of `collected` prompts.
+        """The prompts of a run, found by its concepts' mask rows `own`.
 
-        Another run may be about the same concepts with other prompts: what a finished mask compares
-        was collected, so these are not the run's if that was not.
+        Another run may have other prompts for the same concepts. A finished mask compares collected
+        statistics, so prompts for it that are not `collected` (digests) are not this run's.
         """
         erased = {concept.name for concept in asked.concepts}
         done = {row["concepts"][0] for row in own if row["objects"]}
@@ -97,12 +97,12 @@ class _Prompts:
                     continue
                 pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
             except (LostUnitError, UnknownFormatError):
-                # Of another run, maybe; where it is this one's, its concepts are without prompts.
+                # Perhaps another run's; if it is this one's, its concepts are left without prompts.
                 continue
             matching = {name for name in pairs if _digests(pairs[name]) <= set(collected)}
             if pairs.keys() <= erased | set(asked.retained) and done & pairs.keys() <= matching:
                 found.append((len(matching), commit, pairs))
-        # What was collected for certain comes last, where it counts.
+        # The best match comes last, because later prompts replace earlier ones.
         found.sort(key=lambda each: each[0])
         together: dict[str, tuple[PromptPair, ...]] = {}
         for _, _, made in found:
@@ -121,13 +121,13 @@ def _row(commit: Commit, concepts: list[str]) -> Row:
         "concepts": concepts,
         "status": "done",
         **made,
-        # As a ledger that was read has it.
+        # As in a ledger that was read back.
         "finished": None if finished is None else datetime.fromtimestamp(finished / 1000, UTC),
     }
 
 
 def _digests(pairs: Sequence[PromptPair]) -> set[str]:
-    """Of the prompts on either side."""
+    """The digests of the target prompts and of the base prompts."""
     return {
         prompts_digest([pair.target for pair in pairs]),
         prompts_digest([pair.base for pair in pairs]),
@@ -147,7 +147,7 @@ def _prompts_of_statistics(store: Store, row: Row) -> str | None:
 def _sides(
     store: Store, asked: Asked, row: Row, pairs: Pairs, by_digest: Mapping[str, str]
 ) -> list[str]:
-    """The statistics that a concept's mask compares, as `needs`; none where one is not known."""
+    """The statistics that a concept's mask compares, as `needs`; empty unless all are known."""
     commit = store.find("mask", row["key"]) if is_own_mask(row) and row["objects"] else None
     if commit is None:
         return []

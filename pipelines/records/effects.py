@@ -1,4 +1,4 @@
-"""What a job's scorers saw of each concept: from its plan, its ledger and their tables."""
+"""What a job's scorers saw of each concept, from its plan, its ledger and the score tables."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from .ledger import READERS
 def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> ConceptStates:
     """What became of a run's concepts after `job`, from its ledger and what its scorers saw.
 
-    When a concept was first erased stays as an earlier job had it.
+    The time when a concept was first erased stays as an earlier job recorded it.
     """
     by_key = {row["key"]: row for row in rows}
     looked: dict[str, list[PreviewScoresUnit]] = {}
@@ -28,7 +28,7 @@ def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> C
     try:
         earlier = ConceptStates.read(store, plan.run)
     except StoreError:
-        # It says nothing that a rerun could not find out, but for the dates.
+        # Only the dates are lost; everything else is read again here.
         earlier = None
     firsts = {each.name: each.first for each in earlier.states} if earlier else {}
     lasts = {each.name: each.last for each in earlier.states} if earlier else {}
@@ -65,7 +65,7 @@ def _made(row: Row, job: str, last: Made | None) -> Made | None:
 def _seen(
     each: ConceptPlan, looked: Mapping[str, Sequence[PreviewScoresUnit]], store: Store
 ) -> dict[str, Any] | None:
-    """What the first scorer that can tell saw of a concept; None where none can."""
+    """What the first scorer that can tell saw of a concept; None if no scorer can."""
     if each.preview_after is None:
         return None
     own = {pair.target.text for pair in each.pairs}
@@ -102,7 +102,7 @@ def _telling(metrics: Mapping[str, Metric], domain: str) -> list[str]:
 def _hits(
     unit: PreviewScoresUnit, metric: str, own: set[str], store: Store
 ) -> tuple[int, int] | None:
-    """In how many images of a concept's own prompts it was seen, and of how many."""
+    """(images in which a concept was seen, all images) of its own prompts; None if unknown."""
     commit = store.find(unit.kind, unit.key)
     if commit is None:
         return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conceptprune.evaluation.checkpoint import Checkpoint
 
 RUN_FILE = "evaluation.json"
-"""Not a run.json: that is a run of `erase`, from which there is a report."""
+"""Not run.json, which marks a run of `erase`, for which a report can be made."""
 RUN_FORMAT = "conceptprune.evaluation-run/1"
 
 SUMMARY_KINDS = (EvaluationUnit.kind, AttackSummaryUnit.kind)
@@ -32,7 +32,7 @@ class EvaluationRecord:
 
     run: str
     suite: Mapping[str, Any]
-    """As validated, without the model, whose folder is a matter of the machine."""
+    """As validated, but without the model, whose folder depends on the machine."""
     checkpoints: tuple[Mapping[str, Any], ...]
     """Label, kind, digest and erased concepts of each, and the path of the edit it applies."""
     summary: str
@@ -40,15 +40,15 @@ class EvaluationRecord:
     started: float
     """When its last job began, in seconds since 1970."""
     first_started: float | None = None
-    """When its first job began; None where that was not recorded."""
+    """When its first job began; None if not recorded."""
     later: bool = False
-    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
+    """Whether a later version wrote it, in a format that may have more or other fields."""
 
     @classmethod
     def of(
         cls, run: str, checkpoints: "Iterable[Checkpoint]", summary: str, suite: Mapping[str, Any]
     ) -> "EvaluationRecord":
-        """The record of an evaluation, or of attacks, that start now."""
+        """The record of an evaluation or attack job that starts now."""
         return cls(
             run=run,
             suite=suite,
@@ -100,7 +100,7 @@ class EvaluationRecord:
 
     @classmethod
     def read(cls, store: Store, run: str) -> "EvaluationRecord | None":
-        """The record of a run; None where the run is no evaluation.
+        """The record of a run; None if the run is not an evaluation.
 
         Raises:
             StoreError: it is damaged.
@@ -137,10 +137,10 @@ def evaluation_records(store: Store) -> list[EvaluationRecord]:
 def summary_commits(
     store: Store, on_unknown: Callable[[UnknownFormatError], None] | None = None
 ) -> list[Commit]:
-    """Commit records of a store's summaries, of evaluations and of attacks; in no order.
+    """Commit records of a store's summaries of evaluations and attacks, in no particular order.
 
     Raises:
-        UnknownFormatError: another version wrote one, and there is nobody to tell: `on_unknown`.
+        UnknownFormatError: another version wrote one, and `on_unknown` is None.
     """
     found = []
     for kind in SUMMARY_KINDS:

@@ -20,10 +20,10 @@ def field(
     kind: type[T] | tuple[type[T], ...],
     otherwise: T | None = None,
 ) -> T:
-    """A field of a file; `otherwise` where it is missing or of another type.
+    """A field of a file; `otherwise` if it is missing or has another type.
 
     Raises:
-        ValueError: so it is, and nothing stands for it.
+        ValueError: it is missing or has another type, and `otherwise` is None.
     """
     value = content.get(name)
     if isinstance(value, kind):

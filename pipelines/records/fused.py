@@ -1,4 +1,4 @@
-"""The combined checkpoint of a run as its ledger has it: which mask it is, and whom it lacks."""
+"""A run's combined checkpoint in its ledger: which mask it is, and which concepts it lacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from .ledger import is_fused, is_own_mask
 
 
 def fused_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row of the one mask of all concepts; None where a run asks for none.
+    """The row of the mask that combines the concepts; None if the run asks for none.
 
-    Where concepts failed there are two: that of all, which is blocked, and behind it that of the
-    others, which is the run's combined checkpoint until a rerun makes the first.
+    If concepts failed there are two: the mask of all concepts, which is blocked, and after it the
+    mask of the others, which is the run's combined checkpoint until a rerun makes the full one.
     """
     found = [row for row in rows if is_fused(row)]
     made = [row for row in found if row["objects"]]
@@ -21,7 +21,7 @@ def lacking(fused: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tupl
     """Names of the run's concepts that are not in a fused mask, in the ledger's order."""
     inside = set(fused["needs"])
     if not inside:
-        # Ledgers before ledger/3 do not say, and were of all concepts.
+        # Ledgers before ledger/3 have no needs; their fused masks combine all concepts.
         return ()
     return tuple(
         row["concepts"][0]

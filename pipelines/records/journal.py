@@ -1,4 +1,4 @@
-"""What a job puts on record while it runs: the run's ledger, and its own sign of life."""
+"""What a job records while it runs: the run's ledger, and its own sign of life."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ from .ledger import Made, ledger_rows, write_ledger
 from .run_files import told_if_damaged
 
 if TYPE_CHECKING:
-    # `status` reads these records, and does so without Ray.
+    # `status` reads these records without Ray.
     from ..scheduling.loop import Result, Tick
 
 JOBS_FOLDER = "jobs"
 SECONDS_BETWEEN_SIGNS = 10.0
 SHARE_OF_TIME = 0.05
-"""A ledger that takes long to write is written less often, to take no more of the driver's time."""
+"""The ledger takes at most this share of the driver's time: a slow one is written less often."""
 LOST_AFTER = 60.0
 """Seconds without a sign of life after which a job is taken to be dead."""
 
@@ -44,7 +44,7 @@ class JobRecord:
     seen: float
     """When it last gave a sign of life; seconds since 1970."""
     state: Literal["running", "done", "failed", "stopped"] = "running"
-    """`failed`: it ended, and something is missing. `stopped`: it was told to end."""
+    """`failed`: it ended, but something is missing. `stopped`: it was told to end."""
     done: int = 0
     left: int = 0
     in_flight: int = 0
@@ -52,18 +52,18 @@ class JobRecord:
 
     @property
     def lost(self) -> bool:
-        """Whether it says that it runs, and has not said so for long."""
+        """Whether it is recorded as running, but gave no sign of life for `LOST_AFTER` seconds."""
         return self.state == "running" and time.time() - self.seen > LOST_AFTER
 
     @property
     def units_per_second(self) -> float | None:
-        """Units done since it began; None where that says nothing yet."""
+        """The average since it began; None before the first unit is done."""
         seconds = self.seen - self.started
         return self.done / seconds if self.done and seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Until it is done, if units go on taking as long as they took on average."""
+        """Until it is done, at the average rate so far; None if there is no rate yet."""
         rate = self.units_per_second
         return None if rate is None else self.left / rate
 
@@ -75,7 +75,7 @@ class JobRecord:
 
 
 def new_job() -> str:
-    """An id for a job: ids sort by the time they were made."""
+    """A job id; ids sort by the time when they were made."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
@@ -100,7 +100,7 @@ def job_records(store: Store, run: str) -> list[JobRecord]:
 
 
 class Journal:
-    """Keeps ledger and sign of life up to date; written beside the job, which does not wait."""
+    """Keeps ledger and sign of life up to date, from a thread that the job does not wait for."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Journal:
         self._writing: Future[None] | None = None
 
     def extend(self, plan: UnitPlan, *, todo: Collection[str], reused: Mapping[str, Made]) -> None:
-        """Go on with a plan that has units more than the one before: some to do, some there."""
+        """Continue with a plan that adds units to the one before: some `todo`, some `reused`."""
         self.plan = plan
         self.todo = {*self.todo, *todo}
         self.reused = {**self.reused, **reused}
@@ -144,7 +144,7 @@ class Journal:
         self.record.write(self.store, self.plan.run)
 
     def on_tick(self, tick: "Tick") -> None:
-        """Write what is due, unless the last is still being written."""
+        """Write what is due, unless the last write is still going on."""
         now = time.monotonic()
         if now < self._next_sign or (self._writing and not self._writing.done()):
             return
@@ -183,11 +183,11 @@ class Journal:
         try:
             record.write(self.store, self.plan.run)
             if with_ledger:
-                # The rows are made here, too: those of 20,000 units take a good part of a second.
+                # The rows are made in this thread too: 20,000 units take a good part of a second.
                 started = time.thread_time()
                 write_ledger(self.store, self.plan.run, self.rows())
                 taken = time.thread_time() - started
                 self._next_ledger = time.monotonic() + taken / SHARE_OF_TIME
         except StoreError as error:
-            # The work itself is committed by the workers; the ledger is written again in a while.
+            # No work is lost: workers commit their own results. The ledger is soon written again.
             logger.warning("the ledger could not be written just now: %s", error)

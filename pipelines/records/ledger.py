@@ -1,4 +1,4 @@
-"""The ledger: one row for every unit of a run, with what became of it and where its results are."""
+"""The ledger: one row per unit of a run, with its status and where its results are."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -57,29 +57,29 @@ SCHEMA = pa.schema(
     ],
     metadata={"conceptprune.format": "ledger/3", "conceptprune.sorted_by": "unit"},
 )
-"""All that a run refers to, so that no reader has to plan it again.
+"""Everything that a run refers to, so that no reader has to plan it again.
 
 - `unit`: its place in the plan.
 - `needs`: units that come before it, as "kind/key".
-- `intermediate`: whether it is done only for those that need it.
+- `intermediate`: whether it is done only for the units that need it.
 - `status`: done (by this job), reused (committed before, or by another job meanwhile), failed,
-  blocked (needs a failed unit), pending (not reached yet), or unneeded (its results are committed
-  and this unit is not).
-- `applies`: paths of objects that it applies and no unit of the run makes.
+  blocked (needs a failed unit), pending (not reached yet), or unneeded (not committed, but every
+  result that needs it is).
+- `applies`: paths of objects that it applies but that no unit of the run makes.
 - `mask`: key of the mask that it makes or applies.
-- `prompts`: of statistics, the digest of their prompts (`prompts_digest`); masks name theirs by it.
-- `at_once`: prompts that went through the denoiser together; fewer than a batch where memory ran
-  out, which may have moved the last bits.
+- `prompts`: for statistics, the digest of their prompts (`prompts_digest`), which masks also name.
+- `at_once`: prompts that went through the denoiser together; fewer than a batch if memory ran out,
+  which may change the last bits.
 
-A later version may add columns. It raises the number of the format where a reader of this one would
-go wrong by it: then `gc` keeps all that may be the run's.
+A later version may add columns. It raises the format's number if they would mislead a reader of
+this one; `gc` then keeps everything that may be the run's.
 """
 
 NUMBER = format_number(SCHEMA)
 COMPLETE = 3
-"""The first format that has all that a run refers to."""
+"""The first format that names everything a run refers to."""
 INTERMEDIATE_UNTIL_2 = ("window", "statistics", "images", "scores", "set-scores", "attack")
-"""Kinds of units that were done only for others when ledgers did not say so yet."""
+"""Kinds of intermediate units, for ledgers that do not record which units those are."""
 
 EMPTY: Mapping[str, Callable[[], Any]] = {
     "string": str,
@@ -88,12 +88,12 @@ EMPTY: Mapping[str, Callable[[], Any]] = {
     "bool": bool,
     "list<string>": list,
 }
-"""What stands for a value that a ledger of another version does not have, by the column's type."""
+"""Stand-ins for values that another version's ledger does not have, by column type."""
 
 LEDGER_FILE = "ledger.parquet"
 
 READERS = 16
-"""Commit records of reused units are read so many at a time: an object store answers slowly."""
+"""Commit records read at a time, because an object store answers slowly."""
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def ledger_rows(
     results: "Mapping[str, Result]",
     reused: Mapping[str, Made],
 ) -> list[dict[str, Any]]:
-    """One row per unit of the plan, in plan order; `todo` are the keys this job has to do."""
+    """One row per unit of the plan, in plan order; `todo` are keys of units this job has to do."""
     rows = []
     for index, unit in enumerate(plan.units()):
         result = results.get(unit.key)
@@ -174,10 +174,10 @@ def made_by(commit: Commit) -> Made:
 def reused_units(
     plan: UnitPlan, store: Store, todo: Collection[str], committed: Committed
 ) -> dict[str, Made]:
-    """What is on record of the plan's committed units that are not to be done, by key.
+    """What is recorded of the plan's committed units that are not to be done, by key.
 
-    Taken from the ledgers of earlier runs; only records of units that no ledger has (a job was
-    stopped before it wrote them down, or the ledger is damaged) are read one by one.
+    This comes from the ledgers of earlier runs. Only for units in no ledger (a job was stopped
+    before it wrote them down, or the ledger is damaged) are commit records read one by one.
     """
     units = {
         unit.key: unit
@@ -185,15 +185,15 @@ def reused_units(
         if unit.key not in todo and committed(unit.kind, unit.key)
     }
     found: dict[str, Made] = {}
-    # The run's own ledger first: it has all of it, unless a concept or a setting is new.
+    # The run's own ledger first: it has every unit, unless a concept or a setting is new.
     for run in sorted(store.runs(), key=lambda run: run != plan.run):
         if len(found) == len(units):
             break
         try:
             ledger = open_ledger(store, run)
         except StoreError as error:
-            # Left in its place: its run's next job writes it anew, and until then it stops `gc`,
-            # which would else take it that the run needs nothing.
+            # Left in place: the run's next job rewrites it. Until then it stops `gc`, which would
+            # otherwise conclude that the run needs nothing.
             logger.warning("%s", error)
             continue
         if ledger.is_later:
@@ -219,28 +219,28 @@ class Ledger:
     """A run's ledger, as far as this version can read it."""
 
     number: int
-    """Of its format; 0 where none has been written yet."""
+    """Of its format; 0 if no ledger has been written yet."""
     rows: list[dict[str, Any]]
-    """In the columns of this version: what an older one did not write is empty."""
+    """In the columns of this version; those that an older one did not write are empty."""
     unknown: tuple[str, ...] = ()
     """Columns that this version does not know."""
 
     @property
     def is_later(self) -> bool:
-        """Whether a later version wrote it, so that the rows may not be all there is to know."""
+        """Whether a later version wrote it, so that the rows may be incomplete."""
         return self.number > NUMBER
 
     @property
     def is_earlier(self) -> bool:
-        """Whether it was written before ledgers had all that a run refers to (`earlier.py`)."""
+        """Whether its format does not name everything a run refers to (`earlier.py`)."""
         return 0 < self.number < COMPLETE
 
 
 def open_ledger(store: Store, run: str) -> Ledger:
-    """A run's ledger, of whatever version.
+    """A run's ledger, written by any version.
 
     Raises:
-        UnknownFormatError: a later version wrote it, in which even the units' names are others.
+        UnknownFormatError: a later version wrote it, and not even its units can be read.
         StoreError: it is damaged, or cannot be read.
     """
     data = store.read_run_file(run, LEDGER_FILE)
@@ -258,7 +258,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
         )
     rows = [empty_row() | _filled(row) for row in table.select(known).to_pylist()]
     for row in rows:
-        # An earlier version may have written down what a service said.
+        # An earlier version may have recorded what a service said without redaction.
         row["error"] = redacted(row["error"]) if row["error"] else row["error"]
         if number < COMPLETE:
             row["intermediate"] = row["kind"] in INTERMEDIATE_UNTIL_2
@@ -266,7 +266,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
 
 
 def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
-    """A run's ledger rows; none where it has not been written yet.
+    """A run's ledger rows; empty if it has not been written yet.
 
     Raises:
         StoreError: it is damaged, or cannot be read.
@@ -275,13 +275,13 @@ def read_ledger(store: Store, run: str) -> list[dict[str, Any]]:
 
 
 def need_of(text: str) -> Need:
-    """An entry of the column `needs`."""
+    """An entry of the column `needs`, as a pair."""
     kind, _, key = text.partition("/")
     return kind, key
 
 
 def is_fused(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of one mask made of several, and no concept's own."""
+    """Whether a row is of a mask fused from several, not of a concept's own."""
     return row["kind"] == "fused-mask" or (row["kind"] == "mask" and not row["concepts"])
 
 
@@ -296,7 +296,7 @@ def _is_known(schema: pa.Schema, name: str) -> bool:
 
 
 def empty_row() -> dict[str, Any]:
-    """A row that says nothing."""
+    """A row of empty values."""
     return {
         field.name: None if field.nullable else EMPTY[type_name(field.type)]() for field in SCHEMA
     }

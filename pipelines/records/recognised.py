@@ -18,18 +18,18 @@ class ScorerMetric:
     """A metric of one of the manifest's scorers, and how it is read."""
 
     scorer: str
-    """The name under which the manifest has it."""
+    """Its name in the manifest."""
     metric: str
     how: Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a scorer says of one image."""
+    """What a scorer says about one image."""
 
     by: ScorerMetric
     value: float | None
-    """None where it cannot be said."""
+    """None if the scorer cannot say."""
     seen: str | None
     """What it saw, in its own words."""
 
@@ -37,8 +37,8 @@ class Seen:
 class Recognised:
     """What the scorers of a run's previews saw.
 
-    Of a scorer's metrics in one domain only the first is taken: the others say less strictly the
-    same.
+    Of a scorer's metrics in one domain, only the first is used: the others say the same less
+    strictly.
     """
 
     def __init__(self, store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -51,7 +51,7 @@ class Recognised:
                     self._commits.setdefault(commit.provenance["preview"], []).append(commit)
 
     def of(self, preview: str) -> Mapping[At, Sequence[Seen]]:
-        """What was seen in each image of the preview of that key, scorers in the plan's order.
+        """What was seen in each image of a preview, by its key; scorers in the plan's order.
 
         Raises:
             StoreError: a table is missing or damaged.
@@ -63,7 +63,7 @@ class Recognised:
             for row in parquet_to_table(self._store.load(commit, "scores")).to_pylist():
                 metric = row["metric"]
                 how = declared(settings, metric)
-                # Of a scorer that this version does not know, nobody here can say how it is read.
+                # This version cannot read the metrics of a scorer that it does not know.
                 if how is None or firsts.setdefault(how.domain or metric, metric) != metric:
                     continue
                 by = ScorerMetric(scorer=title, metric=metric, how=how)
@@ -84,9 +84,9 @@ STUDIO_THING, STUDIO_STYLE = (
 
 
 def seen_in_preview_2(row: Mapping[str, Any], bases: Collection[str]) -> tuple[Seen, ...]:
-    """What the studio's judge saw in an image of a preview/2, which had columns of it.
+    """What the studio's judge saw in an image of a preview/2, whose table has columns for that.
 
-    `bases` are the prompts that name no concept: only of these a look of none, a photo, was asked.
+    `bases` are the prompts that name no concept: only they ask for a photo, without any artist.
     """
     if row["seen_look"] is None:
         return ()

@@ -1,4 +1,4 @@
-"""What a job finds of its plan in the store: what is left to do, and what it takes as it is."""
+"""What a job finds in the store for its plan: what is left to do, and what it reuses."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +17,18 @@ from .ledger import READERS, Made, reused_units
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A plan against a store."""
+    """A plan compared with a store."""
 
     todo: Sequence[Unit]
     reused: Mapping[str, Made]
-    """By the keys of the units that are committed and stay so."""
+    """What is recorded of the units that are committed and kept, by key."""
 
 
 def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
-    """What the store lacks of a plan, results that were lost since they were committed among it.
+    """The units of a plan that the store lacks, including results lost after they were committed.
 
-    A listing tells of objects that are missing or were cut short; other damage shows when an
-    object is read, or here with `verify`, which reads every result.
+    A listing shows objects that are missing or truncated. Other damage shows when an object is
+    read, which `verify` does here for every result.
 
     Raises:
         StoreError: the store cannot be read, or damage cannot be moved aside.
@@ -51,7 +51,7 @@ def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
 
 
 def _cut_short(results: Sequence[Unit], store: Store, reused: Mapping[str, Made]) -> list[Unit]:
-    """Results without a whole record, or whose objects a listing does not have in their sizes."""
+    """Results without a record, or whose objects a listing does not show at their full size."""
     made = [reused[unit.key] for unit in results if unit.key in reused]
     folders = {path.rpartition("/")[0] for each in made for path in each["objects"]}
     sizes = {
@@ -70,7 +70,7 @@ def _is_lost(store: Store, unit: Unit) -> bool:
     if commit is None or store.set_aside(commit):
         return True
     if isinstance(unit, MaskUnit):
-        # Here, because they import torch, which a plan that has no masks yet does without.
+        # Imported here because they import torch, which a plan without masks does not need.
         from conceptprune.masks.mask import PruningMask
         from conceptprune.units.worker import check_whose
 

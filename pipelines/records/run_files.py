@@ -1,4 +1,4 @@
-"""What holds for every file of a run: how one is damaged, and when the run was first started."""
+"""For every file of a run: reporting that it is damaged, and when the run was first started."""
 
 import json
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from conceptprune.store import Store
 
 @contextmanager
 def told_if_damaged(store: Store, run: str, name: str) -> Iterator[None]:
-    """Errors of parsing a run's file as a `StoreError` that names it."""
+    """Turn errors of parsing a run's file into a `StoreError` that names it."""
     try:
         yield
     except (StoreError, ValueError, LookupError, TypeError) as error:
         raise StoreError(
             f"{store.uri}: runs/run={run}/{name} is damaged ({error}); run its job again, which "
-            f"writes it anew, or `conceptprune gc --forget {run}`"
+            f"rewrites it, or `conceptprune gc --forget {run}`"
         ) from error
 
 
 def first_started(store: Store, run: str, name: str, started: float) -> float:
-    """When a run was first started, by the record of an earlier job of it if there is one."""
+    """When a run was first started: as an earlier job recorded it, otherwise `started`."""
     data = store.read_run_file(run, name)
     try:
         earlier = json.loads(data or b"{}")

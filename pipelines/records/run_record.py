@@ -19,11 +19,11 @@ RUN_FORMAT = "conceptprune.run/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run was asked to do; written before any work, so that `status` can tell."""
+    """What a run was asked to do; written before any work, so that `status` can show it."""
 
     run: str
     manifest: Mapping[str, Any]
-    """As validated, without the model, whose folder is a matter of the machine."""
+    """As validated, but without the model, whose folder depends on the machine."""
     model_label: str
     model_identity: str
     pipeline: str
@@ -32,13 +32,13 @@ class RunRecord:
     started: float
     """When its last job began, in seconds since 1970."""
     first_started: float | None = None
-    """When its first job began; None where that was not recorded."""
+    """When its first job began; None if not recorded."""
     language_model: str | None = None
     """Digest of the language model that wrote fillers, if one did."""
     version: str = ""
-    """Of conceptprune, where it was recorded."""
+    """Of conceptprune; empty if not recorded."""
     later: bool = False
-    """Whether a later version wrote it, in a format that may say more, or say it otherwise."""
+    """Whether a later version wrote it, in a format that may have more or other fields."""
 
     @property
     def asked(self) -> Asked:
@@ -46,7 +46,7 @@ class RunRecord:
         return Asked(self.manifest)
 
     def write(self, store: Store) -> None:
-        """Write or replace the record; when the run was first started stays on record."""
+        """Write or replace the record; `first_started` is kept from an earlier one."""
         content = {
             "format": RUN_FORMAT,
             "run": self.run,
@@ -66,7 +66,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, store: Store, run: str) -> "RunRecord":
-        """The record of `run`, of whatever version.
+        """The record of `run`, written by any version.
 
         Raises:
             KeyError: the store has no such run.
@@ -78,14 +78,14 @@ class RunRecord:
         with told_if_damaged(store, run, RUN_FILE):
             content = field({"": json.loads(data)}, "", dict)
             later = is_later(content, RUN_FORMAT)
-            # Of a later version's record, whatever it has in other words is left out.
+            # Fields that a later version writes differently are left out.
             model = field(content, "model", dict, {} if later else None)
             return cls(
                 run=run,
                 manifest=field(content, "manifest", dict, {} if later else None),
                 model_label=field(model, "label", str, "not known" if later else None),
                 model_identity=field(model, "identity", str, "" if later else None),
-                # The first versions knew one family only and did not record it.
+                # The first versions knew only one family and did not record it.
                 pipeline=field(model, "pipeline", str, "StableDiffusionPipeline"),
                 denoiser_weights=field(content, "denoiser_weights", int, 0 if later else None),
                 started=field(content, "started", NUMBERS, 0.0 if later else None),

@@ -20,7 +20,7 @@ MAX_NAMES_SHOWN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownRecord:
-    """A run of a kind that this version does not know: a ledger, without a record known here."""
+    """A run of an unknown kind: it has a ledger, but no record that this version knows."""
 
     run: str
     started: float = 0.0
@@ -30,7 +30,7 @@ AnyRecord = RunRecord | EvaluationRecord | UnknownRecord
 
 
 def unknown_records(store: Store) -> list[UnknownRecord]:
-    """Runs with a ledger and without a record that is known here."""
+    """Runs that have a ledger but no record that this version knows."""
     found: dict[str, set[str]] = {}
     for entry in store.entries("runs"):
         _, run, *name = entry.path.split("/")
@@ -58,7 +58,7 @@ def run_records(store: Store) -> list[RunRecord]:
 
 
 def recorded(store: Store, run: str) -> RunRecord | None:
-    """The record of a run of `erase`; evaluations are runs too, with a ledger but none of these."""
+    """The record of a run of `erase`; None for any other run, such as an evaluation."""
     try:
         return RunRecord.read(store, run)
     except KeyError:
@@ -66,7 +66,7 @@ def recorded(store: Store, run: str) -> RunRecord | None:
 
 
 def find_run(store: Store, run: str | None) -> RunRecord:
-    """The record of a run by its id, of the newest run where none is named.
+    """The record of the run with that id, or of the newest run if no id is given.
 
     Raises:
         UserError: no such run.
@@ -80,7 +80,11 @@ def find_run(store: Store, run: str | None) -> RunRecord:
 
 
 def mask_keys(store: Store, record: RunRecord, concepts: Sequence[str]) -> dict[str, str]:
-    """Keys of the finished masks of the concepts named, in the manifest's order, by name."""
+    """Keys of the finished masks of `concepts` by name, in the manifest's order.
+
+    Raises:
+        UserError: a concept is not the run's, or its mask is not finished.
+    """
     names = {concept_key(concept.name): concept.name for concept in record.asked.concepts}
     wanted = dict.fromkeys(concept_key(concept) for concept in concepts)
     unknown = [concept for concept in concepts if concept_key(concept) not in names]
@@ -128,14 +132,14 @@ def finished_masks(store: Store, record: RunRecord) -> tuple[dict[str, str], dic
 
 
 def _nearest(text: str, names: Sequence[str]) -> str:
-    """What may have been meant, as the end of a message."""
+    """The names most like `text`, as the end of a message."""
     by_key = {concept_key(name): name for name in names}
     close = difflib.get_close_matches(concept_key(text), by_key, n=3, cutoff=0.5)
     return f"; nearest: {one_line(', '.join(by_key[key] for key in close))}" if close else ""
 
 
 def _instead(text: str, names: Sequence[str]) -> str:
-    """The nearest names; where none is near, some of those there are."""
+    """The nearest names; if none is near, some of all names."""
     shown = ", ".join(names[:MAX_NAMES_SHOWN])
     if len(names) > MAX_NAMES_SHOWN:
         shown += f" and {len(names) - MAX_NAMES_SHOWN} more"

@@ -12,7 +12,7 @@ from .ledger import is_own_mask
 
 
 def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> None:
-    """A job begins: which, and the digest of what it was asked for, as the run's record has it.
+    """Record that a job began, with the digest of what it was asked to do, as in the run's record.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -24,7 +24,7 @@ def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> 
 def job_ended(
     store: Store, *, run: str, job: str, state: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """A job ends: how, and the masks that it made, by concept. One that was killed has no end.
+    """Record how a job ended, and its masks by concept; a killed job leaves no such event.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -45,9 +45,9 @@ def job_ended(
 def exported(
     store: Store, *, run: str, form: str, masks: Mapping[str, str], statements: Collection[str]
 ) -> None:
-    """Checkpoints were exported: without which concepts (by name, the SHA-256 of their masks).
+    """Record an export: `masks` are the SHA-256 of its masks, by concept name.
 
-    `statements` are the SHA-256 of their statements of provenance.
+    `statements` are the SHA-256 of the checkpoints' statements of provenance.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -57,7 +57,7 @@ def exported(
 
 
 def removing(store: Store, entries: Collection[Entry], forgotten: Collection[str]) -> None:
-    """Files are about to be removed: how many, which masks among them, which runs are forgotten.
+    """Record a coming removal: how many files, which masks among them, which runs are forgotten.
 
     Raises:
         StoreError: the store cannot be read or written.

@@ -1,4 +1,4 @@
-"""What is on record of a run that this version does not know, because another one wrote it."""
+"""What this version does not know in a run's record, because another version wrote it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ SHOWN_NAMES = 6
 
 
 def unknown_to_this_version(record: AnyRecord, ledger: Ledger) -> Iterator[str]:
-    """In words, one after the other: what a reader of today passes over."""
+    """In words, one by one: the parts that this version does not read."""
     if isinstance(record, UnknownRecord):
         yield "what kind of run it is"
     elif record.later:

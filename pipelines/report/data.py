@@ -76,7 +76,7 @@ def evaluation_rows(store: Store) -> list[Row]:
 
 
 def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """Accuracy of each mask on the run's own images; None if it generated none with a mask."""
+    """Accuracy of each mask on the run's own images; None for a mask without images."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
         return lambda _: None
@@ -206,7 +206,7 @@ class _Reader:
         )
 
     def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
-        """Images by role; those that still show the concept are never left out."""
+        """Images by role; those that still show the concept come first."""
         shorter = 1 if self.gallery.whole else FULL_STRIPS / len(self.concepts)
         found = (
             make_strip(

@@ -1,4 +1,4 @@
-"""What is plotted: the run's own previews, or what evaluations measured of both groups."""
+"""What is plotted: the run's own previews, or evaluations of both groups."""
 
 from .accuracy import Accuracy, Rate
 from .evaluations import Panel, Score
@@ -69,8 +69,8 @@ def of_panel(panel: Panel, links: Links, *, table: str) -> TradeOff | None:
             )
     unit = ", %" if panel.is_share else ""
     axes = Axes(
-        erased=f"{panel.metric} on what was to go{unit}",
-        retained=f"{panel.metric} on what was to stay{unit}",
+        erased=f"{panel.metric} on what should go{unit}",
+        retained=f"{panel.metric} on what should stay{unit}",
         is_share=panel.is_share,
     )
     return trade_off(points, axes, crowd=table)

@@ -23,6 +23,7 @@ from conceptprune.units.unit import Unit
 
 from .failures import meaning
 from .graph import Graph
+from .here import HerePool, HereSubmission
 from .workers import Submission, WorkerPool
 
 FINAL_ERRORS = (UserError, NumericalError, NondeterminismError)
@@ -76,7 +77,7 @@ OnHeld = Callable[[Claim], None]
 
 def run_units(
     units: Iterable[Unit],
-    pool: WorkerPool,
+    pool: WorkerPool | HerePool,
     *,
     known: Mapping[str, Unit],
     max_attempts: int,
@@ -102,7 +103,7 @@ class _Loop:
     def __init__(
         self,
         graph: Graph,
-        pool: WorkerPool,
+        pool: WorkerPool | HerePool,
         known: Mapping[str, Unit],
         max_attempts: int,
         on_result: OnResult,
@@ -188,34 +189,18 @@ class _Loop:
     def _queue(self, unit: Unit) -> deque[Unit]:
         return self.queues[unit.warm]
 
-    def _take(self, submission: Submission) -> None:
+    def _take(self, submission: Submission | HereSubmission) -> None:
         unit = submission.unit
         self.claims.pop(unit.key, None)
         try:
             outcome = submission.result()
-        except ActorUnavailableError as error:
-            self._actor_gone(submission)
-            self._interrupted(unit, error)
-        except RayActorError as error:
-            if submission.waited or not self.pool.has(submission.slot):
-                # It waited behind a unit whose result is handled next, or has just been handled.
-                self._hand_back(unit)
-                return
-            self._actor_gone(submission)
-            if self.pool.was_taken_away(submission, error):
-                self._interrupted(unit, error)
-            else:
-                self._retry_or_fail(unit, error, final=False)
-        except (NodeDiedError, TaskCancelledError) as error:
-            self._interrupted(unit, error)
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, LostUnitError) and cause.key in self.known:
-                self._compute_again(self.known[cause.key], unit, cause)
-            else:
-                self._retry_or_fail(unit, cause, final=isinstance(cause, FINAL_ERRORS))
+            self._failed(unit, error.cause if isinstance(error.cause, Exception) else error)
         except RayError as error:
-            self._retry_or_fail(unit, error, final=False)
+            self._process_failed(submission, error)
+        # Without Ray, a unit's own error arrives as it was raised.
+        except Exception as error:
+            self._failed(unit, error)
         else:
             if isinstance(outcome, Held):
                 self.attempts[unit.key] -= 1
@@ -233,10 +218,40 @@ class _Loop:
             )
             self.graph.finish(unit)
 
-    def _actor_gone(self, submission: Submission) -> None:
+    def _failed(self, unit: Unit, error: Exception) -> None:
+        """A unit has raised an error."""
+        if isinstance(error, LostUnitError) and error.key in self.known:
+            self._compute_again(self.known[error.key], unit, error)
+        else:
+            self._retry_or_fail(unit, error, final=isinstance(error, FINAL_ERRORS))
+
+    def _process_failed(self, submission: Submission | HereSubmission, error: RayError) -> None:
+        """A unit has no result because of its process or machine, or because of Ray."""
+        assert isinstance(self.pool, WorkerPool)
+        assert isinstance(submission, Submission)
+        unit = submission.unit
+        if isinstance(error, ActorUnavailableError):
+            self._actor_gone(self.pool, submission)
+            self._interrupted(unit, error)
+        elif isinstance(error, RayActorError):
+            if submission.waited or not self.pool.has(submission.slot):
+                # It waited behind a unit whose result is handled next, or has just been handled.
+                self._hand_back(unit)
+                return
+            self._actor_gone(self.pool, submission)
+            if self.pool.was_taken_away(submission, error):
+                self._interrupted(unit, error)
+            else:
+                self._retry_or_fail(unit, error, final=False)
+        elif isinstance(error, NodeDiedError | TaskCancelledError):
+            self._interrupted(unit, error)
+        else:
+            self._retry_or_fail(unit, error, final=False)
+
+    def _actor_gone(self, pool: WorkerPool, submission: Submission) -> None:
         # Only the running unit can have killed its actor: the one waiting behind it goes back
         # without using up an attempt.
-        for waiting in self.pool.drop(submission):
+        for waiting in pool.drop(submission):
             self._hand_back(waiting)
 
     def _hand_back(self, unit: Unit) -> None:

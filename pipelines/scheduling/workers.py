@@ -89,11 +89,13 @@ class WorkerProcess:
 
 
 def end_process() -> None:
-    """End this worker, whose unit is stuck; the driver notices and retries the unit.
+    """End this process, whose unit is stuck; if it is a worker, the driver retries the unit.
 
     That counts as a failed attempt, so a unit that always gets stuck ends as failed.
     """
-    logger.critical("this worker ends itself, so that its unit is tried again")
+    logger.critical(
+        "this process ends itself, so that its unit is tried again, by the job or by its next run"
+    )
     os._exit(exits.FAILED)
 
 

@@ -155,6 +155,7 @@ def test_blocks_are_cut_until_the_weights_fit() -> None:
         (["--models", "sd15,sd9"], "--models: there is no sd9"),
         (["--dtypes", "int8"], "--dtypes: there is no int8"),
         (["--parts", "all"], "--parts: there is no all"),
+        (["--out", "/"], "--out: / is not the path of a file"),
     ],
 )
 def test_what_is_not_there_is_refused_in_a_line(

@@ -1,4 +1,7 @@
-"""The whole job on a real local Ray cluster: equal bytes however it runs, and honest exit codes."""
+"""The whole job, on a real local Ray cluster and without: equal bytes, and honest exit codes.
+
+What Ray has no part in runs without it, which saves starting its processes.
+"""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from pipelines.report.data import read_report
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS, save_language_model
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One cluster for all jobs of this file: starting one takes seconds."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
@@ -50,7 +53,7 @@ def manifest(tmp_path: Path, tiny_folder: Path) -> Any:
                 "dtype": "float32",
             },
             "pruning": {"sparsity": 0.02},
-            "compute": {"actors": 2, "cpus_per_actor": 0.5},
+            "compute": {"actors": 0, "cpus_per_actor": 0.5},
         }
         for name, section in sections.items():
             merge = isinstance(section, dict) and name in content
@@ -105,10 +108,10 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("actors", "window"), [(1, None), (2, None), (2, 1), (2, 3)], ids=["1", "2", "2-w1", "2-w3"]
+    ("actors", "window"), [(0, 3), (1, None), (2, 1)], ids=["without Ray", "1", "2"]
 )
 def test_masks_are_the_same_bytes_with_any_actors_and_windows(
-    manifest: Any, here: Any, tmp_path: Path, actors: int, window: int | None
+    manifest: Any, here: Any, cluster: None, tmp_path: Path, actors: int, window: int | None
 ) -> None:
     path = manifest(
         collection={"window": window}, compute={"actors": actors}, outputs={"fuse": "union"}
@@ -124,8 +127,9 @@ def language_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_language_model(tmp_path_factory.mktemp("language-model") / "lists")
 
 
-def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
+def test_a_language_model_writes_the_same_prompts_with_two_actors_and_none(
     manifest: Any,
+    cluster: None,
     language_model_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -136,17 +140,17 @@ def test_a_language_model_writes_the_same_prompts_with_one_actor_and_two(
         "prompts": {"generator": {**generator, "per_concept": 2}},
         "collection": {"tau": 1},
     }
-    stores = {actors: tmp_path / f"store{actors}" for actors in (1, 2)}
+    stores = {actors: tmp_path / f"store{actors}" for actors in (0, 2)}
     for actors, store in stores.items():
         path = manifest(**sections, compute={"actors": actors})
         prepared = prepare(path)
         spec = _spec(prepared, Store(str(store)), "job", "plain")
         with unit_runner(spec, prepared.manifest.compute, Store(str(store))) as run:
             _prompts(prepared, Store(str(store)), run)
-    one, two = stores.values()
+    none, two = stores.values()
     written = objects(two, "prompts") | objects(two, "answers")
     assert len(written) == 6
-    assert written == objects(one, "prompts") | objects(one, "answers")
+    assert written == objects(none, "prompts") | objects(none, "answers")
 
     # The rest in this process: job, plan, gc and report go by the prompts that were written.
     plan = plan_here(prepared, Store(str(two)))
@@ -175,7 +179,6 @@ def test_a_concept_whose_prompts_fail_fails_alone(
         prompts={"generator": {**generator, "per_concept": 200, "max_asks": 2}},
         collection={"tau": 1},
         outputs={"fuse": "union"},
-        compute={"actors": 1},
     )
     assert erase(path, tmp_path / "store") == 1
     out = " ".join(capsys.readouterr().out.split())
@@ -255,7 +258,7 @@ def test_bad_input_exits_2_and_writes_nothing(
 
 
 def test_an_actor_that_dies_is_replaced_and_changes_no_byte(
-    manifest: Any, here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Any, here: Any, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kills the first actor as soon as it has been given work, before it can begin."""
     from pipelines.scheduling.workers import WorkerPool
@@ -269,7 +272,7 @@ def test_an_actor_that_dies_is_replaced_and_changes_no_byte(
             ray.kill(pool.slots[0].handle)
 
     monkeypatch.setattr(WorkerPool, "submit", submit_and_kill)
-    path = manifest()
+    path = manifest(compute={"actors": 2})
     assert erase(path, tmp_path / "store") == 0
     assert killed
     # Work that never began has used no attempt.

@@ -1,4 +1,4 @@
-"""The studio suite on a real local Ray cluster: its golden numbers, and what a rerun does."""
+"""The studio suite: its golden numbers, and what a rerun does, on real Ray and without."""
 
 import contextlib
 import io
@@ -25,7 +25,6 @@ from pipelines.records.evaluation import EvaluationRecord, evaluation_records
 from pipelines.records.ledger import ledger_rows, read_ledger, write_ledger
 from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.loop import Result
-from pipelines.scheduling.workers import WorkerPool
 from tests.pipelines.conftest import whole_plan
 
 SUITE = Path(__file__).parents[2] / "manifests" / "suites" / "studio.yaml"
@@ -33,12 +32,20 @@ GOLDEN = Path(__file__).with_name("studio_golden.json")
 ERASED = "vorla brint"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def cluster() -> Iterator[None]:
-    """One cluster for all jobs of this file: starting one takes seconds."""
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def suite_with(actors: int, folder: Path) -> Path:
+    """The suite, to be run by so many actors."""
+    content = yaml.safe_load(SUITE.read_text(encoding="utf-8"))
+    content["compute"]["actors"] = actors
+    path = folder / f"with-{actors}-actors.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +125,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
         main(["export", store.uri, ERASED, "--out", str(pipeline)])
     assert not stop.value.code
     of = ["base", f"mask:{ERASED}", f"as a delta=delta:{delta}", f"folder:{pipeline}"]
-    arguments = [str(SUITE), "--store", store.uri, *(x for name in of for x in ("--of", name))]
+    suite = str(suite_with(0, folder))
+    arguments = [suite, "--store", store.uri, *(x for name in of for x in ("--of", name))]
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setenv("COLUMNS", "250")
@@ -252,9 +260,9 @@ def test_a_second_run_computes_nothing_and_new_labels_generate_nothing(
 
 
 def test_damaged_images_are_generated_again_with_the_same_bytes(
-    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+    evaluated: Evaluated, cluster: None, tmp_path: Path
 ) -> None:
-    """And by one actor instead of two: neither changes a digest."""
+    """And by an actor on Ray instead of this process: neither changes a digest."""
     store = evaluated.store
     wanted = evaluated.table("images")
     (key, *_) = store.committed("images")
@@ -263,14 +271,8 @@ def test_damaged_images_are_generated_again_with_the_same_bytes(
     for kind in ("evaluation", "scores"):
         for path in Path(store.uri).glob(f"commits/{kind}/*.json"):
             path.unlink()
-    original = WorkerPool.__init__
-
-    def with_one_actor(pool: WorkerPool, spec: Any, compute: Any) -> None:
-        original(pool, spec, compute.model_copy(update={"actors": 1}))
-
-    monkeypatch.setattr(WorkerPool, "__init__", with_one_actor)
-    arguments = [*evaluated.arguments[:3], "--of", "untouched=base"]
-    assert evaluate(arguments) == 0
+    suite = str(suite_with(1, tmp_path))
+    assert evaluate([suite, "--store", store.uri, "--of", "untouched=base"]) == 0
     assert evaluated.table("images") == wanted
 
 

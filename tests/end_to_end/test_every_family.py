@@ -35,7 +35,7 @@ def write_manifest(folder: Path, tiny: TinyModel, **sections: Any) -> Path:
         "collection": {"steps": 4, "tau": 2, "dtype": "float32", "resolution": tiny.resolution},
         "pruning": {"sparsity": 0.05},
         "outputs": {"preview": {"steps": 2, "seeds": [0], "prompts_per_concept": 1}},
-        "compute": {"actors": 1, "cpus_per_actor": 0.5},
+        "compute": {"actors": 0},
     }
     for name, section in sections.items():
         content[name] = {**content.get(name, {}), **section}
@@ -99,7 +99,13 @@ def image_of(pipe: diffusers.DiffusionPipeline, tiny: TinyModel) -> np.ndarray[A
     return image
 
 
-def test_the_command_line_erases_from_a_transformer(tmp_path: Path) -> None:
+def test_the_command_line_erases_from_a_transformer_without_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(_: object) -> None:
+        raise AssertionError("there is no actor, and so nothing to connect to")
+
+    monkeypatch.setattr("pipelines.jobs.run.connected", connected)
     (tiny,) = (tiny for tiny in TINY_MODELS if tiny.name == "flux-dev")
     path = write_manifest(tmp_path, tiny, outputs={"deltas": True, "fuse": "union"})
     with pytest.raises(SystemExit) as stop:

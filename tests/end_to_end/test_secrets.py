@@ -4,6 +4,8 @@ Everything that a job leaves is read, byte by byte: the bucket, the Jobs API, th
 of the Ray session, what the commands print, the export and the report.
 """
 
+import contextlib
+import io
 import os
 import secrets
 import shutil
@@ -19,6 +21,7 @@ import pytest
 import yaml
 
 from conceptprune.store import Store
+from pipelines.cli import main
 from tests.support.s3_server import (
     ACCESS_KEY,
     BUCKET,
@@ -124,21 +127,14 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
         # then, and what an error quotes, must not show it either.
         token_of_a_session = {"AWS_SESSION_TOKEN": SESSION_TOKEN}
         run("refused", "erase", "manifest.yaml", "--store", uri, code=1, **token_of_a_session)
-        run("status", "status", uri)
-        run("gc", "gc", uri)
-        run("report", "report", uri, "--out", "report.html")
-        run(
-            "export",
-            "export",
-            uri,
-            "Ada Bell",
-            "--as",
-            "delta",
-            "--out",
-            "delta",
-            "--model",
-            str(model),
-        )
+        delta = ("--as", "delta", "--out", str(work / "delta"), "--model", str(model))
+        for words in (
+            ("status", uri),
+            ("gc", uri),
+            ("report", uri, "--out", str(work / "report.html")),
+            ("export", uri, "Ada Bell", *delta),
+        ):
+            texts[f"output of {words[0]}"] = said_here(*words)
         for path in ("/api/jobs/", "/api/v0/workers?detail=1", "/api/v0/runtime_envs?detail=1"):
             request = Request(address + path, headers={"Authorization": f"Bearer {token}"})
             with urlopen(request, timeout=60) as answer:
@@ -153,6 +149,19 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
     store = Store(uri)
     texts["reprs"] = repr((store, vars(store), store._backend, store._backend.access)).encode()
     return Evidence(store=store, server=server, texts=texts)
+
+
+def said_here(*words: str) -> bytes:
+    """What a command prints that starts no process; run in this one, which saves a start."""
+    said = io.StringIO()
+    with (
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main(list(words))
+    assert not stop.value.code, said.getvalue()
+    return said.getvalue().encode()
 
 
 def write_manifest(path: Path, model: Path) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-/* Sorting, filtering and before/after sliders. Without it, everything can still be read. */
+/* Sorting, filtering and before/after sliders. Without this script, everything can still be read. */
 document.documentElement.classList.add("js");
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -11,7 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("hashchange", openTarget);
 });
 
-/* Buttons in the headers; what has no number goes last, whichever way. */
+/* Sort buttons in the headers; cells without a number go last in either direction. */
 function sortable(element) {
   const body = element.tBodies[0];
   const rows = [...body.rows];
@@ -62,7 +62,7 @@ function slug(header) {
   return header.textContent.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
 }
 
-/* The filter and the order are in the address, so that a view can be passed on. */
+/* The filter and the order are in the address, so that a view can be shared. */
 function filterable(table) {
   const form = document.querySelector("form.filter");
   const count = document.querySelector(".count");
@@ -103,7 +103,7 @@ function filterable(table) {
 
   function recall() {
     const state = new URLSearchParams(location.hash.slice(1));
-    // An address of a place in the page, and not of a view.
+    // The address names a place in the page, not a view.
     if (location.hash && ![...state.values()].some(Boolean)) return;
     q.value = state.get("q") ?? "";
     kind.value = state.get("kind") ?? "";
@@ -127,7 +127,7 @@ function filterable(table) {
   recall();
 }
 
-/* One image over the other, and a slider that says how much of the first is seen. */
+/* One image over the other, with a slider for how much of the first is shown. */
 function compare() {
   const sliders = [...document.querySelectorAll(".pair[data-compare]")].map(pair => {
     const slider = document.createElement("input");
@@ -154,7 +154,7 @@ function compare() {
   });
 }
 
-/* A link to a table that is folded away opens it. */
+/* A link to a collapsed table opens it. */
 function openTarget() {
   const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
   if (target instanceof HTMLDetailsElement) {

@@ -89,14 +89,22 @@ def judge(request: pytest.FixtureRequest) -> Judge:
 
 
 @pytest.fixture(scope="session")
-def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
-    """Writes a manifest of the tiny model: 50 units with all artists, mostly windows."""
+def write(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path
+) -> Write:
+    """Writes a manifest of the tiny model: 50 units with all artists, mostly windows.
 
-    def write(*artists: str, fuse: bool = True, claim_seconds: float = 5.0) -> Path:
+    The short form is done with half of the artists.
+    """
+    usual = ARTISTS if pytestconfig.getoption("--chaos-long") else ARTISTS[:2]
+
+    def write(
+        *artists: str, fuse: bool = True, claim_seconds: float = 5.0, actors: int = 2
+    ) -> Path:
         content = {
             "version": 1,
             "model": {"folder": str(tiny_folder)},
-            "concepts": [{"name": name, "kind": "style"} for name in artists or ARTISTS],
+            "concepts": [{"name": name, "kind": "style"} for name in artists or usual],
             "fillers": {"style": ["cat", "car", "tree", "dog"]},
             "collection": {
                 "steps": 10,
@@ -108,7 +116,11 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
             },
             "pruning": {"sparsity": 0.02},
             "outputs": {"fuse": "union" if fuse else None},
-            "compute": {"actors": 2, "cpus_per_actor": 0.5, "claim_seconds": claim_seconds},
+            "compute": {
+                "actors": actors,
+                "cpus_per_actor": 0.5,
+                "claim_seconds": claim_seconds,
+            },
         }
         path = tmp_path_factory.mktemp("manifest") / "manifest.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -118,18 +130,19 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Write:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Masks:
-    """The masks as this process makes them, one unit after the other, without Ray."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, write: Write) -> tuple[Masks, int]:
+    """The masks as this process makes them, one unit after the other, and of how many units."""
     store = Store(str(tmp_path_factory.mktemp("undisturbed")))
     prepared = prepare(write())
     worker = Worker(store, prepared.model)
-    for unit in (*prompts_units(prepared.manifest), *plan_here(prepared).units()):
+    units = (*prompts_units(prepared.manifest), *plan_here(prepared).units())
+    for unit in units:
         worker.run(unit)
-    return masks_of(store)
+    return masks_of(store), len(units)
 
 
 @pytest.fixture
-def scene(tmp_path: Path, undisturbed: Masks, seed: int) -> Iterator[MakeScene]:
+def scene(tmp_path: Path, undisturbed: tuple[Masks, int], seed: int) -> Iterator[MakeScene]:
     """Makes a scene on a folder, by default one of its own, or behind a proxy."""
     made: list[Scene] = []
 
@@ -137,7 +150,8 @@ def scene(tmp_path: Path, undisturbed: Masks, seed: int) -> Iterator[MakeScene]:
         scene = Scene(
             uri=f"s3://{BUCKET}/{uuid4().hex[:8]}" if proxy else str(folder),
             witness=ProxyWitness(proxy) if proxy else FolderWitness(folder),
-            expected=undisturbed,
+            expected=undisturbed[0],
+            units=undisturbed[1],
             seed=seed,
             folder=tmp_path,
             environment=clean_environment(),
@@ -165,10 +179,10 @@ class Nodes:
         self.workers: list[Any] = []
         self.address: str = self.cluster.address
 
-    def have(self, number: int) -> None:
-        """Make so many nodes that take work."""
+    def have(self, number: int, **environment: str) -> None:
+        """Make nodes that take work until there are `number`."""
         while len(self.workers) < number:
-            self.workers.append(self.cluster.add_node(num_cpus=3))
+            self.workers.append(self.cluster.add_node(num_cpus=3, env_vars=environment))
 
     def of(self, worker: psutil.Process) -> Any:
         """The node that a worker is on."""

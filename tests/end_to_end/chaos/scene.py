@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -70,6 +70,8 @@ class Scene:
     uri: str
     witness: Witness
     expected: Masks
+    units: int
+    """Of the undisturbed job."""
     seed: int
     folder: Path
     environment: dict[str, str]
@@ -80,12 +82,13 @@ class Scene:
         self.random = Random(self.seed)
         self.store = Store(self.uri)
 
-    def start(self, manifest: Path, **environment: str) -> Driver:
-        """Start the job as a user does."""
+    def start(self, manifest: Path, *, within: Sequence[str] = (), **environment: str) -> Driver:
+        """Start the job as a user does; `within` is a command that is given this one to run."""
+        command = [sys.executable, "-m", "pipelines.erase", str(manifest), "--store", self.uri]
         log = self.folder / f"driver-{len(self.drivers)}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.erase", str(manifest), "--store", self.uri],
+                [*within, *command],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={**self.environment, **environment},
@@ -111,7 +114,7 @@ class Scene:
 
     def moment(self) -> int:
         """A number of commits after which to do harm: any but the first and the last ones."""
-        return self.random.randrange(2, 36)
+        return self.random.randrange(2, self.units * 7 // 10)
 
     def wait(self, condition: Callable[[], object]) -> None:
         until = time.monotonic() + PATIENCE

@@ -8,6 +8,7 @@ outside (`witness.py`), and may only be what was in flight.
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.s3_server import SeaweedServer, use_server
 
 pytestmark = pytest.mark.timeout(600)
 
+UV = Path(sys.executable).with_name("uv")
 SECONDS_TO_NOTICE = SECONDS_OF_SILENCE + 60.0
 """In which a driver has to end once its cluster's head is gone: Ray itself waits for 60."""
 
@@ -215,12 +217,102 @@ def resize(disk: Path, *, kibibytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", str(disk)], check=True)
 
 
+@pytest.mark.chaos_long
+def test_the_store_turns_read_only(
+    scene: MakeScene, cluster: Nodes, write: Write, judge: Judge, small_disk: Path
+) -> None:
+    cluster.have(1)
+    resize(small_disk, kibibytes=64_000)
+    job = scene(small_disk / "store")
+    manifest = write()
+    driver = job.start(manifest, RAY_ADDRESS=cluster.address)
+    job.wait_for_commits(job.moment(), driver)
+    # Refused at a moment when a file is open for writing.
+    job.wait(lambda: remounted(small_disk, "ro"))
+    job.faults += 1
+    assert driver.ended() == 1
+    assert "Read-only file system" in driver.said
+    before = job.committed()
+    in_flight = job.witness.begun().keys() - before
+    assert remounted(small_disk, "rw")
+    job.finish(job.start(manifest, RAY_ADDRESS=cluster.address))
+    assert before <= job.committed()
+    judge(job, "store turned read-only", in_flight=in_flight)
+
+
+def remounted(disk: Path, mode: str) -> bool:
+    return (
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=False).returncode == 0
+    )
+
+
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("seed", [0])
+def test_the_machine_is_low_on_memory(
+    scene: MakeScene, cluster: Nodes, other_cluster: Nodes, write: Write, judge: Judge
+) -> None:
+    """Every worker is ended by Ray's memory monitor as soon as it looks; then there is memory."""
+    other_cluster.have(1, **LOW_ON_MEMORY)
+    cluster.have(1)
+    job = scene()
+    manifest = write()
+    driver = job.start(manifest, RAY_ADDRESS=other_cluster.address)
+    assert driver.ended() == 1
+    assert "the machine ran low on memory" in driver.said
+    # The monitor's own message has a list of all processes of the machine.
+    assert "raylet" not in driver.said
+    rows = [row for run in job.store.runs() for row in job.ledger(run)]
+    ended = sum(row["attempts"] - (row["status"] == "done") for row in rows)
+    job.faults += ended
+    before = job.committed()
+    job.finish(job.start(manifest, RAY_ADDRESS=cluster.address))
+    assert before <= job.committed()
+    judge(job, "workers ended by Ray's memory monitor", in_flight=ended)
+
+
+LOW_ON_MEMORY = {
+    "RAY_memory_usage_threshold": "0.01",
+    "RAY_memory_monitor_refresh_ms": "250",
+}
+
+
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("seed", [0])
+def test_shared_memory_is_full(scene: MakeScene, write: Write, judge: Judge) -> None:
+    """That of one driver and its local Ray: in a mount namespace of their own."""
+    job = scene()
+    fill = "mount -t tmpfs -o size=64k full /dev/shm && head -c 64k /dev/zero > /dev/shm/x"
+    apart = ("unshare", "--mount", "sh", "-c", f'{fill}; exec "$@"', "sh")
+    driver = job.start(write(), within=apart)
+    job.finish(driver)
+    assert "instead of /dev/shm because /dev/shm has only" in driver.said
+    job.faults += 1
+    assert job.attempts() == 1
+    judge(job, "/dev/shm full", in_flight=set())
+
+
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("seed", [0])
+def test_the_driver_is_started_by_uv(scene: MakeScene, write: Write, judge: Judge) -> None:
+    """Ray would start its workers through uv too, in a copied folder."""
+    job = scene()
+    job.finish(job.start(write(), within=(str(UV), "run", "--no-project")))
+    job.faults += 1
+    assert job.attempts() == 1
+    judge(job, "started by `uv run`", in_flight=set())
+
+
+@pytest.mark.parametrize(
+    "actors",
+    # Ray has no part in it, and takes longest to start.
+    [0, pytest.param(2, marks=pytest.mark.chaos_long)],
+)
 def test_the_s3_store_refuses_a_fifth_of_the_requests(
-    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, seed: int
+    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, seed: int, actors: int
 ) -> None:
     job = scene(proxy=proxy)
     proxy.choose = share(20, ["503"], seed)
-    job.finish(job.start(write(claim_seconds=200.0)))
+    job.finish(job.start(write(claim_seconds=200.0, actors=actors)))
     proxy.choose = lambda request: None
     job.faults += proxy.injected["503"]
     assert job.attempts() == 1

@@ -236,7 +236,7 @@ def test_what_became_of_the_concepts_is_on_record_and_shown(
     states.write(store, tiny_store.plan.run)
     shown = status(store.uri)
     assert "concepts  3 of 3 done\n" in shown
-    assert "effect    3 of 3 have a mask; effect checked of 2, not checked of 1\n" in shown
+    assert "effect    3 of 3 have a mask; effect checked for 2, not for 1\n" in shown
     assert "effect    was never there: Cy Dow (" in shown
     assert "erased    the first 2023-11-14 22:13:20 UTC" in shown
     (run,) = status_document(store.uri)["runs"]

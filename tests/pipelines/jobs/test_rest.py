@@ -166,7 +166,7 @@ def test_when_a_concept_was_first_erased_stays_on_record_over_reruns(
     run_erase: Erase, failed: Ran, store: Store, tiny_store: TinyStore
 ) -> None:
     # No scorer is asked for: that masks are there is all that can be said.
-    assert "concepts: 2 of 3 have a mask; effect checked of 0, not checked of 2" in failed.printed
+    assert "concepts: 2 of 3 have a mask; effect checked for 0, not for 2" in failed.printed
     first = _states(store, tiny_store)
     assert not first[CY].has_mask
     assert first[CY].first is None

@@ -163,7 +163,7 @@ def test_marks_at_one_place_become_one_that_leads_to_the_table() -> None:
     assert [each.label for each in crowd.points] == ["a", "b"]
     assert (crowd.href, alone.href) == ("#table", "c.html")
     assert crowd.radius > alone.radius
-    # Left is less of what was to go, and up is more of what was to stay.
+    # Left is less of what should go, and up is more of what should stay.
     assert (crowd.x < alone.x, crowd.y < alone.y) == (True, True)
     assert crowd.across
     assert alone.across

@@ -1,4 +1,7 @@
-"""The driver's loop on real Ray: what counts as an attempt, what is done again, and what is not."""
+"""The driver's loop: what counts as an attempt, what is done again, and what is not.
+
+On real Ray where a process or a machine has a part in it; else in this process.
+"""
 
 import os
 import signal
@@ -8,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -22,6 +26,7 @@ from conceptprune.units.commit import Done, Held, Made, UnitWorker
 from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import WindowUnit
 from pipelines.scheduling.cluster import draining_nodes, is_up
+from pipelines.scheduling.here import HerePool
 from pipelines.scheduling.loop import OnHeld, Result, Tick, run_units
 from pipelines.scheduling.others import OtherJobs
 from pipelines.scheduling.workers import WorkerPool, end_process
@@ -53,7 +58,7 @@ class Spec:
         import time
 
         tries = len(list(self.folder.glob(f"try-{unit.key}-*")))
-        node = ray.get_runtime_context().get_node_id()
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
         (self.folder / f"try-{unit.key}-{tries}").write_text(node)
         told = self.first.get(unit.key) if tries == 0 else None
         match told:
@@ -113,6 +118,41 @@ def mask(key: str, *needed: str) -> TaskUnit:
 Run = Callable[..., tuple[dict[str, Result], Tick]]
 
 
+def run_on(
+    pool: WorkerPool | HerePool,
+    *units: Unit,
+    known: tuple[Unit, ...] = (),
+    on_tick: Callable[[Tick], None] = lambda _: None,
+    on_held: OnHeld = lambda _: None,
+) -> tuple[dict[str, Result], Tick]:
+    """The units' results by key, and the last look at the loop."""
+    results: dict[str, Result] = {}
+    ticks: list[Tick] = []
+
+    def tick(now: Tick) -> None:
+        ticks.append(now)
+        on_tick(now)
+
+    try:
+        run_units(
+            units,
+            pool,
+            known={unit.key: unit for unit in (*known, *units)},
+            max_attempts=2,
+            on_result=lambda result: results.__setitem__(result.unit.key, result),
+            on_tick=tick,
+            on_held=on_held,
+        )
+    finally:
+        pool.close()
+    return results, ticks[-1]
+
+
+def run_here(spec: Spec, *units: Unit, **options: Any) -> tuple[dict[str, Result], Tick]:
+    """Run units without Ray."""
+    return run_on(HerePool(spec), *units, **options)
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[Cluster]:
     """A head without room for actors or tasks: those go to nodes that a test adds."""
@@ -132,44 +172,22 @@ def head() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def run(head: Cluster) -> Iterator[Run]:
-    """Runs units on one node of the cluster, or on as many as asked for."""
-    nodes = []
+def run(head: Cluster) -> Run:
+    """Runs units on the cluster's one node that takes work; it is there for the next test too."""
 
-    def run(
-        spec: Spec,
-        *units: Unit,
-        known: tuple[Unit, ...] = (),
-        actors: int = 1,
-        on_tick: Callable[[Tick], None] = lambda _: None,
-        on_held: OnHeld = lambda _: None,
-    ) -> tuple[dict[str, Result], Tick]:
-        while len(nodes) < actors:
-            nodes.append(head.add_node(num_cpus=2))
-        results: dict[str, Result] = {}
-        ticks: list[Tick] = []
+    def run(spec: Spec, *units: Unit, **options: Any) -> tuple[dict[str, Result], Tick]:
+        if not head.worker_nodes:
+            head.add_node(num_cpus=2)
+        return run_on(WorkerPool(spec, Compute(actors=1)), *units, **options)
 
-        def tick(now: Tick) -> None:
-            ticks.append(now)
-            on_tick(now)
+    return run
 
-        pool = WorkerPool(spec, Compute(actors=actors, cpus_per_actor=1.0))
-        try:
-            run_units(
-                units,
-                pool,
-                known={unit.key: unit for unit in (*known, *units)},
-                max_attempts=2,
-                on_result=lambda result: results.__setitem__(result.unit.key, result),
-                on_tick=tick,
-                on_held=on_held,
-            )
-        finally:
-            pool.close()
-        return results, ticks[-1]
 
+@pytest.fixture
+def run_and_harm(head: Cluster, run: Run) -> Iterator[Run]:
+    """The same for a test after which that node is of no use."""
     yield run
-    for node in nodes:
+    for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
 
 
@@ -220,12 +238,10 @@ def test_work_found_damaged_is_done_again_for_whoever_needs_it(run: Run, tmp_pat
     assert (tmp_path / "store" / "damaged" / path).read_bytes() == b"flip"
 
 
-def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(
-    run: Run, tmp_path: Path
-) -> None:
+def test_work_that_is_lost_again_and_again_fails_with_what_needs_it(tmp_path: Path) -> None:
     spec = _Losing(tmp_path)
     single, fused = mask("mask"), mask("fused", "mask")
-    results, _ = run(spec, single, fused)
+    results, _ = run_here(spec, single, fused)
     assert results["mask"].status == "failed"
     assert "LostUnitError" in (results["mask"].error or "")
     assert results["fused"].status == "blocked"
@@ -242,7 +258,7 @@ class _Losing(Spec):
         return super().run_claimed(unit)
 
 
-def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -> None:
+def test_a_unit_that_another_job_is_at_is_waited_for(tmp_path: Path) -> None:
     spec = Spec(tmp_path)
     theirs = Claims(spec.store, job="theirs", worker="elsewhere", seconds=3)
     held = theirs.held("window", "a")
@@ -252,16 +268,15 @@ def test_a_unit_that_another_job_is_at_is_waited_for(run: Run, tmp_path: Path) -
         if tick.in_flight == 0 and spec.tries("a"):
             held.__exit__(None, None, None)
 
-    results, _ = run(spec, window("a"), on_tick=release)
+    results, _ = run_here(spec, window("a"), on_tick=release)
     assert (results["a"].status, results["a"].attempts) == ("done", 1)
 
 
-@pytest.mark.parametrize("unit", [window("a"), mask("a")], ids=["of an actor", "of a task"])
 def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: Unit
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each look is another worker's, so only the driver sees that nothing changes."""
-    spec = Spec(tmp_path)
+    spec, unit = Spec(tmp_path), mask("a")
     later = time.time() + 3600
     dead = Claim(
         kind=unit.kind,
@@ -275,7 +290,7 @@ def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
     spec.store.write_claim(dead.path, dead.to_bytes())
     waited_for: list[str | None] = []
     with OtherJobs(spec.store) as others:
-        results, _ = run(
+        results, _ = run_here(
             spec, unit, on_held=others.held, on_tick=lambda tick: waited_for.append(tick.held)
         )
     assert (results["a"].status, results["a"].attempts) == ("done", 1)
@@ -285,7 +300,7 @@ def test_a_unit_whose_claim_nobody_renews_is_taken_over_whatever_the_claim_says(
 
 
 def test_a_node_that_is_taken_away_costs_no_attempt(
-    run: Run, head: Cluster, tmp_path: Path
+    run_and_harm: Run, head: Cluster, tmp_path: Path
 ) -> None:
     spec = Spec(tmp_path, {"a": "kill node"})
 
@@ -293,13 +308,13 @@ def test_a_node_that_is_taken_away_costs_no_attempt(
         if spec.tries("a") and not any(is_up(node) for node in spec.tries("a")):
             head.add_node(num_cpus=2)
 
-    results, _ = run(spec, window("a"), on_tick=replace_node)
+    results, _ = run_and_harm(spec, window("a"), on_tick=replace_node)
     assert (results["a"].status, results["a"].attempts) == ("done", 1)
     assert len(set(spec.tries("a"))) == 2
 
 
 def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
-    run: Run, head: Cluster, tmp_path: Path
+    run_and_harm: Run, head: Cluster, tmp_path: Path
 ) -> None:
     spec = Spec(tmp_path, {"a": "wait"})
     drained: list[str] = []
@@ -325,7 +340,7 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
         elif drained and spec.tries("b"):
             (tmp_path / "go").touch()
 
-    results, _ = run(spec, window("a"), window("b"), on_tick=drain)
+    results, _ = run_and_harm(spec, window("a"), window("b"), on_tick=drain)
     assert {key: (r.status, r.attempts) for key, r in results.items()} == {
         "a": ("done", 1),
         "b": ("done", 1),
@@ -336,15 +351,28 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
     assert set(spec.tries("b")) - set(drained)
 
 
-def test_an_error_that_another_try_mends_is_counted_as_a_retry(run: Run, tmp_path: Path) -> None:
+def test_a_job_without_ray_gives_signs_of_life_while_it_computes(tmp_path: Path) -> None:
+    def tick(now: Tick) -> None:
+        if now.in_flight:
+            (tmp_path / "go").touch()
+
+    results, _ = run_here(Spec(tmp_path, {"a": "wait"}), window("a"), on_tick=tick)
+    assert (results["a"].status, results["a"].attempts) == ("done", 1)
+
+
+@pytest.mark.parametrize("where", ["on Ray", "here"])
+def test_an_error_that_another_try_mends_is_counted_as_a_retry(
+    request: pytest.FixtureRequest, tmp_path: Path, where: str
+) -> None:
+    run = request.getfixturevalue("run") if where == "on Ray" else run_here
     results, _ = run(Spec(tmp_path, {"m": "fail"}), mask("m"))
     assert (results["m"].status, results["m"].attempts) == ("done", 2)
 
 
 def test_a_result_that_differs_from_the_committed_one_is_not_covered_up_by_another_try(
-    run: Run, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    results, _ = run(_Overtaken(tmp_path), mask("m"))
+    results, _ = run_here(_Overtaken(tmp_path), mask("m"))
     assert (results["m"].status, results["m"].attempts) == ("failed", 1)
     assert "NondeterminismError: task m is not deterministic" in (results["m"].error or "")
 
