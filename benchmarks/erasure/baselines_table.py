@@ -39,12 +39,11 @@ Settings. Ours are the published ones for styles: ConceptPrune k 1 %, ten calls;
 5 %, r2 2 %; retain-shared alpha 0.8; a budget of 2 % of the site. *Published* are those of the
 authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, for styles: guide
 "art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt as
-guide, ten epochs. RECE's current settings were run in the sweep (the row with guide "art"); tables
-without a row *RECE, published* have only the earlier ones. *Best of the sweep* are those that did
-best in a sweep around the published ones, at the end of this page: chosen with seed
-{CHOOSING_SEEDS[0]} and four artists, by the mean of six rates, and among equals by the smallest
-distance. Ours were not chosen by distance. UCE's sweep continues until its erasure fails; RECE's
-best has the largest lamb that was tried. The second row of the sweep is UCE's script at the time of
+guide, ten epochs. *Best of the sweep* are those that did best in a sweep around the published ones,
+at the end of this page: chosen with seed {CHOOSING_SEEDS[0]} and four artists, by the mean of six
+rates, and among equals by the smallest distance. Ours were not chosen by distance. UCE's sweep continues until its erasure fails; RECE's
+best has the largest lamb that was tried. The rows *RECE, published* were timed on a core that other
+work shared. The second row of the sweep is UCE's script at the time of
 the paper. The controls take as many weights of each layer as ConceptPrune's union.
 """
 
