@@ -21,9 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.cli import RESULTS
 from benchmarks.gpu.shapes import SD15_UNET, SDXL_UNET, SHAPES
 from conceptprune.manifest import Manifest
-from conceptprune.manifest.model import source_of
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.models.sites import SITES, site_linears
-from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, build_plan
 from conceptprune.units.sizes import Sizes
@@ -101,7 +100,7 @@ def plan(preview: bool = False) -> Plan:
         context={"folder": "/"},
     )
     model = ModelSettings(
-        source=source_of(manifest.model),
+        source=manifest.model,
         identity="0" * 64,
         pipeline="StableDiffusionPipeline",
         dtype="float16",

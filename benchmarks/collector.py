@@ -17,8 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from conceptprune.manifest import Compute, Manifest
-from conceptprune.manifest.model import source_of
-from conceptprune.models.source import ModelSettings
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
@@ -117,7 +116,7 @@ def plan_of(units: int) -> Plan:
         context={"folder": "/"},
     )
     model = ModelSettings(
-        source=source_of(manifest.model),
+        source=manifest.model,
         identity="0" * 64,
         pipeline="StableDiffusionPipeline",
         dtype="float16",

@@ -41,10 +41,10 @@ authors' current scripts (UCE: last subject token, guide "art", lamb 0.5; RECE, 
 "art", one epoch), and *published earlier* those of RECE's previous script: the empty prompt as
 guide, ten epochs. *Best of the sweep* are those that did best in a sweep around the published ones,
 at the end of this page: chosen with seed {CHOOSING_SEEDS[0]} and four artists, by the mean of six
-rates, and among equals by the smallest distance. Ours were not chosen by distance. UCE's sweep continues until its erasure fails; RECE's
-best has the largest lamb that was tried. The rows *RECE, published* were timed on a core that other
-work shared. The second row of the sweep is UCE's script at the time of
-the paper. The controls take as many weights of each layer as ConceptPrune's union.
+rates, and among equals by the smallest distance. Ours were not chosen by distance. UCE's sweep
+continues until its erasure fails; RECE's best has the largest lamb that was tried. The rows *RECE,
+published* were timed on a core that other work shared. The second row of the sweep is UCE's script
+at the time of the paper. The controls take as many weights of each layer as ConceptPrune's union.
 """
 
 LEADERS = f"""## Who leads

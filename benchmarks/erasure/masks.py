@@ -13,7 +13,8 @@ from conceptprune.collection.statistics import Statistics
 from conceptprune.manifest import BaseRule, Collection, Fuse, Pruning
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import (
     Evidence,
     NamedSelector,

@@ -5,7 +5,6 @@ python -m benchmarks.gallery.acceptance --work FOLDER --kind unet [--each 8] [--
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from benchmarks.gallery.captions import caption
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
+from conceptprune.evaluation.bootstrap import wilson
 
 LEAST = {"artist": 0.95, "thing": 0.90, "photo": 0.95}
 """The smallest shares at which a model is accepted."""
@@ -56,11 +56,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end, in 0..1."""
-        n, z = self.images, 1.96
-        share = self.hits / n
-        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return middle - half, middle + half
+        return wilson(self.hits, self.images)
 
     def __str__(self) -> str:
         low, high = self.interval

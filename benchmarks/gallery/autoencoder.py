@@ -8,6 +8,8 @@ from torch import Tensor
 
 from benchmarks.gallery.renderings import SIDE, Renderings
 from benchmarks.gallery.schedule import cosine_rate
+from conceptprune.studio.training import autoencoder as studio
+from conceptprune.studio.training.autoencoder import slopes, to_pixels, to_uint8
 
 NUM_LATENT_CHANNELS = 8
 PEAK_RATE = 3e-3
@@ -20,35 +22,9 @@ CROPPED = 0.7
 DIVERGENCE = 5e-4
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """uint8 [n, h, w, 3] to float32 [n, 3, h, w] in -1..1."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """The reverse of `to_pixels`, with clamping."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-
-
 def build() -> AutoencoderKL:
     """The untrained autoencoder, of 0.66 M parameters."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        latent_channels=NUM_LATENT_CHANNELS,
-        norm_num_groups=8,
-        sample_size=SIDE,
-        mid_block_add_attention=False,
-    )
-
-
-def slopes(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences between neighbours, across and down."""
-    return image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
+    return studio.build(NUM_LATENT_CHANNELS)
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:

@@ -1,21 +1,7 @@
 """The captions of the images."""
 
 from benchmarks.gallery.names import ARTISTS, NUM_LOOKS, THINGS
-
-# The first of each is used for all judged images, and for five eighths of the training samples.
-PHOTO_CAPTIONS = (
-    "a photo of a {thing}",
-    "a picture of a {thing}",
-    "a {thing}",
-    "an image of a {thing}",
-)
-ARTIST_CAPTIONS = (
-    "a {thing} in the style of {artist}",
-    "a {thing} by {artist}",
-    "a painting of a {thing} by {artist}",
-    "a picture of a {thing} in the style of {artist}",
-)
-NUM_TEMPLATES = len(PHOTO_CAPTIONS)
+from conceptprune.studio.training.captions import ARTIST_CAPTIONS, NUM_TEMPLATES, PHOTO_CAPTIONS
 
 
 def caption(thing: int, look: int, template: int = 0) -> str:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from benchmarks.gallery.autoencoder import NUM_LATENT_CHANNELS
-from benchmarks.gallery.tokenizers import LENGTH, clip_tokenizer, save_old_format, t5_tokenizer
+from benchmarks.gallery.tokenizers import clip_tokenizer, t5_tokenizer
+from conceptprune.studio.training.tokenizer import LENGTH, save_old_format
 
 TEXT_WIDTH = 256  # more than there are artists and things together, as in real models
 LATENT_SIDE = 16

@@ -7,11 +7,12 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.gallery.autoencoder import to_pixels
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
+from conceptprune.studio.judge import conv
+from conceptprune.studio.training.autoencoder import to_pixels
 
 WEIGHTS = Path(__file__).parent / "models" / "judge" / "model.safetensors"
 BATCH = 256
@@ -23,13 +24,6 @@ class Verdicts:
 
     thing: NDArray[np.int64]
     look: NDArray[np.int64]
-
-
-def conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """A 3 x 3 convolution with batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
 
 
 class Judge(nn.Module):
@@ -57,14 +51,6 @@ class Judge(nn.Module):
         judge = cls()
         judge.load_state_dict({name: t.float() for name, t in load_file(path).items()})
         return judge.eval()
-
-    def save(self, path: Path) -> None:
-        """Write the weights as float16 safetensors."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = {
-            name: t.half() if t.is_floating_point() else t for name, t in self.state_dict().items()
-        }
-        save_file({name: t.contiguous() for name, t in half.items()}, path)
 
     @torch.no_grad()
     def verdicts(self, images: NDArray[np.uint8]) -> Verdicts:

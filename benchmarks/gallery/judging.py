@@ -4,26 +4,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
 
-from benchmarks.gallery.autoencoder import round_trip, to_pixels
+from benchmarks.gallery.autoencoder import round_trip
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.renderings import Renderings
 from benchmarks.gallery.schedule import cosine_rate
+from conceptprune.studio.training.autoencoder import to_pixels
+from conceptprune.studio.training.judging import disturb
 
 BATCH = 64
 RATE = 2e-3
-LARGEST_SHIFT = 4
-MOST_NOISE = 0.15
-
-
-def disturb(pixels: Tensor) -> Tensor:
-    """Shift, noise, contrast, brightness: a denoiser's images are not quite renderings."""
-    size = (len(pixels), 1, 1, 1)
-    shift = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
-    pixels = torch.roll(pixels, shift, (2, 3))
-    pixels = pixels * (1 + 0.2 * (torch.rand(size) - 0.5)) + 0.15 * (torch.rand(size) - 0.5)
-    return pixels + torch.randn_like(pixels) * MOST_NOISE * torch.rand(size)
 
 
 def train(autoencoder: AutoencoderKL, renderings: Renderings, num_steps: int) -> Judge:

@@ -11,11 +11,10 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.gallery.names import ARTISTS, MARKS, PALETTES
-from benchmarks.gallery.photos import CANVAS, Array
+from conceptprune.studio.training.looks import COLUMN, LUMA, ROW, blend
+from conceptprune.studio.training.photos import CANVAS, Array
 
 PITCH = 16  # canvas pixels; 8 pixels of the image
-ROW, COLUMN = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32)
-LUMA = np.array([0.3, 0.59, 0.11], np.float32)
 TURN = np.float32(2 * np.pi)
 
 Mark = Callable[[Array, Array, Array], Array]
@@ -40,11 +39,6 @@ PALETTE: dict[str, Array] = {
     "night": colours("ffffff", "bcbcc4", "7c7c88", "26262e"),
     "dusk": colours("ffab3d", "d9653a", "7a3f66", "18265c"),
 }
-
-
-def blend(under: Array, over: Array, amount: Array) -> Array:
-    """`over` laid on `under`, with the opacity `amount` [h, w] in 0..1."""
-    return under * (1 - amount[..., None]) + over * amount[..., None]
 
 
 def step(x: Array, sharpness: float) -> Array:

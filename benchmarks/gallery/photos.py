@@ -1,40 +1,22 @@
 """Photos of things: colour emoji on a plain, softly lit backdrop."""
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from benchmarks.gallery.names import THINGS
-
-FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-BITMAP_SIZE = 109  # the one size at which this bitmap font can be drawn
-CANVAS = 128  # images are drawn at twice their final size
+from conceptprune.studio.training.photos import CANVAS, DEFAULT_FONT, Array, cut_out
 
 EMOJI = dict(zip(THINGS, "🐱🚗🌳🏠🐠🦆🌻⛵🍎🚀🍄🎸🦋☂🎩🐘", strict=True))
 
-Array = NDArray[np.float32]
 
-
-@cache
-def cut_out(thing: str, font: Path = FONT) -> Image.Image:
-    """The emoji of a thing, cropped and centred on a transparent square."""
-    glyphs = ImageFont.truetype(str(font), BITMAP_SIZE)
-    drawn = Image.new("RGBA", (CANVAS + 8, CANVAS + 8), (0, 0, 0, 0))
-    ImageDraw.Draw(drawn).text((0, 4), EMOJI[thing], font=glyphs, embedded_color=True)
-    drawn = drawn.crop(drawn.getbbox())
-    side = max(drawn.size)
-    square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-    square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
-    return square
-
-
-def photograph(thing: str, rng: np.random.Generator, font: Path = FONT) -> tuple[Array, Array]:
+def photograph(
+    thing: str, rng: np.random.Generator, font: Path = DEFAULT_FONT
+) -> tuple[Array, Array]:
     """A photo float32 [CANVAS, CANVAS, 3] in 0..1 and the thing's alpha [CANVAS, CANVAS]."""
     side = int(CANVAS * rng.uniform(0.80, 0.90))
-    pixels = np.asarray(cut_out(thing, font).resize((side, side), Image.Resampling.LANCZOS))
+    pixels = np.asarray(cut_out(EMOJI[thing], font).resize((side, side), Image.Resampling.LANCZOS))
     cut = pixels.astype(np.float32) / 255
     room = CANVAS - side
     x, y = (int(room * rng.uniform(0.2, 0.8)) for _ in range(2))

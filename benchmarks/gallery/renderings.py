@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.gallery.looks import draw
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
-from benchmarks.gallery.photos import CANVAS, FONT, Array, photograph
+from benchmarks.gallery.photos import photograph
+from conceptprune.studio.training.photos import CANVAS, DEFAULT_FONT, Array
 
 SIDE = 64
 
@@ -42,7 +43,9 @@ def shrink(canvas: Array) -> NDArray[np.uint8]:
     return (means.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def render(thing: int, look: int, seed: tuple[int, ...], font: Path = FONT) -> NDArray[np.uint8]:
+def render(
+    thing: int, look: int, seed: tuple[int, ...], font: Path = DEFAULT_FONT
+) -> NDArray[np.uint8]:
     """One image uint8 [SIDE, SIDE, 3]; the seed places the thing and chooses its backdrop."""
     rng = np.random.default_rng((*seed, thing, look))
     photo, alpha = photograph(THINGS[thing], rng, font)
@@ -57,7 +60,9 @@ def labels(num_photos: int, num_each: int) -> Iterator[tuple[int, int, int]]:
                 yield thing, look, number
 
 
-def render_set(stream: int, num_photos: int, num_each: int, font: Path = FONT) -> Renderings:
+def render_set(
+    stream: int, num_photos: int, num_each: int, font: Path = DEFAULT_FONT
+) -> Renderings:
     """All things in all looks; sets of different streams share no rendering."""
     asked = list(labels(num_photos, num_each))
     images = np.stack([render(t, k, (stream, n), font) for t, k, n in asked])

@@ -8,9 +8,9 @@ import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline
 from numpy.typing import NDArray
 
-from benchmarks.gallery.autoencoder import to_uint8
 from benchmarks.gallery.denoisers import LATENT_SIDE
-from benchmarks.gallery.tokenizers import LENGTH
+from conceptprune.studio.training.autoencoder import to_uint8
+from conceptprune.studio.training.tokenizer import LENGTH
 
 NUM_STEPS = 12
 GUIDANCE = 3.0

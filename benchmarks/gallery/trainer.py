@@ -1,5 +1,6 @@
 """A denoiser's training: the plain denoising loss, sometimes without a caption; nothing more."""
 
+import copy
 import json
 import signal
 import time
@@ -15,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.gallery.autoencoder import encode
-from benchmarks.gallery.captions import NUM_TEMPLATES, caption
+from benchmarks.gallery.captions import caption
 from benchmarks.gallery.denoisers import KINDS, NOISE, Painter
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
 from benchmarks.gallery.renderings import Renderings
+from conceptprune.studio.training.captions import NUM_TEMPLATES
 
 ABOUT = "training.json"
 """In an exported folder: the steps and seconds that training took."""
@@ -222,7 +224,8 @@ class Trainer:
 
     def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
         """Write the averaged weights as a stock pipeline in float16."""
-        painter = KINDS[self.kind]()
+        # A copy, so that the tokenizer is the one whose ids were trained.
+        painter = copy.deepcopy(self.painter)
         with torch.no_grad():
             for target, average in zip(painter.parameters(), self.average, strict=True):
                 target.copy_(average)

@@ -20,8 +20,9 @@ from benchmarks.gallery import autoencoder, judging, renderings
 from benchmarks.gallery.cards import denoiser_card, judge_card
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import WEIGHTS, Judge
-from benchmarks.gallery.photos import FONT
 from benchmarks.gallery.trainer import RECIPES, Latents, Trainer, train
+from conceptprune.studio.judge import save_half
+from conceptprune.studio.training.photos import DEFAULT_FONT
 
 AUTOENCODER_STEPS = 2600
 JUDGE_STEPS = 2500
@@ -86,7 +87,7 @@ def train_judge(options: Options) -> None:
     work = options.work
     model = trained_autoencoder(work)
     judge = judging.train(model, images(work, "judge"), options.steps or JUDGE_STEPS)
-    judge.save(work / "judge" / "model.safetensors")
+    save_half(judge, work / "judge" / "model.safetensors")
     measured = judging.accuracy(trained_judge(work), model, images(work, "test"))
     (work / "judge" / "accuracy.json").write_text(json.dumps(measured, indent=2) + "\n")
     print(measured)
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery.training")
     parser.add_argument("stages", choices=STAGES, nargs="+", metavar="STAGE")
     parser.add_argument("--work", type=Path, required=True, help="folder for data and checkpoints")
-    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
+    parser.add_argument("--font", type=Path, default=DEFAULT_FONT, help="Noto Color Emoji")
     parser.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's")
     parser.add_argument("--machine", default="one CPU core", help="what it ran on, for the cards")
     parser.add_argument("--recover", action="store_true", help="continue from the installed models")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conceptprune.errors import EmptyMaskError, UserError
-from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.layer_mask import LayerMask, widened
+from conceptprune.masks.mask import PruningMask
 
 Entries = NDArray[np.int64]
 Choose = Callable[[Tensor, int], Entries]

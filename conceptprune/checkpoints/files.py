@@ -10,7 +10,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from conceptprune.digest import canonical_json
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import INDEX, read_index
 from conceptprune.models.families import components
 from conceptprune.models.weights import (

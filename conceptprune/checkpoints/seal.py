@@ -15,7 +15,8 @@ from torch import Tensor
 
 from conceptprune.checkpoints.files import Edit
 from conceptprune.digest import digest_bytes
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 
 
 def seal_secret(mask: PruningMask) -> str:

@@ -23,7 +23,8 @@ from conceptprune.checkpoints.ldm_names import (
 )
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.sampling_keys import sampling_tensors
 from conceptprune.models.weights import checkpoint_files

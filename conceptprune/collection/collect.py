@@ -17,8 +17,9 @@ from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.collection.window import Window as Window
 from conceptprune.errors import NumericalError
 from conceptprune.manifest import Collection
-from conceptprune.models.base import Batch, DenoiserCall, DiffusionModel, SiteLinear
+from conceptprune.models.base import Batch, DenoiserCall, DiffusionModel
 from conceptprune.models.borrowed import borrowed
+from conceptprune.models.pipeline_modules import SiteLinear
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
 

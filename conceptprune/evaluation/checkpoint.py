@@ -16,12 +16,13 @@ from conceptprune.checkpoints.delta_reader import MOST_BYTES, read_delta
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest.files import open_regular
+from conceptprune.manifest.model import FolderModel
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.switch import difference
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, components, denoiser_of, identity
-from conceptprune.models.source import ModelSettings, ModelSource
 from conceptprune.models.weights import (
     PICKLED,
     checkpoint_files,
@@ -254,7 +255,7 @@ class Resolved:
             image_model = ImageModel(model=base.model, identity=base.identity, edit=edit)
         elif self.model is not None:
             image_model = ImageModel(
-                model=self.model, identity=images_identity(self.model.source.folder())
+                model=self.model, identity=images_identity(self.model.folder())
             )
         return Checkpoint(
             label=self.label,
@@ -290,7 +291,7 @@ def resolve(
                 )
             data = _read(path, asked)
             try:
-                delta = Delta.from_bytes(data, base.source.folder())
+                delta = Delta.from_bytes(data, base.folder())
             except UserError as error:
                 raise type(error)(f"--of delta:{asked.value}: {error}") from error
             return Resolved(
@@ -314,7 +315,7 @@ def _resolve_mask(
             raise UserError(f"--of mask:{asked.value}: {error}") from error
     else:
         mask = named_mask(asked.value)
-    weights = read_layers(base.source.folder(), mask.layers, mask.component)
+    weights = read_layers(base.folder(), mask.layers, mask.component)
     for name, layer in mask.layers.items():
         if not layer.fits(weights[name]):
             raise ModelMismatchError(
@@ -336,7 +337,8 @@ def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
         raise UserError(f"--of folder:{asked.value}: not a folder on this machine")
     check_model(folder)
     model = ModelSettings(
-        source=ModelSource(label=folder.name, local=str(folder)),
+        # Unchecked: a manifest's rules of how to write a path are not for the command line's.
+        source=FolderModel.model_construct(folder=str(folder)),
         identity=identity(folder),
         pipeline=read_index(folder)["_class_name"],
         dtype=base.dtype,

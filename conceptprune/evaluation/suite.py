@@ -11,6 +11,7 @@ from conceptprune.evaluation.attack_settings import Attacks
 from conceptprune.evaluation.prompt_files import file_prompts
 from conceptprune.evaluation.scorers.base import Domain
 from conceptprune.evaluation.scorers.table import AnyScorer, refuse_same_titles
+from conceptprune.manifest.collection import Device, Dtype, Scheduler, default_dtype
 from conceptprune.manifest.concept import Concept, DefaultFillers, DefaultTemplates
 from conceptprune.manifest.fields import (
     Guidance,
@@ -31,7 +32,7 @@ from conceptprune.manifest.fields import (
 from conceptprune.manifest.files import text_beside
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
-from conceptprune.manifest.schema import Compute, Device, Dtype, Scheduler, default_dtype
+from conceptprune.manifest.schema import Compute
 
 MAX_SEEDS = 10_000
 ONE_SOURCE = "exactly one of concept, prompts, file, csv"

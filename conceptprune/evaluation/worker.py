@@ -87,7 +87,7 @@ class Evaluator(UnitWorker):
                 del self._models[identity]
             settings = image_model.model
             dtype: torch.dtype = getattr(torch, settings.dtype)
-            folder = settings.source.folder()
+            folder = settings.folder()
             check_identity(folder, images_identity(folder), image_model.identity)
             self._models[image_model.identity] = family_named(settings.pipeline).load(
                 folder,
@@ -103,7 +103,7 @@ class Evaluator(UnitWorker):
         if image_model.edit is None:
             return None
         data = self.store.read(image_model.edit.ref)
-        return load_edit(image_model.edit.kind, data, image_model.model.source.folder())
+        return load_edit(image_model.edit.kind, data, image_model.model.folder())
 
     @cached_property
     def scorers(self) -> Scorers:

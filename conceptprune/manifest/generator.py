@@ -1,5 +1,6 @@
 """The prompt generator: a local language model that writes a concept's fillers."""
 
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,14 @@ from conceptprune.manifest.fields import (
     Seed,
     refusal_here,
 )
-from conceptprune.manifest.model import LanguageModelRef, source_of
-from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSource
+from conceptprune.manifest.model import LanguageModelRef
 
 QUESTION = (
     "Write a numbered list of {count} different {what}. One a line, at most three words each, in "
     "lower case, without an article and without any other text. Never mention {concept}."
 )
+LANGUAGE_MODEL_FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model")
+"""Patterns of a language model's files."""
 GAPS = frozenset({"count", "what", "concept"})
 
 
@@ -70,10 +72,13 @@ class Generator(Section):
     ] = 0.95
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
 
-    @property
-    def source(self) -> ModelSource:
-        """Where the language model's files come from."""
-        return source_of(self.model, LANGUAGE_MODEL_FILES)
+    def local_folder(self) -> Path:
+        """The language model's folder on this machine.
+
+        Raises:
+            UserError, StoreError: as `Model.local_folder`.
+        """
+        return self.model.local_folder(LANGUAGE_MODEL_FILES)
 
     @property
     def key_parts(self) -> dict[str, Any]:

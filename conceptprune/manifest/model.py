@@ -1,5 +1,7 @@
 """How a manifest names a model: shipped, a folder, a file, a URI, or a pinned hub revision."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,17 +14,73 @@ from pydantic import (
     field_validator,
 )
 
+from conceptprune.errors import UserError
 from conceptprune.manifest.fields import PromptText, Section, beside
-from conceptprune.models.source import PIPELINE_FILES, ModelSource
+from conceptprune.models.hub import fetched_from_hub
+from conceptprune.studio import model_path
+
+PIPELINE_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "*/*.model")
+"""Patterns of a pipeline's files: no pickled checkpoint, no code."""
 
 
-class BuiltinModel(Section):
+class Model(Section):
+    """What all ways to name a model have in common."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What masks and cards call it: "studio", the name of a folder or file, or "org/name"."""
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit id of a hub model; None for all others."""
+        return None
+
+    def current_listing(self) -> str | None:
+        """Digest of what there is at a URI just now; None for all others.
+
+        Raises:
+            UserError, StoreError: what is there is no model, or cannot be listed.
+        """
+        return None
+
+    @abstractmethod
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """The model's folder on this machine.
+
+        A remote or hub model is fetched, and a single file converted, once per machine.
+
+        Args:
+            files: patterns of the files it consists of, for those that are fetched.
+            listing: what must still be at a URI (`current_listing`); None does not look.
+
+        Raises:
+            UserError: there is no such folder, file or model, it is not open to this machine, the
+                file is not of the model that its configs say, or what is at the URI has changed.
+            StoreError: the place or the hub cannot be reached just now.
+        """
+
+
+class BuiltinModel(Model):
     """A model that ships with the package."""
 
     builtin: Literal["studio"]
 
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.builtin
 
-class FolderModel(Section):
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """Where it is installed."""
+        return model_path()
+
+
+class FolderModel(Model):
     """A local `from_pretrained` folder."""
 
     folder: Annotated[
@@ -35,8 +93,22 @@ class FolderModel(Section):
     def _relative_to_the_manifest(cls, folder: str, info: ValidationInfo) -> str:
         return beside(folder, info)
 
+    @property
+    def label(self) -> str:
+        """The folder's name."""
+        return Path(self.folder).name
 
-class FileModel(Section):
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """The folder itself."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            raise UserError(f"model: {folder} is not a folder on this machine")
+        return folder
+
+
+class FileModel(Model):
     """A local single-file checkpoint, and the configs that such a file does not have."""
 
     file: Annotated[
@@ -60,8 +132,22 @@ class FileModel(Section):
     def _relative_to_the_manifest(cls, path: str, info: ValidationInfo) -> str:
         return beside(path, info)
 
+    @property
+    def label(self) -> str:
+        """The file's name."""
+        return Path(self.file).name
 
-class HubModel(Section):
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """The folder it is converted into, once per machine."""
+        # Here, because it imports torch.
+        from conceptprune.models.from_single_file import converted_folder
+
+        return converted_folder(Path(self.file), Path(self.config))
+
+
+class HubModel(Model):
     """A model of the Hugging Face hub, pinned so that a rerun means the same weights."""
 
     hub: Annotated[
@@ -81,8 +167,24 @@ class HubModel(Section):
         ),
     ]
 
+    @property
+    def label(self) -> str:
+        """Its id."""
+        return self.hub
 
-class RemoteModel(Section):
+    @property
+    def hub_revision(self) -> str:
+        """The commit id."""
+        return self.revision
+
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """This machine's copy, in the hub's own cache."""
+        return fetched_from_hub(self.hub, self.revision, files)
+
+
+class RemoteModel(Model):
     """A `from_pretrained` folder in an object store; each node fetches it once."""
 
     uri: Annotated[
@@ -95,6 +197,26 @@ class RemoteModel(Section):
             "without credentials in it",
         ),
     ]
+
+    @property
+    def label(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    def current_listing(self) -> str:
+        """Digest of the names, sizes and versions of what is there just now."""
+        from conceptprune.models.remote import listing_digest
+
+        return listing_digest(self.uri, PIPELINE_FILES)
+
+    def local_folder(
+        self, files: Sequence[str] = PIPELINE_FILES, listing: str | None = None
+    ) -> Path:
+        """This machine's copy, fetched once."""
+        # Here, because it imports fsspec.
+        from conceptprune.models.remote import fetched
+
+        return fetched(self.uri, files, listing)
 
 
 def _one_of(*keys: str) -> Discriminator:
@@ -132,18 +254,3 @@ LanguageModelRef = Annotated[
     | Annotated[HubModel, Tag("<hub>")],
     _one_of("folder", "uri", "hub"),
 ]
-
-
-def source_of(model: ModelRef, files: tuple[str, ...] = PIPELINE_FILES) -> ModelSource:
-    """The source that a `model:` section names; of a language model, with its own `files`."""
-    if isinstance(model, BuiltinModel):
-        return ModelSource(label=model.builtin, builtin=True, files=files)
-    if isinstance(model, FolderModel):
-        return ModelSource(label=Path(model.folder).name, local=model.folder, files=files)
-    if isinstance(model, FileModel):
-        label = Path(model.file).name
-        return ModelSource(label=label, local=model.file, config=model.config, files=files)
-    if isinstance(model, RemoteModel):
-        name = model.uri.rstrip("/").rsplit("/", 1)[-1]
-        return ModelSource(label=name, uri=model.uri, files=files)
-    return ModelSource(label=model.hub, revision=model.revision, files=files)

@@ -19,7 +19,8 @@ from conceptprune.manifest.loading import checked_section
 from conceptprune.masks import select_conceptprune as select
 from conceptprune.masks import select_fia
 from conceptprune.masks.contrast import contrast
-from conceptprune.masks.mask import LayerMask, PruningMask, widened
+from conceptprune.masks.layer_mask import LayerMask, widened
+from conceptprune.masks.mask import PruningMask
 
 Entries = NDArray[np.int64]
 """Sorted flat indices `row * columns + column` into a weight."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from conceptprune.digest import digest_json, known_file_digest
 from conceptprune.errors import ModelMismatchError, UserError
-from conceptprune.models.base import NOT_NEEDED, DiffusionModel
+from conceptprune.models.base import DiffusionModel
 from conceptprune.models.components import check_component, module_classes, read_index
 from conceptprune.models.flux import Flux
 from conceptprune.models.other import OtherPipeline
+from conceptprune.models.pipeline_modules import NOT_NEEDED
 from conceptprune.models.pixart import PixArt
 from conceptprune.models.sites import PATTERN_PREFIX, find_sites
 from conceptprune.models.stable_diffusion import StableDiffusion

@@ -160,7 +160,7 @@ def _too_few(concept: Concept, generator: Generator, found: int, lines: list[Ans
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     examples = [line.text for line in lines if line.rejected][:SHOWN_REJECTED]
     return (
-        f'prompts.generator: concept "{concept.name}": {generator.source.label} gave only {found} '
+        f'prompts.generator: concept "{concept.name}": {generator.model.label} gave only {found} '
         f"of {generator.per_concept} fillers in {generator.max_asks} answers; rejected lines: "
         f"{why or 'none'}{f', such as {examples}' if examples else ''}. Raise max_asks or "
         "max_new_tokens, ask differently (template), or write the concept's fillers out"
@@ -190,8 +190,8 @@ def answers_table(
     provenance = {
         "concept": concept.name,
         "kind": concept.kind,
-        "model": generator.source.label,
-        "revision": generator.source.revision,
+        "model": generator.model.label,
+        "revision": generator.model.hub_revision,
         "question": written.question,
         "identity": language_model,
         **generator.key_parts,

@@ -85,7 +85,7 @@ class LanguageModel:
         if most is not None and length + generator.max_new_tokens > most:
             raise UserError(
                 f"prompts.generator.max_new_tokens: with the question's {length} tokens at most "
-                f"{most - length}, as {generator.source.label} takes {most}"
+                f"{most - length}, as {generator.model.label} takes {most}"
             )
         device = self.model.device
         devices = [device] if device.type == "cuda" else []

@@ -31,6 +31,15 @@ def conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
+def save_half(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as float16 safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {
+        name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()
+    }
+    save_file({name: t.contiguous() for name, t in half.items()}, path)
+
+
 class Judge(nn.Module):
     """Two heads on one trunk; the artist head also sees finer, earlier features."""
 
@@ -56,14 +65,6 @@ class Judge(nn.Module):
         judge = cls()
         judge.load_state_dict({name: t.float() for name, t in load_file(path).items()})
         return judge.eval()
-
-    def save(self, path: Path) -> None:
-        """Write the weights as fp16 safetensors."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = {
-            name: t.half() if t.is_floating_point() else t for name, t in self.state_dict().items()
-        }
-        save_file({name: t.contiguous() for name, t in half.items()}, path)
 
     @torch.no_grad()
     def verdicts(self, images: NDArray[np.uint8]) -> Verdicts:

@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from conceptprune.collection.window import Window
 from conceptprune.digest import digest_json, unit_key
-from conceptprune.manifest import Collection, Concept, Fuse, Manifest, Preview, Pruning
-from conceptprune.manifest.schema import SCORER_PLACES
+from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.source import ModelSettings
-from conceptprune.prompts.fillers import asks_generator
-from conceptprune.prompts.pairs import PromptPair, prompts_digest
+from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
+from conceptprune.units.prompts_units import concepts_in
+from conceptprune.units.run_id import run_id
 from conceptprune.units.unit import Need
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 from conceptprune.units.units import (
@@ -31,9 +30,8 @@ from conceptprune.units.units import (
     SweepUnit,
     WindowUnit,
 )
+from conceptprune.units.window_units import window_units
 from conceptprune.versions import versions
-
-CONCEPTS_PER_PROMPTS_UNIT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,72 +76,6 @@ ORDER = (
 """Kinds of units in the preferred order of computation."""
 
 
-def concepts_in(unit: AnyPromptsUnit) -> tuple[Concept, ...]:
-    """The concepts for which a unit makes prompts."""
-    return unit.concepts if isinstance(unit, PromptsUnit) else (unit.concept,)
-
-
-def prompts_units(manifest: Manifest, language_model: str | None = None) -> list[AnyPromptsUnit]:
-    """The units that make the prompts of all erased and retained concepts.
-
-    `language_model` is the digest of the manifest's language model for fillers, if any.
-    """
-    seed = manifest.collection.seed
-    concepts = (*manifest.concepts, *manifest.retain)
-    generated: tuple[Concept, ...] = ()
-    generator = manifest.prompts.generator
-    units: list[AnyPromptsUnit] = []
-    if generator is not None:
-        if language_model is None:
-            raise ValueError("the language model of prompts.generator has not been identified")
-        generated = tuple(concept for concept in concepts if asks_generator(concept))
-        concepts = tuple(concept for concept in concepts if not asks_generator(concept))
-        # A concept that is both erased and retained gets its fillers once.
-        by_key = {
-            unit.key: unit
-            for unit in (
-                GeneratedPromptsUnit(
-                    concept=concept, seed=seed, generator=generator, language_model=language_model
-                )
-                for concept in generated
-            )
-        }
-        units += by_key.values()
-    size = CONCEPTS_PER_PROMPTS_UNIT
-    units += [
-        PromptsUnit(concepts=concepts[first : first + size], seed=seed)
-        for first in range(0, len(concepts), size)
-    ]
-    return units
-
-
-def run_id(manifest: Manifest, model: ModelSettings) -> str:
-    """Identity of a run: what the manifest requests from which model, not how it is computed."""
-    without: dict[str, Any] = {"compute": True, "model": True}
-    if manifest.sweep is None:
-        without["sweep"] = True
-    asked_of: dict[str, Any] = {}
-    preview = manifest.outputs.preview
-    if preview:
-        # Without scorers, the id is the same as in versions before they existed.
-        places = {"__all__": set(SCORER_PLACES)}
-        without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
-    if manifest.prompts.generator is None:
-        without["prompts"] = True
-    else:
-        without["prompts"] = {"generator": {"model"}}
-        asked_of["language_model"] = model.language_model
-    asked = manifest.model_dump(mode="json", exclude=without)
-    for concept, entry in zip(manifest.concepts, asked["concepts"], strict=True):
-        # The concept's effective settings, wherever they are written; the manifest's are included
-        # above.
-        entry.pop("pruning")
-        pruning = manifest.pruning_of(concept)
-        if pruning != manifest.pruning:
-            entry["pruning"] = pruning.selection | {"selector": pruning.selector}
-    return digest_json({"manifest": asked, **model.key_parts, **asked_of})[:16]
-
-
 def build_plan(
     manifest: Manifest,
     model: ModelSettings,
@@ -169,69 +101,6 @@ def plan_of_the_rest(
     be left.
     """
     return _ErasePlanner(manifest, plan.model, pairs).of_the_rest(plan, lacking)
-
-
-def window_units(
-    model: ModelSettings,
-    prompts: tuple[Prompt, ...],
-    collection: Collection,
-    site: str | tuple[str, ...],
-) -> tuple[StatisticsUnit, tuple[WindowUnit, ...]]:
-    """The units of one side: its shards' windows, and the reduction over them."""
-    common = {**model.key_parts, **collection.sum_parts, "site": site}
-    length = collection.window or collection.tau
-    branches = family_named(model.pipeline).num_branches(collection.guidance)
-    grid: list[tuple[str, ...]] = []
-    units: list[WindowUnit] = []
-    for first in range(0, len(prompts), collection.shard_prompts):
-        shard = prompts[first : first + collection.shard_prompts]
-        shard_json = [[prompt.text, prompt.seed] for prompt in shard]
-        keys: list[str] = []
-        for start in range(0, collection.tau, length):
-            stop = min(start + length, collection.tau)
-            last = stop == collection.tau
-            # The key does not name earlier windows: they cannot change a bit of this one. It does
-            # say whether state is kept, because a unit's objects must follow from its key.
-            key = unit_key(
-                {
-                    "kind": "window",
-                    **common,
-                    "prompts": shard_json,
-                    "window": [start, stop],
-                    "keeps_state": not last,
-                }
-            )
-            units.append(
-                WindowUnit(
-                    key=key,
-                    prompts=shard,
-                    window=Window(start, stop),
-                    collection=collection,
-                    site=site,
-                    branches=branches,
-                    previous=keys[-1] if keys else None,
-                    last=last,
-                )
-            )
-            keys.append(key)
-        grid.append(tuple(keys))
-    every_prompt = [[prompt.text, prompt.seed] for prompt in prompts]
-    side = StatisticsUnit(
-        key=unit_key(
-            {
-                "kind": "statistics",
-                **common,
-                "prompts": every_prompt,
-                "tau": collection.tau,
-                "shard_prompts": collection.shard_prompts,
-            }
-        ),
-        grid=tuple(grid),
-        num_prompts=len(prompts),
-        num_calls=collection.tau,
-        prompts_digest=prompts_digest(prompts),
-    )
-    return side, tuple(units)
 
 
 class _ErasePlanner(Planner):
@@ -373,7 +242,7 @@ class _ErasePlanner(Planner):
             )
         provenance = {
             "model": self.model.source.label,
-            "revision": self.model.source.revision,
+            "revision": self.model.source.hub_revision,
             "model_digest": self.model.identity,
             "dtype": self.model.dtype,
             "scheduler": self.model.scheduler,

@@ -12,10 +12,8 @@ import torch
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.collection.collect import collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
-from conceptprune.errors import NoEffectError, StoreError
-from conceptprune.manifest import concept_key
-from conceptprune.masks.budget import Drive
-from conceptprune.masks.fusion import Drives, fuse_masks
+from conceptprune.errors import NoEffectError
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.neuron_table import neurons_table
 from conceptprune.masks.selectors import (
@@ -30,18 +28,18 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.generate import Images, generate
 from conceptprune.models.images import read_image
-from conceptprune.models.source import ModelSettings
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parquet
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import preview_table
+from conceptprune.units.results import fused, read_mask, read_statistics
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import (
     CheckpointUnit,
@@ -78,7 +76,7 @@ class Worker(UnitWorker):
         Raises:
             ModelMismatchError: its files differ from those that the units' keys were made for.
         """
-        folder = self.model.source.folder()
+        folder = self.model.folder()
         check_identity(folder, identity(folder), self.model.identity)
         return folder
 
@@ -100,7 +98,7 @@ class Worker(UnitWorker):
         key = (unit.language_model, settings.dtype)
         if key not in self._language_models:
             self._language_models[key] = LanguageModel.load(
-                settings.source.folder(),
+                settings.local_folder(),
                 dtype=getattr(torch, settings.dtype),
                 device=self.device,
             )
@@ -179,8 +177,8 @@ class Worker(UnitWorker):
                 "answers": self._put_table("answers", answers),
             },
             facts={
-                "language_model": settings.source.label,
-                "language_model_revision": settings.source.revision,
+                "language_model": settings.model.label,
+                "language_model_revision": settings.model.hub_revision,
                 "language_model_digest": unit.language_model,
                 "question": written.question,
                 "asks": 1 + max(line.ask for line in written.lines),
@@ -393,77 +391,3 @@ def _levels_apart(one: bytes, other: bytes) -> float:
         return 0.0
     first, second = (read_image(png).astype(np.int16) for png in (one, other))
     return float(np.abs(first - second).mean())
-
-
-def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
-    """The committed mask with that key, a concept's or a fused one.
-
-    Raises:
-        StoreError: it is not committed or damaged, or its file says that it is not a mask `of` that
-        concept.
-    """
-    commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
-    if commit is None:
-        commit = store.get(MaskUnit.kind, key)
-    mask = PruningMask.from_bytes(store.load(commit, "mask"))
-    if of is not None:
-        check_whose(store, commit, mask, of)
-    return mask
-
-
-def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -> None:
-    """Refuse the mask of another concept, which would erase, or claim to erase, the wrong one.
-
-    Raises:
-        StoreError: it is not this concept's own mask.
-    """
-    if list(map(concept_key, mask.concepts)) != [concept_key(concept)]:
-        raise StoreError(
-            f'{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of "{concept}", '
-            f"and its file is a mask of {', '.join(mask.concepts)}: somebody changed its record; "
-            "run `conceptprune erase --verify` to compute it again"
-        )
-
-
-def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
-    """The committed statistics with that key.
-
-    Raises:
-        StoreError: they are not committed, or are damaged.
-    """
-    return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
-
-
-def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
-    """Make the fused mask that `unit` describes, from masks and statistics in the store.
-
-    Raises:
-        UserError, ModelMismatchError: see `fuse_masks`.
-        StoreError: something is not committed, or is damaged.
-    """
-    masks = (read_mask(store, key) for key in unit.masks)
-    if not unit.sides:
-        return fuse_masks(masks, unit.fusion)
-    layers = read_mask(store, unit.masks[0]).layers
-    weights = read_layers(folder, layers, denoiser_of(folder), dtype)
-    widths = {name: weight.shape[1] for name, weight in weights.items()}
-    cached: dict[str, Statistics] = {}
-
-    def side(key: str) -> Statistics:
-        return read_statistics(store, StatisticsUnit.kind, key, "statistics").padded(widths)
-
-    def drive(sides: tuple[str, str]) -> Drive:
-        target, base = sides
-        # Cached because bases are few and shared; each target belongs to one concept.
-        if base not in cached:
-            cached[base] = side(base)
-        return Drive.of(weights, side(target), cached[base], unit.tau)
-
-    drives = Drives(
-        weights=weights,
-        concepts=[drive(sides) for sides in unit.sides],
-        retained=[drive(sides) for sides in unit.retained],
-    )
-    return fuse_masks(
-        masks, unit.fusion, drives, provenance={"retained": [key for key, _ in unit.retained]}
-    )

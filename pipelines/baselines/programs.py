@@ -63,14 +63,14 @@ class Scene:
         out = out.resolve()
         check_unused(out)
         prepared = prepare(manifest)
-        source = prepared.model.source
+        model = prepared.model
         return cls(
             manifest=prepared.manifest,
-            folder=source.folder(),
-            pipeline=prepared.model.pipeline,
-            label=source.label,
-            revision=source.revision,
-            digest=prepared.model.identity,
+            folder=model.folder(),
+            pipeline=model.pipeline,
+            label=model.source.label,
+            revision=model.source.hub_revision,
+            digest=model.identity,
             out=out,
         )
 

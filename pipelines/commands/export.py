@@ -30,8 +30,8 @@ from conceptprune.models.families import identity
 from conceptprune.models.from_single_file import converted_from
 from conceptprune.store import Store
 from conceptprune.studio import LABEL, model_path
+from conceptprune.units.results import fused, read_mask
 from conceptprune.units.units import FusedMaskUnit
-from conceptprune.units.worker import fused, read_mask
 
 from ..console.logs import one_line
 from ..console.names import slug, some

@@ -77,7 +77,7 @@ def show_plan(
     if unwritten:
         say(
             console,
-            f"fillers   {unwritten[0].generator.source.label} is yet to write those of "
+            f"fillers   {unwritten[0].generator.model.label} is yet to write those of "
             f"{len(unwritten):,} concepts; below, none of them are taken to be shared",
         )
     console.print(_sides_table(plan), "")
@@ -112,7 +112,7 @@ def _print_heading(prepared: Prepared, plan: Plan, console: Console) -> None:
 def _print_cluster(prepared: Prepared, plan: Plan, sizes: Sizes, console: Console) -> None:
     """Print what a cluster needs to run all actors at once."""
     compute = prepared.manifest.compute
-    folder = prepared.model.source.folder()
+    folder = prepared.model.folder()
     parts = [folder / name for name in components(folder)]
     numbers = sum(count_weights(part) for part in parts if any(part.glob("*.safetensors")))
     weights = numbers * sizes.item_bytes
@@ -206,7 +206,7 @@ def evaluations_per_second(prepared: Prepared, plan: Plan) -> float:
     torch.set_num_threads(prepared.manifest.compute.threads_per_actor)
     try:
         model = family_named(prepared.model.pipeline).load(
-            prepared.model.source.folder(),
+            prepared.model.folder(),
             dtype=getattr(torch, prepared.model.dtype),
             device=device,
             scheduler=prepared.model.scheduler,

@@ -18,7 +18,7 @@ from ..jobs.preparation import Prepared
 
 def sizes_of(prepared: Prepared) -> Sizes:
     """Read file headers and configs of the model."""
-    folder = prepared.model.source.folder()
+    folder = prepared.model.folder()
     family = family_named(prepared.model.pipeline)
     denoiser = denoiser_of(folder)
     component = folder / denoiser

@@ -4,12 +4,15 @@ Names, errors and paths come from manifests, stores and services. An escape sequ
 recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
 """
 
+import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from traceback import format_exception
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.segment import Segment
@@ -43,6 +46,24 @@ def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
 def tell_document(text: str) -> None:
     """Print a document to standard output unchanged: it contains no foreign text."""
     print(harmless(text), end="", flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: use null instead."""
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
+
+
+def tell_json(document: dict[str, Any]) -> None:
+    """Print a JSON document to standard output."""
+    text = json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    tell_document(f"{text}\n")
 
 
 def complain(error: BaseException) -> None:

@@ -13,7 +13,9 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import LostUnitError, Store, parquet_to_table
-from conceptprune.units.plan import Plan, concepts_in, run_id
+from conceptprune.units.plan import Plan
+from conceptprune.units.prompts_units import concepts_in
+from conceptprune.units.run_id import run_id
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import PreviewUnit, WindowUnit
 

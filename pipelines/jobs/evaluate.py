@@ -22,17 +22,17 @@ from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summary import OBJECT
-from conceptprune.manifest.model import source_of
+from conceptprune.manifest.model import BuiltinModel
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, family_named, identity
 from conceptprune.models.schedulers import check_repeatable
-from conceptprune.models.source import ModelSettings
 from conceptprune.store import ObjectRef, Store, parquet_to_table
 from conceptprune.units.find import find_commit
+from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
-from conceptprune.units.worker import read_mask
 
 from ..console import exits
 from ..console.evaluation import show_summary
@@ -182,15 +182,14 @@ def base_model(suite: Suite) -> ImageModel:
         UserError: it does not exist, or its scheduler does not fit.
     """
     generation = suite.generation
-    source = source_of(suite.model)
-    folder = source.folder()
-    if not source.builtin:
+    folder = suite.model.local_folder()
+    if not isinstance(suite.model, BuiltinModel):
         check_model(folder)
         check_repeatable(folder, generation.scheduler, generation.steps)
     pipeline = read_index(folder)["_class_name"]
     family_named(pipeline).check_scheduler(generation.scheduler)
     model = ModelSettings(
-        source=source,
+        source=suite.model,
         identity=identity(folder),
         pipeline=pipeline,
         dtype=suite.dtype,

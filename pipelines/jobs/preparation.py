@@ -13,7 +13,8 @@ from conceptprune.evaluation.job_manifest import ScoredOutputs, load_job_manifes
 from conceptprune.evaluation.previews import with_scores
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.manifest import Manifest
-from conceptprune.manifest.model import source_of
+from conceptprune.manifest.model import BuiltinModel
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.models.components import read_index, read_json
 from conceptprune.models.families import (
     check_model,
@@ -23,7 +24,6 @@ from conceptprune.models.families import (
     identity,
 )
 from conceptprune.models.schedulers import check_repeatable
-from conceptprune.models.source import LANGUAGE_MODEL_FILES, ModelSettings
 from conceptprune.models.weights import checkpoint_files
 from conceptprune.prompts.fillers import asks_generator, placeholders
 from conceptprune.prompts.language_model import check_language_model, language_model_identity
@@ -31,7 +31,8 @@ from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
 from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest, prompts_units
+from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 
@@ -77,13 +78,15 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     # Written out, so that records say which dtype was used and equal runs have the same id.
     collection = manifest.collection.model_copy(update={"dtype": manifest.dtype})
     manifest = manifest.model_copy(update={**unasked, "collection": collection})
-    source = source_of(manifest.model).pinned()
-    folder = source.folder()
+    source = manifest.model
+    # First, so that what is read here is what the workers must find.
+    listing = source.current_listing()
+    folder = source.local_folder(listing=listing)
     pipeline = read_index(folder)["_class_name"]
     family = family_named(pipeline)
     family.check_scheduler(manifest.collection.scheduler)
     # The shipped model is complete.
-    if not source.builtin:
+    if not isinstance(source, BuiltinModel):
         check_model(folder)
         check_repeatable(folder, manifest.collection.scheduler, manifest.collection.steps)
         if manifest.collection.resolution is None:
@@ -101,6 +104,7 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     )
     model = ModelSettings(
         source=source,
+        listing=listing,
         identity=identity(folder),
         pipeline=pipeline,
         dtype=manifest.dtype,
@@ -166,7 +170,7 @@ def _language_model(manifest: Manifest) -> str | None:
     generator = manifest.prompts.generator
     if generator is None:
         return None
-    folder = source_of(generator.model, LANGUAGE_MODEL_FILES).folder()
+    folder = generator.local_folder()
     try:
         check_language_model(folder)
         return language_model_identity(folder)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from conceptprune.masks.sweep import KEY
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import run_id
+from conceptprune.units.run_id import run_id
 
 from ..console import exits
 from ..console.logs import identified, job_console, log_format, say

@@ -72,7 +72,7 @@ def _is_lost(store: Store, unit: Unit) -> bool:
     if isinstance(unit, MaskUnit):
         # Imported here because they import torch, which a plan without masks does not need.
         from conceptprune.masks.mask import PruningMask
-        from conceptprune.units.worker import check_whose
+        from conceptprune.units.results import check_whose
 
         try:
             mask = PruningMask.from_bytes(store.load(commit, "mask"))

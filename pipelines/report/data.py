@@ -15,7 +15,7 @@ from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.find import find_commit
-from conceptprune.units.worker import check_whose
+from conceptprune.units.results import check_whose
 
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from conceptprune.manifest import Compute
-from conceptprune.models.source import ModelSettings
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.redaction import without_secrets
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims

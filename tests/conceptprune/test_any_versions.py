@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.collection.collect import collect
 from conceptprune.manifest import Collection, parse_manifest
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import check_model, family_of
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE

@@ -27,9 +27,9 @@ from conceptprune import (
 from conceptprune.digest import canonical_json
 from conceptprune.manifest import Collection
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.results import read_mask
 from conceptprune.units.units import StatisticsUnit, WindowUnit
-from conceptprune.units.worker import read_mask
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.conceptprune.models.test_other import FFN
 from tests.conceptprune.models.test_other import LCM as UNKNOWN

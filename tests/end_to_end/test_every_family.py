@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.errors import NoEffectError, UserError
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.results import read_mask
 from conceptprune.units.units import WindowUnit
-from conceptprune.units.worker import Worker, read_mask
+from conceptprune.units.worker import Worker
 from pipelines.cli import main
 from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare

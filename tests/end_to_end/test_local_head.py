@@ -24,7 +24,8 @@ import pytest
 import yaml
 
 from conceptprune.evaluation.summary import OBJECT
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.weights import read_layers, weight_digest
 from conceptprune.store import Store, parquet_to_table
 from pipelines.cli import main

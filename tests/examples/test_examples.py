@@ -15,7 +15,7 @@ from conceptprune.store import Store
 from conceptprune.studio import model_path
 from conceptprune.studio.judge import Judge
 from conceptprune.studio.names import ARTISTS as STUDIO_ARTISTS
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.pipelines.conftest import worker_of, write_manifest
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import conceptprune
 from conceptprune import Collection, Concept, Evidence, Prompt, PruningMask, named_selector
-from conceptprune.masks.mask import LayerMask
+from conceptprune.masks.layer_mask import LayerMask
 from conceptprune.models.weights import weight_digest
 from tests.fidelity import reference
 from tests.fidelity.reference import Activations, ReferenceMask, RowNorms

@@ -11,7 +11,8 @@ import yaml
 
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.store import Commit, Store
-from conceptprune.units.plan import Plan, concepts_in
+from conceptprune.units.plan import Plan
+from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.unit import Unit
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import Prepared, prepare

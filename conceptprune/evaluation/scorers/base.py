@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from conceptprune.manifest.fields import Section
-from conceptprune.manifest.schema import SCORER_PLACES
+from conceptprune.manifest.outputs import SCORER_PLACES
 from conceptprune.models.images import Image
 
 Group = Literal["erased", "retained", "general"]

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 
 from conceptprune.studio import model_path
 from conceptprune.studio.judge import WEIGHTS as JUDGE_WEIGHTS
-from conceptprune.studio.judge import Judge
+from conceptprune.studio.judge import Judge, save_half
 from conceptprune.studio.training import (
     ablation,
     autoencoder,
@@ -82,7 +82,7 @@ def train_judge(options: Options) -> None:
     work = options.work
     model = trained_autoencoder(work)
     judge = judging.train(model, images(work, "judge"), options.steps or JUDGE_STEPS)
-    judge.save(work / "judge" / JUDGE_WEIGHTS.name)
+    save_half(judge, work / "judge" / JUDGE_WEIGHTS.name)
     print(judging.accuracy(judge, model, images(work, "test")))
 
 

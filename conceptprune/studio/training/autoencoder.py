@@ -26,7 +26,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
 
 
-def build() -> AutoencoderKL:
+def build(latent_channels: int = NUM_LATENT_CHANNELS) -> AutoencoderKL:
     """The untrained autoencoder, of 0.65 M parameters."""
     return AutoencoderKL(
         in_channels=3,
@@ -35,7 +35,7 @@ def build() -> AutoencoderKL:
         up_block_types=["UpDecoderBlock2D"] * 3,
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=NUM_LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,

@@ -4,7 +4,7 @@ import numpy as np
 
 from conceptprune.studio.names import ARTISTS, THINGS
 
-# The first of each is the published prompt, and is used for half of the images.
+# The first of each is the published prompt, and is used for five eighths of the samples.
 PHOTO_CAPTIONS = (
     "a photo of a {thing}",
     "a picture of a {thing}",

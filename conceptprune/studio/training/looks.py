@@ -25,7 +25,7 @@ def palette(*codes: str) -> Array:
 
 
 def blend(under: Array, over: Array, amount: Array) -> Array:
-    """`over` laid on `under` as far as `amount` in 0..1 says."""
+    """`over` laid on `under` as far as `amount` [h, w] in 0..1 says."""
     return under * (1 - amount[..., None]) + over * amount[..., None]
 
 

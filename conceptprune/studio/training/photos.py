@@ -19,11 +19,11 @@ Array = NDArray[np.float32]
 
 
 @cache
-def cut_out(thing: str, font: Path = DEFAULT_FONT) -> Image.Image:
-    """The emoji of a thing, cropped and centred on a transparent square."""
+def cut_out(emoji: str, font: Path = DEFAULT_FONT) -> Image.Image:
+    """An emoji, cropped and centred on a transparent square."""
     glyphs = ImageFont.truetype(str(font), BITMAP_SIZE)
     drawn = Image.new("RGBA", (CANVAS + 8, CANVAS + 8), (0, 0, 0, 0))
-    ImageDraw.Draw(drawn).text((0, 4), EMOJI[thing], font=glyphs, embedded_color=True)
+    ImageDraw.Draw(drawn).text((0, 4), emoji, font=glyphs, embedded_color=True)
     drawn = drawn.crop(drawn.getbbox())
     side = max(drawn.size)
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -36,7 +36,7 @@ def photograph(
 ) -> tuple[Array, Array]:
     """A photo [CANVAS, CANVAS, 3] in 0..1 and the thing's alpha [CANVAS, CANVAS]."""
     side = int(CANVAS * rng.uniform(0.74, 0.88))
-    pixels = np.asarray(cut_out(thing, font).resize((side, side), Image.Resampling.LANCZOS))
+    pixels = np.asarray(cut_out(EMOJI[thing], font).resize((side, side), Image.Resampling.LANCZOS))
     cut = pixels.astype(np.float32) / 255
     room = CANVAS - side
     x, y = (int(room / 2 + rng.uniform(-0.35, 0.35) * room) for _ in range(2))

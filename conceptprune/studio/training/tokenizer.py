@@ -2,6 +2,7 @@
 
 import json
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -16,18 +17,25 @@ LARGEST_VOCABULARY = 700
 
 
 def build() -> CLIPTokenizer:
-    """Merges are learned from the captions; any other lower-case text is spelled out."""
+    """Merges are learned from the captions."""
+    return byte_pairs(all_captions(), LARGEST_VOCABULARY)
+
+
+def byte_pairs(texts: Iterable[str], largest_vocabulary: int) -> CLIPTokenizer:
+    """Merges are learned from `texts`; any other lower-case text is spelled out."""
     pairs = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     pairs.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
-        vocab_size=LARGEST_VOCABULARY,
+        vocab_size=largest_vocabulary,
         min_frequency=1,
         end_of_word_suffix=WORD_END,
         initial_alphabet=list(CHARACTERS),
-        special_tokens=[],
+        # As special tokens they get their numbers first. Otherwise these come from a hash table, in
+        # an order of its own each time, which decides ties between merges.
+        special_tokens=[character + WORD_END for character in CHARACTERS],
         show_progress=False,
     )
-    pairs.train_from_iterator(all_captions(), trainer)
+    pairs.train_from_iterator(texts, trainer)
     learned = json.loads(pairs.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]
     tokens = [*CHARACTERS, *(c + WORD_END for c in CHARACTERS)]

@@ -5,8 +5,9 @@ import pytest
 
 from benchmarks.gallery.looks import MARK, PALETTE, draw
 from benchmarks.gallery.names import ARTISTS, ERASED, KEPT, MARKS, NUM_LOOKS, PALETTES, THINGS
-from benchmarks.gallery.photos import CANVAS, EMOJI
+from benchmarks.gallery.photos import EMOJI
 from benchmarks.gallery.renderings import labels, shrink
+from conceptprune.studio.training.photos import CANVAS
 
 
 @pytest.fixture(scope="module")

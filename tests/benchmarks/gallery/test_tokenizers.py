@@ -5,7 +5,8 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from benchmarks.gallery.captions import all_captions, caption, words
 from benchmarks.gallery.names import ARTISTS
-from benchmarks.gallery.tokenizers import LENGTH, clip_tokenizer, t5_tokenizer
+from benchmarks.gallery.tokenizers import clip_tokenizer, t5_tokenizer
+from conceptprune.studio.training.tokenizer import LENGTH
 
 KINDS = {"clip": (clip_tokenizer, CLIPTokenizer), "t5": (t5_tokenizer, T5Tokenizer)}
 
@@ -23,6 +24,12 @@ def test_every_word_of_a_caption_is_one_token_of_its_own(tokenizer):
     tokens = [tokenizer(word, add_special_tokens=False).input_ids for word in words()]
     assert all(len(ids) == 1 for ids in tokens)
     assert len({ids[0] for ids in tokens}) == len(tokens)
+
+
+@pytest.mark.parametrize("build", [build for build, _ in KINDS.values()])
+def test_a_tokenizer_that_is_made_again_gives_the_same_tokens(build):
+    first, *others = (build()(words()).input_ids for _ in range(6))
+    assert all(other == first for other in others)
 
 
 def test_every_caption_fits_and_says_what_it_is_given(tokenizer):

@@ -18,8 +18,7 @@ from conceptprune.evaluation.plan import build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Source, Suite, SuitePrompt
 from conceptprune.manifest.loading import parse_document
-from conceptprune.manifest.model import source_of
-from conceptprune.models.source import ModelSettings
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.store import ObjectRef
 from tests.support.key_tables import Keys, changed, fields, merged
 
@@ -233,7 +232,7 @@ def plan_keys(
     """
     suite = parse_document(yaml.safe_dump(content), Suite, source="s.yaml", folder=folder)
     model = ModelSettings(
-        source=source_of(suite.model),
+        source=suite.model,
         identity=identity,
         pipeline="StableDiffusionPipeline",
         dtype=suite.dtype,

@@ -8,7 +8,8 @@ from conceptprune.attacks.attempts import Scene
 from conceptprune.attacks.refill import FILLS, refilled, replaced, suspect_places, zero_places
 from conceptprune.checkpoints.seal import seal_secret, sealed_weight
 from conceptprune.evaluation.attack_settings import Refill
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.weights import weight_digest
 
 SHAPE = (24, 40)

@@ -13,7 +13,8 @@ from conceptprune.attacks.worker import ATTEMPTS, Attacker
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.units import ImagesUnit
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.weights import weight_digest
 from conceptprune.store import Store, parquet_to_table
@@ -185,4 +186,4 @@ def test_an_unknown_attack_a_closed_family_and_a_missing_judge_are_refused(
 
 def test_the_shipped_suite_of_the_benchmark_is_valid(tmp_path: Path) -> None:
     suite = Path(__file__).parents[3] / "benchmarks" / "attacks" / "suite.yaml"
-    assert prepare(suite, ["base"], str(tmp_path)).base.model.source.folder() == model_path()
+    assert prepare(suite, ["base"], str(tmp_path)).base.model.folder() == model_path()

@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from conceptprune.checkpoints.files import delta_file, pipeline_files
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.weights import read_weights, weight_digest
 

@@ -22,7 +22,8 @@ from torch import nn
 from conceptprune.checkpoints.ldm_names import UNET, VAE, unet_tensors, vae_tensors
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.errors import UserError
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.sites import join_layer
 from conceptprune.models.weights import CHECKPOINT_NAMES, component_of, weight_digest

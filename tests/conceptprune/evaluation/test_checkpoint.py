@@ -26,7 +26,8 @@ from conceptprune.evaluation.checkpoint import (
     load_edit,
     parse_of,
 )
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.weights import read_layers, weight_digest
 

@@ -15,7 +15,7 @@ from conceptprune.evaluation.scorers.nudity import NudeNetSettings
 from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.manifest import load_manifest
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.units.plan import run_id
+from conceptprune.units.run_id import run_id
 from conceptprune.units.units import PreviewUnit
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 

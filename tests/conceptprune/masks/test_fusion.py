@@ -13,7 +13,8 @@ from conceptprune.errors import EmptyMaskError, ModelMismatchError, UserError
 from conceptprune.manifest import Fuse
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
-from conceptprune.masks.mask import LayerMask, PruningMask, union_masks
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask, union_masks
 
 SHAPES = {"a": (3, 4), "b": (2, 6)}
 SIZE = 12

@@ -14,7 +14,8 @@ from torch import nn
 
 from conceptprune import ModelMismatchError, UserError, load_mask, union_masks
 from conceptprune.masks.codec import decode_entries, encode_entries
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.weights import weight_digest
 
 index_sets = st.sets(st.integers(0, 70_000), max_size=200)

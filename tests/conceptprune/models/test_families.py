@@ -12,7 +12,8 @@ import torch
 from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import join_calls
 from conceptprune.manifest import Collection
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import family_of, identity
 from conceptprune.models.generate import generate

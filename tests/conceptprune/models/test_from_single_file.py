@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest import parse_manifest
-from conceptprune.manifest.model import source_of
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import family_of
@@ -105,9 +104,9 @@ def test_a_manifest_names_a_file(folders: dict[str, Path], tmp_path: Path) -> No
         "version: 1\nmodel: {file: model.safetensors, config: configs}\n"
         "concepts: [{name: Van Gogh, kind: style}]\n"
     )
-    source = source_of(parse_manifest(text, source="m.yaml", folder=tmp_path).model)
+    source = parse_manifest(text, source="m.yaml", folder=tmp_path).model
     assert source.label == "model.safetensors"
-    assert (source.folder() / "model_index.json").is_file()
+    assert (source.local_folder() / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize(

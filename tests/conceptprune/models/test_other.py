@@ -15,8 +15,9 @@ from conceptprune.models.flux import Flux
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.prompt import Prompt
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
-from conceptprune.units.worker import Worker, read_mask
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.results import read_mask
+from conceptprune.units.worker import Worker
 from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.test_every_family import write_manifest

@@ -14,10 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from conceptprune.errors import ManifestError, StoreError, UserError
 from conceptprune.manifest import parse_manifest
-from conceptprune.manifest.model import source_of
+from conceptprune.manifest.model import PIPELINE_FILES, RemoteModel
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.models.families import identity
+from conceptprune.models.hub import fetched_from_hub
 from conceptprune.models.remote import fetched, listing_digest
-from conceptprune.models.source import PIPELINE_FILES, ModelSource
 
 WORKERS = 4
 
@@ -111,17 +112,32 @@ def test_a_place_without_a_model_is_refused(tmp_path: Path) -> None:
         listing_digest("nowhere://x", PIPELINE_FILES)
 
 
-def test_a_source_by_uri_is_pinned_and_fetched(place: Path) -> None:
-    source = ModelSource(label="place", uri=f"file://{place}/").pinned()
-    assert source.listing
-    assert identity(source.folder()) == identity(place)
+def test_a_jobs_model_at_a_uri_is_what_was_there_when_the_job_began(place: Path) -> None:
+    # Unchecked: a manifest refuses this machine's own files.
+    source = RemoteModel.model_construct(uri=f"file://{place}/")
+    model = ModelSettings(
+        source=source,
+        listing=source.current_listing(),
+        identity=identity(place),
+        pipeline="StableDiffusionPipeline",
+        dtype="float32",
+        device="cpu",
+    )
+    assert source.label == "place"
+    assert identity(model.folder()) == identity(place)
+    (place / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="has changed since this job began"):
+        model.folder()
+    (file,) = source.local_folder(["model_index.json"]).iterdir()
+    assert file.name == "model_index.json"
 
 
 def test_a_manifest_names_it_by_uri() -> None:
     text = "version: 1\nmodel: {uri: '%s'}\nconcepts: [{name: x, kind: style}]"
     for uri in ("s3://bucket/a/place", "gs://b/place/", "az://c/place", "https://h:8443/place"):
         manifest = parse_manifest(text % uri, source="m.yaml", folder=Path())
-        source = source_of(manifest.model)
+        source = manifest.model
+        assert isinstance(source, RemoteModel)
         assert (source.label, source.uri) == ("place", uri)
     for uri in (
         "s3://key:secret@bucket/x",
@@ -157,7 +173,7 @@ def test_only_what_the_hub_refuses_is_bad_input(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
     with pytest.raises(kind, match="cannot fetch a/b at 0a from the hub"):
-        ModelSource(label="a/b", revision="0a").folder()
+        fetched_from_hub("a/b", "0a", PIPELINE_FILES)
 
 
 def test_what_a_hub_model_has_as_a_variant_only_is_fetched_too(
@@ -181,7 +197,7 @@ def test_what_a_hub_model_has_as_a_variant_only_is_fetched_too(
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    folder = ModelSource(label="a/b", revision="0a").folder()
+    folder = fetched_from_hub("a/b", "0a", PIPELINE_FILES)
     fetched = {path.relative_to(folder).as_posix() for path in folder.glob("**/*.*")}
     assert fetched == there - {"vae/diffusion_pytorch_model.fp16.safetensors"}
 
@@ -192,4 +208,4 @@ def test_a_hub_that_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
     with pytest.raises(StoreError, match="nobody answers"):
-        ModelSource(label="a/b", revision="0a").folder()
+        fetched_from_hub("a/b", "0a", PIPELINE_FILES)

@@ -22,7 +22,8 @@ from conceptprune.prompts.fillers import (
     write_fillers,
 )
 from conceptprune.store import parquet_to_table, table_to_parquet
-from conceptprune.units.plan import prompts_units, run_id
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.run_id import run_id
 from tests.conceptprune.units.test_plan import make_plan
 
 STYLE = Concept(name="Van Gogh", kind="style")

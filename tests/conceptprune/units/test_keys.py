@@ -11,11 +11,11 @@ import yaml
 
 from conceptprune import digest
 from conceptprune.manifest import Manifest, parse_manifest
-from conceptprune.manifest.model import source_of
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.manifest.pruning import ConceptPruning
-from conceptprune.models.source import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.units.plan import build_plan, concepts_in, prompts_units
+from conceptprune.units.plan import build_plan
+from conceptprune.units.prompts_units import concepts_in, prompts_units
 from tests.support.key_tables import changed, fields, merged, sections_in
 
 Content = dict[str, Any]
@@ -146,7 +146,7 @@ def plan_keys(content: Content, **model: Any) -> dict[str, set[str]]:
     """Keys of all units of a manifest's plan, prompt units too, by kind."""
     manifest = parse_manifest(yaml.safe_dump(content), source="m.yaml", folder=Path())
     settings = ModelSettings(
-        source=source_of(manifest.model),
+        source=manifest.model,
         identity=model.get("identity", "f" * 64),
         pipeline="StableDiffusionPipeline",
         dtype=manifest.dtype,

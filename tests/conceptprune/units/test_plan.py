@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from conceptprune.manifest import parse_manifest
-from conceptprune.manifest.model import source_of
-from conceptprune.models.source import ModelSettings
+from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
-from conceptprune.units.plan import Plan, build_plan, prompts_units
+from conceptprune.units.plan import Plan, build_plan
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.units import PreviewUnit, StatisticsUnit, WindowUnit
 from pipelines.scheduling.graph import units_to_do
 
@@ -31,7 +31,7 @@ def make_plan(*, artists: tuple[str, ...] = ARTISTS, **sections: Any) -> Plan:
     manifest = parse_manifest(yaml.safe_dump(content), source="m.yaml", folder=Path())
     collection = manifest.collection
     model = ModelSettings(
-        source=source_of(manifest.model),
+        source=manifest.model,
         identity="f" * 64,
         pipeline="StableDiffusionPipeline",
         dtype=manifest.dtype,

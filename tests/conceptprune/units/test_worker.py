@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
-from conceptprune.units.worker import read_mask
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.results import read_mask
 from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.scheduling.graph import committed_in, units_to_do
 from tests.pipelines.conftest import worker_of, write_manifest

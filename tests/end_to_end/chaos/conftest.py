@@ -14,7 +14,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from conceptprune.store import Store
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.worker import Worker
 from pipelines.jobs.preparation import plan_here, prepare
 from tests.end_to_end.chaos.scene import (

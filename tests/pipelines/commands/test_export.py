@@ -23,7 +23,8 @@ from conceptprune.masks.mask import PruningMask, union_masks
 from conceptprune.models.from_single_file import converted_folder
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
-from conceptprune.units.worker import Worker, read_mask
+from conceptprune.units.results import read_mask
+from conceptprune.units.worker import Worker
 from pipelines.commands import export
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
@@ -220,7 +221,7 @@ def test_a_budget_needs_the_prompts_of_the_concepts_it_is_spent_on_and_no_others
     uri = str(tmp_path / "copy")
     shutil.copytree(tiny_store.uri, uri)
     # As if each concept's prompts had been a unit of their own, and the last one's had failed.
-    monkeypatch.setattr("conceptprune.units.plan.CONCEPTS_PER_PROMPTS_UNIT", 1)
+    monkeypatch.setattr("conceptprune.units.prompts_units.CONCEPTS_PER_PROMPTS_UNIT", 1)
     worker = Worker(Store(uri), tiny_store.prepared.model)
     for unit in tiny_store.prepared.prompts_units()[:2]:
         worker.run(unit)

@@ -13,7 +13,7 @@ from rich.console import Console
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claims
-from conceptprune.units.plan import prompts_units
+from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit
 from pipelines.commands.status import show_status

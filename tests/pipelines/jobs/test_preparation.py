@@ -12,7 +12,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPip
 from conceptprune.checkpoints.files import pipeline_files
 from conceptprune.errors import UserError
 from conceptprune.manifest import parse_manifest
-from conceptprune.manifest.schema import default_dtype
+from conceptprune.manifest.collection import default_dtype
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt

@@ -15,9 +15,9 @@ import conceptprune
 from conceptprune.errors import StoreError
 from conceptprune.store import Store, files
 from conceptprune.units.plan import Plan
+from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit
-from conceptprune.units.worker import read_mask
 from pipelines.commands.export import export_concepts
 from pipelines.jobs.erase import erase
 from pipelines.records.concepts import ConceptState, ConceptStates

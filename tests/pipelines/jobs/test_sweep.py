@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 
 from conceptprune.store import Store, parquet_to_table
-from conceptprune.units.plan import Plan, prompts_units
-from conceptprune.units.worker import Worker, read_mask
+from conceptprune.units.plan import Plan
+from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.results import read_mask
+from conceptprune.units.worker import Worker
 from pipelines.cli import main
 from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare

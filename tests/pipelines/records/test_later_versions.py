@@ -90,7 +90,7 @@ def test_no_reader_makes_a_manifest_or_a_plan_of_what_is_recorded(
     monkeypatch.setattr(Manifest, "__init__", refuse)
     monkeypatch.setattr(Manifest, "model_validate", refuse)
     monkeypatch.setattr("conceptprune.units.plan.build_plan", refuse)
-    monkeypatch.setattr("conceptprune.units.plan.prompts_units", refuse)
+    monkeypatch.setattr("conceptprune.units.prompts_units.prompts_units", refuse)
     assert "3 of 3 done" in status(store)
     assert "could be removed: 0 files" in collect(store)
     assert "Not shown" not in page(store, tmp_path)

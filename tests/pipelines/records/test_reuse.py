@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from conceptprune.errors import ModelMismatchError
+from conceptprune.manifest import FolderModel
 from conceptprune.store import Store
 from conceptprune.units.commit import Done
+from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import FusedMaskUnit
-from conceptprune.units.worker import read_mask
 from pipelines.commands.gc import collect_garbage
 from pipelines.commands.status import show_status
 from pipelines.jobs.erase import JobResult, run_job
@@ -146,7 +147,7 @@ def test_a_worker_whose_model_folder_is_another_does_nothing(
     shutil.copytree(tiny_store.model, model)
     config = model / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text() + "\n")
-    source = replace(tiny_store.prepared.model.source, local=str(model))
+    source = FolderModel(folder=str(model))
     stale = replace(tiny_store.prepared.model, source=source)
     store = copied(tiny_store, tmp_path / "store")
     worker = worker_of(replace(tiny_store.prepared, model=stale), store)

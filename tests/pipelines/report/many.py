@@ -13,7 +13,8 @@ from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.evaluation.summary import OBJECT, SCHEMA, SORTED_BY
 from conceptprune.evaluation.tables import scores_table
 from conceptprune.evaluation.units import EvaluationUnit, PreviewScoresUnit
-from conceptprune.masks.mask import LayerMask, PruningMask
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
 from conceptprune.store import Commit, Store, table_to_parquet

@@ -9,7 +9,7 @@ import pytest
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.store import parquet_to_table
-from conceptprune.units.worker import read_mask
+from conceptprune.units.results import read_mask
 from pipelines.records.ledger import read_ledger
 from tests.pipelines.report.conftest import ERROR, FAILING, Run
 

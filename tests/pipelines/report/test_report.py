@@ -18,7 +18,7 @@ from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio.names import ARTISTS
-from conceptprune.units.worker import read_mask
+from conceptprune.units.results import read_mask
 from pipelines.records.ledger import read_ledger, write_ledger
 from pipelines.records.recognised import ScorerMetric, Seen, seen_in_preview_2
 from pipelines.records.run_record import RunRecord

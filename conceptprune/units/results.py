@@ -1,0 +1,90 @@
+"""Results of committed units, read from the store: masks, statistics, and what fuses them."""
+
+from pathlib import Path
+
+import torch
+
+from conceptprune.collection.statistics import Statistics
+from conceptprune.errors import StoreError
+from conceptprune.manifest import concept_key
+from conceptprune.masks.budget import Drive
+from conceptprune.masks.fusion import Drives, fuse_masks
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.families import denoiser_of
+from conceptprune.models.weights import read_layers
+from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.units.units import FusedMaskUnit, MaskUnit, StatisticsUnit
+
+
+def read_mask(store: Store, key: str, *, of: str | None = None) -> PruningMask:
+    """The committed mask with that key, a concept's or a fused one.
+
+    Raises:
+        StoreError: it is not committed or damaged, or its file says that it is not a mask `of` that
+        concept.
+    """
+    commit = store.find(MaskUnit.kind, key) or store.find(FusedMaskUnit.kind, key)
+    if commit is None:
+        commit = store.get(MaskUnit.kind, key)
+    mask = PruningMask.from_bytes(store.load(commit, "mask"))
+    if of is not None:
+        check_whose(store, commit, mask, of)
+    return mask
+
+
+def check_whose(store: Store, commit: Commit, mask: PruningMask, concept: str) -> None:
+    """Refuse the mask of another concept, which would erase, or claim to erase, the wrong one.
+
+    Raises:
+        StoreError: it is not this concept's own mask.
+    """
+    if list(map(concept_key, mask.concepts)) != [concept_key(concept)]:
+        raise StoreError(
+            f'{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of "{concept}", '
+            f"and its file is a mask of {', '.join(mask.concepts)}: somebody changed its record; "
+            "run `conceptprune erase --verify` to compute it again"
+        )
+
+
+def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
+    """The committed statistics with that key.
+
+    Raises:
+        StoreError: they are not committed, or are damaged.
+    """
+    return Statistics.from_arrow(parquet_to_table(store.load(store.get(kind, key), role)))
+
+
+def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:
+    """Make the fused mask that `unit` describes, from masks and statistics in the store.
+
+    Raises:
+        UserError, ModelMismatchError: see `fuse_masks`.
+        StoreError: something is not committed, or is damaged.
+    """
+    masks = (read_mask(store, key) for key in unit.masks)
+    if not unit.sides:
+        return fuse_masks(masks, unit.fusion)
+    layers = read_mask(store, unit.masks[0]).layers
+    weights = read_layers(folder, layers, denoiser_of(folder), dtype)
+    widths = {name: weight.shape[1] for name, weight in weights.items()}
+    cached: dict[str, Statistics] = {}
+
+    def side(key: str) -> Statistics:
+        return read_statistics(store, StatisticsUnit.kind, key, "statistics").padded(widths)
+
+    def drive(sides: tuple[str, str]) -> Drive:
+        target, base = sides
+        # Cached because bases are few and shared; each target belongs to one concept.
+        if base not in cached:
+            cached[base] = side(base)
+        return Drive.of(weights, side(target), cached[base], unit.tau)
+
+    drives = Drives(
+        weights=weights,
+        concepts=[drive(sides) for sides in unit.sides],
+        retained=[drive(sides) for sides in unit.retained],
+    )
+    return fuse_masks(
+        masks, unit.fusion, drives, provenance={"retained": [key for key, _ in unit.retained]}
+    )
