@@ -48,8 +48,9 @@ def _without_secrets() -> Iterator[None]:
         yield
     except Exception as error:
         # Its class is click's or typer's own copy of it, depending on typer's version.
-        if hasattr(error, "format_message") and isinstance(error.message, str):
-            error.message = harmless(redacted(error.message))
+        message = getattr(error, "message", None)
+        if hasattr(error, "format_message") and isinstance(message, str):
+            vars(error).update(message=harmless(redacted(message)))
         raise
 
 
