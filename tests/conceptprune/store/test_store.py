@@ -46,7 +46,7 @@ def server() -> Iterator[SeaweedServer]:
         yield running
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A local folder, fsspec's in-memory object store, and a real S3 server."""
     if request.param == "folder":
