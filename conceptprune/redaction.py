@@ -37,7 +37,7 @@ _USER_INFO = re.compile(
     r"|[^/\s:]*:(?!\d+\b)[^/\s]+"  # What follows a colon and is no port.
     r")"
 )
-_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
+_QUERY = re.compile(r"(://[^\s?]*)\?[^\s\"']*")
 _BY_LOOKS = (
     (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}\b"), "<access key>"),
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}\b"), "<token>"),

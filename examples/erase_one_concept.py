@@ -13,7 +13,8 @@ import conceptprune
 from conceptprune.studio import model_path
 
 ARTIST = "vorla brint"
-STEPS = 20
+STEPS, CALLS = 10, 4
+"""Enough for the demo model; the defaults of `find_mask` are those for Stable Diffusion."""
 
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def generate(name: str) -> None:
 
 
 generate("before")
-mask = conceptprune.find_mask(pipe, ARTIST, kind="style", steps=STEPS)
+mask = conceptprune.find_mask(pipe, ARTIST, kind="style", steps=STEPS, tau=CALLS)
 mask.save(out / "mask.safetensors")
 print(f"{mask.num_entries} weights, {mask.density:.2%} of the site, generate {ARTIST}")
 

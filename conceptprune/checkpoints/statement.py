@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from conceptprune.digest import canonical_json, digest_file
@@ -79,10 +79,17 @@ class Statement:
                 yield f"{name}: is missing"
             elif path.is_symlink():
                 yield f"{name}: is a link"
+            # A pipe would be waited for, for ever.
+            elif not path.is_file():
+                yield f"{name}: is not a regular file"
             elif (now := digest_file(path)) != digest:
                 yield f"{name}: has SHA-256 {now[:12]}, stated is {digest[:12]}"
-        for name in sorted(found - self.subjects.keys() - {STATEMENT_FILE, SIGNATURE_FILE}):
+        stated = {*self.subjects, STATEMENT_FILE, SIGNATURE_FILE}
+        for name in sorted(found - stated):
             yield f"{name}: is not in the statement"
+        holding = {parent.as_posix() for name in found for parent in PurePosixPath(name).parents}
+        for name in sorted(_folders_in(folder) - holding):
+            yield f"{name}: is a folder that is not in the statement"
 
 
 def state(folder: Path, predicate: Mapping[str, Any]) -> Statement:
@@ -94,8 +101,20 @@ def state(folder: Path, predicate: Mapping[str, Any]) -> Statement:
 
 
 def files_in(folder: Path) -> set[str]:
-    """Paths of the files in a folder and below it."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    """Paths of all that is not a folder, in a folder and below it; a link is never followed."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def _folders_in(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_dir() and not path.is_symlink()
+    }
 
 
 def _is_inside(name: object) -> bool:

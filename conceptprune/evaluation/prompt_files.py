@@ -49,8 +49,7 @@ def file_prompts(path: Path, *, csv_file: bool, limit: int | None = None) -> lis
             open_regular(path, MAX_BYTES) as stream,
             io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text,
         ):
-            lines = _split(text)
-            found = list(islice(_rows(path, lines) if csv_file else _lines(lines), limit))
+            found = list(islice(_rows(path, text) if csv_file else _lines(text), limit))
     except PydanticCustomError:
         raise
     except (OSError, ValueError) as error:
@@ -59,12 +58,6 @@ def file_prompts(path: Path, *, csv_file: bool, limit: int | None = None) -> lis
     if not found:
         raise refusal_here(f"a file with at least one prompt: {path} has none")
     return found
-
-
-def _split(text: Iterable[str]) -> Iterator[str]:
-    """Split at everything that Python counts as a line break, in every file."""
-    for line in text:
-        yield from line.splitlines(keepends=True)
 
 
 def _lines(lines: Iterable[str]) -> Iterator[FilePrompt]:

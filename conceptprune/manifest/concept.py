@@ -1,5 +1,6 @@
 """One concept of a manifest, and the prompts or fillers it may define."""
 
+import io
 from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
@@ -159,7 +160,7 @@ def _captions_of_file(value: Any, info: ValidationInfo) -> Any:
         raise refusal_here(
             f"sha256: the SHA-256 of {path}, which is {found}: is it the right file?"
         )
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in io.StringIO(text, newline=None))
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -5,6 +5,7 @@ Errors name the list's file and line.
 """
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,8 @@ def _of_lines(text: str, kind: str) -> Iterator[tuple[int, Any]]:
 
 def _of_csv(path: Path, text: str, kind: str | None) -> Iterator[tuple[int, Any]]:
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    # Lines end where an editor shows their end, not at every character that Python breaks lines at.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         _check_columns(path, names, kind)

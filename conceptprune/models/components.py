@@ -56,9 +56,9 @@ def read_index(folder: Path | str) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         name = index["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"model: {folder} is not a diffusers pipeline: cannot read its {INDEX} ({error!r})"
+            f"model: {folder} is not a diffusers pipeline: cannot read {path} ({error!r})"
         ) from error
     if not isinstance(name, str):
         raise UserError(
@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model: cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"model: {path} is not a section of names and values")

@@ -140,7 +140,7 @@ def _sharded(index: Path, variant: str | None) -> Checkpoint:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = tuple(index.parent / Path(name).name for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: not a checkpoint index ({error!r})") from error
     for file in files:
         if not file.is_file():

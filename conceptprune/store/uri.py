@@ -70,7 +70,8 @@ def _check_scheme(uri: str) -> None:
             "server that is not AWS in AWS_ENDPOINT_URL"
         )
     if known in ("file", "local"):
-        if (scheme, colon) == (known, ":") and slashes in ("//", "///"):
+        # With two slashes, what follows would be a host.
+        if (scheme, colon, slashes) == (known, ":", "///"):
             return
         raise UserError(f"--store {uri}: is not a folder's name; write /{rest}")
     if known in _UNUSABLE:

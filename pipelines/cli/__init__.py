@@ -12,7 +12,12 @@ from ..baselines.cli import app as baseline
 from ..console import exits
 from ..console.logs import configure, is_json, logger, tell_error
 from ..console.stopping import Commands, stops_with_a_line
-from ..console.terminal import echo, tell_traceback
+from ..console.terminal import (
+    echo,
+    output_that_may_be_full,
+    survive_narrow_encodings,
+    tell_traceback,
+)
 from . import jobs, manifests, stores
 
 app = typer.Typer(
@@ -69,8 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input exits 2, a failed job, store or cluster 1, each with one message."""
     configure("plain")
     sys.excepthook = tell_traceback
+    survive_narrow_encodings()
     try:
-        with stops_with_a_line():
+        with stops_with_a_line(), output_that_may_be_full():
             app(arguments)
     except UserError as error:
         tell_error(error)

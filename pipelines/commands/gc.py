@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import inf
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -94,7 +95,8 @@ def collect_garbage(
         UserError: a run to forget is unknown or live, or the grace period is too short.
         StoreError: a run's needs are unknown: it has just begun, or its ledger is damaged.
     """
-    if grace_hours < LEAST_GRACE_HOURS:
+    # Not true of NaN either.
+    if not LEAST_GRACE_HOURS <= grace_hours < inf:
         raise UserError(f"--grace {grace_hours:g}: give at least {LEAST_GRACE_HOURS:g} hours")
     store = Store(store_uri)
     before = (time.time() if now is None else now) - 3600 * grace_hours

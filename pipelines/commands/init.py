@@ -66,6 +66,8 @@ def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
     """
     if kind is not None and names is None:
         raise UserError("--kind: of the names in a list: also give --from FILE")
+    if not out.name.isprintable():
+        raise UserError(f"{out}: has line breaks or control characters in its name")
     text = TEMPLATE.format(name=out.name, concepts=_concepts(out, names, kind))
     manifest = parse_manifest(text, source=str(out), folder=out.parent)
     try:
@@ -82,7 +84,10 @@ def _concepts(out: Path, names: Path | None, kind: str | None) -> str:
     if names is None:
         return EXAMPLES
     # The path must be relative to the manifest.
-    file = names if names.is_absolute() else Path(os.path.relpath(names, out.parent))
+    # By real paths: of a link's folder, `..` is where the link leads.
+    file = names
+    if not names.is_absolute():
+        file = Path(os.path.relpath(names.resolve(), out.parent.resolve()))
     kind_of_all = "" if kind is None else f", kind: {_quoted(kind)}"
     return LISTED.format(file=_quoted(file.as_posix()), kind=kind_of_all)
 

@@ -11,7 +11,11 @@ from conceptprune.errors import UserError
 
 def check_unused(out: Path) -> None:
     """Raise a `UserError` if the folder `out` already has something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be used: {error.strerror}") from error
+    if used:
         raise UserError(f"--out {out}: exists already; name a folder that does not")
 
 

@@ -58,10 +58,10 @@ def signature_problem(folder: Path, statement: bytes, signers: Path) -> str:
 
 
 def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["ssh-keygen", "-Y", *arguments],
-        input=data,
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    command = ["ssh-keygen", "-Y", *arguments]
+    try:
+        return subprocess.run(
+            command, input=data, capture_output=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"--signers: ssh-keygen did not end within {SECONDS:g} s") from error

@@ -84,14 +84,17 @@ def _sites(folder: Path, manifest: JobManifest) -> Iterator[str]:
 
 def _modules(component: Path) -> list[str]:
     """Names of a component's modules that have weights, from the headers of its files."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from conceptprune.models.weights import checkpoint_files
 
     names: list[str] = []
     for path in checkpoint_files(component):
-        with safe_open(path, framework="pt") as stream:
-            names += stream.keys()
+        try:
+            with safe_open(path, framework="pt") as stream:
+                names += stream.keys()
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: is not a safetensors file ({error})") from error
     return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
 
 

@@ -13,6 +13,7 @@ from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import concept_key
+from conceptprune.manifest.files import open_regular
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import ObjectRef, Store
 from conceptprune.store.events import Chain, check_events
@@ -24,6 +25,8 @@ from ..records.runs import MAX_NAMES_SHOWN, find_run
 from .signature import check_tool, signature_problem
 
 FORMAT = "conceptprune.verify/1"
+MAX_STATEMENT_BYTES = 2**26
+"""64 MiB: a statement has a line for each file and concept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +164,13 @@ def verify_export(
 def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verified:
     path = folder / STATEMENT_FILE
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        with open_regular(path, MAX_STATEMENT_BYTES) as stream:
+            data = stream.read(MAX_STATEMENT_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
     statement = Statement.from_bytes(data, source=str(path))
     try:
+        _check_parts(statement.predicate)
         problems = list(statement.differences(folder))
         if store is not None:
             problems += _against(store, statement.predicate)
@@ -205,6 +210,12 @@ def _object(store: Store, concept: str, mask: Mapping[str, Any]) -> Iterator[str
     else:
         if list(map(concept_key, found.concepts)) != [concept_key(concept)]:
             yield f"mask of {concept}: is in the store a mask of {some(found.concepts)}"
+
+
+def _check_parts(predicate: Mapping[str, Any]) -> None:
+    """Check what every export says of its concepts; an error where it is something else."""
+    if not all(isinstance(part["concept"], str) for part in _parts(predicate)):
+        raise TypeError("a concept's name is no text")
 
 
 def _parts(predicate: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -9,8 +9,11 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from conceptprune.redaction import redacted
+
 from . import exits
 from .logs import tell_end
+from .terminal import harmless
 
 
 class Stopped(SystemExit):
@@ -22,14 +25,33 @@ class Stopped(SystemExit):
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C ends one like a signal, not in the parser's own way."""
+    """The commands; Ctrl-C ends one like a signal, and what the parser says is free of secrets."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the options before the command."""
+        with _without_secrets():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _without_secrets():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped("SIGINT", exits.INTERRUPTED) from None
+
+
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """The parser prints its errors itself, and they repeat what was typed."""
+    try:
+        yield
+    except Exception as error:
+        # Its class is click's or typer's own copy of it, depending on typer's version.
+        message = getattr(error, "message", None)
+        if hasattr(error, "format_message") and isinstance(message, str):
+            vars(error).update(message=harmless(redacted(message)))
+        raise
 
 
 @contextmanager

@@ -4,11 +4,14 @@ Names, errors and paths come from manifests, stores and services. An escape sequ
 recolour a terminal, rewrite lines above it, or set its title. All output goes through here.
 """
 
+import errno
+import io
 import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import isfinite
 from traceback import format_exception
 from types import TracebackType
@@ -18,6 +21,8 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.segment import Segment
 
 from conceptprune.redaction import redacted
+
+from . import exits
 
 LOG_WIDTH = 200
 """Columns of a table if no width is known, so that files are not cut at 80 columns."""
@@ -48,22 +53,47 @@ def tell_document(text: str) -> None:
     print(harmless(text), end="", flush=True)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: use null instead."""
+def _printable(value: Any) -> Any:
+    """Without secrets, and with null for NaN and infinity, which JSON does not have."""
     match value:
+        case str():
+            return redacted(value)
         case float():
             return value if isfinite(value) else None
         case dict():
-            return {name: _finite(each) for name, each in value.items()}
+            return {name: _printable(each) for name, each in value.items()}
         case list() | tuple():
-            return [_finite(each) for each in value]
+            return [_printable(each) for each in value]
     return value
 
 
 def tell_json(document: dict[str, Any]) -> None:
     """Print a JSON document to standard output."""
-    text = json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(_printable(document), ensure_ascii=False, indent=2, allow_nan=False)
     tell_document(f"{text}\n")
+
+
+def survive_narrow_encodings() -> None:
+    """Print characters that a terminal's encoding lacks as escapes, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def output_that_may_be_full() -> Iterator[None]:
+    """Inside the context, standard output may be a file on a full disk: one line, and exit 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # One that is about a file names it, or is one of ours by then.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        complain(OSError(f"standard output cannot be written: {error.strerror}"))
+        # Else Python tries once more on its way out, and fails with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(exits.FAILED)
 
 
 def complain(error: BaseException) -> None:

@@ -34,7 +34,8 @@ from pipelines.jobs.preparation import plan_here, prepare
 from tests.conceptprune.models.test_other import FFN
 from tests.conceptprune.models.test_other import LCM as UNKNOWN
 from tests.pipelines.conftest import worker_of, write_manifest
-from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+from tests.support.sd15_shaped import build_pipeline
+from tests.support.tiny_models import ONE_A_FAMILY, STEPS, TinyModel
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_it_is_the_mask_that_a_job_makes_in_shards_and_windows(
         assert facts[fact] == made.provenance[fact]
 
 
-@pytest.mark.parametrize("tiny", [*TINY_MODELS, UNKNOWN], ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", [*ONE_A_FAMILY, UNKNOWN], ids=lambda tiny: tiny.name)
 def test_in_every_family_it_leaves_the_pipeline_as_it_was(tiny: TinyModel) -> None:
     pipe = tiny.pipeline()
     shift = {"mu": 0.5} if pipe.scheduler.config.get("use_dynamic_shifting") else {}
@@ -147,7 +148,7 @@ def state(pipe: Any) -> dict[str, Any]:
 
 
 def test_what_was_stored_can_be_selected_from_in_another_process(
-    tmp_path: Path, tiny_pipe: StableDiffusionPipeline
+    tmp_path: Path, tiny_pipe: StableDiffusionPipeline, found: PruningMask
 ) -> None:
     settings = Collection(steps=4, tau=3, batch_size=2)
     sides = {}
@@ -161,9 +162,7 @@ def test_what_was_stored_can_be_selected_from_in_another_process(
     mask = conceptprune.select(tiny_pipe, Evidence(**sides), selector, concept="Ada Bell")
 
     assert mask.concepts == ("Ada Bell",)
-    assert entries(mask) == entries(
-        conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
-    )
+    assert entries(mask) == entries(found)
 
 
 def test_a_function_of_ones_own_selects(tiny_pipe: StableDiffusionPipeline) -> None:
@@ -180,6 +179,12 @@ def test_a_function_of_ones_own_selects(tiny_pipe: StableDiffusionPipeline) -> N
             range(0, layer.shape[0] * layer.shape[1], layer.shape[1])
         )
     assert mask.provenance["selector"] == "first_column"
+
+
+@pytest.fixture(scope="module")
+def found() -> PruningMask:
+    """Ada Bell's mask of the tiny pipeline as it comes."""
+    return conceptprune.find_mask(build_pipeline(), "Ada Bell", pairs=PAIRS, **QUICK)
 
 
 def never(*_: object) -> None:
@@ -207,9 +212,10 @@ def compile_blocks_in_place(pipe: StableDiffusionPipeline) -> None:
     "compiler", [compile_whole, compile_in_place, compile_a_block, compile_blocks_in_place]
 )
 def test_of_a_compiled_denoiser_the_same_mask_is_found(
-    tiny_pipe: StableDiffusionPipeline, compiler: Callable[[StableDiffusionPipeline], None]
+    tiny_pipe: StableDiffusionPipeline,
+    found: PruningMask,
+    compiler: Callable[[StableDiffusionPipeline], None],
 ) -> None:
-    expected = entries(conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK))
     compiler(tiny_pipe)
 
     def compiled() -> list[object]:
@@ -220,7 +226,7 @@ def test_of_a_compiled_denoiser_the_same_mask_is_found(
 
     mask = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
 
-    assert entries(mask) == expected
+    assert entries(mask) == entries(found)
     assert compiled() == before
     mask.apply(tiny_pipe)
     mask.remove(tiny_pipe)
@@ -228,10 +234,9 @@ def test_of_a_compiled_denoiser_the_same_mask_is_found(
 
 @pytest.mark.parametrize("whole", [False, True], ids=["injected", "PeftModel"])
 def test_with_a_lora_the_mask_is_of_the_base_weights_by_what_the_lora_makes_of_them(
-    tiny_pipe: StableDiffusionPipeline, whole: bool
+    tiny_pipe: StableDiffusionPipeline, found: PruningMask, whole: bool
 ) -> None:
     peft = pytest.importorskip("peft")
-    base = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
     config = peft.LoraConfig(r=2, target_modules=["ff.net.2", "to_k", "to_q"])
     if whole:
         tiny_pipe.unet = peft.get_peft_model(tiny_pipe.unet, config)
@@ -239,7 +244,9 @@ def test_with_a_lora_the_mask_is_of_the_base_weights_by_what_the_lora_makes_of_t
         tiny_pipe.unet.add_adapter(config)
     wrapped = tiny_pipe.unet
     # A new LoRA adds nothing, so that what is seen is what the base does.
-    assert conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK).layers == base.layers
+    assert (
+        conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK).layers == found.layers
+    )
 
     torch.manual_seed(0)
     for name, parameter in wrapped.named_parameters():
@@ -247,9 +254,9 @@ def test_with_a_lora_the_mask_is_of_the_base_weights_by_what_the_lora_makes_of_t
             torch.nn.init.normal_(parameter)
     mask = conceptprune.find_mask(tiny_pipe, "Ada Bell", pairs=PAIRS, **QUICK)
     assert tiny_pipe.unet is wrapped
-    assert entries(mask) != entries(base)
+    assert entries(mask) != entries(found)
     assert [layer.weight_digest for layer in mask.layers.values()] == [
-        layer.weight_digest for layer in base.layers.values()
+        layer.weight_digest for layer in found.layers.values()
     ]
     with mask.applied(tiny_pipe):
         assert mask.is_applied(tiny_pipe)
@@ -265,41 +272,58 @@ def mask_it(pipe: StableDiffusionPipeline) -> None:
     conceptprune.find_mask(pipe, "Cy Dow", pairs=PAIRS, **QUICK).apply(pipe)
 
 
-def nothing(pipe: StableDiffusionPipeline) -> None:
-    del pipe
+@pytest.fixture(scope="module")
+def shared_pipe() -> StableDiffusionPipeline:
+    """For what is refused before anything is done to it."""
+    return build_pipeline()
 
 
 @pytest.mark.parametrize(
-    ("prepare_pipe", "asked", "problem"),
+    ("asked", "problem"),
     [
-        (nothing, {"sparsity": 2.0}, "sparsity: found 2.0, allowed is a number above 0"),
-        (nothing, {"tau": 9}, "tau: found 9, allowed is at most collection.steps, which is 4"),
-        (nothing, {"steps": "4"}, "steps: found '4', allowed is a whole number"),
-        (nothing, {"guidance": 0.5}, "guidance: found 0.5, allowed is a number of at least 1"),
-        (nothing, {"seed": -1}, "seed: found -1, allowed is a whole number"),
-        (nothing, {"site": "ffn_ut"}, "site: found 'ffn_ut', allowed is one of ffn_out"),
-        (nothing, {"site": "re:nowhere"}, "no module of UNet2DConditionModel matches 'nowhere'"),
-        (nothing, {"kind": "stile"}, "kind: found 'stile', .*nearest: style"),
-        (nothing, {"kind": "bias", "pairs": None}, "direction: found None"),
-        (nothing, {"pairs": ["a cat"]}, "pairs: each must be a .base, target. pair"),
-        (nothing, {"pairs": []}, "prompts: found .., allowed is a list of at least one"),
-        (nothing, {"selector": "fai", "sparsity": None}, "selector: found 'fai'.*nearest: fia"),
-        (nothing, {"selector": lambda *_: []}, "sparsity: .* another selector is given"),
-        (mask_it, {}, "masks are applied to this pipeline.*take them off first"),
-        (offload, {}, "are not in memory.*find the mask before that"),
+        ({"sparsity": 2.0}, "sparsity: found 2.0, allowed is a number above 0"),
+        ({"tau": 9}, "tau: found 9, allowed is at most collection.steps, which is 4"),
+        ({"steps": "4"}, "steps: found '4', allowed is a whole number"),
+        ({"guidance": 0.5}, "guidance: found 0.5, allowed is a number of at least 1"),
+        ({"seed": -1}, "seed: found -1, allowed is a whole number"),
+        ({"site": "ffn_ut"}, "site: found 'ffn_ut', allowed is one of ffn_out"),
+        ({"site": "re:nowhere"}, "no module of UNet2DConditionModel matches 'nowhere'"),
+        ({"kind": "stile"}, "kind: found 'stile', .*nearest: style"),
+        ({"kind": "bias", "pairs": None}, "direction: found None"),
+        ({"pairs": ["a cat"]}, "pairs: each must be a .base, target. pair"),
+        ({"pairs": []}, "prompts: found .., allowed is a list of at least one"),
+        ({"selector": "fai", "sparsity": None}, "selector: found 'fai'.*nearest: fia"),
+        ({"selector": lambda *_: []}, "sparsity: .* another selector is given"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_denoising(
+    shared_pipe: StableDiffusionPipeline, asked: dict[str, Any], problem: str
+) -> None:
+    check_refused(shared_pipe, problem, **asked)
+
+
+@pytest.mark.parametrize(
+    ("prepare_pipe", "problem"),
+    [
+        (mask_it, "masks are applied to this pipeline.*take them off first"),
+        (offload, "are not in memory.*find the mask before that"),
+    ],
+)
+def test_a_pipeline_that_is_masked_or_offloaded_is_refused_before_any_denoising(
     tiny_pipe: StableDiffusionPipeline,
     prepare_pipe: Callable[[StableDiffusionPipeline], None],
-    asked: dict[str, Any],
     problem: str,
 ) -> None:
     prepare_pipe(tiny_pipe)
+    check_refused(tiny_pipe, problem)
+
+
+def check_refused(pipe: StableDiffusionPipeline, problem: str, **asked: Any) -> None:
     calls: list[object] = []
-    tiny_pipe.unet.register_forward_pre_hook(lambda module, _: calls.append(module))
+    handle = pipe.unet.register_forward_pre_hook(lambda module, _: calls.append(module))
     with pytest.raises(UserError, match=problem):
-        conceptprune.find_mask(tiny_pipe, "Ada Bell", **{"pairs": PAIRS, **QUICK, **asked})
+        conceptprune.find_mask(pipe, "Ada Bell", **{"pairs": PAIRS, **QUICK, **asked})
+    handle.remove()
     assert not calls
 
 

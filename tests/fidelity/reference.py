@@ -22,6 +22,9 @@ from torch import Tensor, nn
 RowNorms = dict[str, Tensor]
 """Layer name -> A, float64 [T, C]: each neuron's norm at each denoiser call."""
 
+Activations = dict[str, list[Tensor]]
+"""Layer name -> its inputs [2, tokens, C] at each denoiser call, for one prompt."""
+
 
 def layers(pipe: StableDiffusionPipeline) -> dict[str, nn.Linear]:
     """The prunable linears: the second one of every feed-forward in the U-Net."""
@@ -35,27 +38,32 @@ def weights(pipe: StableDiffusionPipeline) -> dict[str, Tensor]:
     return {name: module.weight.detach() for name, module in layers(pipe).items()}
 
 
-def neuron_norms(
+def observe(
     pipe: StableDiffusionPipeline,
     prompts: Iterable[tuple[str, int]],
     *,
     tau: int,
     steps: int = 50,
     guidance: float = 7.5,
-    normalise_rows: bool = True,
-    num_branches: int = 2,
+) -> list[Activations]:
+    """What each prunable linear was given for each (prompt, seed), at each call t < tau."""
+    return [_observe(pipe, prompt, seed, tau, steps, guidance) for prompt, seed in prompts]
+
+
+def neuron_norms(
+    observed: Iterable[Activations], *, normalise_rows: bool = True, num_branches: int = 2
 ) -> RowNorms:
-    """A[t, j] = sqrt(sum of a[token, j]^2 over the tokens of all (prompt, seed) at call t < tau).
+    """A[t, j] = sqrt(sum of a[token, j]^2 over the tokens of all observed prompts at call t).
 
     `normalise_rows=False` and `num_branches=1` (the conditional branch alone) leave out a part of
     the method on purpose: tests use them to show that the comparison would notice.
     """
-    sums = {
-        name: torch.zeros(tau, linear.in_features, dtype=torch.float64)
-        for name, linear in layers(pipe).items()
-    }
-    for prompt, seed in prompts:
-        for name, activations in _observe(pipe, prompt, seed, tau, steps, guidance).items():
+    sums: dict[str, Tensor] = {}
+    for prompt in observed:
+        for name, activations in prompt.items():
+            if name not in sums:
+                columns = activations[0].shape[-1]
+                sums[name] = torch.zeros(len(activations), columns, dtype=torch.float64)
             for call, activation in enumerate(activations):
                 # Guidance stacks [unconditional, conditional] along the batch.
                 rows = activation[-num_branches:].flatten(0, -2).double()  # [N, C]
@@ -68,9 +76,9 @@ def neuron_norms(
 
 def _observe(
     pipe: StableDiffusionPipeline, prompt: str, seed: int, tau: int, steps: int, guidance: float
-) -> dict[str, list[Tensor]]:
+) -> Activations:
     """Denoise one prompt; returns what each prunable linear was given at each call before tau."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers(pipe)}
+    seen: Activations = {name: [] for name in layers(pipe)}
 
     def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen[name].append(args[0].detach().clone())
@@ -168,11 +176,9 @@ def _layer_mask(
 
 def _largest(scores: Tensor, count: int) -> Tensor:
     """Mark the `count` largest of each row; among equals, the lower column wins."""
+    ranked = scores.sort(dim=1, descending=True, stable=True).indices
     mask = torch.zeros_like(scores, dtype=torch.bool)
-    for row, row_scores in enumerate(scores.tolist()):
-        ranked = sorted(range(len(row_scores)), key=lambda column: (-row_scores[column], column))
-        mask[row, ranked[:count]] = True
-    return mask
+    return mask.scatter(1, ranked[:, :count], True)
 
 
 def _nth_largest(scores: Tensor, n: int) -> Tensor:

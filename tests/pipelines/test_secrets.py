@@ -191,3 +191,16 @@ def test_submit_refuses_an_argument_that_is_one(tiny_store: TinyStore) -> None:
         Submission.of(tiny_store.manifest, f"s3://b/{MARK}hub", folder)
     assert MARK not in str(refused.value)
     assert json.dumps(Submission.of(tiny_store.manifest, "s3://b/c", folder).entrypoint)
+
+
+def test_what_the_parser_says_of_wrong_arguments_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = VARIABLES["HF_TOKEN"]
+    for arguments in (["status", "store", hub], ["validate", f"--{hub}"], [hub]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert "<HF_TOKEN>" in said
+        assert MARK not in said

@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import files
 from pathlib import Path
 
 import pytest
 import s3fs
+from botocore.loaders import JSONFileLoader, Loader  # type: ignore[import-untyped]
 
 ACCESS_KEY = "planted-access-key"
 SECRET_KEY = "planted-secret-key-that-must-show-nowhere"
@@ -107,7 +108,11 @@ class SeaweedServer:
 def running_server() -> Iterator[SeaweedServer]:
     """A server with an empty bucket, gone afterwards with all it held."""
     # Short, because the path of a socket may have 107 characters only.
-    with tempfile.TemporaryDirectory(prefix="weed-") as folder:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="weed-") as folder,
+    ):
+        _read_once(patch)
         server = SeaweedServer(Path(folder))
         try:
             server.start()
@@ -132,6 +137,14 @@ def use_server(
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     # Longer than any fault that a test makes pass, on a machine with other work to do.
     patch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "200")
+
+
+def _read_once(patch: pytest.MonkeyPatch) -> None:
+    """Let all clients of this process share what botocore would read from its files for each."""
+    for owner, name in ((JSONFileLoader, "load_file"), (Loader, "list_available_services")):
+        read = getattr(owner, name)
+        shared = lru_cache(None)(lambda argument, read=read, owner=owner: read(owner(), argument))
+        patch.setattr(owner, name, lambda _, argument, shared=shared: shared(argument))
 
 
 def _identity(name: str, keys: tuple[str, str], *actions: str) -> dict[str, object]:

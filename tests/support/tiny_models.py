@@ -305,3 +305,8 @@ TINY_MODELS = (
         call=PIXART,
     ),
 )
+
+ONE_A_FAMILY = tuple(
+    tiny for tiny in TINY_MODELS if tiny.name not in ("sdxl-empty", "flux-schnell", "pixart-alpha")
+)
+"""For what a family's variants, which differ in their conditions and schedules, do alike."""

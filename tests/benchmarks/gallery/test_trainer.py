@@ -142,45 +142,40 @@ def test_no_module_drops_activations_out(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_steps_and_two_after_a_stop_are_four_steps_bit_for_bit(kind, latents, tmp_path):
+def test_a_step_and_one_after_a_stop_are_two_steps_bit_for_bit(kind, latents, tmp_path):
     recipe = Recipe(num_steps=8, batch=2, warm_up=2, cool_down=3)
     straight = Trainer(kind, recipe)
-    for _ in range(4):
-        straight.advance(latents)
-    stopped = Trainer(kind, recipe)
-    for _ in range(2):
-        stopped.advance(latents)
-    stopped.save(tmp_path / "stopped.safetensors")
+    straight.advance(latents)
+    straight.save(tmp_path / "stopped.safetensors")
+    straight.advance(latents)
+    straight.save(tmp_path / "a.safetensors")
     resumed = Trainer(kind, recipe)
     resumed.resume(tmp_path / "stopped.safetensors")
-    for _ in range(2):
-        resumed.advance(latents)
-    straight.save(tmp_path / "a.safetensors")
+    resumed.advance(latents)
     resumed.save(tmp_path / "b.safetensors")
     one, other = (load_file(tmp_path / f"{n}.safetensors") for n in "ab")
     assert one.keys() == other.keys()
-    assert resumed.step == 4
+    assert resumed.step == 2
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_model_is_enough_to_go_on_from(kind, latents, tmp_path):
-    recipe = Recipe(num_steps=8, batch=2, warm_up=2, cool_down=3)
+    recipe = Recipe(num_steps=8, batch=1, warm_up=2, cool_down=3)
     lost = Trainer(kind, recipe)
-    for _ in range(2):
-        lost.advance(latents)
+    lost.advance(latents)
     lost.export(autoencoder.build(), tmp_path / kind)
     exported = DiffusionPipeline.from_pretrained(tmp_path / kind).tokenizer
     for word in words():
         assert exported(word).input_ids == lost.painter.tokenizer(word).input_ids
     found = Trainer(kind, replace(recipe, seed=1))
     found.recover(tmp_path / kind)
-    assert found.step == 2
+    assert found.step == 1
     for ours, theirs in zip(found.parameters, lost.average, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)  # as float16 has them
     found.advance(latents)
-    assert found.step == 3
+    assert found.step == 2
 
 
 def test_a_drawn_latent_is_one_of_its_thing_and_look(latents):

@@ -23,10 +23,10 @@ PROMPTS = [
     Prompt(text=f"a photo of a {thing}", seed=seed)
     for seed, thing in enumerate(["cat", "dog", "car"])
 ]
-SETTINGS = Collection(steps=20, tau=6, batch_size=2)
+SETTINGS = Collection(steps=20, tau=4, batch_size=2)
 
 
-@pytest.mark.parametrize("length", [1, 3, 4])
+@pytest.mark.parametrize("length", [1, 3])
 def test_windows_change_no_bit(tiny_pipe: StableDiffusionPipeline, length: int) -> None:
     model = StableDiffusion.from_pipeline(tiny_pipe)
     whole = collect(model, PROMPTS, SETTINGS)

@@ -88,6 +88,9 @@ WRONG_ROWS = [
     ("name,kind\n", "m.yaml:3: concepts.file", "l.csv has none"),
     ("", "m.yaml:3: concepts.file", "no column name"),
     ('name,kind\nx,style\n"y,style\n', "m.yaml:3: concepts.file", "l.csv:3: unexpected end"),
+    # Characters at which Python breaks lines and no editor does.
+    ("name,kind\nx\vy,style\n", "l.csv:2: concepts[0].name", "U+000B"),
+    ("name,kind\r\nx,style\r\ny\u2028z,style\r\n", "l.csv:3: concepts[1].name", "U+2028"),
     (b"name,kind\nx,style\n\xff,style\n", "m.yaml:3: concepts.file", "l.csv:3 is not"),
 ]
 

@@ -191,7 +191,7 @@ BAD = [
     (section("collection: {guidance: 0.5}"), ":4: collection.guidance", "at least 1"),
     (section("collection: {steps: 8.0}"), ":4: collection.steps", "found:   8.0"),
     (section('collection: {steps: "8"}'), ":4: collection.steps", 'found:   "8"'),
-    (section("compute: {actors: 0}"), ":4: compute.actors", "from 1 to 100000"),
+    (section("compute: {actors: -1}"), ":4: compute.actors", "from 0 to 100000"),
     (section("outputs: {preview: {seeds: [1, 1]}}"), "outputs.preview.seeds[1]", "repeats"),
     # A retained base needs something retained; one name means one concept in both lists.
     (section("pruning: {base: plain+retained-max}"), ":4: pruning.base", "no retain: list"),

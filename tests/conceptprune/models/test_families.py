@@ -1,5 +1,6 @@
 """What holds in every family, on the smallest true model of each."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.models.sites import site_linears
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import weight_digest
-from tests.support.tiny_models import STEPS, TINY_MODELS, TinyModel
+from tests.support.tiny_models import ONE_A_FAMILY, STEPS, TINY_MODELS, TinyModel
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,11 @@ SETTINGS = Collection(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
 @pytest.fixture(scope="module", params=TINY_MODELS, ids=lambda tiny: tiny.name)
 def tiny(request: pytest.FixtureRequest) -> TinyModel:
     return request.param
+
+
+one_a_family = pytest.mark.parametrize(
+    "tiny", ONE_A_FAMILY, ids=lambda tiny: tiny.name, indirect=True, scope="module"
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,7 @@ def test_images_are_those_of_diffusers(tiny: TinyModel, model: DiffusionModel) -
     np.testing.assert_allclose(ours / 255, theirs, atol=2 / 255)
 
 
+@one_a_family
 def test_a_mask_without_entries_changes_no_bit(
     model: DiffusionModel, latents: torch.Tensor
 ) -> None:
@@ -122,6 +129,7 @@ def test_a_mask_without_entries_changes_no_bit(
         mask.remove(model.pipe)
 
 
+@one_a_family
 def test_a_mask_of_the_whole_site_changes_the_image_and_can_be_taken_back(
     model: DiffusionModel, latents: torch.Tensor
 ) -> None:
@@ -137,24 +145,21 @@ def test_a_mask_of_the_whole_site_changes_the_image_and_can_be_taken_back(
     assert torch.equal(denoise(model), latents)
 
 
-@pytest.mark.parametrize("length", [1, 2])
-def test_windows_change_no_bit(model: DiffusionModel, length: int) -> None:
+def test_windows_change_no_bit_and_statistics_cover_all_inputs_of_the_site(
+    model: DiffusionModel,
+) -> None:
     whole = collect(model, PROMPTS, SETTINGS)
     windows, states = [], None
-    for start in range(0, SETTINGS.tau, length):
-        window = Window(start, min(start + length, SETTINGS.tau))
-        result = collect_window(model, PROMPTS, SETTINGS, window, states)
+    for start in range(SETTINGS.tau):
+        result = collect_window(model, PROMPTS, SETTINGS, Window(start, start + 1), states)
         windows.append(result.statistics)
         states = [TrajectoryState.from_bytes(state.to_bytes()) for state in result.states]
     assert join_calls(windows).to_arrow().equals(whole.to_arrow())
 
-
-def test_statistics_cover_the_whole_site_and_all_of_its_inputs(model: DiffusionModel) -> None:
-    statistics = collect(model, PROMPTS, SETTINGS)
     linears = site_linears(model.denoiser, model.sites["ffn_out"])
-    assert statistics.layers.keys() == linears.keys()
+    assert whole.layers.keys() == linears.keys()
     num_branches = model.num_branches(GUIDANCE)
-    for name, layer in statistics.layers.items():
+    for name, layer in whole.layers.items():
         rows, columns = linears[name].weight.shape
         width = columns - model.sites["ffn_out"].first_column(name, (rows, columns))
         assert layer.sum_sq.shape == (SETTINGS.tau, width)
@@ -163,10 +168,12 @@ def test_statistics_cover_the_whole_site_and_all_of_its_inputs(model: DiffusionM
         np.testing.assert_allclose(layer.sum_sq.sum(1), layer.num_rows, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@one_a_family
 def test_half_precision_weights_are_summed_in_float64(
-    tiny: TinyModel, folder: Path, model: DiffusionModel, dtype: torch.dtype
+    tiny: TinyModel, folder: Path, model: DiffusionModel
 ) -> None:
+    # As they are published.
+    dtype = torch.float16 if model.component == "unet" else torch.bfloat16
     half = family_of(folder).load(folder, dtype=dtype, resolution=tiny.resolution)
     assert {half.dtype, *(encoder.dtype for encoder in half.text_encoders().values())} == {dtype}
     settings = SETTINGS.model_copy(update={"tau": 1})
@@ -177,6 +184,7 @@ def test_half_precision_weights_are_summed_in_float64(
         np.testing.assert_allclose(layer.sum_sq, exact, rtol=0.5, atol=0.05 * exact.max())
 
 
+@one_a_family
 def test_a_prompt_is_encoded_once(model: DiffusionModel) -> None:
     model.encode_all([""])  # Its kind of unconditional branch may need it.
     encodings: list[Any] = []
@@ -197,11 +205,10 @@ def count_calls(model: DiffusionModel, calls: list[Any]) -> Iterator[Any]:
         yield encoder.register_forward_hook(lambda *_: calls.append(None))
 
 
+@one_a_family
 def test_the_digest_is_of_the_weights_and_the_texts_but_not_of_the_decoder(
     folder: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     assert identity(copy) == identity(folder)

@@ -1,6 +1,8 @@
 """Single-file checkpoints as a manifest's model: converted once, and the same as the folder."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ from conceptprune.models.families import family_of
 from conceptprune.models.from_single_file import converted_folder, converted_from
 from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.models.prompt import Prompt
-from conceptprune.studio import model_path
 from tests.support.tiny_models import NOISE, TINY_MODELS
 
 pytestmark = pytest.mark.slow
@@ -33,11 +34,11 @@ NOTHING = PruningMask(concepts=("none",), component="unet", layers={}, provenanc
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny model of each family that has such files, and the shipped one."""
+    """A tiny model of each family that has such files."""
     root = tmp_path_factory.mktemp("models")
     for tiny in TINY_MODELS[:3]:
         tiny.pipeline().save_pretrained(root / tiny.name)
-    return {tiny.name: root / tiny.name for tiny in TINY_MODELS[:3]} | {"studio": model_path()}
+    return {tiny.name: root / tiny.name for tiny in TINY_MODELS[:3]}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def load(folder: Path) -> DiffusionModel:
     return model
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "studio"])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_a_file_is_the_same_model_as_its_folder(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -177,12 +178,25 @@ CHANNELS = {
 }
 
 
-def xl_folder(folder: Path, scheduler: Any, vae: dict[str, Any] | None = None) -> Path:
-    pipe = TINY["sdxl"].pipeline()
-    pipe.register_modules(scheduler=scheduler)
-    pipe.vae.register_to_config(**(vae or {}))
-    pipe.save_pretrained(folder)
-    return folder
+XlFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def xl_folder(folders: dict[str, Path]) -> XlFolder:
+    """Makes a folder of the tiny SDXL with another scheduler, and other settings of its VAE."""
+
+    def make(folder: Path, scheduler: Any, vae: dict[str, Any] | None = None) -> Path:
+        shutil.copytree(folders["sdxl"], folder)
+        scheduler.save_pretrained(folder / "scheduler")
+        change(folder / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])
+        change(folder / "vae" / "config.json", **(vae or {}))
+        return folder
+
+    return make
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def written(folder: Path) -> set[str]:
@@ -192,7 +206,7 @@ def written(folder: Path) -> set[str]:
     return {name for name in load_file(file) if name.startswith(("edm", "v_pred", "ztsnr"))}
 
 
-def test_a_file_says_how_its_model_is_sampled(tmp_path: Path) -> None:
+def test_a_file_says_how_its_model_is_sampled(xl_folder: XlFolder, tmp_path: Path) -> None:
     noise = EulerDiscreteScheduler(**NOISE)
     cosine = EDMEulerScheduler(sigma_data=1.0, sigma_max=120.0, prediction_type="v_prediction")
     assert written(xl_folder(tmp_path / "noise", noise)) == set()
@@ -221,7 +235,7 @@ def test_a_file_says_how_its_model_is_sampled(tmp_path: Path) -> None:
     ids=["no channels", "another scale", "other noise", "sigma data", "channels", "sample"],
 )
 def test_what_a_file_cannot_say_is_not_written(
-    tmp_path: Path, scheduler: Any, vae: dict[str, Any]
+    xl_folder: XlFolder, tmp_path: Path, scheduler: Any, vae: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError, match=r"--as single-file: .*use pipeline, delta or mask"):
         written(xl_folder(tmp_path / "model", scheduler, vae))
@@ -243,7 +257,7 @@ def test_what_a_file_cannot_say_is_not_written(
     ids=["velocity", "zero snr", "edm", "edm velocity"],
 )
 def test_configs_of_another_sampling_are_refused_and_the_files_own_are_taken(
-    tmp_path: Path, scheduler: Any, vae: dict[str, Any], message: str
+    xl_folder: XlFolder, tmp_path: Path, scheduler: Any, vae: dict[str, Any], message: str
 ) -> None:
     own = xl_folder(tmp_path / "own", scheduler, vae)
     other = xl_folder(tmp_path / "other", EulerDiscreteScheduler(**NOISE))
@@ -253,7 +267,9 @@ def test_configs_of_another_sampling_are_refused_and_the_files_own_are_taken(
     converted_folder(tmp_path / "model.safetensors", own)
 
 
-def test_latents_of_other_channels_than_the_files_are_refused(tmp_path: Path) -> None:
+def test_latents_of_other_channels_than_the_files_are_refused(
+    xl_folder: XlFolder, tmp_path: Path
+) -> None:
     own = xl_folder(tmp_path / "own", playground(), CHANNELS)
     write_single_file(NOTHING, own, tmp_path / "model.safetensors")
     other = xl_folder(

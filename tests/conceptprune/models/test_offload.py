@@ -35,8 +35,8 @@ ONE_CALL = SETTINGS.model_copy(update={"tau": 1})
 SITES = ("ffn_out", "attn_key", "text_ffn")
 OFFLOADS = tuple(offload for offload in get_args(Offload) if offload != "none")
 CASES = [
-    *((name, "encoders") for name in ("sd2", "sdxl", "sd3", "flux-dev", "pixart-sigma")),
-    *((name, offload) for name in ("sdxl", "flux-dev") for offload in ("model", "sequential")),
+    *((name, "encoders") for name in ("sdxl", "sd3", "flux-dev", "pixart-sigma")),
+    *(("sdxl", offload) for offload in ("model", "sequential")),
 ]
 """One of each way to encode and to be called."""
 

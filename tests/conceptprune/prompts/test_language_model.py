@@ -19,6 +19,9 @@ from conceptprune.prompts.language_model import (
 )
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS
 
+# The model is trained first.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(language_model_folder: Path) -> LanguageModel:

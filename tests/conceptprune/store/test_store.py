@@ -28,8 +28,6 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
-from tests.support.certificates import Certificate
-from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
 
 
@@ -48,18 +46,7 @@ def server() -> Iterator[SeaweedServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def secure(
-    server: SeaweedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Certificate]]:
-    """The server's endpoint by https, without checksums behind a body, and who signed for it."""
-    certificate = Certificate.make(tmp_path_factory.mktemp("certificate"))
-    with FaultProxy(server.port, certificate) as proxy:
-        proxy.choose = lambda request: "411" if "x-amz-trailer" in request.headers else None
-        yield proxy.endpoint, certificate
-
-
-@pytest.fixture(params=["folder", "memory", "s3", "s3 by https"])
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A local folder, fsspec's in-memory object store, and a real S3 server."""
     if request.param == "folder":
@@ -67,10 +54,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "memory":
         return Store(f"lake://{tmp_path}")
     use_server(monkeypatch, request.getfixturevalue("server").endpoint)
-    if request.param == "s3 by https":
-        endpoint, certificate = request.getfixturevalue("secure")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
     return Store(f"s3://{BUCKET}/{uuid4().hex[:8]}")
 
 

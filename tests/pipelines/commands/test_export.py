@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,8 @@ from tests.pipelines.conftest import (
 )
 from tests.support.sd15_shaped import build_pipeline
 
-ADA, CY, LAST = CONCEPTS
-
 ROOT = Path(conceptprune.__file__).parents[1]
+ADA, CY, LAST = CONCEPTS
 
 Run = Callable[..., Path]
 
@@ -362,9 +362,22 @@ def test_the_card_tells_what_it_is_how_to_load_it_and_its_limits(
     compile(code, "card", "exec")
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline takes two steps for an image unless it is asked for another number."""
+    call = StableDiffusionPipeline.__call__
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "__call__", partialmethod(call, num_inference_steps=2)
+    )
+
+
 RUN_CARDS = """
 import os, re, sys
+from functools import partialmethod
 from pathlib import Path
+from diffusers import StableDiffusionPipeline as Pipeline
+Pipeline.__call__ = partialmethod(Pipeline.__call__, num_inference_steps=2)
+del partialmethod, Pipeline
 for folder in sys.argv[1:]:
     os.chdir(folder)
     code, = re.findall(r"```python\\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL)
@@ -394,12 +407,16 @@ def test_the_code_of_every_card_runs_as_it_is_in_a_fresh_process(
     assert done.returncode == 0, done.stderr
     of_mask, *others = done.stdout.splitlines()[-len(forms) :]
     # The code of a mask takes it off again.
-    assert of_mask == str([int((p == 0).sum()) for p in tiny_pipe.unet.parameters()])
+    assert of_mask == str(num_zeros(tiny_pipe))
     mask_of(tiny_store, ADA).apply(tiny_pipe)
-    expected = str([int((p == 0).sum()) for p in tiny_pipe.unet.parameters()])
-    assert others == [expected] * len(others)
+    assert others == [str(num_zeros(tiny_pipe))] * len(others)
 
 
+def num_zeros(pipe: StableDiffusionPipeline) -> list[int]:
+    return [int((parameter == 0).sum()) for parameter in pipe.unet.parameters()]
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_the_code_of_a_card_loads_the_delta_of_every_component(
     tiny_pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

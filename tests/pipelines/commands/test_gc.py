@@ -296,7 +296,11 @@ def test_what_a_job_found_in_the_store_stays_young_for_longer_than_the_job_trust
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--forget", "nosuch"], "--forget nosuch"), (["--grace", "1"], "--grace 1: give at least 2")],
+    [
+        (["--forget", "nosuch"], "--forget nosuch"),
+        (["--grace", "1"], "--grace 1: give at least 2"),
+        (["--grace", "nan"], "--grace nan: give at least 2"),
+    ],
 )
 def test_bad_input_is_refused(
     store: Store, options: list[str], message: str, capsys: pytest.CaptureFixture[str]

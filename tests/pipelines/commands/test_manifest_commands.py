@@ -98,6 +98,26 @@ def test_init_takes_the_names_of_a_list_relative_to_the_manifest(tmp_path: Path)
     assert [each.name for each in load_job_manifest(out).concepts] == ["Van Gogh", "Monet"]
 
 
+def test_init_names_the_list_by_where_a_link_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+    (tmp_path / "names.csv").write_text("name,kind\nAda,style\n")
+    # Paths of today's folder, which `..` of the link is not below.
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "link/m.yaml", "--from", "names.csv") == 0
+    assert [each.name for each in load_job_manifest(tmp_path / "link/m.yaml").concepts] == ["Ada"]
+
+
+def test_init_refuses_a_name_that_would_be_more_than_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("init", tmp_path / "a\nb: 1.yaml") == 2
+    assert "line breaks or control characters in its name" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_init_writes_nothing_where_the_list_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from io import StringIO
@@ -162,16 +160,6 @@ def test_a_store_without_runs_is_an_error(tiny_store: TinyStore, tmp_path: Path)
     worker_of(tiny_store.prepared, store).run(prompts_units(tiny_store.prepared.manifest)[0])
     with pytest.raises(UserError, match="no run is recorded here"):
         status(store.uri)
-
-
-def test_status_does_not_import_ray(tiny_store: TinyStore) -> None:
-    code = (
-        "import sys; import pipelines.cli; "
-        "from rich.console import Console; from pipelines.commands.status import show_status; "
-        f"show_status({tiny_store.uri!r}, Console()); "
-        "sys.exit('ray' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def job(tiny_store: TinyStore, store: Store, **changes: object) -> None:

@@ -1,6 +1,7 @@
 """`validate` finds all that is wrong and needs no model run, in manifests and suites."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,19 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with pytest.raises(ManifestError, match="cannot be read: not a regular file"):
         validate(pipe)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", b"\xff" * 100),
+        ("model_index.json", b"[" * 100_000),
+    ],
+)
+def test_a_models_file_that_is_none_is_told_in_a_line_that_names_it(
+    tmp_path: Path, tiny_folder: Path, file: str, data: bytes
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / file).write_bytes(data)
+    assert str(folder / file) in refused(written(tmp_path, model={"folder": "model"}))

@@ -1,6 +1,7 @@
 """`verify`: an export is what its statement of provenance says, file by file, or it is told."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,42 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(
     (out / "README.md").rename(tmp_path / "elsewhere")
     (out / "README.md").symlink_to(tmp_path / "elsewhere")
     assert problems(out) == ["README.md: is a link"]
+
+
+def test_a_pipe_is_told_and_not_waited_for(tiny_store: TinyStore, tmp_path: Path) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    for name in ("README.md", STATEMENT_FILE):
+        (out / name).unlink()
+        os.mkfifo(out / name)
+        if name == STATEMENT_FILE:
+            with pytest.raises(UserError, match="not a regular file"):
+                verify_export(out)
+        else:
+            assert problems(out) == ["README.md: is not a regular file"]
+
+
+def test_a_folder_or_a_link_to_one_that_was_added_is_named(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    (out / "unet").symlink_to(tmp_path)
+    (out / "vae").mkdir()
+    assert problems(out) == [
+        "unet: is not in the statement",
+        "vae: is a folder that is not in the statement",
+    ]
+
+
+@pytest.mark.parametrize(
+    "predicate", [{}, {"concepts": None}, {"concepts": [{}]}, {"concepts": [{"concept": 5}]}]
+)
+def test_a_predicate_of_another_shape_is_told_in_a_line(
+    tiny_store: TinyStore, tmp_path: Path, predicate: dict[str, object]
+) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    (out / STATEMENT_FILE).write_bytes(state(out, predicate).to_bytes())
+    with pytest.raises(UserError, match="its predicate is not as this version has it"):
+        verify_export(out)
 
 
 def test_a_store_whose_mask_is_damaged_or_gone_is_told(

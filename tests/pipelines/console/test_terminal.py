@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,25 @@ def test_all_output_of_the_commands_goes_through_the_one_place() -> None:
         if line.lstrip().startswith(("print(", "typer.echo(")) or "Console()" in line
     ]
     assert elsewhere == []
+
+
+def test_a_full_disk_under_the_output_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            main(["schema", "manifest"])
+    assert stop.value.code == 1
+    said = capfd.readouterr().err
+    assert said == "error: standard output cannot be written: No space left on device\n"
+
+
+def test_what_an_encoding_lacks_is_printed_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(narrow, encoding="ascii"))
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "m\N{LATIN SMALL LETTER E WITH ACUTE}.yaml"])
+    assert stop.value.code == 2
+    sys.stderr.flush()
+    assert b"m\\xe9.yaml cannot be read" in narrow.getvalue()

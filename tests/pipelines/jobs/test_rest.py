@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,19 @@ ADA, CY, LAST = CONCEPTS
 Erase = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
+@dataclass(frozen=True)
+class Ran:
+    """What a run said, and the store that it left."""
+
+    store: Store
+    code: int
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def incomplete(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store that lacks the mask of CY and all that is made of it."""
-    store = copied(tiny_store, tmp_path / "store")
+    store = copied(tiny_store, tmp_path_factory.mktemp("incomplete") / "store")
     gone = set(_mask_of(tiny_store.plan, CY))
     for unit in tiny_store.plan.units():
         if unit.key in gone or gone & {key for _, key in unit.needs}:
@@ -41,18 +51,41 @@ def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     return store
 
 
+@pytest.fixture(scope="module")
+def failed(
+    tiny_store: TinyStore, incomplete: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Ran:
+    """After a run in which the mask of CY failed."""
+    left = replace(tiny_store, uri=incomplete.uri)
+    store = copied(left, tmp_path_factory.mktemp("failed") / "store")
+    return _erase(tiny_store, store, failing=MaskUnit)
+
+
 @pytest.fixture
-def run_erase(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch, store: Store) -> Erase:
-    """`erase`, its units done in this process; those of the kind of `failing` fail for CY."""
+def store(tiny_store: TinyStore, failed: Ran, tmp_path: Path) -> Store:
+    """A copy of what that run left."""
+    return copied(replace(tiny_store, uri=failed.store.uri), tmp_path / "store")
+
+
+@pytest.fixture
+def run_erase(tiny_store: TinyStore, store: Store) -> Erase:
+    """`erase` on it once more; the mask of CY fails again or not."""
 
     def run_erase(failing: type[Unit] | None = MaskUnit) -> tuple[int, str]:
-        here = units_here(lambda unit: failing is not None and isinstance(unit, failing))
-        monkeypatch.setattr("pipelines.jobs.erase.unit_runner", here)
-        sink = StringIO()
-        code = erase(tiny_store.manifest, store.uri, Console(file=sink, width=200))
-        return code, sink.getvalue()
+        ran = _erase(tiny_store, store, failing=failing)
+        return ran.code, ran.printed
 
     return run_erase
+
+
+def _erase(tiny_store: TinyStore, store: Store, *, failing: type[Unit] | None) -> Ran:
+    """`erase`, its units done in this process; those of the kind of `failing` fail for CY."""
+    here = units_here(lambda unit: failing is not None and isinstance(unit, failing))
+    sink = StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.jobs.erase.unit_runner", here)
+        code = erase(tiny_store.manifest, store.uri, Console(file=sink, width=200))
+    return Ran(store, code, sink.getvalue())
 
 
 def _mask_of(plan: Plan, name: str) -> tuple[str]:
@@ -61,11 +94,11 @@ def _mask_of(plan: Plan, name: str) -> tuple[str]:
 
 
 def test_the_combined_checkpoint_is_made_of_the_others_and_says_whom_it_lacks(
-    run_erase: Erase, store: Store, tiny_store: TinyStore
+    failed: Ran, tiny_store: TinyStore
 ) -> None:
-    code, printed = run_erase()
-    assert code == 1
-    assert f"(all but {CY}, fused)" in printed
+    store = failed.store
+    assert failed.code == 1
+    assert f"(all but {CY}, fused)" in failed.printed
     rows = read_ledger(store, tiny_store.plan.run)
     fused = fused_row(rows)
     assert fused is not None
@@ -90,7 +123,6 @@ def test_the_combined_checkpoint_is_made_of_the_others_and_says_whom_it_lacks(
 def test_a_rerun_that_fails_again_makes_nothing_twice(
     run_erase: Erase, store: Store, tiny_store: TinyStore
 ) -> None:
-    run_erase()
     first = read_ledger(store, tiny_store.plan.run)
     code, _ = run_erase()
     assert code == 1
@@ -102,7 +134,6 @@ def test_a_rerun_that_fails_again_makes_nothing_twice(
 def test_a_rerun_that_succeeds_makes_the_whole_one(
     run_erase: Erase, store: Store, tiny_store: TinyStore
 ) -> None:
-    run_erase()
     code, printed = run_erase(failing=None)
     assert code == 0
     assert "(all, fused)" in printed
@@ -113,14 +144,8 @@ def test_a_rerun_that_succeeds_makes_the_whole_one(
 
 
 def test_export_all_writes_every_mask_there_is_and_names_the_others(
-    run_erase: Erase,
-    store: Store,
-    tiny_store: TinyStore,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    store: Store, tiny_store: TinyStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_erase()
-    capsys.readouterr()
     options = {"form": "mask", "run": None, "model": tiny_store.model}
     export_concepts(
         store.uri,
@@ -138,11 +163,10 @@ def test_export_all_writes_every_mask_there_is_and_names_the_others(
 
 
 def test_when_a_concept_was_first_erased_stays_on_record_over_reruns(
-    run_erase: Erase, store: Store, tiny_store: TinyStore
+    run_erase: Erase, failed: Ran, store: Store, tiny_store: TinyStore
 ) -> None:
-    _, printed = run_erase()
     # No scorer is asked for: that masks are there is all that can be said.
-    assert "concepts: 2 of 3 have a mask; effect checked for 0, not for 2" in printed
+    assert "concepts: 2 of 3 have a mask; effect checked for 0, not for 2" in failed.printed
     first = _states(store, tiny_store)
     assert not first[CY].has_mask
     assert first[CY].first is None
@@ -168,8 +192,9 @@ def _states(store: Store, tiny_store: TinyStore) -> dict[str, ConceptState]:
 
 
 def test_a_store_that_turns_read_only_in_mid_run_is_one_error_and_a_rerun_loses_nothing(
-    run_erase: Erase, store: Store, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch
+    incomplete: Store, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    store = copied(replace(tiny_store, uri=incomplete.uri), tmp_path / "store")
     real, left = files._written_beside, 15
 
     def turning_read_only(*arguments: Any) -> AbstractContextManager[Path]:
@@ -182,10 +207,9 @@ def test_a_store_that_turns_read_only_in_mid_run_is_one_error_and_a_rerun_loses_
     with monkeypatch.context() as patch:
         patch.setattr(files, "_written_beside", turning_read_only)
         with pytest.raises(StoreError, match=r"cannot write .*: Read-only file system"):
-            run_erase(failing=None)
+            _erase(tiny_store, store, failing=None)
     before = store.committed("mask")
-    code, _ = run_erase(failing=None)
-    assert code == 0
+    assert _erase(tiny_store, store, failing=None).code == 0
     masks = {each.mask.key for each in tiny_store.plan.concepts}
     assert before <= store.committed("mask")
     assert masks <= store.committed("mask")

@@ -48,11 +48,13 @@ def hasty(proxy: FaultProxy, uri: str, monkeypatch: pytest.MonkeyPatch) -> Store
     """A store with something in it, that is given up soon; it has a connection already."""
     store = Store(uri)
     committed(store, b"data", key="there")
-    monkeypatch.setattr(access, "SHORTEST_TRY", 0.5)
-    monkeypatch.setattr(s3, "SHORTEST_TRY", 0.5)
+    monkeypatch.setattr(access, "SHORTEST_TRY", 0.1)
+    monkeypatch.setattr(s3, "SHORTEST_TRY", 0.1)
+    # Many bytes do not buy much more.
+    monkeypatch.setattr(access, "SLOWEST", 100 * 2**20)
     monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
-    monkeypatch.setattr(store, "_deadline", 1.0)
-    store._backend.access = replace(store._backend.access, deadline=1.0)
+    monkeypatch.setattr(store, "_deadline", 0.2)
+    store._backend.access = replace(store._backend.access, deadline=0.2)
     return store
 
 
@@ -113,8 +115,9 @@ def test_one_put_that_gets_no_answer_costs_a_try_and_nothing_else(
 def test_a_lost_part_of_a_large_object_is_sent_again_alone(
     proxy: FaultProxy, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "SHORTEST_TRY", 1.0)
-    monkeypatch.setattr(access, "LONGEST_TRY", 1.0)
+    monkeypatch.setattr(access, "SHORTEST_TRY", 2.0)
+    monkeypatch.setattr(access, "LONGEST_TRY", 2.0)
+    monkeypatch.setattr(access, "SLOWEST", 100 * 2**20)
     monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
     store = Store(uri)
     proxy.choose = first(1, "silent", is_put("partNumber=2"))
@@ -177,11 +180,12 @@ def test_a_store_that_is_silent_for_a_while_is_not_waited_for_in_silence(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(access, "SHORTEST_TRY", 0.5)
-    monkeypatch.setattr(access, "LONGEST_TRY", 0.5)
-    monkeypatch.setattr(access, "SILENCE", 1.0)
+    monkeypatch.setattr(access, "SHORTEST_TRY", 1.0)
+    monkeypatch.setattr(access, "LONGEST_TRY", 1.0)
+    monkeypatch.setattr(access, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(access, "SILENCE", 0.5)
     caplog.set_level(logging.WARNING)
-    proxy.choose = first(4, "silent", is_put("/runs/"))
+    proxy.choose = first(1, "silent", is_put("/runs/"))
     Store(uri).write_run_file("r", "x", b"data")
     (message, *_) = caplog.messages
     assert message.startswith(f"{uri}: write runs/run=r/x failed for ")

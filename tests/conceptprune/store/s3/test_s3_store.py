@@ -150,14 +150,14 @@ def test_every_fifth_request_failing_costs_time_and_nothing_else(
 def test_a_store_that_keeps_failing_is_given_up_with_what_it_said(
     proxy: FaultProxy, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "3")
+    monkeypatch.setenv("CONCEPTPRUNE_STORE_DEADLINE", "1.5")
     store = Store(uri)
     store.check()
     proxy.requests.clear()
     proxy.choose = lambda request: "503"
     with pytest.raises(StoreError) as caught:
         committed(store, b"data")
-    for part in (uri, "cannot look for objects/mask", "S3 answered 503", "tried for 3 s"):
+    for part in (uri, "cannot look for objects/mask", "S3 answered 503", "tried for 1.5 s"):
         assert part in str(caught.value)
     assert len(proxy.requests) > 1
 
@@ -469,6 +469,16 @@ def test_over_https_no_checksum_trails_a_body_unless_it_is_asked_for(
         commit = committed(store, b"data")
         assert store.load(store.get("mask", "k"), "mask") == b"data"
         assert store.get("mask", "k") == commit
+        store.write_run_file("r", "ledger", b"run")
+        assert store.read_run_file("r", "ledger") == b"run"
+        store._backend.replace(commit.objects["mask"].path, b"dbta")
+        with pytest.raises(LostUnitError, match="damaged"):
+            store.load(commit, "mask")
+        assert sorted(entry.path for entry in store.entries("damaged")) == [
+            "damaged/commits/mask/k.json",
+            f"damaged/{commit.objects['mask'].path}",
+        ]
+        committed(store, b"data")
         store.remove(["commits/mask/k.json", "commits/mask/l.json"])
         assert store.committed("mask") == frozenset()
         # Without one, botocore signs a digest of the body: it is not sent unprotected.
