@@ -21,7 +21,7 @@ from conceptprune.store.events import Chain, check_events
 from ..console.logs import one_line
 from ..console.names import some
 from ..console.terminal import echo
-from ..records.runs import MAX_NAMES_SHOWN, find_run
+from ..records.runs import MAX_NAMES_SHOWN, find_run, finished_masks, recorded
 from .signature import check_tool, signature_problem
 
 FORMAT = "conceptprune.verify/1"
@@ -51,7 +51,10 @@ class Audit:
 
 
 def audit(store: str, known: Sequence[str] = ()) -> Audit:
-    """Walk a store's chain of events; `known` are SHA-256 of events that must be in it.
+    """Walk a store's chain of events, and read the masks of all its runs.
+
+    `known` are SHA-256 of events that must be in the chain. A mask must be the one of the concept
+    whose record names it.
 
     Raises:
         UserError: one of `known` is no SHA-256.
@@ -63,21 +66,48 @@ def audit(store: str, known: Sequence[str] = ()) -> Audit:
                 f"--event {digest}: is no SHA-256 of 64 hexadecimal digits; give what `verify "
                 "--store` said of the last event"
             )
-    chain = check_events(Store(store))
+    opened = Store(store)
+    chain = check_events(opened)
     problems = [f"{chain.problem}: the chain ends before it"] if chain.problem else []
     problems += [
         f"no event has the SHA-256 {digest}: the chain was cut off or made anew"
         for digest in known
         if digest not in chain.digests
     ]
+    problems += dict.fromkeys(_bad_masks(opened))
     return Audit(store=store, chain=chain, problems=tuple(problems))
 
 
+def _bad_masks(store: Store) -> Iterator[str]:
+    """What is wrong with the finished masks of a store's runs."""
+    # It imports torch, which an export without a store does without.
+    from conceptprune.units.results import read_mask
+
+    seen: set[tuple[str, str]] = set()
+    for run in store.runs():
+        try:
+            record = recorded(store, run)
+            masks = finished_masks(store, record)[0] if record else {}
+        except UserError:
+            continue  # None is finished.
+        except StoreError as error:
+            yield str(error)
+            continue
+        for name, key in masks.items():
+            if (name, key) in seen:
+                continue
+            seen.add((name, key))
+            try:
+                read_mask(store, key, of=name)
+            except (StoreError, UserError) as error:
+                yield f"mask of {name}: {error}"
+
+
 def show_audit(found: Audit) -> None:
-    """A line for the chain, and one for each thing that is wrong with it."""
-    verdict = "NOT whole" if found.problems else "whole"
+    """A line for the store, and one for each thing that is wrong with it."""
+    whole = "NOT whole" if found.chain.problem else "whole"
     last = f", the last is {found.chain.digests[-1]}" if found.chain.digests else ""
-    echo(one_line(f"{found.store}: chain of {len(found.chain.events)} events {verdict}{last}"))
+    echo(one_line(f"{found.store}: chain of {len(found.chain.events)} events {whole}{last}"))
     for problem in found.problems:
         echo(one_line(f"  {problem}"))
 

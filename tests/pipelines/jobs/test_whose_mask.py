@@ -15,6 +15,7 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import CheckpointUnit, FusedMaskUnit, MaskUnit, PreviewUnit
 from conceptprune.units.worker import Worker
 from pipelines.commands.export import export_concepts
+from pipelines.commands.verify import audit
 from pipelines.records.reuse import find_units
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
 
@@ -91,3 +92,12 @@ def test_a_job_that_verifies_computes_both_again(tiny_store: TinyStore, store: S
     masks = {unit.key for unit in found.todo if isinstance(unit, MaskUnit | FusedMaskUnit)}
     assert tiny_store.plan.fused
     assert masks == {ada.key, tiny_store.plan.fused.key}
+
+
+def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(
+    store: Store, tiny_store: TinyStore
+) -> None:
+    assert audit(tiny_store.uri).problems == ()
+    (problem,) = audit(store.uri).problems
+    assert problem.startswith(f"mask of {ADA}: ")
+    assert f"its file is a mask of {CY}" in problem
