@@ -53,15 +53,19 @@ two of at once: each starts clusters of its own, at ports of their own.
 RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values()))}
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # Not when all are collected: xdist looks at the groups before any conftest does.
+    item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    groups = {}
-    for item in items:
-        path = item.path.relative_to(item.config.rootpath).as_posix()
-        group = next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups[item] = group
     # The long ones first, so that no process is left alone with one at the end.
-    items.sort(key=lambda item: RANKS.get(groups[item], len(RANKS)))
+    items.sort(key=lambda item: RANKS.get(group_of(item), len(RANKS)))
+
+
+def group_of(item: pytest.Item) -> str:
+    path = item.path.relative_to(item.config.rootpath).as_posix()
+    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
 
 
 @pytest.fixture(scope="session")

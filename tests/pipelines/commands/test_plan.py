@@ -156,7 +156,7 @@ def test_calibration_times_the_model_and_estimates_the_job(
     text = shown(tiny_store.manifest, calibrate=True)
     evaluations = int(cells(text, "total")[1])
     # Two actors, an evaluation a second each.
-    assert f"{evaluations} evaluations take about {evaluations // 2} s with 2 actors" in text
+    assert f"{evaluations} evaluations take about {evaluations // 2} s with 2 workers" in text
     assert "0 evaluations take about 0 s" in shown(
         tiny_store.manifest, tiny_store.uri, calibrate=True
     )
