@@ -54,7 +54,8 @@ RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values())
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # Not when all are collected: xdist looks at the groups before any conftest does.
+    # Not when all are collected: xdist looks at the groups before any conftest does. (Under pytest
+    # 9.2, xdist 3.8 cannot change a test's id, so its groups have no effect there.)
     item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
