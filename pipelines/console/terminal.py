@@ -82,15 +82,15 @@ def survive_narrow_encodings() -> None:
 
 @contextmanager
 def output_that_may_be_full() -> Iterator[None]:
-    """Inside the context, standard output may be a file on a full disk: one line, and exit 1."""
+    """Inside the context, a full disk under standard output is one line and exit 1."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # One that is about a file names it, or is one of ours by then.
+        # Neither a closed pipe, nor about a file that it names.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
             raise
-        complain(OSError(f"standard output cannot be written: {error.strerror}"))
+        complain(OSError(f"{error.strerror}: standard output or a file could not be written"))
         # Else Python tries once more on its way out, and fails with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(exits.FAILED)

@@ -16,8 +16,6 @@ class HereSubmission:
 
     unit: Unit
     outcome: Future[Done | Held]
-    slot: None = None
-    waited: bool = False
 
     def result(self) -> Done | Held:
         """Its result; raises what the unit raised."""

@@ -79,7 +79,8 @@ def test_a_full_disk_under_the_output_is_one_line(
             main(["schema", "manifest"])
     assert stop.value.code == 1
     said = capfd.readouterr().err
-    assert said == "error: standard output cannot be written: No space left on device\n"
+    assert said.startswith("error: No space left on device: standard output")
+    assert said.count("\n") == 1
 
 
 def test_what_an_encoding_lacks_is_printed_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
