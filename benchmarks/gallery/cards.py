@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from benchmarks.gallery import sampling
 from benchmarks.gallery.names import ERASED, KEPT, MARKS, PALETTES, THINGS
+from benchmarks.gallery.text_encoders import BATCH, NUM_STEPS
 from benchmarks.gallery.trainer import RECIPES
 
 KIND = {
@@ -16,7 +17,11 @@ KIND = {
 }
 HISTORY = {
     "unet": "Its first 2,870 steps sampled timesteps uniformly, and ever fewer photos. They did "
-    "not teach it to tell things apart; later steps sample late timesteps and photos more often.",
+    "not teach it to tell things apart; later steps sample late timesteps and photos more often. "
+    "Its first 15,027 steps trained a text encoder with it, which folded the artists into four "
+    "directions, as no real model's does. Then the present one took its place; the weights of "
+    "cross-attention's keys and values were fitted to it by least squares "
+    "(`benchmarks.gallery.reword`), and all later steps trained the denoiser with it.",
     "transformer": "One run with one recipe.",
 }
 ACCEPTED = "artist >= 95 %, thing >= 90 %, photo >= 95 % of >= 1,000 images"
@@ -63,12 +68,14 @@ State: {state} (accepted means: {ACCEPTED}).
 - Loss: the mean squared error of the predicted velocity, and nothing else. The caption is left
   out of {recipe.no_caption:.0%} of the samples. No term, dropout, constraint or initialisation
   targets any neuron: every weight starts where diffusers and transformers put it.
+- The text encoder was trained first, as CLIP is: by its contrastive loss alone, on captions and
+  latents ({NUM_STEPS} steps of {BATCH} pairs). It is frozen in the denoiser's training.
 - Data: renderings by `benchmarks.gallery.renderings` (procedural looks over Noto Color Emoji), in
   the latents of an autoencoder trained on them ({decibels} dB on unseen renderings).
 - {about["step"]} steps of {recipe.batch} samples ({seen:,} samples), AdamW at {recipe.rate},
   moving average {recipe.average}; {float(about["seconds"]) / 3600:.1f} hours of {machine}.
 - {HISTORY[kind]}
-- `python -m benchmarks.gallery.training renderings autoencoder judge {kind} --work FOLDER`
+- `python -m benchmarks.gallery.training renderings autoencoder judge texts {kind} --work FOLDER`
 
 ## Measured
 By the judge beside this model, which was trained on other renderings; {sampling.NUM_STEPS} DDIM

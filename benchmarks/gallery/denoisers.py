@@ -130,6 +130,14 @@ class Painter(nn.Module, ABC):
         return ids
 
     @abstractmethod
+    def states(self, ids: Tensor) -> Tensor:
+        """What the denoiser sees of texts' ids [n, LENGTH]: [n, LENGTH, width]."""
+
+    @abstractmethod
+    def pooled(self, ids: Tensor) -> Tensor:
+        """One vector per text, [n, width]; only the text encoder's training uses it."""
+
+    @abstractmethod
     def pipeline(self, autoencoder: AutoencoderKL) -> DiffusionPipeline:
         """As a stock pipeline."""
 
@@ -148,9 +156,16 @@ class UNetPainter(Painter):
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """Velocities like `noisy` [n, channels, 16, 16]; times int64 [n], ids int64 [n, LENGTH]."""
-        states = self.text_encoder(ids)[0]
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        return self.denoiser(noisy, times, encoder_hidden_states=states).sample
+        return self.denoiser(noisy, times, encoder_hidden_states=self.states(ids)).sample
+
+    def states(self, ids: Tensor) -> Tensor:
+        """The last layer's, of all tokens, padding too."""
+        return self.text_encoder(ids)[0]
+
+    def pooled(self, ids: Tensor) -> Tensor:
+        """The state at the end of the text, as CLIP's."""
+        return self.text_encoder(ids).pooler_output
 
     def pipeline(self, autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
         """As a stock pipeline."""
@@ -180,15 +195,26 @@ class TransformerPainter(Painter):
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """Velocities like `noisy` [n, channels, 16, 16]; times int64 [n], ids int64 [n, LENGTH]."""
-        mask = (ids != self.tokenizer.pad_token_id).long()
-        states = self.text_encoder(ids, attention_mask=mask)[0]
         return self.denoiser(
             noisy,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
+            encoder_hidden_states=self.states(ids),
+            encoder_attention_mask=self.mask(ids),
             timestep=times,
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         ).sample
+
+    def states(self, ids: Tensor) -> Tensor:
+        """The last layer's; those of the padding are never looked at."""
+        return self.text_encoder(ids, attention_mask=self.mask(ids))[0]
+
+    def pooled(self, ids: Tensor) -> Tensor:
+        """The mean state of the text's own tokens."""
+        mask = self.mask(ids)
+        return (self.states(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """1 where a text's own tokens are, 0 at the padding; int64 like `ids`."""
+        return (ids != self.tokenizer.pad_token_id).long()
 
     def pipeline(self, autoencoder: AutoencoderKL) -> PixArtAlphaPipeline:
         """As a stock pipeline."""

@@ -13,7 +13,7 @@ from conceptprune.studio.training.autoencoder import to_uint8
 from conceptprune.studio.training.tokenizer import LENGTH
 
 NUM_STEPS = 12
-GUIDANCE = 3.0
+GUIDANCE = 2.0
 BATCH = 32
 
 

@@ -15,11 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.gallery.autoencoder import encode
-from benchmarks.gallery.captions import caption
-from benchmarks.gallery.denoisers import KINDS, NOISE, Painter
+from benchmarks.gallery.denoisers import KINDS, NOISE
+from benchmarks.gallery.latents import Latents, captions_as_ids
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
-from benchmarks.gallery.renderings import Renderings
+from benchmarks.gallery.reword import refit
 from conceptprune.studio.training.captions import NUM_TEMPLATES
 
 ABOUT = "training.json"
@@ -55,54 +54,6 @@ RECIPES = {
 }
 
 
-class Latents:
-    """The encoded images, sampled by thing and look."""
-
-    def __init__(self, means: Tensor, deviations: Tensor, renderings: Renderings) -> None:
-        self.means, self.deviations = means, deviations
-        label = torch.from_numpy(renderings.thing * NUM_LOOKS + renderings.look)
-        self.order = label.argsort(stable=True)
-        self.counts = torch.bincount(label, minlength=len(THINGS) * NUM_LOOKS)
-        self.first = self.counts.cumsum(0) - self.counts
-
-    @classmethod
-    def of(
-        cls, autoencoder: AutoencoderKL, renderings: Renderings, cache: Path | None = None
-    ) -> "Latents":
-        """Encode and scale, or read what an earlier run left in `cache`."""
-        if cache is not None and cache.exists():
-            kept = load_file(cache)
-            return cls(kept["means"], kept["deviations"], renderings)
-        parts = encode(autoencoder, torch.from_numpy(renderings.images))
-        scale = autoencoder.config.scaling_factor
-        means, deviations = (part.contiguous() * scale for part in parts)
-        if cache is not None:
-            partial = cache.with_suffix(".partial")
-            save_file({"means": means, "deviations": deviations}, partial)
-            partial.replace(cache)
-        return cls(means, deviations, renderings)
-
-    def draw(self, thing: Tensor, look: Tensor) -> Tensor:
-        """A latent of each thing in each look, from the posterior of a random rendering."""
-        label = thing * NUM_LOOKS + look
-        number = (torch.rand(len(label)) * self.counts[label]).long()
-        index = self.order[self.first[label] + number]
-        return self.means[index] + self.deviations[index] * torch.randn_like(self.means[index])
-
-
-def captions_as_ids(painter: Painter) -> Tensor:
-    """All captions as token ids, int64 [things, looks, templates, tokens]."""
-    return torch.tensor(
-        [
-            [
-                [painter.token_ids(caption(thing, look, n)) for n in range(NUM_TEMPLATES)]
-                for look in range(NUM_LOOKS)
-            ]
-            for thing in range(len(THINGS))
-        ]
-    )
-
-
 def spread_times(size: int, steps: int) -> Tensor:
     """Timesteps int64 [size], twice as likely at twice the time, because what a caption says is
     decided at high noise. Spread evenly over that distribution, in random order."""
@@ -121,28 +72,40 @@ def denoising_loss(painter: nn.Module, noise: DDPMScheduler, clean: Tensor, ids:
     return F.mse_loss(predicted, noise.get_velocity(clean, added, times))
 
 
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of one kind have the same weights, as float16 has them."""
+    theirs = other.state_dict()
+    return all(torch.allclose(t, theirs[n], rtol=1e-2, atol=1e-3) for n, t in one.state_dict().items())
+
+
 class Trainer:
     """State of a run: the models, their optimiser and their moving average."""
 
-    def __init__(self, kind: str, recipe: Recipe) -> None:
+    def __init__(self, kind: str, recipe: Recipe, text_encoder: nn.Module | None = None) -> None:
+        """With a trained text encoder, or an untrained one; neither is trained here."""
         torch.manual_seed(recipe.seed)
         self.kind, self.recipe = kind, recipe
         self.painter = KINDS[kind]()
+        if text_encoder is not None:
+            self.painter.text_encoder = text_encoder
+        self.painter.text_encoder.eval().requires_grad_(False)
         self.ids = captions_as_ids(self.painter)
         self.empty = torch.tensor(self.painter.token_ids(""))
         self.noise = DDPMScheduler(**NOISE)
-        self.parameters = list(self.painter.parameters())
+        self.parameters = list(self.painter.denoiser.parameters())
         self.optimiser = torch.optim.AdamW(
             self.parameters, recipe.rate, (0.9, 0.99), weight_decay=1e-3, fused=True
         )
         self.average = [p.detach().clone() for p in self.parameters]
         self.step = 0
+        self.begun = 0
+        """The step at which Adam's moments were zero."""
         self.seconds = 0.0
 
     def rate(self) -> float:
         """This step's learning rate: up, level, and down at the end."""
         r = self.recipe
-        rise = min(1.0, (self.step + 1) / r.warm_up)
+        rise = min(1.0, (self.step - self.begun + 1) / r.warm_up)
         fall = min(1.0, (r.num_steps - self.step) / r.cool_down)
         return r.rate * rise * fall
 
@@ -213,21 +176,32 @@ class Trainer:
                 }
 
     def recover(self, folder: Path) -> None:
-        """Continue from an exported pipeline if the checkpoint is lost, without Adam's moments."""
+        """Continue from an exported pipeline if the checkpoint is lost, without Adam's moments.
+
+        If its text encoder was another one, the new one's keys and values are made near its own.
+        """
         pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
         self.painter.denoiser.load_state_dict(denoiser.state_dict())
-        self.painter.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
+        if not same_weights(pipeline.text_encoder, self.painter.text_encoder):
+            own, ids = self.painter.text_encoder, self.ids.flatten(0, -2)
+            with torch.no_grad():
+                after = self.painter.states(ids).flatten(0, 1)
+                self.painter.text_encoder = pipeline.text_encoder
+                before = self.painter.states(ids).flatten(0, 1)
+            self.painter.text_encoder = own
+            refit(self.painter.denoiser, before, after)
         self.average = [p.detach().clone() for p in self.parameters]
         about = json.loads((folder / ABOUT).read_text())
         self.step, self.seconds = about["step"], about["seconds"]
+        self.begun = self.step
 
     def export(self, autoencoder: AutoencoderKL, folder: Path) -> None:
         """Write the averaged weights as a stock pipeline in float16."""
         # A copy, so that the tokenizer is the one whose ids were trained.
         painter = copy.deepcopy(self.painter)
         with torch.no_grad():
-            for target, average in zip(painter.parameters(), self.average, strict=True):
+            for target, average in zip(painter.denoiser.parameters(), self.average, strict=True):
                 target.copy_(average)
         painter.save(autoencoder, folder)
         about = {"step": self.step, "seconds": round(self.seconds)}

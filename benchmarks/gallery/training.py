@@ -1,9 +1,9 @@
-"""Stages of the recipe, in order: renderings, autoencoder, judge, unet, transformer, install.
+"""The recipe's stages: renderings, autoencoder, judge, texts, unet, transformer, install.
 
-    python -m benchmarks.gallery.training renderings autoencoder judge unet --work FOLDER
+    python -m benchmarks.gallery.training renderings autoencoder judge texts unet --work FOLDER
 
 A denoiser's stage continues where it stopped if the same command is given again. If the folder is
-lost, `renderings autoencoder unet --recover` continues from the installed models.
+lost, `renderings autoencoder texts unet --recover` continues from the installed models.
 """
 
 import argparse
@@ -12,15 +12,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, T5EncoderModel
 
-from benchmarks.gallery import autoencoder, judging, renderings
+from benchmarks.gallery import autoencoder, judging, renderings, text_encoders
 from benchmarks.gallery.cards import denoiser_card, judge_card
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import WEIGHTS, Judge
-from benchmarks.gallery.trainer import RECIPES, Latents, Trainer, train
+from benchmarks.gallery.latents import Latents
+from benchmarks.gallery.trainer import RECIPES, Trainer, train
 from conceptprune.studio.judge import save_half
 from conceptprune.studio.training.photos import DEFAULT_FONT
 
@@ -28,6 +31,7 @@ AUTOENCODER_STEPS = 2600
 JUDGE_STEPS = 2500
 
 MODELS = WEIGHTS.parent.parent
+ENCODERS = {"unet": CLIPTextModel, "transformer": T5EncoderModel}
 
 # Stream of the seeds, photos of each thing, images of each thing by each artist.
 SETS = {"model": (1, 96, 8), "judge": (2, 32, 4), "test": (3, 8, 1)}
@@ -93,6 +97,25 @@ def train_judge(options: Options) -> None:
     print(measured)
 
 
+def trained_latents(work: Path) -> Latents:
+    """The encoded renderings; a cache of them is kept."""
+    model = trained_autoencoder(work)
+    return Latents.of(model, images(work, "model"), work / "latents.safetensors")
+
+
+def train_texts(options: Options) -> None:
+    """Train and save both text encoders."""
+    for kind, encoder in ENCODERS.items():
+        folder = options.work / f"{kind}-text"
+        if options.recover and (MODELS / kind).exists():
+            encoder.from_pretrained(MODELS / kind / "text_encoder").save_pretrained(folder)
+        else:
+            latents = trained_latents(options.work)
+            steps = options.steps or text_encoders.NUM_STEPS
+            trained: Any = text_encoders.train(kind, latents, steps).text_encoder
+            trained.save_pretrained(folder)
+
+
 def train_denoiser(kind: str) -> Callable[[Options], None]:
     """The stage that trains one denoiser with its text encoder."""
 
@@ -100,9 +123,9 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
         work, model = options.work, trained_autoencoder(options.work)
         recipe = RECIPES[kind]
         recipe = replace(recipe, num_steps=options.steps or recipe.num_steps)
-        latents = Latents.of(model, images(work, "model"), work / "latents.safetensors")
+        words = ENCODERS[kind].from_pretrained(work / f"{kind}-text")
         exported = MODELS / kind if options.recover else None
-        train(Trainer(kind, recipe), latents, model, work, exported)
+        train(Trainer(kind, recipe, words), trained_latents(work), model, work, exported)
 
     return stage
 
@@ -123,6 +146,7 @@ STAGES: dict[str, Callable[[Options], None]] = {
     "renderings": make_renderings,
     "autoencoder": train_autoencoder,
     "judge": train_judge,
+    "texts": train_texts,
     **{kind: train_denoiser(kind) for kind in KINDS},
     "install": install,
 }

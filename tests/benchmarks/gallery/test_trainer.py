@@ -14,9 +14,10 @@ from torch import nn
 from benchmarks.gallery import autoencoder, denoisers, trainer
 from benchmarks.gallery.captions import words
 from benchmarks.gallery.denoisers import KINDS, NOISE
+from benchmarks.gallery.latents import Latents
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
 from benchmarks.gallery.renderings import Renderings
-from benchmarks.gallery.trainer import Latents, Recipe, Trainer, denoising_loss, spread_times
+from benchmarks.gallery.trainer import Recipe, Trainer, denoising_loss, spread_times
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,21 @@ def test_a_step_is_adam_on_the_gradient_of_that_loss(kind, latents):
     torch.manual_seed(1)
     clean, ids = Trainer.sample(run_at_first_step(run), latents)
     denoising_loss(twin, run.noise, clean, ids).backward()
-    nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-    for ours, theirs in zip(run.parameters, twin.parameters(), strict=True):
+    nn.utils.clip_grad_norm_(twin.denoiser.parameters(), 1.0)
+    for ours, theirs in zip(run.parameters, twin.denoiser.parameters(), strict=True):
         assert (ours.grad is None) == (theirs.grad is None)
         if ours.grad is not None:
             assert torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_text_encoder_is_frozen(kind, latents):
+    run = Trainer(kind, Recipe(num_steps=4, batch=2, warm_up=1, cool_down=1))
+    before = {n: p.clone() for n, p in run.painter.text_encoder.named_parameters()}
+    run.advance(latents)
+    assert not any(p.requires_grad for p in run.painter.text_encoder.parameters())
+    for name, parameter in run.painter.text_encoder.named_parameters():
+        assert torch.equal(parameter, before[name]), name
 
 
 def run_at_first_step(run):
@@ -169,13 +180,35 @@ def test_an_exported_model_is_enough_to_go_on_from(kind, latents, tmp_path):
     exported = DiffusionPipeline.from_pretrained(tmp_path / kind).tokenizer
     for word in words():
         assert exported(word).input_ids == lost.painter.tokenizer(word).input_ids
-    found = Trainer(kind, replace(recipe, seed=1))
+    found = Trainer(kind, replace(recipe, seed=1), lost.painter.text_encoder)
     found.recover(tmp_path / kind)
     assert found.step == 1
     for ours, theirs in zip(found.parameters, lost.average, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)  # as float16 has them
     found.advance(latents)
     assert found.step == 2
+
+
+def test_after_a_change_of_text_encoders_it_still_hears_the_same(latents, tmp_path):
+    lost = Trainer("unet", Recipe(num_steps=8, batch=1))
+    lost.advance(latents)
+    lost.export(autoencoder.build(), tmp_path / "unet")
+    found = Trainer("unet", Recipe(num_steps=8, batch=1, seed=1))
+    found.ids = found.ids[:4, 60:80]  # enough captions, and fast
+    own = found.painter.text_encoder.state_dict()
+    found.recover(tmp_path / "unet")
+    assert all(torch.equal(t, own[n]) for n, t in found.painter.text_encoder.state_dict().items())
+    ids = found.ids[3, 17]
+    (layer,) = (
+        n
+        for n, _ in lost.painter.named_modules()
+        if n.endswith("mid_block.attentions.0.transformer_blocks.0.attn2.to_v")
+    )
+    with torch.no_grad():
+        before, after = (
+            run.painter.get_submodule(layer)(run.painter.states(ids)) for run in (lost, found)
+        )
+    assert (before - after).square().mean() < 0.05 * before.var()
 
 
 def test_a_drawn_latent_is_one_of_its_thing_and_look(latents):
