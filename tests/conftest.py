@@ -1,10 +1,20 @@
 """Fixtures that many tests share: a tiny random pipeline with Stable Diffusion 1.5's shape."""
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 # Before torch starts its threads: on a small machine, more than one only gets in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if sys.dont_write_bytecode:
+    # Tests start a hundred processes, and each of them would compile torch, diffusers and Ray again.
+    # They do not where the environment says so; nowhere else is anything written.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    cache = Path(__file__).parents[1] / ".pytest_cache" / "bytecode"
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
+    sys.dont_write_bytecode = False
 
 import pytest
 import torch
@@ -53,20 +63,29 @@ two of at once: each starts clusters of its own, at ports of their own.
 RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values()))}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    # Not when all are collected: xdist looks at the groups before any conftest does. (Under pytest
-    # 9.2, xdist 3.8 cannot change a test's id, so its groups have no effect there.)
-    item.add_marker(pytest.mark.xdist_group(group_of(item)))
+def group_of(nodeid: str) -> str:
+    """The group of a test, by the file that it is in."""
+    path = nodeid.partition("::")[0]
+    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that no process is left alone with one at the end.
-    items.sort(key=lambda item: RANKS.get(group_of(item), len(RANKS)))
+    items.sort(key=lambda item: RANKS.get(group_of(item.nodeid), len(RANKS)))
 
 
-def group_of(item: pytest.Item) -> str:
-    path = item.path.relative_to(item.config.rootpath).as_posix()
-    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    # xdist's own groups are a part of a test's id, which pytest no longer lets it change.
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

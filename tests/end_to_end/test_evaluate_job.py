@@ -3,14 +3,12 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 import yaml
 from PIL import Image
 
@@ -30,13 +28,6 @@ from tests.pipelines.conftest import whole_plan
 SUITE = Path(__file__).parents[2] / "manifests" / "suites" / "studio.yaml"
 GOLDEN = Path(__file__).with_name("studio_golden.json")
 ERASED = "vorla brint"
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def suite_with(actors: int, folder: Path) -> Path:

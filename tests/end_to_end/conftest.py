@@ -1,0 +1,59 @@
+"""What the tests of whole jobs share: a Ray cluster, and masks as one process makes them."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from conceptprune.store import Store
+from conceptprune.units.worker import Worker
+from pipelines.jobs.preparation import plan_here, prepare
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[None]:
+    """One cluster for all jobs that are driven from the tests' process: starting one takes seconds.
+
+    Its workers report their metrics once a second.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        _metrics_export_port=port,
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, bytes]]:
+    """The masks of a manifest, computed in this process, unit by unit, without Ray."""
+
+    def run(manifest: Path) -> dict[str, bytes]:
+        folder = tmp_path_factory.mktemp("here")
+        prepared = prepare(manifest)
+        worker = Worker(Store(str(folder)), prepared.model)
+        for unit in reversed(prepared.prompts_units()):
+            worker.run(unit)
+        for unit in plan_here(prepared, worker.store).units():
+            worker.run(unit)
+        return masks(folder)
+
+    return run
+
+
+def masks(store: Path) -> dict[str, bytes]:
+    """The masks in a store, by the names of their files."""
+    return objects(store, "mask")
+
+
+def objects(store: Path, kind: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "objects" / kind).rglob("*.*")}
