@@ -1,20 +1,11 @@
 """Fixtures that many tests share: a tiny random pipeline with Stable Diffusion 1.5's shape."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 # Before torch starts its threads: on a small machine, more than one only gets in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-if sys.dont_write_bytecode:
-    # Tests start a hundred processes, and each of them would compile torch, diffusers and Ray again.
-    # They do not where the environment says so; nowhere else is anything written.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    cache = Path(__file__).parents[1] / ".pytest_cache" / "bytecode"
-    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
-    sys.dont_write_bytecode = False
 
 import pytest
 import torch
@@ -44,34 +35,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-TOGETHER = {
-    "tests/end_to_end/chaos": "harm",
-    "tests/end_to_end/test_secrets.py": "harm",
-    "tests/pipelines/scheduling": "harm",
-    "tests/end_to_end": "cluster",
-    "tests/test_packaging.py": "cluster",
-    "tests/test_docs.py": "documents",
-    "tests/benchmarks/test_smoke.py": "benchmarks",
-    "tests/conceptprune/store/s3": "server",
-    "tests/pipelines/report": "browser",
-}
-"""Tests that take longest, and those that share what there should be one of; the first that fits.
-
-Of other tests, a file stays together. Those on Ray are in groups that one machine of two cores runs
-two of at once: each starts clusters of its own, at ports of their own.
+TOGETHER = (
+    "tests/end_to_end/chaos",
+    "tests/pipelines",
+    "tests/end_to_end",
+    "tests/end_to_end/test_local_head.py",
+    "tests/test_packaging.py",
+    "tests/end_to_end/test_secrets.py",
+    "tests/pipelines/report",
+    "tests/benchmarks/test_gpu.py",
+    "tests/benchmarks/test_smoke.py",
+    "tests/pipelines/scheduling",
+    "tests/test_docs.py",
+    "tests/conceptprune/store/s3",
+)
+"""How the paths start of tests that share what there should be one of, or that take long: these, in
+the order of the time they take. Of the others, a file stays together.
 """
-RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values()))}
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test, by the file that it is in."""
+    """The group of a test: the longest start that fits its path, or the file that it is in."""
     path = nodeid.partition("::")[0]
-    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+    return max((start for start in TOGETHER if path.startswith(start)), key=len, default=path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that no process is left alone with one at the end.
-    items.sort(key=lambda item: RANKS.get(group_of(item.nodeid), len(RANKS)))
+    rank = {start: place for place, start in enumerate(TOGETHER)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
 @pytest.hookimpl(optionalhook=True)
