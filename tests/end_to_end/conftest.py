@@ -27,7 +27,11 @@ def cluster() -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 1000},
+        _system_config={
+            "metrics_report_interval_ms": 1000,
+            # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
+            "worker_niceness": 0,
+        },
     )
     yield
     ray.shutdown()
