@@ -24,6 +24,9 @@ from pipelines.report.data import read_report
 from tests.end_to_end.conftest import masks, objects
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS, save_language_model
 
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.fixture
 def manifest(tmp_path: Path, tiny_folder: Path) -> Any:

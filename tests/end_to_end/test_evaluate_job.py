@@ -25,6 +25,9 @@ from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.loop import Result
 from tests.pipelines.conftest import whole_plan
 
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
+
 SUITE = Path(__file__).parents[2] / "manifests" / "suites" / "studio.yaml"
 GOLDEN = Path(__file__).with_name("studio_golden.json")
 ERASED = "vorla brint"

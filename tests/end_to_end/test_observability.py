@@ -18,6 +18,9 @@ from pipelines.records.ledger import read_ledger
 from pipelines.scheduling.metrics import JobMetrics
 from tests.end_to_end.conftest import masks
 
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
+
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "cluster" / "grafana" / "conceptprune.json"
 METRIC = r"ray_conceptprune_\w+"
