@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 # Before torch starts its threads: on a small machine, more than one only gets in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,39 +35,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-TOGETHER = {
-    "tests/end_to_end/chaos": "harm",
-    "tests/end_to_end/test_secrets.py": "harm",
-    "tests/pipelines/scheduling": "harm",
-    "tests/end_to_end": "cluster",
-    "tests/test_packaging.py": "cluster",
-    "tests/test_docs.py": "documents",
-    "tests/benchmarks/test_smoke.py": "benchmarks",
-    "tests/conceptprune/store/s3": "server",
-    "tests/pipelines/report": "browser",
-}
-"""Tests that take longest, and those that share what there should be one of; the first that fits.
-
-Of other tests, a file stays together. Those on Ray are in groups that one machine of two cores runs
-two of at once: each starts clusters of its own, at ports of their own.
+TOGETHER = (
+    "tests/end_to_end/chaos",
+    "tests/pipelines",
+    "tests/end_to_end",
+    "tests/end_to_end/test_local_head.py",
+    "tests/test_packaging.py",
+    "tests/end_to_end/test_secrets.py",
+    "tests/pipelines/report",
+    "tests/benchmarks/test_gpu.py",
+    "tests/benchmarks/test_smoke.py",
+    "tests/pipelines/scheduling",
+    "tests/test_docs.py",
+    "tests/conceptprune/store/s3",
+)
+"""How the paths start of tests that share what there should be one of, or that take long: these, in
+the order of the time they take. Of the others, a file stays together.
 """
-RANKS = {name: rank for rank, name in enumerate(dict.fromkeys(TOGETHER.values()))}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    # Not when all are collected: xdist looks at the groups before any conftest does. (Under pytest
-    # 9.2, xdist 3.8 cannot change a test's id, so its groups have no effect there.)
-    item.add_marker(pytest.mark.xdist_group(group_of(item)))
+def group_of(nodeid: str) -> str:
+    """The group of a test: the longest start that fits its path, or the file that it is in."""
+    path = nodeid.partition("::")[0]
+    return max((start for start in TOGETHER if path.startswith(start)), key=len, default=path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that no process is left alone with one at the end.
-    items.sort(key=lambda item: RANKS.get(group_of(item), len(RANKS)))
+    rank = {start: place for place, start in enumerate(TOGETHER)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
-def group_of(item: pytest.Item) -> str:
-    path = item.path.relative_to(item.config.rootpath).as_posix()
-    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    # xdist's own groups are a part of a test's id, which pytest no longer lets it change.
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

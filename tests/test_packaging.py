@@ -75,7 +75,8 @@ def run(program: Path, *words: str, cwd: Path, code: int = 0) -> subprocess.Comp
         # Nothing of this clone: neither its folder nor PYTHONPATH.
         [str(program), *words],
         cwd=cwd,
-        env={"PATH": "/usr/bin:/bin"},
+        # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
+        env={"PATH": "/usr/bin:/bin", "RAY_worker_niceness": "0"},
         text=True,
         capture_output=True,
         check=False,

@@ -4,7 +4,6 @@ What Ray has no part in runs without it, which saves starting its processes.
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,11 @@ from pipelines.jobs.preparation import plan_here, prepare
 from pipelines.jobs.run import unit_runner
 from pipelines.records.ledger import read_ledger
 from pipelines.report.data import read_report
+from tests.end_to_end.conftest import masks, objects
 from tests.support.tiny_language_model import CONCEPT, MANIFEST_SETTINGS, WORDS, save_language_model
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One cluster for all jobs of this file: starting one takes seconds."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture
@@ -76,46 +71,16 @@ def exit_code(command: str, manifest: Path, store: Path | str) -> int:
     return stop.value.code
 
 
-def masks(store: Path) -> dict[str, bytes]:
-    return objects(store, "mask")
-
-
-def objects(store: Path, kind: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store / "objects" / kind).rglob("*.*")}
-
-
 def ledger(store: Path) -> list[dict[str, Any]]:
     opened = Store(str(store))
     (run,) = opened.runs()
     return read_ledger(opened, run)
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Any:
-    """The masks of a manifest, computed in this process, unit by unit, without Ray."""
-
-    def run(manifest: Path) -> dict[str, bytes]:
-        folder = tmp_path_factory.mktemp("here")
-        prepared = prepare(manifest)
-        worker = Worker(Store(str(folder)), prepared.model)
-        for unit in reversed(prepared.prompts_units()):
-            worker.run(unit)
-        for unit in plan_here(prepared, worker.store).units():
-            worker.run(unit)
-        return masks(folder)
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("actors", "window"), [(0, 3), (1, None), (2, 1)], ids=["without Ray", "1", "2"]
-)
-def test_masks_are_the_same_bytes_with_any_actors_and_windows(
-    manifest: Any, here: Any, cluster: None, tmp_path: Path, actors: int, window: int | None
+def test_masks_are_the_same_bytes_in_windows_and_without_ray(
+    manifest: Any, here: Any, tmp_path: Path
 ) -> None:
-    path = manifest(
-        collection={"window": window}, compute={"actors": actors}, outputs={"fuse": "union"}
-    )
+    path = manifest(collection={"window": 3}, outputs={"fuse": "union"})
     assert erase(path, tmp_path / "store") == 0
     found = masks(tmp_path / "store")
     assert len(found) == 3
@@ -257,10 +222,13 @@ def test_bad_input_exits_2_and_writes_nothing(
     assert not (tmp_path / "store").exists()
 
 
-def test_an_actor_that_dies_is_replaced_and_changes_no_byte(
+def test_masks_are_the_same_bytes_by_two_actors_in_windows_of_which_one_dies_and_is_replaced(
     manifest: Any, here: Any, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kills the first actor as soon as it has been given work, before it can begin."""
+    """Kills the first actor as soon as it has been given work, before it can begin.
+
+    A job with one actor, which lives, is that of `test_observability.py`.
+    """
     from pipelines.scheduling.workers import WorkerPool
 
     submit, killed = WorkerPool.submit, []
@@ -272,9 +240,11 @@ def test_an_actor_that_dies_is_replaced_and_changes_no_byte(
             ray.kill(pool.slots[0].handle)
 
     monkeypatch.setattr(WorkerPool, "submit", submit_and_kill)
-    path = manifest(compute={"actors": 2})
+    path = manifest(collection={"window": 1}, compute={"actors": 2}, outputs={"fuse": "union"})
     assert erase(path, tmp_path / "store") == 0
     assert killed
     # Work that never began has used no attempt.
     assert max(row["attempts"] for row in ledger(tmp_path / "store")) == 1
-    assert masks(tmp_path / "store") == here(path)
+    found = masks(tmp_path / "store")
+    assert len(found) == 3
+    assert found == here(manifest(outputs={"fuse": "union"}))

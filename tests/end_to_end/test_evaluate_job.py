@@ -3,14 +3,12 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 import yaml
 from PIL import Image
 
@@ -27,16 +25,12 @@ from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.loop import Result
 from tests.pipelines.conftest import whole_plan
 
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
+
 SUITE = Path(__file__).parents[2] / "manifests" / "suites" / "studio.yaml"
 GOLDEN = Path(__file__).with_name("studio_golden.json")
 ERASED = "vorla brint"
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def suite_with(actors: int, folder: Path) -> Path:

@@ -2,9 +2,8 @@
 
 import json
 import re
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,53 +16,53 @@ from conceptprune.store import Store
 from pipelines.cli import main
 from pipelines.records.ledger import read_ledger
 from pipelines.scheduling.metrics import JobMetrics
+from tests.end_to_end.conftest import masks
+
+# Half a minute of computing, which a busy machine may take many minutes for.
+pytestmark = pytest.mark.timeout(1800)
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "cluster" / "grafana" / "conceptprune.json"
 METRIC = r"ray_conceptprune_\w+"
+INTERRUPTIONS = "ray_conceptprune_interruptions_total"
 SECONDS_TO_EXPORT = 60
 CONCEPT = "Ada Bell"
 NOTHING = "Nothing At All"
+GOOD = {"name": CONCEPT, "kind": "style", "fillers": ["cat", "car"]}
+POISON = {
+    "name": NOTHING,
+    "kind": "custom",
+    "prompts": [{"base": "a cat", "target": "a CAT"}],  # Equal to the tokenizer.
+}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    yield context
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def job(
-    cluster: Any, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """One job with a good and a poison concept: its log, its store and what was exported."""
-    folder = tmp_path_factory.mktemp("observed")
-    same = [{"base": "a cat", "target": "a CAT"}]  # Equal to the tokenizer.
+def write_manifest(path: Path, model: Path, *concepts: dict[str, Any]) -> Path:
     content = {
         "version": 1,
-        "model": {"folder": str(tiny_folder)},
-        "concepts": [
-            {"name": CONCEPT, "kind": "style", "fillers": ["cat", "car"]},
-            {"name": NOTHING, "kind": "custom", "prompts": same},
-        ],
+        "model": {"folder": str(model)},
+        "concepts": list(concepts),
         "collection": {"steps": 4, "tau": 2, "dtype": "float32", "device": "cpu"},
         "pruning": {"sparsity": 0.02},
         "outputs": {"deltas": True},
         "compute": {"actors": 1, "cpus_per_actor": 0.5},
     }
-    path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def job(
+    cluster: None, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """One job with a good and a poison concept: its log, its store and what it exported.
+
+    This process may have driven other jobs: `before` is what they exported.
+    """
+    folder = tmp_path_factory.mktemp("observed")
+    path = write_manifest(folder / "manifest.yaml", tiny_folder, GOOD, POISON)
+    # A process exports all that it has counted at once.
+    JobMetrics().unit(kind="before", status="done", attempts=1, evaluations=0)
+    before = exported(lambda text: counted(text, 'kind="before"') == 1)
     errors = folder / "stderr"
     with errors.open("w", encoding="utf-8") as stream, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", stream)
@@ -75,7 +74,9 @@ def job(
     return {
         "lines": errors.read_text(encoding="utf-8").splitlines(),
         "rows": rows,
-        "exported": exported(lambda text: counted(text) == len(rows)),
+        "store": folder / "store",
+        "before": before,
+        "exported": exported(lambda text: counted(text) - counted(before) == len(rows)),
         "session": Path(ray._private.worker._global_node.get_session_dir_path()),
     }
 
@@ -122,11 +123,17 @@ def test_every_panel_asks_for_a_metric_that_the_job_exports(job: dict[str, Any])
     metrics.unit(kind="window", status="done", attempts=2, evaluations=0)
     for total in (1, 1, 3):
         metrics.interrupted(total)
-    text = exported(lambda text: dashboard_metrics() <= names(text))
+
+    def more(text: str, name: str, *labels: str) -> float:
+        return values(text, name, *labels) - values(job["exported"], name, *labels)
+
+    text = exported(
+        lambda text: more(text, INTERRUPTIONS) > 0 and dashboard_metrics() <= names(text)
+    )
     assert all(re.search(METRIC, expression) for expression in expressions())
     assert dashboard_metrics() - names(text) == set()
-    assert values(text, "ray_conceptprune_retries_total", 'kind="window"') == 1
-    assert values(text, "ray_conceptprune_interruptions_total") == 3
+    assert more(text, "ray_conceptprune_retries_total", 'kind="window"') == 1
+    assert more(text, INTERRUPTIONS) == 3
 
 
 def test_the_panel_of_failures_leaves_out_what_another_job_did() -> None:
@@ -144,26 +151,38 @@ def test_the_runbook_says_what_to_do_about_metrics_that_there_are(job: dict[str,
 
 
 def test_the_numbers_are_those_of_the_ledger(job: dict[str, Any]) -> None:
-    rows, text = job["rows"], job["exported"]
+    rows, text, before = job["rows"], job["exported"], job["before"]
     for status in ("done", "failed", "blocked"):
         expected = sum(row["status"] == status for row in rows)
-        assert counted(text, f'status="{status}"') == expected, status
+        label = f'status="{status}"'
+        assert counted(text, label) - counted(before, label) == expected, status
     evaluations = sum(row["evaluations"] for row in rows if row["status"] == "done")
-    assert values(text, "ray_conceptprune_evaluations_total") == evaluations
+    total = "ray_conceptprune_evaluations_total"
+    assert values(text, total) - values(before, total) == evaluations
     assert values(text, "ray_conceptprune_units_left") == 0
     assert values(text, "ray_conceptprune_actors") == 0
 
 
 def test_driver_and_workers_tell_what_the_store_takes(job: dict[str, Any]) -> None:
+    # What other jobs' workers counted is as it was before.
     counts = [
         line
-        for line in job["exported"].splitlines()
+        for line in set(job["exported"].splitlines()) - set(job["before"].splitlines())
         if line.startswith("ray_conceptprune_store_seconds_count{")
     ]
     operations = {re.search(r'operation="(\w+)"', line)[1] for line in counts}  # type: ignore[index]
     assert {"read", "write", "list"} <= operations <= {"read", "write", "list", "look", "remove"}
     workers = {re.search(r'WorkerId="(\w+)"', line)[1] for line in counts}  # type: ignore[index]
     assert len(workers) > 1
+
+
+def test_one_actor_makes_the_same_bytes_as_this_process(
+    job: dict[str, Any], here: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    alone = write_manifest(tmp_path / "manifest.yaml", tiny_folder, GOOD)
+    found = masks(job["store"])
+    assert len(found) == 1
+    assert found == here(alone)
 
 
 def test_no_tag_holds_a_concept(job: dict[str, Any]) -> None:

@@ -93,18 +93,6 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
     head_log = folder / "head.log"
     texts: dict[str, bytes] = {}
 
-    def run(name: str, *words: str, code: int = 0, **variables: str) -> None:
-        done = subprocess.run(
-            [str(BIN / "conceptprune"), *words],
-            cwd=work,
-            env={**environment, **variables},
-            capture_output=True,
-            timeout=250,
-            check=False,
-        )
-        texts[f"output of {name}"] = done.stdout + done.stderr
-        assert done.returncode == code, (done.stdout + done.stderr).decode()
-
     with head_log.open("wb") as log:
         head = subprocess.Popen(
             [
@@ -121,14 +109,26 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
         )
     try:
         wait_for(head, head_log, "Ray runtime started")
-        run("submit", "submit", "manifest.yaml", "--store", uri, "--address", address)
-        run("erase", "erase", "manifest.yaml", "--store", uri, "--log-format", "json")
-        # No server here gives out session tokens, so one that is made up is refused: what is said
-        # then, and what an error quotes, must not show it either.
-        token_of_a_session = {"AWS_SESSION_TOKEN": SESSION_TOKEN}
-        run("refused", "erase", "manifest.yaml", "--store", uri, code=1, **token_of_a_session)
+        command = [str(BIN / "conceptprune"), "submit", "manifest.yaml", "--store", uri]
+        submitted = subprocess.run(
+            [*command, "--address", address],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            timeout=250,
+            check=False,
+        )
+        texts["output of submit"] = submitted.stdout + submitted.stderr
+        assert submitted.returncode == 0, texts["output of submit"].decode()
+        erase = ("erase", str(work / "manifest.yaml"), "--store", uri)
+        with pytest.MonkeyPatch.context() as patch:
+            # No server here gives out session tokens, so one that is made up is refused: what is
+            # said then, and what an error quotes, must not show it either.
+            patch.setenv("AWS_SESSION_TOKEN", SESSION_TOKEN)
+            texts["output of refused"] = said_here(*erase, code=1)
         delta = ("--as", "delta", "--out", str(work / "delta"), "--model", str(model))
         for words in (
+            (*erase, "--log-format", "json"),
             ("status", uri),
             ("gc", uri),
             ("report", uri, "--out", str(work / "report.html")),
@@ -151,7 +151,7 @@ def gather(folder: Path, session: Path, server: SeaweedServer, model: Path) -> E
     return Evidence(store=store, server=server, texts=texts)
 
 
-def said_here(*words: str) -> bytes:
+def said_here(*words: str, code: int = 0) -> bytes:
     """What a command prints that starts no process; run in this one, which saves a start."""
     said = io.StringIO()
     with (
@@ -160,7 +160,7 @@ def said_here(*words: str) -> bytes:
         pytest.raises(SystemExit) as stop,
     ):
         main(list(words))
-    assert not stop.value.code, said.getvalue()
+    assert (stop.value.code or 0) == code, said.getvalue()
     return said.getvalue().encode()
 
 

@@ -156,14 +156,16 @@ def run_here(spec: Spec, *units: Unit, **options: Any) -> tuple[dict[str, Result
 @pytest.fixture(scope="module")
 def head() -> Iterator[Cluster]:
     """A head without room for actors or tasks: those go to nodes that a test adds."""
-    health = {
+    settings = {
+        # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
+        "worker_niceness": 0,
         # A node that is gone is noticed in seconds, not in half a minute.
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 1000,
         "health_check_failure_threshold": 4,
     }
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health}
+        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings}
     )
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
