@@ -4,6 +4,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks import sd15
 from benchmarks.process import PeakMemory, in_own_process
 from benchmarks.results import Measurement
@@ -55,6 +57,14 @@ def measure(*, num_calls: int, num_layers: int = len(sd15.SHAPES)) -> list[Measu
         loaded.remove(site)
         remove_seconds = time.perf_counter() - started
 
+    hashing = []
+    for dtype in (torch.float16, torch.float32, torch.bfloat16):
+        site.to(dtype)
+        started = time.perf_counter()
+        # It does little but hash; `apply` begins with it.
+        loaded.check(site)
+        hashing.append((dtype, time.perf_counter() - started))
+
     return [
         Measurement(
             what="select a mask",
@@ -75,4 +85,13 @@ def measure(*, num_calls: int, num_layers: int = len(sd15.SHAPES)) -> list[Measu
         ),
         Measurement(what="load and apply", value=apply_seconds, unit="s", at_most=1),
         Measurement(what="remove", value=remove_seconds, unit="s"),
+        *(
+            Measurement(
+                what=f"of apply: hash the weights in {str(dtype).removeprefix('torch.')}",
+                value=seconds,
+                unit="s",
+                note=f"{num_weights / seconds / 1e6:.0f} M weights a second",
+            )
+            for dtype, seconds in hashing
+        ),
     ]

@@ -1,6 +1,10 @@
 """The summary of an evaluation or an attack: one row per number, with its interval."""
 
+from typing import Any
+
 import pyarrow as pa
+
+from conceptprune.store import UnknownFormatError, whole_rows
 
 OBJECT = "summary"
 """Name of the summary among the commit's objects."""
@@ -37,3 +41,27 @@ after `erased/` or `retained/`; `scorer`: its name, `attack/<name>` for an attac
 the number and its 95 % interval, null if there is none; `n`: images, or attacked prompts;
 `better`: lower, higher, or empty; `settings`: JSON of everything that decides the number (versions,
 weights, thresholds, seeds, budgets). Numbers of sets describe a whole group."""
+
+BETTER = ("lower", "higher", "")
+
+
+def summary_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a summary, checked to be such as this version writes.
+
+    Raises:
+        UnknownFormatError: it is of another format.
+        ValueError: it is of this format, and something in it is not.
+    """
+    found, known = (
+        (schema.metadata or {}).get(b"conceptprune.format", b"").decode()
+        for schema in (table.schema, SCHEMA)
+    )
+    if found != known:
+        raise UnknownFormatError(f"the format {found}")
+    rows = whole_rows(table, SCHEMA)
+    for row in rows:
+        if row["n"] < 0 or row["better"] not in BETTER:
+            raise ValueError(
+                f"a number in it is of {row['n']} images, {row['better']!r:.20} better"
+            )
+    return rows

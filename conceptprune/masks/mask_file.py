@@ -108,6 +108,32 @@ def read_mask_file(data: bytes) -> tuple[MaskHeader, dict[str, Entries]]:
     }
 
 
+def named_concepts(beginning: bytes, size: int) -> tuple[str, ...] | None:
+    """The concepts that a mask file of `size` bytes names, from its first bytes alone.
+
+    Nothing is checked. None if it cannot be told: its header is longer than `beginning`, or of
+    another format.
+
+    Raises:
+        UserError: no mask file begins like this.
+    """
+    if 8 <= len(beginning) < size:
+        (header,) = struct.unpack_from("<Q", beginning)
+        if header > len(beginning) - 8:
+            return None
+    metadata = _tensors_header(beginning).get("__metadata__")
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f"not a conceptprune mask: its metadata has no key {METADATA_KEY}")
+    content = _json(text.encode(), "not a conceptprune mask: its metadata")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    names = content.get("concepts")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("damaged mask: it names no concepts")
+    return tuple(names)
+
+
 def _tensors_header(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise UserError(f"not a conceptprune mask: {len(data):,} bytes, at most {MOST_BYTES:,}")

@@ -178,7 +178,7 @@ def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
     if kind.__name__.startswith("CLIPTextModel") and versions()["transformers"].startswith("4."):
         how["key_mapping"] = OLDER_NAMES
     try:
-        with _quiet():
+        with quiet():
             module, told = kind.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -199,7 +199,7 @@ def _loaded(kind: Any, folder: Path, **how: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the libraries' tables of missing tensors; the error here says it in one line."""
     loggers = [importlib.import_module(f"{library}.utils.logging") for library in LIBRARIES]
     levels = [logger.get_verbosity() for logger in loggers]

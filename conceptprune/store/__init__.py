@@ -18,6 +18,7 @@ from conceptprune.store.parquet import (
     parquet_to_table,
     table_to_parquet,
     type_name,
+    whole_rows,
 )
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef, UnknownFormatError
 from conceptprune.store.store import Store
@@ -33,4 +34,5 @@ __all__ = [
     "parquet_to_table",
     "table_to_parquet",
     "type_name",
+    "whole_rows",
 ]

@@ -7,6 +7,9 @@ from typing import Protocol
 from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
 
+MOST_BYTES = 1 << 30
+"""Limit for a file whose size is not recorded: a record, a claim, a ledger."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -43,7 +46,11 @@ class Backend(Protocol):
     """Whether `create` is atomic, as far as is known; otherwise it looks first, and then writes."""
 
     def read(self, path: str, size: int = 0) -> bytes | None:
-        """A file's bytes, or None if it does not exist; `size` is the expected size."""
+        """A file's bytes, or None if it does not exist.
+
+        `size` is the expected size: of a longer file, one byte more is read, where the file system
+        can. Without it, a file larger than `MOST_BYTES` is an error.
+        """
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
         """Write a small file unless it exists; returns False if it did.

@@ -11,12 +11,9 @@ from pathlib import Path
 
 from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
-from conceptprune.store.backend import Entry, below
+from conceptprune.store.backend import MOST_BYTES, Entry, below
 
 TEMPORARY_PREFIX = ".writing-"
-
-MOST_BYTES = 1 << 30
-"""Limit for a file whose size is not recorded: a record, a claim, a ledger."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 

@@ -135,6 +135,29 @@ def _text_bytes(array: pa.Array) -> int:
     return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
 
 
+def whole_rows(table: pa.Table, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a table in the columns of `schema`, checked to have their types and no gaps.
+
+    A table's digest says only that nothing was lost: anyone who can write the store may have put a
+    table there that no version writes.
+
+    Raises:
+        ValueError: a column is missing, or has another type or a gap.
+    """
+    for field in schema:
+        there = table.column_names.count(field.name) == 1
+        column = table.column(field.name) if there else None
+        if column is None or type_name(column.type) != type_name(field.type):
+            raise ValueError(f"it has no column {field.name} of {type_name(field.type)}")
+        if column.null_count and not field.nullable:
+            raise ValueError(f"its column {field.name} has a gap")
+    rows: list[dict[str, Any]] = table.select(schema.names).to_pylist()
+    for row in rows:
+        if any(isinstance(value, list) and None in value for value in row.values()):
+            raise ValueError("a list in it has a gap")
+    return rows
+
+
 def format_number(schema: pa.Schema) -> int:
     """The number at the end of a table's format: 3 of "ledger/3".
 

@@ -7,6 +7,7 @@ deletes, too, because s3fs drops S3's answer for each object.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from botocore.exceptions import ConnectionError as UnreachableError
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from conceptprune.store.access import SHORTEST_TRY, Access, passes, reason_of
-from conceptprune.store.backend import Entry
+from conceptprune.store.backend import MOST_BYTES, Entry
 from conceptprune.store.objects import FsspecObjects
 
 PART_BYTES = 64 * 2**20
@@ -97,12 +98,22 @@ class S3Objects(FsspecObjects):
 
         def read(seconds: float) -> bytes | None:
             try:
-                data: bytes = self._fs.cat_file(self._full(path), timeout=seconds)
+                # An object larger than recorded is damaged, so there is no need to read all of it.
+                most = (size or MOST_BYTES) + 1
+                data: bytes = self._fs.cat_file(
+                    self._full(path), start=0, end=most, timeout=seconds
+                )
             except FileNotFoundError as error:
                 # A missing bucket is not an empty store.
                 if _code(error) == "NoSuchBucket":
                     raise OSError(*error.args) from error.__cause__
                 return None
+            except OSError as error:
+                if _status(error) == 416:
+                    return b""  # It has no bytes, and so no first ones.
+                raise
+            if not size and len(data) > MOST_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes")
             return data
 
         return self.access.within(f"read {path}", read, size=size)

@@ -169,6 +169,17 @@ class Store:
             raise StoreError(f"{self.uri}: {ref.path} {fault}")
         return data
 
+    def begin(self, ref: ObjectRef, size: int) -> bytes:
+        """An object's first bytes, at most `size` and one more; they are not checked.
+
+        Raises:
+            StoreError: the object is missing.
+        """
+        data = self._backend.read(ref.path, min(size, ref.size))
+        if data is None:
+            raise StoreError(f"{self.uri}: {ref.path} is missing")
+        return data
+
     def load(self, commit: Commit, role: str) -> bytes:
         """The bytes of one object of a committed unit.
 

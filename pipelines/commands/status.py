@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..records.ledger import open_ledger
 from ..records.run_record import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord, recorded, run_records, unknown_records
 from ..records.unknown import unknown_to_this_version
+from ..records.whose import Whose
 from ..scheduling.graph import Committed, committed_in
 
 OPEN = ("failed", "blocked", "pending")
@@ -44,6 +45,8 @@ class RunStatus:
     """What became of its concepts, as its last job found; None where that is not on record."""
     not_shown: tuple[str, ...] = ()
     """What is on record of it that this version does not know."""
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    """By concept, why what is recorded as its mask is not."""
 
     @classmethod
     def read(
@@ -52,6 +55,7 @@ class RunStatus:
         record: AnyRecord,
         committed: Committed,
         claims: Sequence[Claim] = (),
+        whose: Whose | None = None,
     ) -> "RunStatus":
         """The status of a run; `committed` tells what changed since its last ledger."""
         ledger = open_ledger(store, record.run)
@@ -67,8 +71,15 @@ class RunStatus:
         mine = [claim for claim in claims if claim.job in ids]
         unknown = tuple(unknown_to_this_version(record, ledger))
         states = ConceptStates.read(store, record.run) if isinstance(record, RunRecord) else None
+        done = [row for row in rows if committed(row["kind"], row["key"])]
         return cls(
-            record=record, rows=rows, jobs=jobs, claims=mine, states=states, not_shown=unknown
+            record=record,
+            rows=rows,
+            jobs=jobs,
+            claims=mine,
+            states=states,
+            not_shown=unknown,
+            wrong=(whose or Whose(store)).wrong(done),
         )
 
     @property
@@ -85,7 +96,7 @@ class RunStatus:
         """How many concepts miss nothing."""
         known = {name for row in self.rows for name in row["concepts"]}
         unfinished = {name for row in self.open_rows for name in row["concepts"]}
-        return len(known - unfinished)
+        return len(known - unfinished - self.wrong.keys())
 
     @property
     def open_rows(self) -> list[dict[str, Any]]:
@@ -128,6 +139,7 @@ def read_statuses(
         StoreError: the store cannot be read.
     """
     committed = committed_in(opened)
+    whose = Whose(opened)
     live = [claim for claim, age in claims if age < claim.seconds]
     runs: list[AnyRecord] = list(unknown_records(opened))
     damaged: list[tuple[UnknownRecord, StoreError]] = []
@@ -142,7 +154,7 @@ def read_statuses(
         run_records(opened)
     for record in sorted(runs, key=lambda record: (record.started, record.run), reverse=True):
         try:
-            yield record, RunStatus.read(opened, record, committed, live)
+            yield record, RunStatus.read(opened, record, committed, live, whose)
         except StoreError as error:
             yield record, error
     yield from damaged
@@ -193,10 +205,13 @@ def _lines(status: RunStatus) -> Iterator[str]:
     for row in status.rows:
         if row["status"] == "failed":
             yield f"  failed    {_failure(row)}"
+    for name, problem in status.wrong.items():
+        yield "  wrong     " + one_line(f"mask of {name}: {problem}")
     yield from _blocked(status.rows)
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
-    yield f"  rerun     a rerun would {verb}"
+    verify = "; what is wrong, it computes again with --verify" if status.wrong else ""
+    yield f"  rerun     a rerun would {verb}{verify}"
 
 
 def _started(record: RunRecord | EvaluationRecord) -> str:

@@ -62,6 +62,7 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
         known["concepts"] = {
             "all": status.num_concepts,
             "done": status.num_concepts_done,
+            "wrong": dict(status.wrong),
             "effect": status.states.as_json() if status.states else None,
         }
         known["combined"] = fused and {

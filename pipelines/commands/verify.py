@@ -17,6 +17,7 @@ from conceptprune.manifest.files import open_regular
 from conceptprune.masks.mask import PruningMask
 from conceptprune.store import ObjectRef, Store
 from conceptprune.store.events import Chain, check_events
+from conceptprune.units.find import find_commit
 
 from ..console.logs import one_line
 from ..console.names import some
@@ -81,7 +82,7 @@ def audit(store: str, known: Sequence[str] = ()) -> Audit:
 def _bad_masks(store: Store) -> Iterator[str]:
     """What is wrong with the finished masks of a store's runs."""
     # It imports torch, which an export without a store does without.
-    from conceptprune.units.results import read_mask
+    from conceptprune.units.results import check_whose
 
     seen: set[tuple[str, str]] = set()
     for run in store.runs():
@@ -98,7 +99,12 @@ def _bad_masks(store: Store) -> Iterator[str]:
                 continue
             seen.add((name, key))
             try:
-                read_mask(store, key, of=name)
+                commit = find_commit(store, "mask", key)
+                ref = commit.objects.get("mask") if commit else None
+                if commit is None or ref is None:
+                    raise StoreError("its record is damaged, or names no mask")
+                # Not `load`, which moves damage aside: an audit changes nothing.
+                check_whose(store, commit, PruningMask.from_bytes(store.read(ref)), name)
             except (StoreError, UserError) as error:
                 yield f"mask of {name}: {error}"
 

@@ -21,14 +21,14 @@ from conceptprune.evaluation.checkpoint import (
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Suite, load_suite
-from conceptprune.evaluation.summary import OBJECT
+from conceptprune.evaluation.summary import OBJECT, summary_rows
 from conceptprune.manifest.model import BuiltinModel
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, family_named, identity
 from conceptprune.models.schedulers import check_repeatable
-from conceptprune.store import ObjectRef, Store, parquet_to_table
+from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table
 from conceptprune.units.find import find_commit
 from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
@@ -39,6 +39,7 @@ from ..console.evaluation import show_summary
 from ..console.logs import LogFormat, identified, job_console, log_format, say
 from ..records.evaluation import EvaluationRecord
 from ..records.journal import new_job
+from ..records.run_files import told_if_strange
 from ..records.runs import mask_keys, run_records
 from ..scheduling.metrics import StoreMetrics
 from ..scheduling.workers import UnitRunner, WorkerProcess
@@ -122,14 +123,18 @@ def _document(
 ) -> dict[str, Any]:
     """The evaluation with one row per number, for programs."""
     commit = find_commit(store, plan.evaluation.kind, plan.evaluation.key)
-    table = None if commit is None else parquet_to_table(store.load(commit, OBJECT))
     return {
         "format": "conceptprune.evaluate/1",
         "run": plan.run,
         "checkpoints": list(labels),
         **outcome.as_json(),
-        "numbers": [] if table is None or outcome.failed else table.to_pylist(),
+        "numbers": [] if commit is None or outcome.failed else _numbers(store, commit),
     }
+
+
+def _numbers(store: Store, commit: Commit) -> list[dict[str, Any]]:
+    with told_if_strange(store, commit):
+        return summary_rows(parquet_to_table(store.load(commit, OBJECT)))
 
 
 def tell_summary(
@@ -144,7 +149,7 @@ def tell_summary(
     """Print a job's summary, and the outcome of its units."""
     commit = find_commit(store, summary.kind, summary.key)
     if commit is not None and not outcome.failed:
-        show_summary(parquet_to_table(store.load(commit, OBJECT)), labels, console)
+        show_summary(_numbers(store, commit), labels, console)
         for name, ref in commit.objects.items():
             if name in (OBJECT, ATTEMPTS):
                 say(console, f"{name}: {ref.path}")

@@ -4,21 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from conceptprune.masks.sweep import KEY
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.masks.sweep import KEY, SCHEMA
+from conceptprune.store import Store, parquet_to_table, whole_rows
 from conceptprune.units.run_id import run_id
 
 from ..console import exits
 from ..console.logs import identified, job_console, log_format, say
+from ..records.run_files import told_if_strange
 from .erase import JobResult, run_job
 from .preparation import prepare
 from .run import tell_outcome
 
 SETTINGS = KEY[1:]
+
+Rows = list[dict[str, Any]]
+"""Of the sweep's table, in the columns of its schema."""
 
 
 def sweep(
@@ -46,14 +50,23 @@ def sweep(
         return exits.of_job(result.outcome.failed)
 
 
-def _table_of(result: JobResult, store: str) -> tuple[pa.Table, str] | None:
-    """The table of all settings, and its path in the store; None if it was not made."""
+def _table_of(result: JobResult, store: str) -> tuple[Rows, str] | None:
+    """The table of all settings, and its path in the store; None if it was not made.
+
+    Raises:
+        StoreError: it is damaged, or not such as this version writes.
+    """
     table = result.plan.sweep_table
     opened = Store(store)
     commit = opened.find(table.kind, table.key) if table else None
     if commit is None:
         return None
-    return parquet_to_table(opened.load(commit, "sweep")), commit.objects["sweep"].path
+    with told_if_strange(opened, commit):
+        rows = whole_rows(parquet_to_table(opened.load(commit, "sweep")), SCHEMA)
+        for row in rows:
+            if row["error"] is None and None in (row["density"], row["overlap"]):
+                raise ValueError("a setting has neither a number nor an error")
+    return rows, commit.objects["sweep"].path
 
 
 def _document(result: JobResult, store: str) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def _document(result: JobResult, store: str) -> dict[str, Any]:
         "format": "conceptprune.sweep/1",
         "run": result.plan.run,
         **result.outcome.as_json(),
-        "rows": found[0].to_pylist() if found else [],
+        "rows": found[0] if found else [],
     }
 
 
@@ -76,10 +89,10 @@ def _print_result(result: JobResult, store: str, console: Console) -> None:
     tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 
 
-def _print_table(rows: pa.Table, console: Console) -> None:
+def _print_table(rows: Rows, console: Console) -> None:
     """One line per setting, over its concepts."""
     by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows.to_pylist():
+    for row in rows:
         by_setting.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)
     shown = [
         index
@@ -91,7 +104,7 @@ def _print_table(rows: pa.Table, console: Console) -> None:
     for name in (*names, "concepts", "% of site", "from", "to", "overlap"):
         table.add_column(name, justify="left" if name == "selector" else "right", no_wrap=True)
     for setting, mine in by_setting.items():
-        values = ["-" if setting[index] is None else f"{setting[index]}" for index in shown]
+        values = [Text("-" if setting[index] is None else f"{setting[index]}") for index in shown]
         counted = [row for row in mine if row["error"] is None]
         if not counted:
             table.add_row(*values, "0", "refused", "", "", "")
@@ -107,5 +120,5 @@ def _print_table(rows: pa.Table, console: Console) -> None:
             f"{overlap:.3f}",
         )
     console.print(table)
-    for error in dict.fromkeys(filter(None, rows["error"].to_pylist())):
+    for error in dict.fromkeys(row["error"] for row in rows if row["error"]):
         say(console, f"refused: {error}")

@@ -26,6 +26,16 @@ def json_object(data: bytes) -> dict[str, Any]:
         raise ValueError("it is too deep") from error
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
+    check_plain(content)
+    return content
+
+
+def check_plain(content: Any) -> None:
+    """Check that parsed JSON has finite numbers and no more than `DEEPEST` levels.
+
+    Raises:
+        ValueError: it has not.
+    """
     level: list[Any] = [content]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -43,7 +53,7 @@ def json_object(data: bytes) -> dict[str, Any]:
             elif isinstance(value, int) and abs(value) > 2 * COUNTS_BELOW:
                 raise ValueError("it has a number of more than 64 bits")
         if not inner:
-            return content
+            return
         level = inner
     raise ValueError("it is too deep")
 

@@ -1,10 +1,11 @@
 """Finding recorded runs, and the masks of their concepts."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import concept_key
 from conceptprune.store import Store
 
@@ -16,6 +17,8 @@ from .ledger import LEDGER_FILE, is_own_mask, read_ledger
 from .run_record import RUN_FILE, RunRecord
 
 MAX_NAMES_SHOWN = 10
+
+logger = logging.getLogger("conceptprune.job")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +46,40 @@ def unknown_records(store: Store) -> list[UnknownRecord]:
 
 
 def run_records(store: Store) -> list[RunRecord]:
-    """Records of a store's runs, the newest first.
+    """Records of a store's runs, the newest first; damaged ones are named in the log.
 
     Raises:
         UserError: there is none.
+        StoreError: there are only damaged ones.
     """
-    records = [record for run in store.runs() if (record := recorded(store, run))]
+    records, damaged = sound_records(store)
+    if not records and damaged:
+        raise damaged[0]
     if not records:
         raise UserError(
             f"{store.uri}: no run is recorded here; give the store that `conceptprune erase` "
             "was given (evaluations alone are shown by `conceptprune report --out FOLDER`)"
         )
-    return sorted(records, key=lambda record: (record.started, record.run), reverse=True)
+    for error in damaged:
+        logger.warning("going on with the other runs: %s", error)
+    return records
+
+
+def sound_records(store: Store) -> tuple[list[RunRecord], list[StoreError]]:
+    """Records of a store's runs, the newest first, and what is wrong with those not among them."""
+    records: list[RunRecord] = []
+    damaged: list[StoreError] = []
+    for run in store.runs():
+        try:
+            record = recorded(store, run)
+        except StoreError as error:
+            # It says nothing of the other runs.
+            damaged.append(error)
+            continue
+        if record is not None:
+            records.append(record)
+    records.sort(key=lambda record: (record.started, record.run), reverse=True)
+    return records, damaged
 
 
 def recorded(store: Store, run: str) -> RunRecord | None:
@@ -68,8 +93,11 @@ def recorded(store: Store, run: str) -> RunRecord | None:
 def find_run(store: Store, run: str | None) -> RunRecord:
     """The record of the run with that id, or of the newest run if no id is given.
 
+    The newest is that of the readable ones, and the log names the others.
+
     Raises:
         UserError: no such run.
+        StoreError: its record is damaged, or all are.
     """
     # Whether others can be read does not matter to a run that is named.
     if run is not None and run in store.runs() and (record := recorded(store, run)):

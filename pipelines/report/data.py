@@ -1,15 +1,15 @@
 """Everything a report says, read from the store: no model, no Ray."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 
 from conceptprune.collection.statistics import Statistics
-from conceptprune.errors import UserError
+from conceptprune.errors import StoreError, UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.prompts.pairs import PromptPair
@@ -23,8 +23,8 @@ from ..records.evaluation import SUMMARY_KINDS
 from ..records.fused import fused_row, lacking
 from ..records.ledger import Ledger, is_fused, is_own_mask, open_ledger, read_ledger
 from ..records.recognised import Recognised, seen_in_preview_2
-from ..records.run_record import RunRecord
-from ..records.runs import find_run, recorded
+from ..records.run_record import RUN_FILE, RunRecord
+from ..records.runs import find_run, sound_records
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
@@ -38,6 +38,8 @@ FULL_STRIPS = 50
 """Concepts with full strips; with more concepts, strips get shorter, to limit the page's size."""
 CACHED = 32
 """Number of cached preview tables and statistics: concepts share those of retained ones."""
+
+logger = logging.getLogger("conceptprune.job")
 
 
 def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) -> ReportData:
@@ -59,19 +61,30 @@ def read_report(store_uri: str, run: str | None, gallery: Gallery = EMBEDDED) ->
 
 
 def only_evaluated(store: Store) -> bool:
-    """Whether the store has finished evaluations or attacks, and no run of `erase`."""
-    erased = any(recorded(store, name) for name in store.runs())
-    return not erased and any(store.committed(kind) for kind in SUMMARY_KINDS)
+    """Whether the store has finished evaluations or attacks, and no readable run of `erase`."""
+    erased, damaged = sound_records(store)
+    alone = not erased and any(store.committed(kind) for kind in SUMMARY_KINDS)
+    for error in damaged if alone else ():
+        logger.warning("going on with the evaluations: %s", error)
+    return alone
 
 
 def evaluation_rows(store: Store) -> list[Row]:
-    """The ledgers of all runs other than `erase`; shared units occur once."""
+    """The ledgers of all runs other than `erase`; shared units occur once.
+
+    The cost of a run whose ledger cannot be read is left out.
+    """
     rows: dict[str, Row] = {}
     for name in store.runs():
-        if not recorded(store, name):
-            # The cost of a later version's run is left out if its ledger cannot be read.
-            with suppress(UnknownFormatError):
-                rows |= {row["key"]: row for row in read_ledger(store, name)}
+        if store.read_run_file(name, RUN_FILE) is not None:
+            continue
+        try:
+            rows |= {row["key"]: row for row in read_ledger(store, name)}
+        except UnknownFormatError:
+            # A later version's.
+            continue
+        except StoreError as error:
+            logger.warning("a cost is not shown: %s", error)
     return list(rows.values())
 
 

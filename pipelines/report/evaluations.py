@@ -10,10 +10,12 @@ from typing import Any
 from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.evaluation.scorers import declared
-from conceptprune.evaluation.summary import OBJECT, SCHEMA
+from conceptprune.evaluation.summary import OBJECT, summary_rows
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 
 from ..records.evaluation import summary_commits
+from ..records.fields import check_plain, time_field
+from ..records.run_files import DAMAGED
 
 ATTACK = "attack/"
 """Prefix of an attack's name as a scorer."""
@@ -88,6 +90,8 @@ class Score:
     def spent(self) -> Mapping[str, int]:
         """What an attack used up, by unit of counting."""
         spent = self._settings.get(SPENT, {})
+        if not isinstance(spent, dict):
+            raise ValueError("what an attack spent is no section of numbers")
         return {name: number for name, number in spent.items() if isinstance(number, int)}
 
     @property
@@ -222,10 +226,10 @@ def group_order(group: str) -> tuple[int, str]:
 def read_evaluations(store: Store) -> Evaluations:
     """Every number of the store's evaluations and attacks; the newest if one was made twice.
 
-    Summaries of other versions are left out, and named.
+    Summaries that are not such as this version writes are left out, and named.
 
     Raises:
-        StoreError: a summary is damaged.
+        StoreError: a summary is damaged or missing.
     """
     not_shown: dict[str, None] = {}
 
@@ -236,15 +240,14 @@ def read_evaluations(store: Store) -> Evaluations:
     whole = [commit for commit in commits if OBJECT in commit.objects]
     scores: dict[tuple[str, ...], Score] = {}
     for commit in sorted(
-        whole, key=lambda each: (each.provenance.get("finished") or 0.0, each.key)
+        whole, key=lambda each: (time_field(each.provenance, "finished", 0.0), each.key)
     ):
         try:
-            rows = _rows(store, commit)
+            found = _scores(store, commit)
         except UnknownFormatError as error:
             not_shown[str(error)] = None
             continue
-        for row in rows:
-            score = _score(row)
+        for score in found:
             at = (score.suite, score.checkpoint.identity, score.group, score.scorer, score.metric)
             # After everything older, even if it was first measured before.
             scores.pop(at, None)
@@ -252,14 +255,21 @@ def read_evaluations(store: Store) -> Evaluations:
     return Evaluations(scores=tuple(scores.values()), not_shown=tuple(not_shown))
 
 
-def _rows(store: Store, commit: Commit) -> list[dict[str, Any]]:
-    table = parquet_to_table(store.load(commit, OBJECT))
-    form = (table.schema.metadata or {}).get(b"conceptprune.format", b"").decode()
-    known = SCHEMA.metadata[b"conceptprune.format"].decode()
-    if form != known:
-        raise UnknownFormatError(f"the evaluation {commit.key[:12]} of the format {form}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+def _scores(store: Store, commit: Commit) -> list[Score]:
+    name = f"the evaluation {commit.key[:12]}"
+    data = store.load(commit, OBJECT)
+    try:
+        scores = [_score(row) for row in summary_rows(parquet_to_table(data))]
+        for score in scores:
+            # Read here, so that no page fails on settings that nobody can show.
+            _ = score.settings_shown, score.spent
+    except UnknownFormatError as error:
+        raise UnknownFormatError(f"{name} of {error}") from error
+    except DAMAGED as error:
+        raise UnknownFormatError(
+            f"{name}, which is not such as this version writes ({error})"
+        ) from error
+    return scores
 
 
 def _score(row: Mapping[str, Any]) -> Score:
@@ -295,6 +305,7 @@ def _is_share(row: Mapping[str, Any]) -> bool:
 
 def _read_settings(text: str) -> Mapping[str, Any]:
     settings = json.loads(text or "{}")
+    check_plain(settings)
     return settings if isinstance(settings, dict) else {"": settings}
 
 

@@ -67,9 +67,9 @@ def write_manifest(path: Path, model: Path, **changes: object) -> Path:
     return path
 
 
-def copied(tiny_store: TinyStore, copy: Path) -> Store:
-    """A copy of a finished run's store, made by hard links."""
-    for path in Path(tiny_store.uri).rglob("*"):
+def copied(tiny_store: TinyStore, copy: Path, below: str = "") -> Store:
+    """A copy of a finished run's store, or of one folder in it, made by hard links."""
+    for path in Path(tiny_store.uri, below).rglob("*"):
         if path.is_file():
             target = copy / path.relative_to(tiny_store.uri)
             target.parent.mkdir(parents=True, exist_ok=True)

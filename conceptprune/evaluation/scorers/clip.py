@@ -21,8 +21,8 @@ from conceptprune.evaluation.scorers.weights import (
     batches,
     load_network,
     load_processor,
+    load_tokenizer,
     network_digest,
-    network_folder,
     pixels,
 )
 from conceptprune.manifest.fields import (
@@ -142,12 +142,10 @@ class Clip:
     """A CLIPModel of transformers with its tokenizer and image processor."""
 
     def __init__(self, network: "FolderModel | HubModel", device: str, batch_size: int) -> None:
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import CLIPModel
 
         self._model = load_network(CLIPModel, network, device)
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            network_folder(network), local_files_only=True, trust_remote_code=False
-        )
+        self._tokenizer = load_tokenizer(network)
         self._processor = load_processor(network)
         self._device = device
         self._batch_size = batch_size

@@ -1,11 +1,13 @@
 """Networks of scorers, from a local folder or a pinned hub revision, as safetensors only."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Discriminator, Field, Tag
+from safetensors import SafetensorError, safe_open
 
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
@@ -90,10 +92,20 @@ def network_digest(network: FolderModel | HubModel) -> str:
     """SHA-256 over the network's files.
 
     Raises:
-        UserError: as `network_folder`.
+        UserError: as `network_folder`, or a file with weights is damaged.
     """
     folder = network_folder(network)
     files = sorted(path for pattern in FILES for path in folder.glob(pattern))
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="numpy") as stream:
+                    stream.keys()
+            except (SafetensorError, OSError) as error:
+                raise UserError(
+                    f"scorers: {path} is damaged or not a safetensors file ({error}): fetch "
+                    "it again"
+                ) from error
     return digest_json({path.name: digest_file(path) for path in files})
 
 
@@ -103,24 +115,24 @@ def load_network(auto_class: Any, network: FolderModel | HubModel, device: str) 
     Raises:
         UserError: the files do not contain such a network.
     """
+    # Imported here because it imports torch.
+    from conceptprune.models.components import check_told, quiet
+
     folder = network_folder(network)
-    try:
+    with _told_as_input(f"cannot load {folder}"), quiet():
         model, told = auto_class.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            # Reported below, by name.
+            ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"scorers: cannot load {folder}: {error}") from error
     pooler = {name for name in told["missing_keys"] if name.startswith("pooler.")}
     if pooler:
         # Networks trained without a pooler: its random initial weights are meaningless.
         model.pooler = None
-    # Imported here because it imports torch.
-    from conceptprune.models.components import check_told
-
     check_told({**told, "missing_keys": set(told["missing_keys"]) - pooler}, folder)
     return model.float().to(device).eval()
 
@@ -134,12 +146,32 @@ def load_processor(network: FolderModel | HubModel) -> Any:
     from transformers import AutoImageProcessor
 
     folder = network_folder(network)
-    try:
+    with _told_as_input(f"{folder} has no image processor"):
         return AutoImageProcessor.from_pretrained(
             folder, use_fast=False, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"scorers: {folder} has no image processor: {error}") from error
+
+
+def load_tokenizer(network: FolderModel | HubModel) -> Any:
+    """The tokenizer of a network.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = network_folder(network)
+    with _told_as_input(f"{folder} has no tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _told_as_input(what: str) -> Iterator[None]:
+    """Turn what a library raises for a folder into one line: a wrong config can raise anything."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"scorers: {what}: {' '.join(str(error).split())}") from error
 
 
 def pixels(processor: Any, images: Sequence[Image], device: str) -> "Tensor":

@@ -1,6 +1,7 @@
 """Each scorer on the smallest true stand-in for its network, against an independent calculation."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFilter
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
 from conceptprune.digest import digest_file
@@ -354,6 +356,47 @@ def test_pickled_weights_are_not_read(tmp_path: Path, clip: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled checkpoints are not read"):
         settings_of(scorer="clip-similarity", model={"folder": str(tmp_path)}).check()
+
+
+def _narrower(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["classifier.1.weight"] = tensors["classifier.1.weight"][:, :8].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_narrower, r"classifier.1.weight is \[7, 8\] and its config.json calls for \[7, 16\]"),
+        (lambda tensors: tensors.pop("classifier.1.weight"), "has no tensor classifier.1.weight"),
+    ],
+)
+def test_a_network_whose_weights_are_not_its_configs_is_refused_by_the_tensor(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], told: str
+) -> None:
+    folder = save_classifier(tmp_path / "network")
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=told):
+        settings_of(scorer="classifier", model={"folder": str(folder)}).load("cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_network_with_an_odd_config_is_one_error(tmp_path: Path, name: str) -> None:
+    folder = save_classifier(tmp_path / "network")
+    content = json.loads((folder / name).read_text())
+    odd = {"depths": "x"} if name == "config.json" else {"image_processor_type": "NoSuch"}
+    (folder / name).write_text(json.dumps(content | odd))
+    with pytest.raises(UserError, match=f"scorers: .*{folder}") as error:
+        settings_of(scorer="classifier", model={"folder": str(folder)}).load("cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_of_weights_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path / "network")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model.safetensors is damaged or not a safetensors file"):
+        settings_of(scorer="classifier", model={"folder": str(folder)}).check()
 
 
 def test_the_digest_of_the_weights_follows_the_weights(tmp_path: Path) -> None:

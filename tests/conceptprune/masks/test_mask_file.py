@@ -1,5 +1,6 @@
 """The mask file: one reader that takes what was written, and refuses everything else in a line."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from conceptprune import UserError, load_mask
 from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.mask_file import named_concepts
 from tests.conceptprune.masks.test_mask import make_mask, make_model
 
 MASK = make_mask(make_model(), "a", [5, 7, 190], [])
@@ -178,3 +180,18 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
     os.truncate(path, 1 << 40)  # Sparse: reading it would take all memory.
     with pytest.raises(UserError, match="larger than 8,589,934,592 bytes"):
         load_mask(path)
+
+
+def test_the_beginning_of_a_file_says_whose_mask_it_is() -> None:
+    header = 8 + int.from_bytes(WHOLE[:8], "little")
+    for length in (header, header + 1, len(WHOLE)):
+        assert named_concepts(WHOLE[:length], len(WHOLE)) == ("a",)
+    assert named_concepts(WHOLE[: header - 1], len(WHOLE)) is None
+    later = written({**parts()[0], "format": "conceptprune.mask/9"}, parts()[1])
+    assert named_concepts(later, len(later)) is None
+
+
+@given(data=st.binary(max_size=80), size=st.integers(0, 1 << 40))
+def test_the_beginning_of_anything_else_says_nothing_or_is_refused(data: bytes, size: int) -> None:
+    with contextlib.suppress(UserError):
+        assert named_concepts(data, size) is None

@@ -33,7 +33,7 @@ def status(uri: str) -> str:
 @pytest.fixture
 def failed_store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     """A run whose first concept has a poison mask; the second one's is pending."""
-    store = Store(str(tmp_path / "store"))
+    store = copied(tiny_store, tmp_path / "store", "objects")
     plan = tiny_store.plan
     first, second, _ = plan.concepts
     names = plan.labels
@@ -118,7 +118,7 @@ def test_work_that_was_committed_after_the_ledger_is_not_counted_as_left(
 def test_a_concept_is_done_when_nothing_of_it_is_open(
     tiny_store: TinyStore, tmp_path: Path
 ) -> None:
-    store = Store(str(tmp_path / "store"))
+    store = copied(tiny_store, tmp_path / "store", "objects")
     plan = tiny_store.plan
     results = [
         done(unit, tiny_store.commits[unit.key])
@@ -177,7 +177,7 @@ def test_a_running_job_is_shown_with_its_sign_of_life_and_what_its_workers_are_a
     with claims.held("window", "0123456789abcdef"):
         shown = status(failed_store.uri)
     assert re.search(
-        r"job +20260102T030405-ab12cd, host/17: running, sign of life (9|10) s ago; 7 units left, "
+        r"job +20260102T030405-ab12cd, host/17: running, sign of life \d+ s ago; 7 units left, "
         r"3 in flight, 2 actors",
         shown,
     )
@@ -270,7 +270,8 @@ def test_a_job_that_died_without_a_word_is_told_from_one_that_runs(
     failed_store: Store, tiny_store: TinyStore
 ) -> None:
     job(tiny_store, failed_store, seen=time.time() - 3600)
-    assert "host/17: no sign of life, last 3600 s ago" in status(failed_store.uri)
+    shown = status(failed_store.uri)
+    assert re.search(r"host/17: no sign of life, last 36\d\d s ago$", shown, re.M)
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "stopped"])
@@ -280,7 +281,7 @@ def test_of_jobs_that_ended_the_last_is_shown(
     job(tiny_store, failed_store, job="20260101T000000-000000", state="done")
     job(tiny_store, failed_store, state=state)
     shown = status(failed_store.uri)
-    assert f"host/17: {state} 0 s ago" in shown
+    assert re.search(rf"host/17: {state} \d+ s ago$", shown, re.M)
     assert "20260101T000000-000000" not in shown
 
 

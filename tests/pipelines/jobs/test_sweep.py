@@ -1,12 +1,17 @@
 """`sweep`: many settings compared from one collection, unit by unit on a real store."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.errors import StoreError
+from conceptprune.store import Store, parquet_to_table, table_to_parquet
 from conceptprune.units.plan import Plan
 from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
@@ -164,6 +169,37 @@ def test_a_finished_sweep_is_printed_without_a_cluster(
     assert sum("refused" in line and line.startswith("conceptprune") for line in lines) == 4
     (table,) = [line.split(": ")[1] for line in lines if line.startswith("every concept")]
     assert (Path(swept[0].store.uri) / table).is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop_columns(["tau"]),
+        lambda table: table.set_column(
+            table.schema.get_field_index("density"), "density", pa.array(["x"] * len(table))
+        ),
+        lambda table: table.set_column(
+            table.schema.get_field_index("density"),
+            "density",
+            pa.array([None] * len(table), pa.float64()),
+        ),
+    ],
+)
+def test_a_table_that_no_sweep_writes_is_one_error(
+    swept: tuple[Swept, Plan], tmp_path: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    shutil.copytree(swept[0].store.uri, tmp_path / "store")
+    store, unit = Store(str(tmp_path / "store")), swept[1].sweep_table
+    assert unit
+    commit = store.get(unit.kind, unit.key)
+    table = change(parquet_to_table(store.load(commit, "sweep")))
+    metadata = {**table.schema.metadata, b"conceptprune.sorted_by": b"concept"}
+    data = table_to_parquet(table.replace_schema_metadata(metadata))
+    ref = store.put(data, kind="sweep", model="0" * 12, suffix="parquet")
+    store.remove([f"commits/{unit.kind}/{unit.key}.json"])
+    store.commit(replace(commit, objects={"sweep": ref}))
+    with pytest.raises(StoreError, match=f"{unit.key}.json or an object that it names is not"):
+        sweep(swept[0].manifest(), store.uri, Console())
 
 
 def test_a_manifest_without_a_sweep_is_bad_input(

@@ -15,8 +15,11 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import CheckpointUnit, FusedMaskUnit, MaskUnit, PreviewUnit
 from conceptprune.units.worker import Worker
 from pipelines.commands.export import export_concepts
+from pipelines.commands.status_json import status_document
 from pipelines.commands.verify import audit
 from pipelines.records.reuse import find_units
+from tests.pipelines.commands.test_gc import paths
+from tests.pipelines.commands.test_status import status
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
 
 ADA, CY, _ = CONCEPTS
@@ -98,6 +101,44 @@ def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(
     store: Store, tiny_store: TinyStore
 ) -> None:
     assert audit(tiny_store.uri).problems == ()
+    before = paths(store)
     (problem,) = audit(store.uri).problems
+    assert paths(store) == before
     assert problem.startswith(f"mask of {ADA}: ")
     assert f"its file is a mask of {CY}" in problem
+
+
+def test_the_status_of_a_store_names_the_concept_whose_mask_it_is_not_and_moves_nothing(
+    store: Store, tiny_store: TinyStore
+) -> None:
+    assert "wrong" not in status(tiny_store.uri)
+    before = paths(store)
+    text = status(store.uri)
+    assert f"wrong     mask of {ADA}: its file is a mask of {CY}" in text
+    assert "concepts  2 of 3 done" in text
+    assert "compute nothing; what is wrong, it computes again with --verify" in text
+    (run,) = status_document(store.uri)["runs"]
+    assert run["concepts"]["done"] == 2
+    assert list(run["concepts"]["wrong"]) == [ADA]
+    assert paths(store) == before
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\xff" * 40, b"\x02" + bytes(7) + b"{}"])
+def test_status_and_audit_name_a_mask_that_is_no_mask_and_move_nothing(
+    tiny_store: TinyStore, tmp_path: Path, data: bytes
+) -> None:
+    store = copied(tiny_store, tmp_path / "store")
+    mask = tiny_store.plan.concepts[0].mask
+    commit = store.get("mask", mask.key)
+    ref = store.put(data, kind="mask", model="0" * 12, suffix="safetensors")
+    store.remove([f"commits/mask/{mask.key}.json"])
+    store.commit(replace(commit, objects={"mask": ref}))
+    before = paths(store)
+    assert f"wrong     mask of {ADA}: not a conceptprune mask" in status(store.uri)
+    (problem,) = audit(store.uri).problems
+    assert problem.startswith(f"mask of {ADA}: not a conceptprune mask")
+    Path(store.uri, ref.path).chmod(0o644)
+    Path(store.uri, ref.path).write_bytes(b"damage")
+    (problem,) = audit(store.uri).problems
+    assert problem.startswith(f"mask of {ADA}: {store.uri}: {ref.path} is damaged")
+    assert paths(store) == before

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from conceptprune.errors import StoreError
 from conceptprune.store import Commit, Store, table_to_parquet
+from pipelines.commands.export import export_concepts
 from pipelines.commands.status import show_status
 from pipelines.commands.status_json import status_document
 from pipelines.records.evaluation import EvaluationRecord
@@ -27,7 +28,7 @@ from pipelines.records.run_files import first_started
 from pipelines.records.runs import find_run
 from pipelines.report import write_report
 from tests.pipelines.commands.test_gc import collect, orphan, paths
-from tests.pipelines.conftest import TinyStore, copied, record_run
+from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, record_run
 from tests.support.other_versions import edit_json, ledger_of
 
 OTHER = "other"
@@ -86,6 +87,45 @@ def test_a_file_that_is_no_record_is_told_and_hides_no_other_run(
 ) -> None:
     store.write_run_file(OTHER, name, data)
     is_told(store, tiny_store, name)
+
+
+@pytest.mark.parametrize("data", FILES, ids=range(len(FILES)))
+def test_the_newest_run_is_that_of_the_readable_ones_and_the_damaged_one_is_named(
+    store: Store,
+    tiny_store: TinyStore,
+    tmp_path: Path,
+    data: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert find_run(store, None).run == OTHER
+    store.write_run_file(OTHER, "run.json", data)
+    assert find_run(store, None).run == tiny_store.plan.run
+    told = f"going on with the other runs: {store.uri}: runs/run={OTHER}/run.json is damaged"
+    assert [message.startswith(told) for message in caplog.messages] == [True]
+    write_report(store.uri, out=tmp_path / "page.html", run=None)
+    write_report(store.uri, out=tmp_path / "site", run=None)
+    export_concepts(
+        store.uri, [CONCEPTS[0]], out=tmp_path / "out", form="mask", fuse=None, run=None, model=None
+    )
+    assert len(caplog.messages) == 4
+
+
+def test_a_store_of_damaged_records_alone_is_one_error(tiny_store: TinyStore, store: Store) -> None:
+    for run in (OTHER, tiny_store.plan.run):
+        store.write_run_file(run, "run.json", b"[]")
+    with pytest.raises(StoreError, match=r"run\.json is damaged"):
+        find_run(store, None)
+
+
+def test_a_site_leaves_out_the_cost_of_an_evaluation_whose_ledger_is_damaged(
+    store: Store, tiny_store: TinyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.remove([f"runs/run={OTHER}/run.json"])
+    store.write_run_file(OTHER, LEDGER_FILE, b"no table")
+    write_report(store.uri, out=tmp_path / "site", run=None)
+    (message,) = caplog.messages
+    assert message.startswith("a cost is not shown: ")
+    assert f"runs/run={OTHER}/{LEDGER_FILE} is damaged" in message
 
 
 def _run_cases() -> list[tuple[str, Any]]:

@@ -10,6 +10,8 @@ import pytest
 
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import StoreError
+from conceptprune.evaluation.summary import OBJECT
+from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import (
     Commit,
     LostUnitError,
@@ -19,7 +21,9 @@ from conceptprune.store import (
 )
 from conceptprune.units.results import read_mask, read_statistics
 from pipelines.report import write_report
+from pipelines.report.evaluations import read_evaluations
 from tests.pipelines.conftest import TinyStore, copied
+from tests.pipelines.report.many import commit_summary, score
 
 
 @pytest.fixture
@@ -147,3 +151,88 @@ def test_prompts_that_are_no_table_of_prompts_are_one_error(
     rewrite(store, unit.kind, unit.key, "prompts", change)
     with pytest.raises(StoreError, match="a table of prompts has no whole column"):
         page(store, tmp_path)
+
+
+def a_row(**changes: object) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: pa.Table.from_pylist([score(**changes)], schema=table.schema)
+
+
+def of_another_type(name: str) -> Callable[[pa.Table], pa.Table]:
+    def changed(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index(name)
+        return table.set_column(at, name, pa.array([["x"]] * len(table)))
+
+    return changed
+
+
+def with_gap(name: str) -> Callable[[pa.Table], pa.Table]:
+    def changed(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index(name)
+        return table.set_column(at, name, pa.array([None] * len(table), pa.string()))
+
+    return changed
+
+
+def store_strange_summary(store: Store, change: Callable[[pa.Table], pa.Table]) -> str:
+    """Put a sound summary and a changed one into the store; returns the key of the latter."""
+    commit_summary(store, [score(value=0.25)])
+    (sound,) = store.committed(EvaluationUnit.kind)
+    commit_summary(store, [score(suite="strange")], finished=1.0)
+    (key,) = store.committed(EvaluationUnit.kind) - {sound}
+    rewrite(store, EvaluationUnit.kind, key, OBJECT, change)
+    return key
+
+
+STRANGE_SUMMARIES = [
+    lambda table: table.drop_columns(["settings"]),
+    lambda table: table.append_column("erased", table.column("erased")),
+    *map(of_another_type, ("digest", "value", "n")),
+    with_gap("suite"),
+    column("erased", lambda _: [None]),
+    *(
+        a_row(settings=text)
+        for text in (
+            "{",
+            "[" * 100_000,
+            '{"a": NaN}',
+            '{"a": 1e999}',
+            '{"spent": [1]}',
+            '{"scorer": {"scorer": "studio-judge", "_fields_set": 7}, "of": []}',
+            '{"scorer": {"scorer": "classifier", "labels": 3}, "of": {"a": 1}}',
+            '{"a": ' * 99 + "1" + "}" * 99,
+        )
+    ),
+    a_row(n=-1),
+    a_row(better="[/bold]"),
+]
+
+
+@pytest.mark.parametrize("change", STRANGE_SUMMARIES)
+def test_a_summary_that_no_version_writes_is_named_and_hides_no_other(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    store, key = Store(str(tmp_path)), store_strange_summary(Store(str(tmp_path)), change)
+    found = read_evaluations(store)
+    assert [each.suite for each in found.scores] == ["small"]
+    (told,) = found.not_shown
+    assert told.startswith(f"the evaluation {key[:12]}, which is not such as this version writes")
+
+
+def test_a_site_names_a_summary_that_no_version_writes(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    key = store_strange_summary(store, a_row(settings="<b>"))
+    (told,) = write_report(store.uri, out=tmp_path / "site", run=None)
+    assert f"the evaluation {key[:12]}, " in told
+    assert f"the evaluation {key[:12]}, " in (tmp_path / "site" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("finished", ["soon", None, [1], -1, 10**400, True])
+def test_when_a_summary_was_finished_may_be_anything(tmp_path: Path, finished: object) -> None:
+    store = Store(str(tmp_path))
+    commit_summary(store, [score(value=0.25)], finished=1.0)
+    commit_summary(store, [score(suite="other")], finished=2.0)
+    for key in store.committed(EvaluationUnit.kind):
+        commit = store.get(EvaluationUnit.kind, key)
+        if commit.provenance["finished"] == 2.0:
+            put_back(store, replace(commit, provenance={"finished": finished}))
+    assert len(read_evaluations(store).scores) == 2

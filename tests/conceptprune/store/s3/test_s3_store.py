@@ -585,3 +585,28 @@ def test_credentials_show_in_no_representation_message_log_or_object(
     for text in shown:
         for secret in (ACCESS_KEY, SECRET_KEY, *READER):
             assert secret not in text
+
+
+def test_of_an_object_that_grew_no_more_is_read_than_its_record_says(
+    store: Store, uri: str, proxy: FaultProxy
+) -> None:
+    ref = committed(store, b"data").objects["mask"]
+    files = store._backend._fs  # type: ignore[attr-defined]
+    for there, told in ((bytes(2**20), "5 of 4 bytes"), (b"", "0 of 4 bytes")):
+        files.pipe_file(f"{uri.removeprefix('s3://')}/{ref.path}", there)
+        with pytest.raises(StoreError, match=f"is damaged: {told}"):
+            store.read(ref)
+
+
+def test_a_record_that_would_fill_the_memory_is_refused_within_little_of_it(
+    store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "MOST_BYTES", 100)
+    files = store._backend._fs  # type: ignore[attr-defined]
+    for size in (100, 101, 2**20):
+        files.pipe_file(f"{uri.removeprefix('s3://')}/runs/run=r/run.json", bytes(size))
+        if size == 100:
+            assert store.read_run_file("r", "run.json") == bytes(100)
+        else:
+            with pytest.raises(StoreError, match="larger than 100 bytes"):
+                store.read_run_file("r", "run.json")
