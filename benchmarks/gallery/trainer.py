@@ -75,7 +75,9 @@ def denoising_loss(painter: nn.Module, noise: DDPMScheduler, clean: Tensor, ids:
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Whether two modules of one kind have the same weights, as float16 has them."""
     theirs = other.state_dict()
-    return all(torch.allclose(t, theirs[n], rtol=1e-2, atol=1e-3) for n, t in one.state_dict().items())
+    return all(
+        torch.allclose(t, theirs[n], rtol=1e-2, atol=1e-3) for n, t in one.state_dict().items()
+    )
 
 
 class Trainer:

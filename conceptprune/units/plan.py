@@ -15,6 +15,7 @@ from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
 from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.run_id import run_id
+from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
 from conceptprune.units.units import (
     AnyPromptsUnit,
@@ -25,8 +26,6 @@ from conceptprune.units.units import (
     PreviewUnit,
     PromptsUnit,
     StatisticsUnit,
-    SweepTableUnit,
-    SweepUnit,
     WindowUnit,
 )
 from conceptprune.units.window_units import window_units
@@ -66,8 +65,6 @@ ORDER = (
     WindowUnit,
     StatisticsUnit,
     MaskUnit,
-    SweepUnit,
-    SweepTableUnit,
     FusedMaskUnit,
     CheckpointUnit,
     PreviewUnit,

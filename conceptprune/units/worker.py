@@ -40,6 +40,7 @@ from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import preview_table
 from conceptprune.units.results import fused, read_mask, read_statistics
+from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import (
     CheckpointUnit,
@@ -49,8 +50,6 @@ from conceptprune.units.units import (
     PreviewUnit,
     PromptsUnit,
     StatisticsUnit,
-    SweepTableUnit,
-    SweepUnit,
     WindowUnit,
 )
 

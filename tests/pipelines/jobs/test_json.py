@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from conceptprune.evaluation.units import ScoresUnit
-from conceptprune.units.units import SweepUnit
+from conceptprune.units.sweep_units import SweepUnit
 from pipelines.cli import main
 from tests.pipelines.conftest import write_manifest
 from tests.support.units_here import units_here
