@@ -6,7 +6,7 @@ STORE ?= runs/demo
 # More than one OpenMP thread a process only gets in the way on a small machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint bench chaos lower-bounds newest sbom clean
+.PHONY: help demo test test-fast lint bench gallery chaos lower-bounds newest sbom clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ lint: $(VENV)/installed-dev ## ruff, mypy, and the direction of imports
 
 bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of CI
 	$(BIN)/python -m benchmarks
+
+gallery: $(VENV)/installed-dev ## the table of up to a hundred artists at once, from where it stopped; hours
+	$(BIN)/python -m benchmarks.gallery.table
+	$(BIN)/python -m benchmarks.gallery.table.page
 
 chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; minutes, not part of CI
 	$(BIN)/python -m pytest tests/end_to_end/chaos --chaos-long

@@ -21,7 +21,7 @@ HISTORY = {
     "Its first 15,027 steps trained a text encoder with it, which folded the artists into four "
     "directions, as no real model's does. Then the present one took its place; the weights of "
     "cross-attention's keys and values were fitted to it by least squares "
-    "(`benchmarks.gallery.reword`), and all later steps trained the denoiser with it.",
+    "(`benchmarks.gallery.refit`), and all later steps trained the denoiser with it.",
     "transformer": "One run with one recipe.",
 }
 ACCEPTED = "artist >= 95 %, thing >= 90 %, photo >= 95 % of >= 1,000 images"

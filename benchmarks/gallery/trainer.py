@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.gallery.denoisers import KINDS, NOISE
 from benchmarks.gallery.latents import Latents, captions_as_ids
 from benchmarks.gallery.names import NUM_LOOKS, THINGS
-from benchmarks.gallery.reword import refit
+from benchmarks.gallery.refit import refit
 from conceptprune.studio.training.captions import NUM_TEMPLATES
 
 ABOUT = "training.json"

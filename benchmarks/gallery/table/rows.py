@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from benchmarks.gallery.table.pruning import Masks
-from benchmarks.gallery.table.texts import Texts
+from benchmarks.gallery.table.texts import Looks, Texts
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.baselines.rece import ReceSettings
 from conceptprune.baselines.uce import UceSettings
@@ -18,7 +18,6 @@ from conceptprune.manifest import Fuse
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.stable_diffusion import StableDiffusion
 
-Looks = tuple[int, ...]
 Weights = Mapping[str, Tensor]
 """Changed weights of the denoiser, by parameter name."""
 
@@ -59,7 +58,7 @@ class Gallery:
 
 Method = Callable[[Gallery, Looks], Weights]
 UNION = Fuse(how="union")
-TUNED_PRESERVE = 4.0
+STRENGTH = 4.0
 """Chosen on 72 of the hundred, with the other 28 in the place of those that are kept."""
 
 
@@ -115,8 +114,8 @@ METHODS: Mapping[str, Method] = {
         looks, UceSettings(), "art"
     ),
     "RECE, the authors' settings": lambda gallery, looks: gallery.texts.rece(looks, ReceSettings()),
-    "UCE's equation on whole prompts, tuned": lambda gallery, looks: gallery.texts.uce_on_prompts(
-        looks, TUNED_PRESERVE
+    "UCE's equation on whole prompts": lambda gallery, looks: gallery.texts.on_prompts(
+        looks, STRENGTH
     ),
 }
 

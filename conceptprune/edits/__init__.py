@@ -1,0 +1,1 @@
+"""Closed-form edits of many concepts at once, from additive second moments."""

@@ -1,0 +1,95 @@
+"""The table of many artists at once: who is asked for, what a row changes, and what is written."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.gallery import autoencoder
+from benchmarks.gallery.denoisers import KINDS
+from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.table import page
+from benchmarks.gallery.table.__main__ import RESULTS, measure
+from benchmarks.gallery.table.measure import distance
+from benchmarks.gallery.table.questions import (
+    ERASED_LOOKS,
+    FIRST_SEED,
+    KEPT_LOOKS,
+    SIZES,
+    erased_looks,
+    round_of,
+)
+from benchmarks.gallery.table.rows import METHODS, Gallery, Row
+
+
+def asked(round_):
+    return [*round_.erased, *round_.kept, *round_.photos]
+
+
+def test_kept_artists_are_never_erased_and_all_others_may_be():
+    assert len(set(ERASED_LOOKS)) == 100
+    assert len(set(KEPT_LOOKS)) == 28
+    assert not set(ERASED_LOOKS) & set(KEPT_LOOKS)
+    assert {erased_looks(1, number)[0] for number in range(100)} == set(ERASED_LOOKS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_image_is_asked_for_twice(size):
+    all_asked = [question for number in range(8) for question in asked(round_of(size, number))]
+    seeds = [question.seed for question in all_asked]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) >= FIRST_SEED
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_round_asks_for_those_erased_all_those_kept_and_photos(size):
+    round_ = round_of(size, 3)
+    assert {question.look for question in round_.erased} == set(erased_looks(size, 3))
+    assert [question.look for question in round_.kept] == list(KEPT_LOOKS)
+    assert {question.look for question in round_.photos} == {0}
+    assert {question.thing for question in round_.photos} == set(range(16))
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """An untrained UNet's pipeline, without a judgement to speak of."""
+    torch.manual_seed(0)
+    pipeline = KINDS["unet"]().pipeline(autoencoder.build())
+    pipeline.set_progress_bar_config(disable=True)
+    return Gallery(pipeline, tmp_path_factory.mktemp("gallery"))
+
+
+def weights_of(gallery):
+    return {n: p.clone() for n, p in gallery.model.denoiser.named_parameters()}
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "untouched"])
+def test_a_method_changes_weights_only_while_its_row_is_measured(gallery, method):
+    before = weights_of(gallery)
+    changed = Row(method=method, size=1).weights(gallery, ERASED_LOOKS[:1])
+    assert 0 < gallery.share_changed(changed) < 1
+    assert changed.keys() <= before.keys()
+    gallery.put(changed)
+    assert any(not torch.equal(before[n], p) for n, p in weights_of(gallery).items())
+    gallery.put({})
+    assert all(torch.equal(before[n], p) for n, p in weights_of(gallery).items())
+
+
+@pytest.mark.slow
+def test_the_untouched_row_is_at_no_distance_from_itself(gallery):
+    found = measure(gallery, Judge.load(), Row(method="untouched", size=1), 0)
+    assert found["distance"] == 0
+    assert found["share"] == 0
+    assert found["counts"]["kept"][1] == 28
+
+
+def test_distance_is_the_root_mean_square_of_an_images_pixels_averaged_over_images():
+    black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    other = black.clone()
+    other[0] = 30
+    assert distance(other.numpy(), black.numpy()) == pytest.approx(15)
+
+
+def test_the_page_is_what_its_generator_makes_of_the_results():
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    assert page.PAGE.read_text() == page.page(lines)
