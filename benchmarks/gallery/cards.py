@@ -18,8 +18,9 @@ KIND = {
 HISTORY = {
     "unet": "Its first 2,870 steps sampled timesteps uniformly, and ever fewer photos. They did "
     "not teach it to tell things apart; later steps sample late timesteps and photos more often. "
-    "Its first 15,027 steps trained a text encoder with it, which folded the artists into four "
-    "directions, as no real model's does. Then the present one took its place; the weights of "
+    "Its first 15,027 steps trained a text encoder with it, which folded the artists into few "
+    "directions (90 % of what tells them apart into four). Then the present one took its place, "
+    "frozen as in Stable Diffusion; the weights of "
     "cross-attention's keys and values were fitted to it by least squares "
     "(`benchmarks.gallery.refit`), and all later steps trained the denoiser with it.",
     "transformer": "One run with one recipe.",

@@ -3,9 +3,9 @@
 """The text encoders: trained before the denoisers, as CLIP is, and frozen in them.
 
 Radford et al. 2021: captions and images are encoded to one vector each, and each caption should be
-nearest to its own image in the batch, and each image to its own caption. A denoiser that
-trains its text encoder folds a hundred artists into four directions; in real models, whose text
-encoders are frozen, names keep directions of their own.
+nearest to its own image in the batch, and each image to its own caption. The text encoders of
+real models are frozen, too. One that was trained with the denoiser folded a hundred artists into
+few directions: 90 % of what tells their names apart lay in four of 256, and lies in 18 now.
 """
 
 import time

@@ -13,7 +13,7 @@ from benchmarks.erasure.table import table
 from benchmarks.gallery import sampling
 from benchmarks.gallery.names import ERASED, KEPT
 from benchmarks.gallery.table.__main__ import RESULTS
-from benchmarks.gallery.table.rows import METHODS, STRENGTH
+from benchmarks.gallery.table.rows import METHODS, REWORD
 from conceptprune.evaluation.bootstrap import wilson
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -37,8 +37,9 @@ intervals of 95 %; *things* are those in all artists' images. *Distance* is the 
 kept artists and photos of the root mean square difference of pixels (of 255) from the untouched
 model's image of the same prompt and seed. *Changed* is the share of the denoiser's weights.
 ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as their authors'
-scripts run them now, the kept artists preserved by name. *On whole prompts*: UCE's equation with
-all tokens of all captions, strength {STRENGTH:g}.
+scripts run them now, the kept artists preserved by name. *Rewording* is ours: UCE's
+equation on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g}
+for kept artists and {REWORD.base:g} for photos.
 """
 
 Line = dict[str, Any]

@@ -1,9 +1,7 @@
 """Closed-form edits of cross-attention's keys and values, by the texts of the gallery."""
 
 from collections.abc import Mapping
-from functools import reduce
 
-import torch
 from torch import Tensor
 
 from benchmarks.gallery.captions import caption
@@ -12,12 +10,11 @@ from benchmarks.gallery.table.questions import KEPT_LOOKS
 from conceptprune.baselines.rece import ReceSettings, gram_of, rece_map
 from conceptprune.baselines.texts import encoded, prompt_projections
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, edited, uce_map
-from conceptprune.edits.moments import Moments, Shift, merged, shift_map
+from conceptprune.edits.moments import Moments, Shift
+from conceptprune.edits.reword import RewordSettings, concept_shift, prompt_moments, reword_map
 from conceptprune.models.base import DiffusionModel
 from conceptprune.studio.training.captions import NUM_TEMPLATES
 
-NAME_WORDS = 2
-"""Each is one token."""
 Looks = tuple[int, ...]
 """Looks of several artists; 0 is the photos'."""
 
@@ -30,6 +27,8 @@ class Texts:
         linears = prompt_projections(model)
         self.weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
         self._encoded: dict[str, Encoded] = {}
+        self._kept: dict[int, Moments] = {}
+        self._erased: dict[int, Shift] = {}
 
     def encoded(self, text: str) -> Encoded:
         """One text's states, encoded once."""
@@ -48,16 +47,6 @@ class Texts:
         """The kept artists, by name."""
         return [self.encoded(ARTISTS[look - 1].name) for look in KEPT_LOOKS]
 
-    def captions(self, looks: Looks) -> Tensor:
-        """States [captions of each look in turn, tokens, D] of all captions of these looks."""
-        texts = [
-            caption(thing, look, template)
-            for look in looks
-            for template in range(NUM_TEMPLATES)
-            for thing in range(len(THINGS))
-        ]
-        return torch.stack([self.encoded(text).states for text in texts])
-
     def edited(self, change: Tensor) -> Mapping[str, Tensor]:
         """All keys and values times one map [D, D], by parameter name."""
         return {f"{n}.weight": w for n, w in edited(self.weights, change).items()}
@@ -72,21 +61,38 @@ class Texts:
         gram = gram_of(list(self.weights.values()))
         return self.edited(rece_map(self.by_name(looks, "art"), preserved, gram, settings))
 
-    def on_prompts(self, looks: Looks, strength: float) -> Mapping[str, Tensor]:
-        """Every token from the name on becomes the one at its place in the photo's caption; all
-        tokens of the captions of kept artists and photos stay, photos twice as strongly."""
-        erased = reduce(Shift.merge, (self._shift(look) for look in looks))
-        photos = [Moments.of(self.captions((0,))), Moments.of(self.encoded("").states)]
-        kept = merged([Moments.of(self.captions((look,))) for look in KEPT_LOOKS])
-        return self.edited(shift_map(erased, [(2 * strength, merged(photos)), (strength, kept)]))
+    def reworded(self, looks: Looks, settings: RewordSettings) -> Mapping[str, Tensor]:
+        """Our rewording, by all captions of the artists and of the photos."""
+        change = reword_map(
+            [self._shift(look) for look in looks],
+            [self._moments(look) for look in KEPT_LOOKS],
+            self._moments(0),
+            prompt_moments(self.model, [""]),
+            settings,
+        )
+        return self.edited(change)
+
+    def _moments(self, look: int) -> Moments:
+        """Of all captions of a look."""
+        if look not in self._kept:
+            self._kept[look] = prompt_moments(self.model, captions(look))
+        return self._kept[look]
 
     def _shift(self, look: int) -> Shift:
         """From an artist's captions to the photos' of the same things."""
-        erased, wanted = [], []
-        for template in range(NUM_TEMPLATES):
-            for thing in range(len(THINGS)):
-                own = self.encoded(caption(thing, look, template))
-                name = own.last - NAME_WORDS + 1
-                erased.append(own.states[name:])
-                wanted.append(self.encoded(caption(thing, 0)).states[name:])
-        return Shift.of(torch.cat(erased), torch.cat(wanted))
+        if look not in self._erased:
+            photos = [
+                caption(thing, 0) for _ in range(NUM_TEMPLATES) for thing in range(len(THINGS))
+            ]
+            pairs = zip(photos, captions(look), strict=True)
+            self._erased[look] = concept_shift(self.model, ARTISTS[look - 1].name, pairs)
+        return self._erased[look]
+
+
+def captions(look: int) -> list[str]:
+    """All captions of a look, things within templates."""
+    return [
+        caption(thing, look, template)
+        for template in range(NUM_TEMPLATES)
+        for thing in range(len(THINGS))
+    ]

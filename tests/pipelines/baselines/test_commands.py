@@ -25,6 +25,7 @@ SITE = "ff.net.2.weight"
 METHODS = {
     "uce": ["--tokens", "rest", "--guide", "photo"],
     "rece": ["--epochs", "2", "--preserve", "cat"],
+    "reword": ["--retain-strength", "2"],
     "random": ["--density", "0.05", "--seed", "3"],
     "magnitude": ["--density", "0.05"],
 }

@@ -1,0 +1,144 @@
+"""Rewording: what cross-attention hears of a hundred concepts' prompts becomes what it hears of
+their base prompts.
+
+UCE's equation (Gandikota et al., WACV 2024, arXiv 2308.14761, equation 7), on whole prompts where
+its authors' scripts take names: every token from the concept's own words on becomes the token at
+its place in the base prompt, and every token of the retained concepts' prompts, of the base prompts
+and of the empty prompt stays. All enter as second moments (`moments.py`), which are additive: a
+concept is added to, or taken back from, a batch without the others' prompts.
+
+Shapes: T tokens of an encoded prompt, D its width.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from conceptprune.edits.moments import Moments, Shift, merged, shift_map
+from conceptprune.errors import UserError
+from conceptprune.manifest import Concept
+from conceptprune.models.base import DiffusionModel
+from conceptprune.prompts.pairs import prompt_pairs
+
+Pair = tuple[str, str]
+"""A prompt without the concept (base) and one with it (target)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewordSettings:
+    """How strongly to keep what stays, against 1 for what is erased; means, not sums, so that
+    neither depends on the number of prompts."""
+
+    retain: float = 4.0
+    """The retained concepts' prompts."""
+    base: float = 8.0
+    """The base prompts."""
+    empty: float = 2.0
+    """The empty prompt, which guidance uses in every image."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: one is not above 0.
+        """
+        for name, value in asdict(self).items():
+            if not 0 < value < float("inf"):
+                raise UserError(f"--{name}-strength {value:g}: must be a number above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A prompt as cross-attention hears it: without the padding that is masked."""
+
+    states: Tensor
+    """[T, D] float64."""
+    words: int
+    """Tokens before the end of the text, with those that begin it."""
+
+
+def heard(model: DiffusionModel, text: str) -> Heard:
+    """Encode a prompt."""
+    conditions = model.encode(text)
+    states = model.prompt_states(conditions)[0].detach().to("cpu", torch.float64)
+    mask = conditions.get("encoder_attention_mask")
+    if mask is not None:
+        states = states[mask[0].bool().cpu()]
+    return Heard(states=states, words=min(_words(model, text), len(states) - 1))
+
+
+def concept_shift(model: DiffusionModel, name: str, pairs: Iterable[Pair]) -> Shift:
+    """From a concept's target prompts to its base prompts.
+
+    Its own words begin where the target names it, or else where target and base begin to differ.
+
+    Raises:
+        UserError: a target is the same as its base.
+    """
+    erased, wanted = [], []
+    for base, target in dict.fromkeys(pairs):
+        own, other = heard(model, target), heard(model, base)
+        first = min(_first_own(model, name, base, target), own.words)
+        places = torch.arange(first, len(own.states)).clamp(max=len(other.states) - 1)
+        erased.append(own.states[first:])
+        wanted.append(other.states[places])
+    return Shift.of(torch.cat(erased), torch.cat(wanted))
+
+
+def prompt_moments(model: DiffusionModel, texts: Iterable[str]) -> Moments:
+    """Of every token of prompts that should stay."""
+    return merged([Moments.of(heard(model, text).states) for text in dict.fromkeys(texts)])
+
+
+def text_pairs(concept: Concept) -> list[Pair]:
+    """A concept's prompts, base and target, without their seeds."""
+    return [(pair.base.text, pair.target.text) for pair in prompt_pairs(concept, seed=0)]
+
+
+def reword_map(
+    erased: Sequence[Shift],
+    retained: Sequence[Moments],
+    base: Moments,
+    empty: Moments,
+    settings: RewordSettings,
+) -> Tensor:
+    """M [D, D] float64, by which keys and values [R, D] are multiplied from the right.
+
+    `erased` and `retained` are summed in the given order; `retained` may be empty.
+
+    Raises:
+        ValueError: nothing is erased.
+    """
+    if not erased:
+        raise ValueError("no concept to erase")
+    kept = [(settings.base, base), (settings.empty, empty)]
+    if retained:
+        kept.append((settings.retain, merged(retained)))
+    return shift_map(reduce(Shift.merge, erased), kept)
+
+
+def _first_own(model: DiffusionModel, name: str, base: str, target: str) -> int:
+    if base == target:
+        raise UserError(f"{name}: a target prompt is the same as its base prompt, {base!r:.200}")
+    before, found, _ = target.partition(name)
+    if found:
+        return _words(model, before.strip())
+    ours, theirs = (_ids(model, text) for text in (target, base))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), len(theirs) - 1)
+
+
+def _words(model: DiffusionModel, text: str) -> int:
+    """Tokens of a text before its end token."""
+    return len(_ids(model, text)) - 1
+
+
+def _ids(model: DiffusionModel, text: str) -> list[int]:
+    tokenizer = model.pipe.tokenizer
+    ids: list[int] = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length)[
+        "input_ids"
+    ]
+    return ids

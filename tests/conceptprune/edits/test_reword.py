@@ -1,0 +1,109 @@
+"""Rewording: which tokens are a concept's own, and what keys and values hear afterwards."""
+
+import pytest
+import torch
+
+from conceptprune.baselines.texts import prompt_projections
+from conceptprune.baselines.uce import edited
+from conceptprune.edits.moments import merged
+from conceptprune.edits.reword import (
+    RewordSettings,
+    concept_shift,
+    heard,
+    prompt_moments,
+    reword_map,
+    text_pairs,
+)
+from conceptprune.errors import UserError
+from conceptprune.manifest import Concept
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.families import FAMILIES
+from tests.support.tiny_models import TINY_MODELS, TinyModel
+
+EMPTY = [""]
+HEARING = [tiny for tiny in TINY_MODELS if not tiny.name.startswith(("sd3", "flux"))]
+
+
+def model_of(tiny: TinyModel) -> DiffusionModel:
+    pipe = tiny.pipeline()
+    return FAMILIES[type(pipe).__name__](pipe, resolution=tiny.resolution)
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionModel:
+    return model_of(TINY_MODELS[0])
+
+
+@pytest.mark.parametrize("tiny", HEARING, ids=lambda tiny: tiny.name)
+def test_a_reworded_prompt_is_heard_otherwise_and_kept_prompts_as_before(tiny):
+    model = model_of(tiny)
+    pair = ("a photo of a cat", "a cat in the style of Ada")
+    kept = "a house by Bo"
+    change = reword_map(
+        [concept_shift(model, "Ada", [pair])],
+        [prompt_moments(model, [kept])],
+        prompt_moments(model, [pair[0]]),
+        prompt_moments(model, EMPTY),
+        RewordSettings(retain=100.0, base=100.0, empty=100.0),
+    )
+    weights = {n: linear.weight.detach() for n, linear in prompt_projections(model).items()}
+    after = edited(weights, change)
+    for name, weight in weights.items():
+        before, now = weight.double(), after[name].double()
+
+        def moved(text, before=before, now=now):
+            states = heard(model, text).states
+            out = states @ before.T
+            return float((states @ now.T - out).square().mean() / out.var())
+
+        assert moved(pair[1]) > 10 * max(moved(kept), moved(pair[0]))
+
+
+@pytest.mark.parametrize("tiny", HEARING, ids=lambda tiny: tiny.name)
+def test_the_concepts_own_tokens_are_those_from_its_name_on(tiny):
+    model = model_of(tiny)
+    pair = ("a photo of a cat", "a cat by Ada")
+    shift = concept_shift(model, "Ada", [pair])
+    own = heard(model, pair[1])
+    before = heard(model, "a cat by").words
+    assert 0 < shift.rows == len(own.states) - before
+    tail = own.states[before:]
+    assert torch.allclose(shift.gram, tail.T @ tail)
+
+
+def test_without_a_name_they_begin_where_base_and_target_differ(model):
+    shift = concept_shift(model, "nudity", [("a photo of a man", "a photo of a naked man")])
+    same = heard(model, "a photo of a").words
+    assert shift.rows == len(heard(model, "a photo of a naked man").states) - same
+
+
+def test_a_concept_can_be_taken_back_from_the_batch(model):
+    concepts = [Concept(name=name, kind="style") for name in ("Ada", "Bo", "Cy")]
+    shifts = [concept_shift(model, each.name, text_pairs(each)[:2]) for each in concepts]
+    base, empty = (prompt_moments(model, texts) for texts in (["a photo of a cat"], EMPTY))
+    settings = RewordSettings()
+    without = reword_map(shifts[:2], [], base, empty, settings)
+    late = reword_map([shifts[0], shifts[1]], [], base, empty, settings)
+    assert torch.equal(without, late)
+    assert not torch.allclose(reword_map(shifts, [], base, empty, settings), without)
+
+
+def test_prompts_in_parts_have_the_moments_of_all(model):
+    texts = ["a photo of a cat", "a photo of a house", "a tree"]
+    parts = merged([prompt_moments(model, [text]) for text in texts])
+    assert torch.equal(parts.gram, prompt_moments(model, texts).gram)
+
+
+def test_the_same_prompt_twice_counts_once(model):
+    assert prompt_moments(model, ["a cat", "a cat"]).rows == prompt_moments(model, ["a cat"]).rows
+
+
+def test_a_target_without_the_concept_is_refused(model):
+    with pytest.raises(UserError, match="Ada: a target prompt is the same as its base"):
+        concept_shift(model, "Ada", [("a cat", "a cat")])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_strength_that_is_no_number_above_zero_is_refused(value):
+    with pytest.raises(UserError, match="--retain-strength"):
+        RewordSettings(retain=value)
