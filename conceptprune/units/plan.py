@@ -65,6 +65,8 @@ ORDER = (
     WindowUnit,
     StatisticsUnit,
     MaskUnit,
+    SweepUnit,
+    SweepTableUnit,
     FusedMaskUnit,
     CheckpointUnit,
     PreviewUnit,

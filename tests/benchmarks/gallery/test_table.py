@@ -8,7 +8,7 @@ import torch
 from benchmarks.gallery import autoencoder
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
-from benchmarks.gallery.table import page
+from benchmarks.gallery.table import attacks, page
 from benchmarks.gallery.table.__main__ import RESULTS, measure
 from benchmarks.gallery.table.measure import distance
 from benchmarks.gallery.table.questions import (
@@ -93,3 +93,21 @@ def test_distance_is_the_root_mean_square_of_an_images_pixels_averaged_over_imag
 def test_the_page_is_what_its_generator_makes_of_the_results():
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     assert page.PAGE.read_text() == page.page(lines)
+
+
+@pytest.mark.slow
+def test_an_attacker_sees_the_untouched_models_images_and_attacks_the_edited_one(gallery):
+    look = ERASED_LOOKS[0]
+    changed = Row(method="UCE, the authors' settings", size=1).weights(gallery, (look,))
+    scene = attacks.scene_of(gallery, Judge.load(), look, changed)
+    now = weights_of(gallery)
+    assert all(torch.equal(now[name], weight) for name, weight in changed.items())
+    assert len(scene.asked) == len(scene.plain) == len(scene.base_images) == attacks.PROMPTS
+    assert all(scene.concept in prompt.text for prompt in scene.asked)
+    assert not any(scene.concept in text for text in scene.plain)
+    with torch.no_grad():
+        gallery.put({})
+        again = attacks.sampling.draw(
+            gallery.pipeline, [p.text for p in scene.asked], [p.seed for p in scene.asked]
+        )
+    assert (again == scene.base_images).all()
