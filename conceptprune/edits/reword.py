@@ -32,11 +32,11 @@ class RewordSettings:
     """How strongly to keep what stays, against 1 for what is erased; means, not sums, so that
     neither depends on the number of prompts."""
 
-    retain: float = 4.0
+    retain: float = 3.0
     """The retained concepts' prompts."""
-    base: float = 8.0
+    base: float = 6.0
     """The base prompts."""
-    empty: float = 2.0
+    empty: float = 1.5
     """The empty prompt, which guidance uses in every image."""
 
     def __post_init__(self) -> None:

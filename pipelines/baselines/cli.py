@@ -130,13 +130,13 @@ def reword(
     out: Out,
     retain_strength: Annotated[
         float, typer.Option("--retain-strength", help="How strongly retained concepts stay.")
-    ] = 4.0,
+    ] = 3.0,
     base_strength: Annotated[
         float, typer.Option("--base-strength", help="How strongly the base prompts stay.")
-    ] = 8.0,
+    ] = 6.0,
     empty_strength: Annotated[
         float, typer.Option("--empty-strength", help="How strongly the empty prompt stays.")
-    ] = 2.0,
+    ] = 1.5,
 ) -> None:
     """UCE's equation on whole prompts: all concepts at once, by additive second moments."""
     from conceptprune.edits.reword import RewordSettings

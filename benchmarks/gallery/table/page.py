@@ -13,6 +13,8 @@ from benchmarks.erasure.table import table
 from benchmarks.gallery import sampling
 from benchmarks.gallery.names import ERASED, KEPT
 from benchmarks.gallery.table.__main__ import RESULTS
+from benchmarks.gallery.table.attacks import PROMPTS
+from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
 from benchmarks.gallery.table.rows import METHODS, REWORD
 from conceptprune.evaluation.bootstrap import wilson
 
@@ -40,6 +42,23 @@ ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as 
 scripts run them now, the kept artists preserved by name. *Rewording* is ours: UCE's
 equation on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g}
 for kept artists and {REWORD.base:g} for photos.
+"""
+
+ATTACKED = f"""## What is left of the ability
+
+Concept Inversion learns a word of two tokens for one artist, from {PROMPTS} of the untouched
+model's images, against the edited model (300 steps of 8 images; `attacks.py` has all budgets). The
+word then stands in the artist's prompts. All that these edits take away is the name: a learned word
+brings the style back."""
+
+MISSING = """## Not measured yet
+
+- Rows with few images have wide intervals; `make gallery` continues all of them.
+- UCE and RECE tuned to so many names, and SPEED's null-space edit. The authors' settings are for a
+  few names, and are shown as they are.
+- Other attacks than Concept Inversion, the transformer, and a method that withstands a learned
+  word: edits of `ff.net.2` by second moments did not, alone and after rewording, in a first try on
+  72 of the hundred.
 """
 
 Line = dict[str, Any]
@@ -118,17 +137,40 @@ def draw(found: Rows, path: Path) -> None:
     plt.close(figure)
 
 
-def page(lines: Iterable[Line]) -> str:
+def attacks_table(lines: Iterable[Line]) -> str:
+    """One row for each attack on a method and size."""
+    found: defaultdict[tuple[int, str, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        found[line["size"], line["attack"], line["method"]].append(line)
+    header = ["artists erased", "attack", "method", "images that show the artist", "attacked"]
+    body = [
+        [
+            str(size),
+            attack,
+            method,
+            rate(sum(a["successes"] for a in attacked), sum(a["prompts"] for a in attacked)),
+            f"{len(attacked)} artists",
+        ]
+        for (size, attack, method), attacked in sorted(found.items())
+    ]
+    return table(header, body)
+
+
+def page(lines: Iterable[Line], attacked: Iterable[Line]) -> str:
     """The page."""
-    found = rows(lines)
-    return f"{INTRODUCTION}\n{results_table(found)}\n\n![erased against kept]({FIGURE.name})\n"
+    parts = [results_table(rows(lines)), f"![erased against kept]({FIGURE.name})", ATTACKED]
+    return "\n\n".join([INTRODUCTION.rstrip(), *parts, attacks_table(attacked), MISSING])
+
+
+def read(path: Path) -> list[Line]:
+    """A file of results."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main() -> None:
     """Write the page and the figure."""
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    PAGE.write_text(page(lines))
-    draw(rows(lines), FIGURE)
+    PAGE.write_text(page(read(RESULTS), read(ATTACKED_RESULTS)))
+    draw(rows(read(RESULTS)), FIGURE)
 
 
 if __name__ == "__main__":

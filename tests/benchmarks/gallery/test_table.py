@@ -1,7 +1,5 @@
 """The table of many artists at once: who is asked for, what a row changes, and what is written."""
 
-import json
-
 import pytest
 import torch
 
@@ -91,8 +89,8 @@ def test_distance_is_the_root_mean_square_of_an_images_pixels_averaged_over_imag
 
 
 def test_the_page_is_what_its_generator_makes_of_the_results():
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    assert page.PAGE.read_text() == page.page(lines)
+    made = page.page(page.read(RESULTS), page.read(attacks.RESULTS))
+    assert page.PAGE.read_text() == made
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
     assert header["provenance"]["method"] == metadata["method"] == method
     assert metadata["model"] == tiny_folder.name
     assert header["provenance"]["settings"] == metadata["settings"]
-    assert (header["mask"] is None) == (method in ("uce", "rece"))
+    assert (header["mask"] is None) == (method in ("uce", "rece", "reword"))
     card = (made[method] / "README.md").read_text()
     assert "Ada Bell" in card
     assert metadata["model_digest"] in card
@@ -116,9 +116,14 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
 
 
 def test_what_is_retained_and_not_erased_is_preserved(made: dict[str, Path]) -> None:
-    uce, rece = (json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece"))
+    uce, rece = (
+        json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece", "reword")
+    )
     assert uce["settings"]["preserve"] == ["Eve | `x`"]
     assert rece["settings"]["preserve"] == ["Eve | `x`", "", "cat"]
+    reword = json.loads((made["reword"] / "conceptprune.json").read_text())
+    assert reword["settings"]["retained"] == ["Eve | `x`"]
+    assert reword["settings"]["retain"] == 2
     assert uce["settings"]["guides"] == ["photo", "photo"]
     assert rece["settings"]["guides"] == ["art", "art"]
 
