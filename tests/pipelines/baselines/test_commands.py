@@ -116,12 +116,11 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
 
 
 def test_what_is_retained_and_not_erased_is_preserved(made: dict[str, Path]) -> None:
-    uce, rece = (
+    uce, rece, reword = (
         json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece", "reword")
     )
     assert uce["settings"]["preserve"] == ["Eve | `x`"]
     assert rece["settings"]["preserve"] == ["Eve | `x`", "", "cat"]
-    reword = json.loads((made["reword"] / "conceptprune.json").read_text())
     assert reword["settings"]["retained"] == ["Eve | `x`"]
     assert reword["settings"]["retain"] == 2
     assert uce["settings"]["guides"] == ["photo", "photo"]
