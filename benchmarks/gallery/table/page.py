@@ -54,6 +54,7 @@ brings the style back."""
 MISSING = """## Not measured yet
 
 - Rows with few images have wide intervals; `make gallery` continues all of them.
+- Other prompts than the captions that rewording is made from, which all images here ask with.
 - UCE and RECE tuned to so many names, and SPEED's null-space edit. The authors' settings are for a
   few names, and are shown as they are.
 - Other attacks than Concept Inversion, the transformer, and a method that withstands a learned

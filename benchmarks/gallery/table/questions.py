@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The images of one round: other things, templates and seeds than every other round's."""
+    """The images of one round: from other seeds than every other round's."""
 
     erased: tuple[Question, ...]
     kept: tuple[Question, ...]

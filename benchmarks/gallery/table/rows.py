@@ -17,7 +17,7 @@ from conceptprune.baselines.uce import UceSettings
 from conceptprune.edits.reword import RewordSettings
 from conceptprune.manifest import Fuse
 from conceptprune.models.base import DiffusionModel
-from conceptprune.models.stable_diffusion import StableDiffusion
+from conceptprune.models.borrowed import family_of_pipeline
 
 Weights = Mapping[str, Tensor]
 """Changed weights of the denoiser, by parameter name."""
@@ -29,7 +29,7 @@ class Gallery:
     def __init__(self, pipeline: DiffusionPipeline, work: Path) -> None:
         self.pipeline = pipeline
         self.work = work
-        self.model: DiffusionModel = StableDiffusion(pipeline)
+        self.model: DiffusionModel = family_of_pipeline(pipeline)(pipeline)
         self._untouched = {
             name: p.detach().clone() for name, p in self.model.denoiser.named_parameters()
         }

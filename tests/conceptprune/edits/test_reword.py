@@ -77,15 +77,20 @@ def test_without_a_name_they_begin_where_base_and_target_differ(model):
     assert shift.rows == len(heard(model, "a photo of a naked man").states) - same
 
 
-def test_a_concept_can_be_taken_back_from_the_batch(model):
+def test_a_late_concept_is_added_to_the_sum_of_the_batch_by_its_own_prompts_alone(model):
     concepts = [Concept(name=name, kind="style") for name in ("Ada", "Bo", "Cy")]
-    shifts = [concept_shift(model, each.name, text_pairs(each)[:2]) for each in concepts]
+    first, second, late = (
+        concept_shift(model, each.name, text_pairs(each)[:2]) for each in concepts
+    )
     base, empty = (prompt_moments(model, texts) for texts in (["a photo of a cat"], EMPTY))
-    settings = RewordSettings()
-    without = reword_map(shifts[:2], [], base, empty, settings)
-    late = reword_map([shifts[0], shifts[1]], [], base, empty, settings)
-    assert torch.equal(without, late)
-    assert not torch.allclose(reword_map(shifts, [], base, empty, settings), without)
+
+    def change(*shifts):
+        return reword_map(shifts, [], base, empty, RewordSettings())
+
+    batch = first.merge(second)
+    assert torch.equal(change(batch, late), change(first, second, late))
+    assert torch.equal(change(batch), change(first, second))
+    assert not torch.allclose(change(batch, late), change(batch))
 
 
 def test_prompts_in_parts_have_the_moments_of_all(model):
