@@ -113,9 +113,18 @@ class FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """Stop serving. What is still served would else complain in the log of a later test."""
+        self._server.close()
+        served = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in served:
+            one.cancel()
+        await asyncio.gather(*served, return_exceptions=True)
 
     def count(self, method: str) -> int:
         return sum(request.method == method for request in self.requests)
