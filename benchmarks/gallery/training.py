@@ -124,7 +124,8 @@ def train_denoiser(kind: str) -> Callable[[Options], None]:
         recipe = RECIPES[kind]
         recipe = replace(recipe, num_steps=options.steps or recipe.num_steps)
         words = ENCODERS[kind].from_pretrained(work / f"{kind}-text")
-        exported = MODELS / kind if options.recover else None
+        installed = options.recover and (MODELS / kind).exists()
+        exported = MODELS / kind if installed else None
         train(Trainer(kind, recipe, words), trained_latents(work), model, work, exported)
 
     return stage
