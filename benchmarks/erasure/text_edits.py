@@ -8,8 +8,9 @@ from torch import Tensor
 
 from benchmarks.erasure.masks import artist_prompt, photo_prompt
 from conceptprune.baselines.rece import AGAIN, ReceSettings, gram_of, rece_map
-from conceptprune.baselines.texts import PHRASES, encoded, prompt_projections
-from conceptprune.baselines.uce import Edit, UceSettings, edited, uce_map
+from conceptprune.baselines.texts import PHRASES, encoded
+from conceptprune.baselines.uce import Edit, UceSettings, uce_map
+from conceptprune.edits.projections import edited, prompt_projections
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.weights import read_weights
 from conceptprune.studio import model_path

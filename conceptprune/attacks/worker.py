@@ -9,8 +9,8 @@ from conceptprune.attacks.attempts import SCHEMA, Generation, Scene, Shows, atte
 from conceptprune.attacks.summarise import summary_table
 from conceptprune.attacks.table import ATTACKS
 from conceptprune.attacks.units import AttackSummaryUnit, AttackUnit
+from conceptprune.checkpoints.delta import applied
 from conceptprune.digest import canonical_json
-from conceptprune.evaluation.checkpoint import applied
 from conceptprune.evaluation.summary import OBJECT
 from conceptprune.evaluation.tables import sorted_table
 from conceptprune.evaluation.worker import Evaluator

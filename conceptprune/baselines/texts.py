@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
 from conceptprune.baselines.uce import Edit, Encoded
 from conceptprune.errors import UserError
@@ -33,8 +32,6 @@ PHRASES: Mapping[Kind, tuple[str, ...]] = {
 }
 """What UCE's script also erases of a concept when it is told to expand prompts: of all that is no
 style, what it erases of things."""
-
-PROMPT_SITES = ("attn_key", "attn_value")
 
 
 def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
@@ -95,21 +92,3 @@ def encoded(model: DiffusionModel, text: str) -> Encoded:
     # Before the end token; of the empty text that is CLIP's start token, as in UCE's script.
     last = max(len(ids) - 2, 0)
     return Encoded(states=states.detach().to("cpu", torch.float64), last=last)
-
-
-def prompt_projections(model: DiffusionModel) -> dict[str, nn.Linear]:
-    """The linears that see the encoded prompt, cross-attention's keys and values, by module name.
-
-    Raises:
-        UserError: the model has none.
-    """
-    family = type(model.pipe).__name__
-    if not all(name in model.sites and model.sites[name].sees == "prompt" for name in PROMPT_SITES):
-        raise UserError(
-            f"model: {family} has no cross-attention whose keys and values see the prompt alone, "
-            "which is what UCE and RECE edit"
-        )
-    found = {
-        name: site_linear.linear for name, site_linear in model.site_linears(PROMPT_SITES).items()
-    }
-    return dict(sorted(found.items()))

@@ -18,7 +18,7 @@ train_erase.py`, the one at the time of the paper, the last subject token and al
 token. Shapes: D the width of the encoded prompt, R the rows of a projection, n tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -131,18 +131,3 @@ def uce_map(edits: Sequence[Edit], preserved: Sequence[Encoded], settings: UceSe
     # X A = B is A^T X^T = B^T, and A is symmetric.
     change: Tensor = torch.linalg.solve(gram, moved.T).T
     return identity + change
-
-
-def edited(weights: Mapping[str, Tensor], change: Tensor) -> dict[str, Tensor]:
-    """The projections [R, D] times the map [D, D], each in its own dtype, by name.
-
-    Raises:
-        UserError: a projection does not take what the text encoder gives.
-    """
-    for name, weight in weights.items():
-        if weight.shape[1] != len(change):
-            raise UserError(
-                f"{name} takes {weight.shape[1]} features, and the encoded prompt has "
-                f"{len(change)}: this model's cross-attention does not see the prompt itself"
-            )
-    return {name: (weight.double() @ change).to(weight.dtype) for name, weight in weights.items()}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,25 @@ CONFIG_SUFFIXES = {".json", ".txt", ".md", ".model"}
 
 Edit = Callable[[str, LayerMask, Tensor], Tensor]
 """From a module's name, its mask and its weight [R, W] to the edited copy."""
+
+
+Change = Callable[[Tensor], Tensor]
+"""From a tensor of the model's file to the edited copy."""
+
+Changes = Mapping[str, Mapping[str, Change]]
+"""By component and parameter name ("...to_k.weight")."""
+
+
+def mask_changes(mask: PruningMask, edit: Edit) -> Changes:
+    """What a mask changes."""
+    return {
+        component: {
+            f"{name}.weight": partial(edit, name, layer)
+            for name, layer in mask.of_component(component).items()
+            if len(layer.entries)
+        }
+        for component in mask.components
+    }
 
 
 def zeroed(name: str, layer: LayerMask, weight: Tensor) -> Tensor:
@@ -95,7 +115,13 @@ def encode_delta(
 def pipeline_files(
     mask: PruningMask, model_folder: Path, edit: Edit = zeroed
 ) -> Iterator[tuple[str, bytes]]:
-    """Every file of a `from_pretrained` folder (path in it, bytes), with the mask's weights zeroed.
+    """Every file of a `from_pretrained` folder (path in it, bytes), with the mask's weights zeroed;
+    see `changed_pipeline`."""
+    return changed_pipeline(mask_changes(mask, edit), model_folder)
+
+
+def changed_pipeline(changes: Changes, model_folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of a `from_pretrained` folder (path in it, bytes), with changed tensors.
 
     Tensors keep the dtype of the model's own files; files without edited tensors are unchanged.
     Variants (`*.fp16.*`) and single-file checkpoints are left out: they would bring back what was
@@ -105,13 +131,13 @@ def pipeline_files(
     """
     absent = pickled_components(model_folder)
     plain = _plain_names(model_folder)
-    pruned = {
-        path: mask.of_component(component)
-        for component in mask.components
+    changed = {
+        path: of_component
+        for component, of_component in changes.items()
         for path in checkpoint_files(model_folder / component)
     }
     for path in folder_files(model_folder):
-        data = _edited(path, pruned[path], edit) if path in pruned else path.read_bytes()
+        data = _edited(path, changed[path]) if path in changed else path.read_bytes()
         name = path.relative_to(model_folder)
         if absent and name == Path(INDEX):
             index = read_index(model_folder) | {part: [None, None] for part in absent}
@@ -156,11 +182,11 @@ def _plain_names(model_folder: Path) -> dict[Path, str]:
     return found
 
 
-def _edited(path: Path, layers: Mapping[str, LayerMask], edit: Edit) -> bytes:
+def _edited(path: Path, changes: Mapping[str, Change]) -> bytes:
     with safe_open(path, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in sorted(stream.keys())}
-    for name, layer in layers.items():
-        key = known_as(f"{name}.weight", tensors.keys())
-        if key is not None and len(layer.entries):
-            tensors[key] = edit(name, layer, tensors[key])
+    for name, change in changes.items():
+        key = known_as(name, tensors.keys())
+        if key is not None:
+            tensors[key] = change(tensors[key])
     return safetensors.torch.save(tensors, {"format": "pt"})

@@ -3,7 +3,7 @@
 D is the width of the inputs: at cross-attention's keys and values, that of the encoded prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -69,7 +69,7 @@ class Shift:
         )
 
 
-def merged(moments: Sequence[Moments]) -> Moments:
+def merged(moments: Iterable[Moments]) -> Moments:
     """Of all sets of inputs, added in the given order, which decides the last bits."""
     return reduce(Moments.merge, moments)
 

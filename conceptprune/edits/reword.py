@@ -10,44 +10,22 @@ concept is added to, or taken back from, a batch without the others' prompts.
 Shapes: T tokens of an encoded prompt, D its width.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from conceptprune.edits.moments import Moments, Shift, merged, shift_map
 from conceptprune.errors import UserError
-from conceptprune.manifest import Concept
+from conceptprune.manifest import Concept, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.prompts.pairs import prompt_pairs
 
 Pair = tuple[str, str]
 """A prompt without the concept (base) and one with it (target)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewordSettings:
-    """How strongly to keep what stays, against 1 for what is erased; means, not sums, so that
-    neither depends on the number of prompts."""
-
-    retain: float = 3.0
-    """The retained concepts' prompts."""
-    base: float = 6.0
-    """The base prompts."""
-    empty: float = 1.5
-    """The empty prompt, which guidance uses in every image."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: one is not above 0.
-        """
-        for name, value in asdict(self).items():
-            if not 0 < value < float("inf"):
-                raise UserError(f"--{name}-strength {value:g}: must be a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,24 +77,20 @@ def text_pairs(concept: Concept) -> list[Pair]:
 
 
 def reword_map(
-    erased: Sequence[Shift],
-    retained: Sequence[Moments],
-    base: Moments,
+    erased: Iterable[Shift],
+    retained: Iterable[Moments],
+    bases: Iterable[Moments],
     empty: Moments,
-    settings: RewordSettings,
+    settings: Reword,
 ) -> Tensor:
     """M [D, D] float64, by which keys and values [R, D] are multiplied from the right.
 
-    `erased` and `retained` are summed in the given order; `retained` may be empty.
-
-    Raises:
-        ValueError: nothing is erased.
+    All are summed one after the other, in the given order; only `retained` may be empty.
     """
-    if not erased:
-        raise ValueError("no concept to erase")
-    kept = [(settings.base, base), (settings.empty, empty)]
-    if retained:
-        kept.append((settings.retain, merged(retained)))
+    kept = [(settings.base, merged(bases)), (settings.empty, empty)]
+    others = list(islice(it := iter(retained), 1))
+    if others:
+        kept.append((settings.retain, merged([*others, *it])))
     return shift_map(reduce(Shift.merge, erased), kept)
 
 

@@ -1,18 +1,14 @@
 """What is evaluated: the base model, the base model with a mask or a delta, or another folder."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
 from conceptprune.checkpoints.card import METADATA_FILE
-from conceptprune.checkpoints.delta_reader import MOST_BYTES, read_delta
+from conceptprune.checkpoints.delta import Delta
+from conceptprune.checkpoints.delta_reader import MOST_BYTES
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest.files import open_regular
@@ -20,14 +16,11 @@ from conceptprune.manifest.model import FolderModel
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.switch import difference
-from conceptprune.models.base import DiffusionModel
 from conceptprune.models.components import read_index
-from conceptprune.models.families import check_model, components, denoiser_of, identity
+from conceptprune.models.families import check_model, identity
 from conceptprune.models.weights import (
     PICKLED,
     checkpoint_files,
-    component_of,
-    known_as,
     read_layers,
 )
 from conceptprune.store import ObjectRef
@@ -88,63 +81,6 @@ class Checkpoint:
     image_model: ImageModel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
-    """Edited tensors of a pipeline's components, by component and parameter name."""
-
-    tensors: Mapping[str, Mapping[str, Tensor]]
-    concepts: tuple[str, ...] = ()
-
-    @classmethod
-    def from_bytes(cls, data: bytes, folder: Path) -> "Delta":
-        """Read a safetensors file of edited tensors under diffusers' parameter names.
-
-        Names may start with the component ("unet."), as some tools write them. Otherwise they
-        belong to the denoiser, or to the component named in the file's metadata.
-
-        Args:
-            data: the file.
-            folder: the base model, whose parameters must have these names and shapes.
-
-        Raises:
-            UserError: not a safetensors file, or it has no tensors.
-            ModelMismatchError: a tensor is not in the base model, or has another shape.
-        """
-        own, tensors = read_delta(data)
-        default = own.component if own else denoiser_of(folder)
-        known = components(folder)
-        if default not in known:
-            raise ModelMismatchError(
-                f"edits {default!r:.200}, and the base model has {', '.join(known)}"
-            )
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            component, _, rest = name.partition(".")
-            if component not in known:
-                component, rest = default, name
-            parts.setdefault(component, {})[rest] = tensor
-        _check_shapes(parts, folder)
-        return cls(tensors=parts, concepts=own.concepts if own else ())
-
-
-def _check_shapes(parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
-    for component, tensors in parts.items():
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in checkpoint_files(folder / component):
-            with safe_open(path, framework="pt") as stream:
-                keys = set(stream.keys())
-                for name in tensors:
-                    if (key := known_as(name, keys)) is not None:
-                        shapes[name] = tuple(stream.get_slice(key).get_shape())
-        for name, tensor in sorted(tensors.items()):
-            if shapes.get(name) != tuple(tensor.shape):
-                found = f"has {list(shapes[name])}" if name in shapes else "has no such parameter"
-                raise ModelMismatchError(
-                    f"{component}.{name} is {list(tensor.shape)} in the delta, and the base model "
-                    f"{found}: it was made for another model, or is not under diffusers' names"
-                )
-
-
 def parse_of(text: str) -> Asked:
     """Read `[LABEL=]KIND:VALUE`.
 
@@ -173,66 +109,6 @@ def images_identity(folder: Path) -> str:
         vae += checkpoint_files(folder / "vae")
     files = {path.relative_to(folder).as_posix(): digest_file(path) for path in vae}
     return digest_json({"denoiser": identity(folder), "vae": files})
-
-
-def load_edit(kind: Literal["mask", "delta"], data: bytes, folder: Path) -> PruningMask | Delta:
-    """The mask or delta in a file's bytes.
-
-    Raises:
-        UserError, ModelMismatchError: it is neither, or was made for a model other than `folder`.
-    """
-    return PruningMask.from_bytes(data) if kind == "mask" else Delta.from_bytes(data, folder)
-
-
-@contextmanager
-def applied(model: DiffusionModel, edit: PruningMask | Delta | None) -> Iterator[None]:
-    """Inside the context, `model` has the edit; afterwards every byte is restored, even after
-    errors.
-
-    Raises:
-        ModelMismatchError: the edit is not for this model, which then has not changed.
-    """
-    match edit:
-        case None:
-            yield
-        case PruningMask():
-            edit.apply(model.pipe)
-            model.forget_encodings()
-            try:
-                yield
-            finally:
-                edit.remove(model.pipe)
-                model.forget_encodings()
-        case Delta():
-            parameters = _parameters(model, edit)
-            before = [parameter.detach().clone() for parameter, _ in parameters]
-            try:
-                with torch.no_grad():
-                    for parameter, tensor in parameters:
-                        parameter.copy_(tensor)
-                model.forget_encodings()
-                yield
-            finally:
-                with torch.no_grad():
-                    for (parameter, _), original in zip(parameters, before, strict=True):
-                        parameter.copy_(original)
-                model.forget_encodings()
-
-
-def _parameters(model: DiffusionModel, delta: Delta) -> list[tuple[Tensor, Tensor]]:
-    """Each edited parameter or buffer of the live model, with its new value."""
-    found = []
-    for component, tensors in delta.tensors.items():
-        module = component_of(model.pipe, component)
-        live = dict(module.state_dict(keep_vars=True))
-        for name, tensor in tensors.items():
-            key = known_as(name, live)
-            if key is None or live[key].shape != tensor.shape:
-                raise ModelMismatchError(
-                    f"the model has no {component}.{name} of the delta's shape"
-                )
-            found.append((live[key], tensor))
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

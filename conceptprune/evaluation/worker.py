@@ -6,13 +6,8 @@ from typing import Any
 
 import torch
 
-from conceptprune.evaluation.checkpoint import (
-    Delta,
-    ImageModel,
-    applied,
-    images_identity,
-    load_edit,
-)
+from conceptprune.checkpoints.delta import Delta, applied, load_edit
+from conceptprune.evaluation.checkpoint import ImageModel, images_identity
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.scoring import Row, Scorers, read_rows
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table

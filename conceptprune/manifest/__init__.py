@@ -8,6 +8,7 @@ from conceptprune.manifest.loading import load_manifest, parse_manifest
 from conceptprune.manifest.model import BuiltinModel, FileModel, FolderModel, HubModel, RemoteModel
 from conceptprune.manifest.outputs import Fuse, FuseName, Outputs, Preview
 from conceptprune.manifest.pruning import BaseRule, Pruning, SelectorName
+from conceptprune.manifest.reword import Method, Reword
 from conceptprune.manifest.schema import Compute, Manifest, Sweep
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "HubModel",
     "Kind",
     "Manifest",
+    "Method",
     "Outputs",
     "Preview",
     "PromptTexts",
     "Pruning",
     "RemoteModel",
+    "Reword",
     "SelectorName",
     "Sweep",
     "concept_key",

@@ -28,6 +28,7 @@ from conceptprune.manifest.fields import (
     Some,
     concept_key,
     refusal,
+    refusal_here,
     refuse_duplicates,
 )
 from conceptprune.manifest.generator import Prompts
@@ -40,6 +41,7 @@ from conceptprune.manifest.pruning import (
     SelectorName,
     settings_of,
 )
+from conceptprune.manifest.reword import Method, Reword
 from conceptprune.models.settings import Offload
 
 FRACTIONS = "a list of numbers above 0 and at most 1, none of them twice"
@@ -126,6 +128,12 @@ class Manifest(Section):
             "revision)"
         ),
     ]
+    method: Method = "conceptprune"
+    """How the combined checkpoint is made: by fusing the concepts' masks, if `outputs.fuse` says
+    so, or by rewording their prompts. Each concept's own mask is ConceptPrune's either way."""
+    reword: Annotated[
+        Reword | None, Field(description="a section of its own, with method: reword")
+    ] = None
     fillers: DefaultFillers = DefaultFillers()
     templates: DefaultTemplates = DefaultTemplates()
     concepts: Annotated[
@@ -150,6 +158,25 @@ class Manifest(Section):
         """The model's floating-point type, or the default if the manifest names none."""
         collection = self.collection
         return collection.dtype or default_dtype(collection.device, self.compute.gpus_per_actor)
+
+    @property
+    def rewording(self) -> Reword | None:
+        """The settings of rewording, or None if another method is asked for."""
+        return (self.reword or Reword()) if self.method == "reword" else None
+
+    @field_validator("reword")
+    @classmethod
+    def _belongs_to_the_method(cls, reword: Reword | None, info: ValidationInfo) -> Reword | None:
+        if reword is not None and info.data.get("method", "reword") != "reword":
+            raise refusal_here("nothing: its settings are of method: reword")
+        return reword
+
+    @field_validator("outputs")
+    @classmethod
+    def _one_method_combines(cls, outputs: Outputs, info: ValidationInfo) -> Outputs:
+        if outputs.fuse is not None and info.data.get("method") == "reword":
+            raise refusal((("fuse",), "null, as method: reword makes the combined checkpoint"))
+        return outputs
 
     @field_validator("concepts", "retain")
     @classmethod

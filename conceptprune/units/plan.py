@@ -9,11 +9,12 @@ from conceptprune.digest import digest_json, unit_key
 from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
-from conceptprune.models.families import family_named
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
-from conceptprune.units.preview import FORMAT as PREVIEW_FORMAT
+from conceptprune.units.preview_plan import preview_unit, with_seeds
 from conceptprune.units.prompts_units import concepts_in
+from conceptprune.units.reword_plan import reword_units, shift_unit
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
@@ -30,6 +31,8 @@ from conceptprune.units.units import (
 )
 from conceptprune.units.window_units import window_units
 from conceptprune.versions import versions
+
+Combined = FusedMaskUnit | RewordUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,10 @@ class Plan(UnitPlan):
 
     model: ModelSettings
     concepts: tuple[ConceptPlan, ...]
-    fused: FusedMaskUnit | None
-    fused_checkpoints: tuple[CheckpointUnit, ...]
-    fused_preview: PreviewUnit | None
+    combined: Combined | None
+    """What erases all concepts at once, if that is asked for."""
+    combined_checkpoints: tuple[CheckpointUnit, ...]
+    combined_preview: PreviewUnit | None
     sweep_table: SweepTableUnit | None = None
 
 
@@ -64,10 +68,13 @@ ORDER = (
     GeneratedPromptsUnit,
     WindowUnit,
     StatisticsUnit,
+    ShiftUnit,
+    MomentsUnit,
     MaskUnit,
     SweepUnit,
     SweepTableUnit,
     FusedMaskUnit,
+    RewordUnit,
     CheckpointUnit,
     PreviewUnit,
 )
@@ -119,15 +126,15 @@ class _ErasePlanner(Planner):
         for unit in prompts:
             self.add(unit)
         concepts = tuple(self.concept(concept) for concept in self.manifest.concepts)
-        fused = self.fused(concepts) if self.manifest.outputs.fuse else None
-        fused_checkpoints = self.checkpoints(fused) if fused else ()
-        fused_preview = self.fused_preview(fused, concepts) if fused else None
+        combined = self.combined(concepts)
+        checkpoints = self.checkpoints(combined) if combined else ()
+        combined_preview = self.combined_preview(combined, concepts) if combined else None
         sweep_table = self.sweep_table(concepts) if self.manifest.sweep else None
         # Images of the base model first: those with a mask are compared with them.
         for each in concepts:
             for preview in each.previews_before:
                 self.add(preview)
-        for after in (*(each.preview_after for each in concepts), fused_preview):
+        for after in (*(each.preview_after for each in concepts), combined_preview):
             if after:
                 self.add(after)
         by_key = self.in_order(*ORDER)
@@ -137,26 +144,26 @@ class _ErasePlanner(Planner):
             labels=labels_of(by_key, self.labelled(concepts, prompts)),
             model=self.model,
             concepts=concepts,
-            fused=fused,
-            fused_checkpoints=fused_checkpoints,
-            fused_preview=fused_preview,
+            combined=combined,
+            combined_checkpoints=checkpoints,
+            combined_preview=combined_preview,
             sweep_table=sweep_table,
         )
 
     def of_the_rest(self, plan: Plan, lacking: Container[str]) -> Plan:
         concepts = tuple(each for each in plan.concepts if each.concept.name not in lacking)
-        fused = self.fused(concepts)
-        checkpoints = self.checkpoints(fused)
-        preview = self.fused_preview(fused, concepts)
+        combined = self.combined(concepts)
+        checkpoints = self.checkpoints(combined) if combined else ()
+        preview = self.combined_preview(combined, concepts) if combined else None
         if preview:
             self.add(preview)
         # The sides of a budget are already on the plan.
         return replace(
             plan,
             by_key={**plan.by_key, **self.in_order(*ORDER)},
-            fused=fused,
-            fused_checkpoints=checkpoints,
-            fused_preview=preview,
+            combined=combined,
+            combined_checkpoints=checkpoints,
+            combined_preview=preview,
         )
 
     def labelled(
@@ -166,6 +173,8 @@ class _ErasePlanner(Planner):
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
+            if self.manifest.method == "reword":
+                units.append(shift_unit(plan.concept.name, plan.pairs, self.model))
             yield plan.concept.name, [unit.key for unit in units]
         erased = {plan.concept.name for plan in concepts}
         for unit in prompts:
@@ -282,6 +291,16 @@ class _ErasePlanner(Planner):
             )
         )
 
+    def combined(self, concepts: Sequence[ConceptPlan]) -> Combined | None:
+        """What erases these concepts at once; None if the manifest asks for nothing of the kind."""
+        if self.manifest.method == "reword":
+            names = [plan.concept.name for plan in concepts]
+            edit, units = reword_units(self.manifest, self.model, self.pairs, names)
+            for unit in units:
+                self.add(unit)
+            return edit
+        return self.fused(concepts) if self.manifest.outputs.fuse else None
+
     def fused(self, concepts: Sequence[ConceptPlan]) -> FusedMaskUnit:
         asked = (self.manifest.outputs.fuse or Fuse()).for_kinds(
             plan.concept.kind for plan in concepts
@@ -311,9 +330,11 @@ class _ErasePlanner(Planner):
             )
         )
 
-    def checkpoints(self, mask: MaskUnit | FusedMaskUnit) -> tuple[CheckpointUnit, ...]:
+    def checkpoints(self, mask: MaskUnit | Combined) -> tuple[CheckpointUnit, ...]:
         outputs = self.manifest.outputs
-        forms = [("delta", outputs.deltas), ("pipeline", outputs.pipelines)]
+        # A rewording is a delta itself.
+        deltas = outputs.deltas and not isinstance(mask, RewordUnit)
+        forms = [("delta", deltas), ("pipeline", outputs.pipelines)]
         return tuple(
             self.add(
                 CheckpointUnit(
@@ -331,67 +352,26 @@ class _ErasePlanner(Planner):
         self, concept: Concept, mask: MaskUnit, preview: Preview
     ) -> tuple[tuple[PreviewUnit, ...], PreviewUnit]:
         pairs = self.pairs[concept.name][: preview.prompts_per_concept]
-        groups = [_with_seeds([pair.target for pair in pairs], preview)]
-        groups.append(_with_seeds([pair.base for pair in pairs], preview))
+        groups = [with_seeds([pair.target for pair in pairs], preview)]
+        groups.append(with_seeds([pair.base for pair in pairs], preview))
         for other in self.retained(concept):
             targets = [pair.target for pair in self.pairs[other.name]]
             # Retained concepts start at different fillers, so that all fillers are used.
             start = int(digest_json(other.name), 16) % len(targets)
             chosen = (targets[start:] + targets[:start])[: preview.retained_prompts]
-            groups.append(_with_seeds(chosen, preview))
-        before = tuple(self.preview(None, group, preview) for group in groups)
+            groups.append(with_seeds(chosen, preview))
+        before = tuple(preview_unit(self.model, None, group, preview) for group in groups)
         every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
-        return before, self.preview(mask, every_prompt, preview, before)
+        return before, preview_unit(self.model, mask, every_prompt, preview, before)
 
-    def fused_preview(
-        self, fused: FusedMaskUnit, concepts: Sequence[ConceptPlan]
+    def combined_preview(
+        self, combined: Combined, concepts: Sequence[ConceptPlan]
     ) -> PreviewUnit | None:
-        """With the fused mask: all images that are generated for the single concepts."""
+        """With all concepts erased: all images that are generated for the single concepts."""
         preview = self.manifest.outputs.preview
         if preview is None:
             return None
         before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
         prompts_before = (unit.prompts for unit in before.values())
         prompts = tuple(dict.fromkeys(chain.from_iterable(prompts_before)))
-        return self.preview(fused, prompts, preview, tuple(before.values()))
-
-    def preview(
-        self,
-        mask: MaskUnit | FusedMaskUnit | None,
-        prompts: tuple[Prompt, ...],
-        preview: Preview,
-        before: tuple[PreviewUnit, ...] = (),
-    ) -> PreviewUnit:
-        settings = {
-            "steps": preview.steps,
-            "guidance": preview.guidance,
-            "batch_size": preview.batch_size,
-        }
-        texts = [[prompt.text, prompt.seed] for prompt in prompts]
-        key = unit_key(
-            {
-                "kind": "preview",
-                "format": PREVIEW_FORMAT,
-                **self.model.key_parts,
-                "mask": mask and mask.key,
-                "prompts": texts,
-                **settings,
-            }
-        )
-        return PreviewUnit(
-            key=key,
-            mask=(mask.kind, mask.key) if mask else None,
-            erased=mask.erased if mask else (),
-            prompts=prompts,
-            steps=preview.steps,
-            guidance=preview.guidance,
-            branches=family_named(self.model.pipeline).num_branches(preview.guidance),
-            batch_size=preview.batch_size,
-            before=tuple(unit.key for unit in before),
-        )
-
-
-def _with_seeds(prompts: Sequence[Prompt], preview: Preview) -> tuple[Prompt, ...]:
-    """Each prompt with each of the preview's seeds, which differ from the collection's."""
-    texts = dict.fromkeys(prompt.text for prompt in prompts)
-    return tuple(Prompt(text=text, seed=seed) for seed in preview.seeds for text in texts)
+        return preview_unit(self.model, combined, prompts, preview, tuple(before.values()))

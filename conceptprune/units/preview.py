@@ -1,11 +1,12 @@
 """Images of prompts, generated to the end, for before/after comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from conceptprune.models.generate import Images
-from conceptprune.models.images import png
+from conceptprune.models.images import png, read_image
 from conceptprune.models.prompt import Prompt
 
 FORMAT = "preview/3"
@@ -30,3 +31,27 @@ def preview_table(prompts: Sequence[Prompt], images: Images) -> pa.Table:
     }
     table = pa.table(columns, schema=SCHEMA)
     return table.sort_by([("prompt", "ascending"), ("seed", "ascending")])
+
+
+def hardly_changed(before: Iterable[pa.Table], after: pa.Table) -> bool:
+    """Whether every image `after` is among those `before`, up to rounding."""
+    known: dict[tuple[str, int], bytes] = {}
+    for table in before:
+        known |= dict(_images(table))
+    return all(
+        asked in known and _levels_apart(known[asked], image) < 1 for asked, image in _images(after)
+    )
+
+
+def _images(table: pa.Table) -> Iterator[tuple[tuple[str, int], bytes]]:
+    """Prompt and seed of each image, and its PNG file."""
+    for row in table.select(["prompt", "seed", "png"]).to_pylist():
+        yield (row["prompt"], row["seed"]), row["png"]
+
+
+def _levels_apart(one: bytes, other: bytes) -> float:
+    """The mean absolute difference of two images of the same size, on a scale of 0 to 255."""
+    if one == other:
+        return 0.0
+    first, second = (read_image(data).astype(np.int16) for data in (one, other))
+    return float(np.abs(first - second).mean())

@@ -19,6 +19,12 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
         # Without scorers, the id is the same as in versions before they existed.
         places = {"__all__": set(SCORER_PLACES)}
         without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
+    if manifest.method == "conceptprune":
+        # The id is the same as in versions before there were methods.
+        without |= {"method": True, "reword": True}
+    else:
+        asked_of["reword"] = manifest.rewording and manifest.rewording.key_parts
+        without["reword"] = True
     if manifest.prompts.generator is None:
         without["prompts"] = True
     else:

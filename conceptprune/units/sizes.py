@@ -30,6 +30,10 @@ class Sizes:
     image_bytes: int
     edited_bytes: int
     """Bytes of a pipeline folder's files with pruned weights; one copy per checkpoint."""
+    prompt_width: int = 0
+    """Width of the encoded prompt at cross-attention's keys and values; 0 if there are none."""
+    prompt_weights: int = 0
+    """Number of their weights."""
     same_bytes: int
     """Bytes of the other files, which all checkpoints share."""
 
@@ -41,6 +45,14 @@ class Sizes:
     def table(self, num_rows: int, row_bytes: int = 0) -> int:
         """A Parquet table whose rows hold `row_bytes` each besides a few numbers."""
         return TABLE_BYTES + num_rows * (TABLE_ROW_BYTES + row_bytes)
+
+    def second_moments(self, squares: int) -> int:
+        """Squares of the encoded prompt's width, in float64."""
+        return HEADER_BYTES + 8 * squares * self.prompt_width**2
+
+    def prompt_delta(self) -> int:
+        """All of the weights that see the encoded prompt."""
+        return self.item_bytes * self.prompt_weights + HEADER_BYTES
 
     def statistics(self, num_calls: int) -> int:
         """Statistics of all layers over `num_calls` denoiser calls."""

@@ -1,6 +1,6 @@
 """What an erase job's worker does for each kind of unit: read what it needs, compute, write."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from conceptprune.checkpoints.files import delta_file, pipeline_files
+from conceptprune.checkpoints.delta import Delta, applied, delta_changes
+from conceptprune.checkpoints.files import changed_pipeline, delta_file, pipeline_files
 from conceptprune.collection.collect import collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
 from conceptprune.errors import NoEffectError
@@ -27,7 +28,6 @@ from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.generate import Images, generate
-from conceptprune.models.images import read_image
 from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import answers_table, write_fillers
@@ -38,10 +38,12 @@ from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parq
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
-from conceptprune.units.preview import preview_table
+from conceptprune.units.preview import hardly_changed, preview_table
 from conceptprune.units.results import fused, read_mask, read_statistics
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
+from conceptprune.units.rewording import moments_file, read_rewording, reworded, shift_file
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
-from conceptprune.units.unit import Unit
+from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import (
     CheckpointUnit,
     FusedMaskUnit,
@@ -139,6 +141,12 @@ class Worker(UnitWorker):
                 return self._sweep_table(unit)
             case FusedMaskUnit():
                 return self._fuse(unit)
+            case ShiftUnit():
+                return self._made_moments(shift_file(self.denoiser, unit))
+            case MomentsUnit():
+                return self._made_moments(moments_file(self.denoiser, unit))
+            case RewordUnit():
+                return self._reword(unit)
             case CheckpointUnit():
                 return self._checkpoint(unit)
             case PreviewUnit():
@@ -291,9 +299,26 @@ class Worker(UnitWorker):
             facts={"entries": mask.num_entries, "site_weights": mask.num_weights},
         )
 
+    def _made_moments(self, data: bytes) -> Made:
+        return Made(objects={"moments": self._put("moments", data, suffix="safetensors")})
+
+    def _reword(self, unit: RewordUnit) -> Made:
+        data, facts = reworded(self.store, unit, self.denoiser, self.folder)
+        delta = self._put("delta", data, suffix="safetensors")
+        return Made(objects={"delta": delta}, facts=facts)
+
+    def _edit(self, need: Need, erased: Sequence[str]) -> PruningMask | Delta:
+        """The mask or the rewording that a unit needs, which must be of the concepts `erased`."""
+        kind, key = need
+        if kind == RewordUnit.kind:
+            return read_rewording(self.store, key, self.folder, of=erased)
+        return read_mask(self.store, key, of=erased)
+
     def _checkpoint(self, unit: CheckpointUnit) -> Made:
-        mask = read_mask(self.store, unit.mask_key, of=unit.erased)
+        mask = self._edit(unit.mask, unit.erased)
         folder = self.folder
+        if isinstance(mask, Delta):
+            return self._pipeline(changed_pipeline(delta_changes(mask), folder))
         if unit.form == "delta":
             return Made(
                 objects={
@@ -303,16 +328,18 @@ class Worker(UnitWorker):
                     for component in mask.components
                 }
             )
-        files = {
-            path: self._put("pipeline", data, suffix=path.rsplit(".", 1)[-1])
-            for path, data in pipeline_files(mask, folder)
-        }
-        return Made(objects=files)
+        return self._pipeline(pipeline_files(mask, folder))
+
+    def _pipeline(self, files: Iterable[tuple[str, bytes]]) -> Made:
+        return Made(
+            objects={
+                path: self._put("pipeline", data, suffix=path.rsplit(".", 1)[-1])
+                for path, data in files
+            }
+        )
 
     def _preview(self, unit: PreviewUnit) -> Made:
-        mask = None
-        if unit.mask_key is not None:
-            mask = read_mask(self.store, unit.mask_key, of=unit.erased)
+        mask = None if unit.mask is None else self._edit(unit.mask, unit.erased)
         memory = self._memory(unit.kind, unit.batch_size)
         images = self._generated(unit, mask, memory)
         table = preview_table(unit.prompts, images)
@@ -320,11 +347,12 @@ class Worker(UnitWorker):
         # other batches, so generate the same batch without the mask to compare.
         if (
             unit.before
-            and self._hardly_changed(unit, table)
+            and hardly_changed(self._previews(unit.before), table)
             and np.array_equal(images, self._generated(unit, None, memory))
         ):
+            what = "edit" if isinstance(mask, Delta) else "mask"
             raise NoEffectError(
-                f"the mask changes none of {table.num_rows} images: what was pruned does nothing "
+                f"the {what} changes none of {table.num_rows} images: what was pruned does nothing "
                 "here; check that the site is one the model uses, or raise pruning.sparsity"
             )
         data = table_to_parquet(table)
@@ -332,7 +360,7 @@ class Worker(UnitWorker):
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
     def _generated(
-        self, unit: PreviewUnit, mask: PruningMask | None, memory: BatchMemory
+        self, unit: PreviewUnit, mask: PruningMask | Delta | None, memory: BatchMemory
     ) -> Images:
         with self._masked(mask):
             for attempt in memory.attempts():
@@ -348,12 +376,13 @@ class Worker(UnitWorker):
         return images
 
     @contextmanager
-    def _masked(self, mask: PruningMask | None) -> Iterator[None]:
-        """The model with a mask applied inside the context."""
-        if mask is None:
-            yield
-            return
+    def _masked(self, mask: PruningMask | Delta | None) -> Iterator[None]:
+        """The model with a mask or a rewording applied inside the context."""
         model = self.denoiser
+        if mask is None or isinstance(mask, Delta):
+            with applied(model, mask):
+                yield
+            return
         edits_encoders = mask.components != (mask.component,)
         with model.text_encoders_kept() if edits_encoders else nullcontext():
             mask.apply(model.pipe)
@@ -366,29 +395,7 @@ class Worker(UnitWorker):
                 if edits_encoders:
                     model.forget_encodings()
 
-    def _hardly_changed(self, unit: PreviewUnit, after: pa.Table) -> bool:
-        """Whether every image equals that of the model without the mask, up to rounding."""
-        before: dict[tuple[str, int], bytes] = {}
-        for key in unit.before:
-            table = parquet_to_table(
-                self.store.load(self.store.get(PreviewUnit.kind, key), "preview")
-            )
-            before |= dict(_images(table))
-        return all(
-            asked in before and _levels_apart(before[asked], png) < 1
-            for asked, png in _images(after)
-        )
-
-
-def _images(table: pa.Table) -> Iterator[tuple[tuple[str, int], bytes]]:
-    """Prompt and seed of each image, and its PNG file."""
-    for row in table.select(["prompt", "seed", "png"]).to_pylist():
-        yield (row["prompt"], row["seed"]), row["png"]
-
-
-def _levels_apart(one: bytes, other: bytes) -> float:
-    """The mean absolute difference of two images of the same size, on a scale of 0 to 255."""
-    if one == other:
-        return 0.0
-    first, second = (read_image(png).astype(np.int16) for png in (one, other))
-    return float(np.abs(first - second).mean())
+    def _previews(self, keys: Iterable[str]) -> Iterator[pa.Table]:
+        for key in keys:
+            commit = self.store.get(PreviewUnit.kind, key)
+            yield parquet_to_table(self.store.load(commit, "preview"))

@@ -125,29 +125,6 @@ def rece(
 
 
 @app.command()
-def reword(
-    manifest: ManifestPath,
-    out: Out,
-    retain_strength: Annotated[
-        float, typer.Option("--retain-strength", help="How strongly retained concepts stay.")
-    ] = 3.0,
-    base_strength: Annotated[
-        float, typer.Option("--base-strength", help="How strongly the base prompts stay.")
-    ] = 6.0,
-    empty_strength: Annotated[
-        float, typer.Option("--empty-strength", help="How strongly the empty prompt stays.")
-    ] = 1.5,
-) -> None:
-    """UCE's equation on whole prompts: all concepts at once, by additive second moments."""
-    from conceptprune.edits.reword import RewordSettings
-
-    from . import programs
-
-    settings = RewordSettings(retain=retain_strength, base=base_strength, empty=empty_strength)
-    programs.reword(manifest, out, settings)
-
-
-@app.command()
 def random(
     manifest: ManifestPath,
     out: Out,

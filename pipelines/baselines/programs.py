@@ -23,18 +23,11 @@ from conceptprune.baselines.texts import (
     edits_of,
     encoded,
     guides_for,
-    prompt_projections,
     retained_names,
 )
-from conceptprune.baselines.uce import Edit, Encoded, UceSettings, edited, uce_map
+from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.checkpoints.card import CARD_FILE, METADATA_FILE
-from conceptprune.edits.reword import (
-    RewordSettings,
-    concept_shift,
-    prompt_moments,
-    reword_map,
-    text_pairs,
-)
+from conceptprune.edits.projections import edited, prompt_projections
 from conceptprune.errors import UserError
 from conceptprune.manifest import Manifest
 from conceptprune.masks.mask import PruningMask, load_mask
@@ -199,40 +192,6 @@ def rece(
     gram = gram_of(list(texts.weights(scene).values()))
     change = rece_map(texts.edits, texts.preserved, gram, settings)
     _write_edit("rece", scene, texts, change, asdict(settings))
-
-
-def reword(manifest: Path, out: Path, settings: RewordSettings) -> None:
-    """Erase all concepts of a manifest by rewording their prompts; its retained concepts stay.
-
-    Raises:
-        UserError: as for `uce`; or its prompts are to be generated.
-    """
-    scene = Scene.of(manifest, out)
-    if scene.manifest.prompts.generator is not None:
-        raise UserError(
-            "prompts.generator: rewording takes the manifest's own fillers or the published ones; "
-            "take the generator out of the manifest"
-        )
-    kept = set(retained_names(scene.manifest))
-    retained = [item for item in scene.manifest.retain if item.name in kept]
-    model = scene.load()
-    projections = prompt_projections(model)
-    erased = {concept.name: text_pairs(concept) for concept in scene.manifest.concepts}
-    others = [text_pairs(concept) for concept in retained]
-    change = reword_map(
-        [concept_shift(model, name, pairs) for name, pairs in erased.items()],
-        [prompt_moments(model, [target for _, target in pairs]) for pairs in others],
-        prompt_moments(model, [base for pairs in erased.values() for base, _ in pairs]),
-        prompt_moments(model, [""]),
-        settings,
-    )
-    weights = read_weights(scene.folder / model.component, projections)
-    scene.write(
-        "reword",
-        model.component,
-        {f"{name}.weight": tensor for name, tensor in edited(weights, change).items()},
-        {**asdict(settings), "retained": [concept.name for concept in retained]},
-    )
 
 
 def random(

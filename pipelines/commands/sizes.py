@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from conceptprune.checkpoints.files import folder_files
+from conceptprune.edits.projections import PROMPT_SITES
 from conceptprune.models.families import components, denoiser_of, family_named
 from conceptprune.models.sites import Site, find_sites, join_layer
 from conceptprune.models.weights import checkpoint_files
@@ -31,6 +32,12 @@ def sizes_of(prepared: Prepared) -> Sizes:
             found, files = _site_of(folder / part, site)
             shapes |= {join_layer(part, name, denoiser): found[name] for name in found}
             edited += [path for path in files if path not in edited]
+    prompt_shapes = {
+        name: shape
+        for name in PROMPT_SITES
+        if name in family.sites
+        for name, shape in _site_of(component, family.sites[name])[0].items()
+    }
     config = json.loads((component / "config.json").read_text(encoding="utf-8"))
     vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -46,6 +53,8 @@ def sizes_of(prepared: Prepared) -> Sizes:
         image_bytes=3 * height * width * scale**2,
         edited_bytes=edited_bytes,
         same_bytes=every_file - edited_bytes,
+        prompt_width=max((columns for _, columns in prompt_shapes.values()), default=0),
+        prompt_weights=sum(rows * columns for rows, columns in prompt_shapes.values()),
     )
 
 

@@ -15,9 +15,10 @@ from conceptprune.prompts.table import Pairs, pairs_from_table
 from conceptprune.store import LostUnitError, Store, parquet_to_table
 from conceptprune.units.plan import Plan
 from conceptprune.units.prompts_units import concepts_in
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.unit import Unit
-from conceptprune.units.units import PreviewUnit, WindowUnit
+from conceptprune.units.units import MaskUnit, PreviewUnit, WindowUnit
 
 from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format, one_line, say
@@ -34,6 +35,8 @@ from .preparation import Prepared, prepare
 from .run import Outcome, RunUnits, run_plan, tell_outcome, unit_runner
 
 LOOKS_AT_PROMPTS = 3
+OF_ONE_CONCEPT = (MaskUnit.kind, ShiftUnit.kind)
+"""Kinds of units whose failure keeps one concept out of the combined checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +115,15 @@ class _Rest:
 
     def planned(self, results: Mapping[str, Result]) -> Plan | None:
         """The plan with a combined checkpoint of the other concepts, if some have no mask."""
-        fused = self.plan.fused and results.get(self.plan.fused.key)
-        if not fused or fused.status != "blocked":
+        combined = self.plan.combined
+        made = combined and results.get(combined.key)
+        if not combined or not made or made.status != "blocked":
             return None
         lacking = {
-            each.concept.name
-            for each in self.plan.concepts
-            if each.mask.key in results and results[each.mask.key].error
+            name
+            for kind, key in combined.needs
+            if kind in OF_ONE_CONCEPT and key in results and results[key].error
+            for name in self.plan.labels[key]
         }
         if not lacking or len(lacking) == len(self.plan.concepts):
             return None
@@ -180,14 +185,24 @@ def _plan(
     results = dict(made)
     blocked = set(failed)
     for unit in plan.units():
-        generated = unit.prompts if isinstance(unit, WindowUnit | PreviewUnit) else ()
-        without = any(prompt.text in texts for prompt in generated)
-        if without or any(key in blocked for _, key in unit.needs):
+        if texts.intersection(_texts(unit)) or any(key in blocked for _, key in unit.needs):
             blocked.add(unit.key)
             results[unit.key] = Result(
                 unit=unit, status="blocked", attempts=0, error="needs prompts, which failed"
             )
     return plan, list(results.values()), pairs
+
+
+def _texts(unit: Unit) -> Iterable[str]:
+    """The prompts that a unit works on."""
+    match unit:
+        case WindowUnit() | PreviewUnit():
+            return (prompt.text for prompt in unit.prompts)
+        case ShiftUnit():
+            return (text for pair in unit.pairs for text in pair)
+        case MomentsUnit():
+            return unit.texts
+    return ()
 
 
 def _stand_in(concept: str) -> tuple[PromptPair, ...]:
@@ -234,12 +249,16 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
         words = name in ("concept", "artifact")
         table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     masks = [(plan.concept.name, plan.mask.key) for plan in result.plan.concepts]
-    fused = result.plan.fused
-    if fused:
+    combined = result.plan.combined
+    if combined:
+        how = "reworded" if isinstance(combined, RewordUnit) else "fused"
         lacks = [
-            each.concept.name for each in result.plan.concepts if each.mask.key not in fused.masks
+            each.concept.name
+            for each in result.plan.concepts
+            if each.concept.name not in combined.erased
         ]
-        masks.append((f"(all but {some(lacks)}, fused)" if lacks else "(all, fused)", fused.key))
+        which = f"all but {some(lacks)}" if lacks else "all"
+        masks.append((f"({which}, {how})", combined.key))
     seconds = _seconds_by_concept(result)
     for name, key in masks:
         row = by_key[key]
@@ -252,7 +271,7 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
             f"{100 * row['entries'] / row['site_weights']:.2f}",
             f"{100 * row['entries'] / denoiser_weights:.3f}",
             f"{seconds.get(name, row['seconds']):.1f}",
-            Text(f"mask {_mask_digest(row['objects'])}"),
+            Text(_artifact(row["objects"])),
         )
     console.print(table)
     for line in result.states.lines():
@@ -260,9 +279,11 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
     tell_outcome(console, f"run {result.plan.run}", result.outcome, result.seconds, store)
 
 
-def _mask_digest(paths: Iterable[str]) -> str:
-    (path,) = (path for path in paths if path.startswith("objects/mask/"))
-    return path.rsplit("/", 1)[-1][:12]
+def _artifact(paths: Iterable[str]) -> str:
+    kinds = ("mask", "delta")
+    found = [(kind, path) for path in paths for kind in kinds if f"objects/{kind}/" in path]
+    ((kind, path),) = found
+    return f"{kind} {path.rsplit('/', 1)[-1][:12]}"
 
 
 def _seconds_by_concept(result: JobResult) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from conceptprune.edits.projections import check_prompt_sites
 from conceptprune.errors import UserError
 from conceptprune.evaluation.job_manifest import ScoredOutputs, load_job_manifest
 from conceptprune.evaluation.previews import with_scores
@@ -15,6 +16,7 @@ from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.manifest import Manifest
 from conceptprune.manifest.model import BuiltinModel
 from conceptprune.manifest.model_settings import ModelSettings
+from conceptprune.models.base import DiffusionModel
 from conceptprune.models.components import read_index, read_json
 from conceptprune.models.families import (
     check_model,
@@ -74,7 +76,9 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
     manifest = load_job_manifest(manifest_path)
     if sweep:
         check_sweep(manifest, manifest_path)
-    unasked: dict[str, Any] = {"outputs": ScoredOutputs()} if sweep else {"sweep": None}
+    unasked: dict[str, Any] = {"sweep": None}
+    if sweep:
+        unasked = {"outputs": ScoredOutputs(), "method": "conceptprune", "reword": None}
     # Written out, so that records say which dtype was used and equal runs have the same id.
     collection = manifest.collection.model_copy(update={"dtype": manifest.dtype})
     manifest = manifest.model_copy(update={**unasked, "collection": collection})
@@ -92,6 +96,8 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         if manifest.collection.resolution is None:
             family.default_size(read_json(folder / denoiser_of(folder) / "config.json"))
     check_sites(pipeline, manifest.pruning.sites)
+    if manifest.method == "reword":
+        _check_reword(family, pipeline)
     if manifest.collection.window is not None and not family.resumable:
         raise UserError(f"collection.window: must be null, as {pipeline} is of no known family")
     check_lengths(
@@ -120,6 +126,13 @@ def prepare(manifest_path: Path | str, *, sweep: bool = False) -> Prepared:
         denoiser_weights=count_weights(folder / denoiser_of(folder)),
         scorers=tuple((scorer, scorer.check()) for scorer in manifest.scorers),
     )
+
+
+def _check_reword(family: type[DiffusionModel], pipeline: str) -> None:
+    try:
+        check_prompt_sites(pipeline, family.sites)
+    except UserError as error:
+        raise UserError(f"method: reword: {error}") from error
 
 
 def check_sweep(manifest: Manifest, path: Path | str) -> None:

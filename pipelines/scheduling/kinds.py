@@ -5,6 +5,7 @@ Importing this module registers the classes by name, without importing torch.
 
 import conceptprune.attacks.units
 import conceptprune.evaluation.units
+import conceptprune.units.reword_units
 import conceptprune.units.sweep_units
 import conceptprune.units.units  # noqa: F401
 from conceptprune.units.unit import class_of, kinds_of

@@ -14,8 +14,7 @@ from benchmarks.gallery.table.texts import Looks, Texts
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.baselines.rece import ReceSettings
 from conceptprune.baselines.uce import UceSettings
-from conceptprune.edits.reword import RewordSettings
-from conceptprune.manifest import Fuse
+from conceptprune.manifest import Fuse, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.borrowed import family_of_pipeline
 
@@ -59,7 +58,7 @@ class Gallery:
 
 Method = Callable[[Gallery, Looks], Weights]
 UNION = Fuse(how="union")
-REWORD = RewordSettings()
+REWORD = Reword()
 """Chosen on 72 of the hundred, with the other 28 in the place of those that are kept."""
 
 

@@ -8,10 +8,12 @@ from benchmarks.gallery.captions import caption
 from benchmarks.gallery.names import ARTISTS, THINGS
 from benchmarks.gallery.table.questions import KEPT_LOOKS
 from conceptprune.baselines.rece import ReceSettings, gram_of, rece_map
-from conceptprune.baselines.texts import encoded, prompt_projections
-from conceptprune.baselines.uce import Edit, Encoded, UceSettings, edited, uce_map
+from conceptprune.baselines.texts import encoded
+from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.edits.moments import Moments, Shift
-from conceptprune.edits.reword import RewordSettings, concept_shift, prompt_moments, reword_map
+from conceptprune.edits.projections import edited, prompt_projections
+from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
+from conceptprune.manifest import Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.studio.training.captions import NUM_TEMPLATES
 
@@ -61,12 +63,12 @@ class Texts:
         gram = gram_of(list(self.weights.values()))
         return self.edited(rece_map(self.by_name(looks, "art"), preserved, gram, settings))
 
-    def reworded(self, looks: Looks, settings: RewordSettings) -> Mapping[str, Tensor]:
+    def reworded(self, looks: Looks, settings: Reword) -> Mapping[str, Tensor]:
         """Our rewording, by all captions of the artists and of the photos."""
         change = reword_map(
             [self._shift(look) for look in looks],
             [self._moments(look) for look in KEPT_LOOKS],
-            self._moments(0),
+            [self._moments(0)],
             prompt_moments(self.model, [""]),
             settings,
         )

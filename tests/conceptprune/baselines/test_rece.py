@@ -15,7 +15,8 @@ from conceptprune.baselines.rece import (
     rece_map,
     returning,
 )
-from conceptprune.baselines.uce import Edit, edited, uce_map
+from conceptprune.baselines.uce import Edit, uce_map
+from conceptprune.edits.projections import edited
 from conceptprune.errors import UserError
 from conceptprune.manifest import Kind
 from tests.conceptprune.baselines.random_texts import WIDTH, Texts

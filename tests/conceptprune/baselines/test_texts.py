@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from conceptprune.baselines.texts import edits_of, encoded, guides_for, prompt_projections
+from conceptprune.baselines.texts import edits_of, encoded, guides_for
+from conceptprune.edits.projections import prompt_projections
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept
 from conceptprune.models.base import DiffusionModel

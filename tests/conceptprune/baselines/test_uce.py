@@ -12,9 +12,9 @@ from conceptprune.baselines.uce import (
     Tokens,
     UceSettings,
     edit_tokens,
-    edited,
     uce_map,
 )
+from conceptprune.edits.projections import edited
 from conceptprune.errors import UserError
 from tests.conceptprune.baselines.random_texts import TOKENS, WIDTH, Texts
 

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from conceptprune.baselines.texts import prompt_projections
-from conceptprune.baselines.uce import edited
 from conceptprune.edits.moments import merged
+from conceptprune.edits.projections import edited, prompt_projections
 from conceptprune.edits.reword import (
-    RewordSettings,
     concept_shift,
     heard,
     prompt_moments,
@@ -15,7 +13,7 @@ from conceptprune.edits.reword import (
     text_pairs,
 )
 from conceptprune.errors import UserError
-from conceptprune.manifest import Concept
+from conceptprune.manifest import Concept, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
 from tests.support.tiny_models import TINY_MODELS, TinyModel
@@ -42,9 +40,9 @@ def test_a_reworded_prompt_is_heard_otherwise_and_kept_prompts_as_before(tiny):
     change = reword_map(
         [concept_shift(model, "Ada", [pair])],
         [prompt_moments(model, [kept])],
-        prompt_moments(model, [pair[0]]),
+        [prompt_moments(model, [pair[0]])],
         prompt_moments(model, EMPTY),
-        RewordSettings(retain=100.0, base=100.0, empty=100.0),
+        Reword(retain=100.0, base=100.0, empty=100.0),
     )
     weights = {n: linear.weight.detach() for n, linear in prompt_projections(model).items()}
     after = edited(weights, change)
@@ -85,7 +83,7 @@ def test_a_late_concept_is_added_to_the_sum_of_the_batch_by_its_own_prompts_alon
     base, empty = (prompt_moments(model, texts) for texts in (["a photo of a cat"], EMPTY))
 
     def change(*shifts):
-        return reword_map(shifts, [], base, empty, RewordSettings())
+        return reword_map(shifts, [], [base], empty, Reword())
 
     batch = first.merge(second)
     assert torch.equal(change(batch, late), change(first, second, late))
@@ -106,9 +104,3 @@ def test_the_same_prompt_twice_counts_once(model):
 def test_a_target_without_the_concept_is_refused(model):
     with pytest.raises(UserError, match="Ada: a target prompt is the same as its base"):
         concept_shift(model, "Ada", [("a cat", "a cat")])
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_strength_that_is_no_number_above_zero_is_refused(value):
-    with pytest.raises(UserError, match="--retain-strength"):
-        RewordSettings(retain=value)

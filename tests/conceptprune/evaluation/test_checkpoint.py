@@ -16,14 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from conceptprune.checkpoints.delta import Delta, applied, load_edit
 from conceptprune.checkpoints.files import delta_file, pipeline_files
 from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.evaluation.checkpoint import (
     Asked,
-    Delta,
-    applied,
     images_identity,
-    load_edit,
     parse_of,
 )
 from conceptprune.masks.layer_mask import LayerMask

@@ -109,7 +109,7 @@ BAD = [
     (concept("kind: memorised, captions: x"), "].captions", "a list of at least one memorised"),
     # Missing and misplaced.
     ("", "m.yaml:1", "found:   nothing"),
-    ("[]", "m.yaml:1", "a section with version, model, fillers, templates"),
+    ("[]", "m.yaml:1", "a section with version, model, method, reword, fillers"),
     (HEAD, "m.yaml:1: concepts", "a list of at least one {name, kind, ...}"),
     (HEAD + "concepts: []", "m.yaml:3: concepts", "a list of at least one entry"),
     (HEAD + "concepts: [{name: x}]", "concepts[0].kind", "style, nudity, object, bias"),

@@ -120,6 +120,27 @@ FIELDS: Mapping[str, tuple[Content, set[str]]] = {
 }
 """Changes of one section, by the dotted name of the field that they are about."""
 
+REWORD_BASE: Content = {
+    **BASE,
+    "method": "reword",
+    "outputs": {"pipelines": True, "preview": {}},
+}
+
+SUMS = {"shift", "moments"}
+REWORDED = {"reword", *MADE}
+
+REWORD: Mapping[str, tuple[Content, set[str]]] = {
+    "reword.retain": ({"retain": 2.0}, REWORDED),
+    "reword.base": ({"base": 2.0}, REWORDED),
+    "reword.empty": ({"empty": 2.0}, REWORDED),
+    "collection.dtype": ({"dtype": "float16"}, {*SUMS, *REWORDED, *COLLECTED, *SELECTED}),
+    # What a prompt's words are is decided without denoising.
+    "collection.steps": ({"steps": 21}, FROM_STATISTICS - {"fused-mask"}),
+    "collection.batch_size": ({"batch_size": 4}, FROM_STATISTICS - {"fused-mask"}),
+    "fillers.style": ({"style": ["cat", "dog"]}, {*FROM_PROMPTS, *SUMS, "reword"}),
+}
+"""The same where concepts are reworded."""
+
 CONCEPT: Mapping[str, tuple[int, Content, set[str]]] = {
     "name": (0, {"name": "Ada Bells"}, FROM_PROMPTS),
     "kind": (1, {"kind": "style"}, FROM_PROMPTS),
@@ -188,6 +209,29 @@ def test_a_field_changes_the_keys_of_what_it_decides_and_no_others(
     assert changed(base, plan_keys(content)) == kinds
 
 
+@pytest.mark.parametrize("field", REWORD)
+def test_a_field_changes_the_keys_of_what_it_decides_in_a_rewording(field: str) -> None:
+    change, kinds = REWORD[field]
+    section = field.split(".")[0]
+    content = {**REWORD_BASE, section: merged(REWORD_BASE.get(section, {}), change)}
+    assert changed(plan_keys(REWORD_BASE), plan_keys(content)) == kinds - {"fused-mask"}
+
+
+def test_rewording_takes_the_place_of_fusing_and_changes_no_key_of_the_concepts_own() -> None:
+    fused, reworded = plan_keys(BASE), plan_keys(REWORD_BASE)
+    assert changed(fused, reworded) == {*SUMS, "reword", "fused-mask", *MADE}
+    assert reworded.keys() == {*SUMS, "reword", *FROM_PROMPTS} - {"fused-mask"}
+
+
+def test_a_late_concept_adds_its_own_sums_and_changes_no_others() -> None:
+    late = {"name": "Gil Hart", "kind": "style"}
+    before = plan_keys(REWORD_BASE)
+    after = plan_keys({**REWORD_BASE, "concepts": [*REWORD_BASE["concepts"], late]})
+    assert before["shift"] < after["shift"]
+    assert len(after["shift"]) == len(before["shift"]) + 1
+    assert before["moments"] == after["moments"]
+
+
 @pytest.mark.parametrize("field", CONCEPT)
 def test_a_concepts_field_changes_its_prompts_and_all_that_is_made_of_them(
     field: str, base: dict[str, set[str]]
@@ -246,6 +290,10 @@ ELSEWHERE = {
     "concepts": "CONCEPT",
     "retain": "test_a_retained_concept_is_in_the_masks_that_are_compared_with_it",
     "prompts": "tests/conceptprune/prompts/test_fillers.py",
+    "method": "test_rewording_takes_the_place_of_fusing_and_changes_no_key_of_the_concepts_own",
+    "reword.retain": "REWORD",
+    "reword.base": "REWORD",
+    "reword.empty": "REWORD",
     "fillers.nudity": "as fillers.style",
     "templates.nudity": "as templates.style",
     "templates.object": "as templates.style",
@@ -271,6 +319,9 @@ GOLDEN = {
     "sweep-table": "8d7e99ac0aa910479f8e10c33ab81a03d1e9f124763f7061b5fb8fdfda86ac66",
     "fused-mask": "b2e05772bb39dedfe61104354ba8e6d68b4b2368109027c029b742859cc8d9cd",
     "checkpoint": "9856c821360505a0792f0f94ebc1415a5f378e50faded6bc1a463bc9ef035f89",
+    "shift": "59e42722084dd603197ce03d1424faa5a94bb1bc6947635008c8093668b60091",
+    "moments": "27a049a8682a26ee4315197a79120f74061dc3dd1c87545f9f24ed94aea2478d",
+    "reword": "4a0a76d0ec2bc78274a2808fd6dccf34b6c7efad8363fd9a8c1d5a76852e04a3",
     "preview": "0025f68547b354cd475ac0cb277ad03b017a3fad891982fbca4bd98596d048c5",
 }
 
@@ -278,5 +329,6 @@ GOLDEN = {
 def test_the_keys_of_a_small_manifest_are_these(monkeypatch: pytest.MonkeyPatch) -> None:
     # The versions of libraries are part of what a mask says, and so of its key.
     monkeypatch.setattr("conceptprune.units.plan.versions", lambda: {"torch": "2.13.0"})
-    keys = {kind: sorted(found)[0] for kind, found in plan_keys(BASE).items()}
-    assert keys == GOLDEN
+    monkeypatch.setattr("conceptprune.units.reword_plan.versions", lambda: {"torch": "2.13.0"})
+    both = {**plan_keys(REWORD_BASE), **plan_keys(BASE)}
+    assert {kind: sorted(found)[0] for kind, found in both.items()} == GOLDEN

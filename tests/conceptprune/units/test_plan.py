@@ -11,7 +11,7 @@ from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.units.plan import Plan, build_plan
 from conceptprune.units.prompts_units import prompts_units
-from conceptprune.units.units import PreviewUnit, StatisticsUnit, WindowUnit
+from conceptprune.units.units import FusedMaskUnit, PreviewUnit, StatisticsUnit, WindowUnit
 from pipelines.scheduling.graph import units_to_do
 
 ARTISTS = ("Ada Bell", "Cy Dorn")
@@ -66,7 +66,9 @@ def test_every_unit_comes_after_what_it_needs_and_is_a_concepts_own_or_all_toget
         outputs={"deltas": True, "pipelines": True, "fuse": "union", "preview": {}},
     )
     concepts = plan.labels
-    together = {unit.key for unit in (plan.fused, *plan.fused_checkpoints, plan.fused_preview)}
+    together = {
+        unit.key for unit in (plan.combined, *plan.combined_checkpoints, plan.combined_preview)
+    }
     seen: set[tuple[str, str]] = set()
     for unit in plan.units():
         assert set(unit.needs) <= seen
@@ -189,26 +191,26 @@ def test_shared_weights_are_kept_by_the_published_alpha_of_the_kinds(
     concepts: list[dict[str, Any]], alpha: float
 ) -> None:
     plan = make_plan(concepts=concepts, outputs={"fuse": "retain-shared"})
-    assert plan.fused
-    assert plan.fused.fusion.settings == {"alpha": alpha}
+    assert isinstance(plan.combined, FusedMaskUnit)
+    assert plan.combined.fusion.settings == {"alpha": alpha}
     written = make_plan(concepts=concepts, outputs={"fuse": {"how": "retain-shared", "alpha": 0.5}})
-    assert written.fused
-    assert written.fused.fusion.settings == {"alpha": 0.5}
+    assert isinstance(written.combined, FusedMaskUnit)
+    assert written.combined.fusion.settings == {"alpha": 0.5}
 
 
 def test_a_budget_needs_the_statistics_of_what_it_erases_and_of_what_it_spares() -> None:
     retain = [{"name": name, "kind": "style"} for name in ("Ada Bell", "Gil Hart")]
     plan = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.1}}, retain=retain)
-    assert plan.fused
+    assert isinstance(plan.combined, FusedMaskUnit)
     # Gil Hart alone is spared: Ada Bell is erased too.
-    assert (len(plan.fused.sides), len(plan.fused.retained)) == (2, 1)
-    assert {key for kind, key in plan.fused.needs if kind == "statistics"} == set(
+    assert (len(plan.combined.sides), len(plan.combined.retained)) == (2, 1)
+    assert {key for kind, key in plan.combined.needs if kind == "statistics"} == set(
         plan.of(StatisticsUnit)
     )
     assert len(plan.of(StatisticsUnit)) == 4
     other = make_plan(outputs={"fuse": {"how": "budget", "fraction": 0.2}}, retain=retain)
-    assert other.fused
-    assert other.fused.key != plan.fused.key
+    assert other.combined
+    assert other.combined.key != plan.combined.key
 
 
 def test_windows_change_what_is_done_but_not_its_results() -> None:

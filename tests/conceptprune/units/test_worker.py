@@ -38,8 +38,8 @@ def test_a_run_with_a_budget_then_with_another_selector_reuses_what_was_collecte
         worker = worker_of(prepared, store)
         for unit in (*prompts_units(prepared.manifest), *units_to_do(plan, committed_in(store))):
             worker.run(unit)
-        assert plan.fused
-        fused = read_mask(store, plan.fused.key)
+        assert plan.combined
+        fused = read_mask(store, plan.combined.key)
         assert 0 < fused.num_entries <= int(0.004 * fused.num_weights)
         assert fused.concepts == ("Ada Bell", "Cy Dow")
         own = [read_mask(store, concept.mask.key) for concept in plan.concepts]

@@ -25,7 +25,6 @@ SITE = "ff.net.2.weight"
 METHODS = {
     "uce": ["--tokens", "rest", "--guide", "photo"],
     "rece": ["--epochs", "2", "--preserve", "cat"],
-    "reword": ["--retain-strength", "2"],
     "random": ["--density", "0.05", "--seed", "3"],
     "magnitude": ["--density", "0.05"],
 }
@@ -107,7 +106,7 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
     assert header["provenance"]["method"] == metadata["method"] == method
     assert metadata["model"] == tiny_folder.name
     assert header["provenance"]["settings"] == metadata["settings"]
-    assert (header["mask"] is None) == (method in ("uce", "rece", "reword"))
+    assert (header["mask"] is None) == (method in ("uce", "rece"))
     card = (made[method] / "README.md").read_text()
     assert "Ada Bell" in card
     assert metadata["model_digest"] in card
@@ -116,13 +115,9 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
 
 
 def test_what_is_retained_and_not_erased_is_preserved(made: dict[str, Path]) -> None:
-    uce, rece, reword = (
-        json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece", "reword")
-    )
+    uce, rece = (json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece"))
     assert uce["settings"]["preserve"] == ["Eve | `x`"]
     assert rece["settings"]["preserve"] == ["Eve | `x`", "", "cat"]
-    assert reword["settings"]["retained"] == ["Eve | `x`"]
-    assert reword["settings"]["retain"] == 2
     assert uce["settings"]["guides"] == ["photo", "photo"]
     assert rece["settings"]["guides"] == ["art", "art"]
 

@@ -139,7 +139,7 @@ def test_a_rerun_that_succeeds_makes_the_whole_one(
     assert "(all, fused)" in printed
     rows = read_ledger(store, tiny_store.plan.run)
     (fused,) = (row for row in rows if is_fused(row))
-    assert fused["key"] == tiny_store.plan.fused.key  # type: ignore[union-attr]
+    assert fused["key"] == tiny_store.plan.combined.key  # type: ignore[union-attr]
     assert lacking(fused, rows) == ()
 
 

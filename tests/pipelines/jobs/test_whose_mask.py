@@ -38,9 +38,9 @@ def store(tiny_store: TinyStore, tmp_path: Path) -> Store:
     """A finished run in which the record of Ada's mask, and of the fused one, name Cy's mask."""
     store = copied(tiny_store, tmp_path / "store")
     ada, cy, _ = (concept.mask for concept in tiny_store.plan.concepts)
-    assert tiny_store.plan.fused
+    assert tiny_store.plan.combined
     swap(store, ada, cy)
-    swap(store, tiny_store.plan.fused, cy)
+    swap(store, tiny_store.plan.combined, cy)
     return store
 
 
@@ -54,7 +54,7 @@ def test_a_worker_refuses_the_mask_of_another_concept(
     tiny_store: TinyStore, worker: Worker, kind: type[Unit]
 ) -> None:
     ada, cy, _ = tiny_store.plan.concepts
-    fused = tiny_store.plan.fused
+    fused = tiny_store.plan.combined
     assert fused
     wrong = {ada.mask.key, fused.key}
     units = [
@@ -93,8 +93,8 @@ def test_a_job_that_verifies_computes_both_again(tiny_store: TinyStore, store: S
     ada = tiny_store.plan.concepts[0].mask
     found = find_units(tiny_store.plan, store, verify=True)
     masks = {unit.key for unit in found.todo if isinstance(unit, MaskUnit | FusedMaskUnit)}
-    assert tiny_store.plan.fused
-    assert masks == {ada.key, tiny_store.plan.fused.key}
+    assert tiny_store.plan.combined
+    assert masks == {ada.key, tiny_store.plan.combined.key}
 
 
 def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(

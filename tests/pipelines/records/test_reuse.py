@@ -163,7 +163,7 @@ def test_a_worker_whose_model_folder_is_another_does_nothing(
 @pytest.fixture
 def earlier(store: Store, tiny_store: TinyStore) -> Store:
     """The store as an earlier version left it, which called a fused mask a mask."""
-    fused = tiny_store.plan.fused
+    fused = tiny_store.plan.combined
     assert fused
     commit = tiny_store.commits[fused.key]
     write(store, f"commits/{FusedMaskUnit.kind}/{fused.key}.json", None)
@@ -180,7 +180,7 @@ def earlier(store: Store, tiny_store: TinyStore) -> Store:
 def test_a_fused_mask_is_found_where_an_earlier_version_committed_it(
     earlier: Store, tiny_store: TinyStore, rerun: Rerun, rerun_first: bool
 ) -> None:
-    fused = tiny_store.plan.fused
+    fused = tiny_store.plan.combined
     assert fused
     if rerun_first:
         # Nothing is done again; from then on the ledger has the kind's new name.

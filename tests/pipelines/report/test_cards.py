@@ -46,7 +46,7 @@ def test_a_concepts_card_has_its_measurements(runs: dict[str, Run], tmp_path: Pa
     check_measurements(folder, concept.accuracy)
 
 
-def test_a_fused_checkpoints_card_has_those_of_the_fused_mask(
+def test_a_combined_checkpoints_card_has_those_of_the_fused_mask(
     runs: dict[str, Run], tmp_path: Path
 ) -> None:
     run = runs["fused"]

@@ -221,7 +221,7 @@ def test_a_run_with_nothing_done_yet_has_a_page(runs: dict[str, Run], tmp_path: 
 
 
 def test_a_failed_fusion_is_no_concept_s_failure(runs: dict[str, Run], tmp_path: Path) -> None:
-    fused = runs["judged"].plan.fused
+    fused = runs["judged"].plan.combined
     assert fused
     report = begun(runs["judged"], Store(str(tmp_path)), failed=fused.key)
     assert [failure.error for failure in report.failures] == [ERROR]
@@ -495,7 +495,7 @@ def test_everything_that_scrolls_can_be_reached_by_keyboard(
 
 def test_the_fused_mask_is_judged_on_all_concepts_prompts(runs: dict[str, Run]) -> None:
     run = runs["fused"]
-    unit = run.plan.fused_preview
+    unit = run.plan.combined_preview
     assert unit
     rows = preview_rows(run, [unit.key])
     accuracy = read_report(run.store.uri, run.plan.run).fused_accuracy

@@ -1,0 +1,65 @@
+"""The files of second moments: safetensors, read strictly.
+
+One metadata key, "conceptprune", has JSON: the format and the number of rows.
+"""
+
+import json
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from conceptprune.digest import canonical_json
+from conceptprune.edits.moments import Moments, Shift
+from conceptprune.errors import UserError
+
+FORMAT = "conceptprune.moments/1"
+METADATA_KEY = "conceptprune"
+
+
+def moments_bytes(moments: Moments | Shift) -> bytes:
+    """The file; the same bytes for the same numbers."""
+    tensors = {"gram": moments.gram}
+    if isinstance(moments, Shift):
+        tensors["cross"] = moments.cross
+    header = canonical_json({"format": FORMAT, "rows": moments.rows})
+    return safetensors.torch.save(tensors, {METADATA_KEY: header})
+
+
+def read_moments(data: bytes) -> Moments:
+    """The inverse of `moments_bytes`.
+
+    Raises:
+        UserError: not such a file of a `Moments`.
+    """
+    tensors, rows = _read(data, {"gram"})
+    return Moments(gram=tensors["gram"], rows=rows)
+
+
+def read_shift(data: bytes) -> Shift:
+    """The inverse of `moments_bytes`.
+
+    Raises:
+        UserError: not such a file of a `Shift`.
+    """
+    tensors, rows = _read(data, {"gram", "cross"})
+    return Shift(gram=tensors["gram"], cross=tensors["cross"], rows=rows)
+
+
+def _read(data: bytes, names: set[str]) -> tuple[dict[str, Tensor], int]:
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][METADATA_KEY])
+        tensors = safetensors.torch.load(data)
+        rows = header["rows"]
+        sound = header == {"format": FORMAT, "rows": rows} and type(rows) is int and rows > 0
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+        raise UserError(f"not a file of second moments: {e!s:.200}") from e
+    if not sound or tensors.keys() != names or len({t.shape for t in tensors.values()}) != 1:
+        raise UserError(f"not a file of second moments of format {FORMAT} with {sorted(names)}")
+    for name, tensor in tensors.items():
+        square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 0
+        if tensor.dtype != torch.float64 or not square or not tensor.isfinite().all():
+            raise UserError(f"second moments: {name} must be a finite square of float64")
+    return tensors, rows

@@ -1,0 +1,87 @@
+"""What a worker does for the units of rewording: sums of encoded prompts, and the edit."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from conceptprune.checkpoints.delta import Delta
+from conceptprune.checkpoints.files import encode_delta
+from conceptprune.edits.moments import Moments, Shift
+from conceptprune.edits.moments_file import moments_bytes, read_moments, read_shift
+from conceptprune.edits.projections import edited, prompt_projections
+from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
+from conceptprune.errors import StoreError
+from conceptprune.manifest import concept_key
+from conceptprune.models.base import DiffusionModel
+from conceptprune.models.weights import read_weights
+from conceptprune.store import Store
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
+
+
+def shift_file(model: DiffusionModel, unit: ShiftUnit) -> bytes:
+    """A concept's sums.
+
+    Raises:
+        UserError: a target prompt is the same as its base.
+    """
+    return moments_bytes(concept_shift(model, unit.concept, unit.pairs))
+
+
+def moments_file(model: DiffusionModel, unit: MomentsUnit) -> bytes:
+    """The sums of prompts that stay."""
+    return moments_bytes(prompt_moments(model, unit.texts))
+
+
+def reworded(
+    store: Store, unit: RewordUnit, model: DiffusionModel, folder: Path
+) -> tuple[bytes, dict[str, Any]]:
+    """The delta, and how many weights of how many it may change.
+
+    Sums are read one after another, so that no more than two are in memory.
+
+    Raises:
+        UserError: the model has no keys and values that see the prompt.
+        StoreError: a sum is not committed, or is damaged.
+    """
+    names = prompt_projections(model)
+
+    def shifts() -> Iterator[Shift]:
+        for key in unit.shifts:
+            yield read_shift(store.load(store.get(ShiftUnit.kind, key), "moments"))
+
+    def stays(keys: Sequence[str]) -> Iterator[Moments]:
+        for key in keys:
+            yield read_moments(store.load(store.get(MomentsUnit.kind, key), "moments"))
+
+    change = reword_map(
+        shifts(), stays(unit.retained), stays(unit.bases), next(stays([unit.empty])), unit.settings
+    )
+    weights = read_weights(folder / model.component, names)
+    data = encode_delta(
+        {f"{name}.weight": tensor for name, tensor in edited(weights, change).items()},
+        component=model.component,
+        concepts=unit.erased,
+        mask=None,
+        provenance={"method": unit.kind, "settings": unit.settings.key_parts, **unit.provenance},
+    )
+    num_weights = sum(weight.numel() for weight in weights.values())
+    return data, {"entries": num_weights, "site_weights": num_weights}
+
+
+def read_rewording(store: Store, key: str, folder: Path, *, of: Sequence[str]) -> Delta:
+    """The committed edit with that key.
+
+    Raises:
+        StoreError: it is not committed or damaged, or its file says that it is not `of` these
+            concepts.
+        UserError, ModelMismatchError: see `Delta.from_bytes`.
+    """
+    commit = store.get(RewordUnit.kind, key)
+    delta = Delta.from_bytes(store.load(commit, "delta"), folder)
+    if list(map(concept_key, delta.concepts)) != list(map(concept_key, of)):
+        raise StoreError(
+            f"{store.uri}: {commit.kind} {key[:12]} is recorded as the edit of {len(of)} concepts, "
+            f"and its file is one of {', '.join(delta.concepts):.200}: somebody changed its "
+            "record; run `conceptprune erase --verify` to compute it again"
+        )
+    return delta
