@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.cli import RESULTS
 from benchmarks.gpu.shapes import SD15_UNET, SDXL_UNET, SHAPES
-from conceptprune.manifest import Manifest
+from conceptprune.edits.projections import PROMPT_SITES
+from conceptprune.manifest import Manifest, Method
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.models.sites import SITES, site_linears
 from conceptprune.prompts.pairs import prompt_pairs
@@ -40,6 +41,9 @@ START = 360
 """Seconds until a new node computes: instance, image, model."""
 DRIVER_SECONDS = 0.002
 """Driver time per unit, as measured on the page."""
+SQUARES = 12
+"""Squares of the encoded prompt's width that rewording has in memory at once, at most: the sums so
+far, the next ones and the two sides of the equation, some of them twice."""
 UNITS_A_WINDOW = 4
 """A window brings a reduction, a mask and a delta."""
 CONFIGS: Mapping[str, Mapping[str, Any]] = {"SD 1.5": SD15_UNET, "SDXL": SDXL_UNET}
@@ -53,6 +57,9 @@ class Network:
     flops: int
     """Per evaluation: one latent, one prompt, one guidance branch."""
     shapes: dict[str, tuple[int, int]]
+    """Of the default site's linears."""
+    prompt_shapes: dict[str, tuple[int, int]]
+    """Of cross-attention's keys and values, which rewording edits."""
 
     @property
     def site_weights(self) -> int:
@@ -79,20 +86,26 @@ def network(name: str) -> Network:
                 torch.empty(1, 77, width),
                 added_cond_kwargs=added if name == "SDXL" else None,
             )
-    linears = site_linears(unet, SITES["ffn_out"])
+
+    def shapes(*names: str) -> dict[str, tuple[int, int]]:
+        linears = [item for site in names for item in site_linears(unet, SITES[site]).items()]
+        return {key: (linear.out_features, linear.in_features) for key, linear in linears}
+
     return Network(
         parameters=sum(tensor.numel() for tensor in unet.parameters()),
         flops=counted.get_total_flops(),
-        shapes={key: (linear.out_features, linear.in_features) for key, linear in linears.items()},
+        shapes=shapes("ffn_out"),
+        prompt_shapes=shapes(*PROMPT_SITES),
     )
 
 
 @cache
-def plan(preview: bool = False) -> Plan:
+def plan(preview: bool = False, method: Method = "conceptprune") -> Plan:
     """The plan of a manifest with 500 artists and deltas, and otherwise only defaults."""
     manifest = Manifest.model_validate(
         {
             "version": 1,
+            "method": method,
             "model": {"hub": "org/name", "revision": "0" * 40},
             "concepts": [{"name": f"artist {n}", "kind": "style"} for n in range(ARTISTS)],
             "outputs": {"deltas": True, "preview": {} if preview else None},
@@ -165,6 +178,8 @@ def rows(seconds: Mapping[str, float]) -> dict[str, Sequence[str]]:
     mask = next(unit for unit in units if isinstance(unit, MaskUnit))
     kinds = {kind: [u for u in units if u.kind == kind] for kind in ("checkpoint", "mask")}
     others = [unit for unit in units if unit.kind in ("window", "statistics")]
+    reworded = plan(method="reword")
+    sums = [unit for unit in reworded.units() if unit.kind in ("shift", "moments")]
     columns = []
     for name, config in CONFIGS.items():
         net = network(name)
@@ -183,6 +198,10 @@ def rows(seconds: Mapping[str, float]) -> dict[str, Sequence[str]]:
                 "written: windows and sides": decimal(counted.total(others, plan().by_key)),
                 "written: masks, at most": decimal(counted.total(kinds["mask"], plan().by_key)),
                 "written: deltas": decimal(counted.total(kinds["checkpoint"], plan().by_key)),
+                "rewording: sums of a concept": decimal(counted.second_moments(2)),
+                "rewording: all sums": decimal(counted.total(sums, reworded.by_key)),
+                "rewording: memory of the solution": decimal(SQUARES * counted.second_moments(1)),
+                "rewording: its delta": decimal(counted.prompt_delta()),
                 "read back, at most": decimal(_read_bytes(counted, units)),
                 "with 1 actor: hours": f"{_wall(net, 1):.2f}",
                 "with 8 actors: hours": f"{_wall(net, 8):.2f}",
@@ -255,6 +274,8 @@ def _sizes(of: Network, side: int) -> Sizes:
         image_bytes=3 * (8 * side) ** 2,
         edited_bytes=0,
         same_bytes=0,
+        prompt_width=next(columns for _, columns in of.prompt_shapes.values()),
+        prompt_weights=sum(rows * columns for rows, columns in of.prompt_shapes.values()),
     )
 
 

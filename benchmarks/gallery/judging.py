@@ -1,5 +1,7 @@
 """The judge's training, on its own renderings and their round trips through the autoencoder."""
 
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from diffusers import AutoencoderKL
 
 from benchmarks.gallery.autoencoder import round_trip
 from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.names import ARTISTS, THINGS
 from benchmarks.gallery.renderings import Renderings
 from benchmarks.gallery.schedule import cosine_rate
 from conceptprune.studio.training.autoencoder import to_pixels
@@ -14,6 +17,20 @@ from conceptprune.studio.training.judging import disturb
 
 BATCH = 64
 RATE = 2e-3
+
+
+def description() -> str:
+    """`judge.json`: what the scorer `judge` must know of the network and its classes."""
+    content = {
+        "format": "conceptprune.judge/1",
+        "side": 64,
+        "fine": [[32, 2], [64, 2], [96, 1]],
+        "coarse": [[128, 2], [128, 2]],
+        "spread": True,
+        "style": ["none", *(artist.name for artist in ARTISTS)],
+        "object": list(THINGS),
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 def train(autoencoder: AutoencoderKL, renderings: Renderings, num_steps: int) -> Judge:

@@ -136,6 +136,7 @@ def install(options: Options) -> None:
     work = options.work
     if (work / "judge").exists():
         shutil.copytree(work / "judge", MODELS / "judge", dirs_exist_ok=True)
+        (MODELS / "judge" / "judge.json").write_text(judging.description())
         (MODELS / "judge" / "README.md").write_text(judge_card(work, options.machine))
     for kind in KINDS:
         if (work / kind).exists():

@@ -40,6 +40,8 @@ class Preview(Section):
     these sections and turns them into settings."""
     judge: Literal["studio"] | None = None
     """The older spelling of `scorers: [{scorer: studio-judge}]`."""
+    of: Literal["each", "combined"] = "each"
+    """Images of each concept's own mask and of the combined checkpoint, or of the latter alone."""
     batch_size: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 8
     prompts_per_concept: Annotated[Count, Field(description="a whole number from 1 to 100000")] = 4
     retained_prompts: Annotated[Int, Field(ge=0, description="a whole number of at least 0")] = 1

@@ -174,8 +174,14 @@ class Manifest(Section):
     @field_validator("outputs")
     @classmethod
     def _one_method_combines(cls, outputs: Outputs, info: ValidationInfo) -> Outputs:
-        if outputs.fuse is not None and info.data.get("method") == "reword":
+        rewords = info.data.get("method") == "reword"
+        if outputs.fuse is not None and rewords:
             raise refusal((("fuse",), "null, as method: reword makes the combined checkpoint"))
+        combines = rewords or outputs.fuse is not None
+        if outputs.preview and outputs.preview.of == "combined" and not combines:
+            raise refusal(
+                (("preview", "of"), "each, as neither outputs.fuse nor method: reword combines")
+            )
         return outputs
 
     @field_validator("concepts", "retain")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from conceptprune.digest import digest_json, unit_key
-from conceptprune.manifest import Concept, Fuse, Manifest, Preview, Pruning
+from conceptprune.digest import unit_key
+from conceptprune.manifest import Concept, Fuse, Manifest, Pruning
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.neuron_table import FORMAT as NEURONS_FORMAT
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
-from conceptprune.units.preview_plan import preview_unit, with_seeds
+from conceptprune.units.preview_plan import Previews, preview_unit, retained_beside
 from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.reword_plan import reword_units, shift_unit
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
@@ -59,7 +59,8 @@ class Plan(UnitPlan):
     combined: Combined | None
     """What erases all concepts at once, if that is asked for."""
     combined_checkpoints: tuple[CheckpointUnit, ...]
-    combined_preview: PreviewUnit | None
+    combined_previews: tuple[PreviewUnit, ...]
+    """The same images as without it, unit by unit."""
     sweep_table: SweepTableUnit | None = None
 
 
@@ -121,6 +122,7 @@ class _ErasePlanner(Planner):
         self.manifest = manifest
         self.model = model
         self.pairs = pairs
+        self.previews = Previews(manifest, model, pairs)
 
     def plan(self, prompts: Sequence[AnyPromptsUnit]) -> Plan:
         for unit in prompts:
@@ -128,13 +130,13 @@ class _ErasePlanner(Planner):
         concepts = tuple(self.concept(concept) for concept in self.manifest.concepts)
         combined = self.combined(concepts)
         checkpoints = self.checkpoints(combined) if combined else ()
-        combined_preview = self.combined_preview(combined, concepts) if combined else None
+        combined_previews = self.combined_previews(combined, concepts) if combined else ()
         sweep_table = self.sweep_table(concepts) if self.manifest.sweep else None
         # Images of the base model first: those with a mask are compared with them.
-        for each in concepts:
-            for preview in each.previews_before:
-                self.add(preview)
-        for after in (*(each.preview_after for each in concepts), combined_preview):
+        own = chain.from_iterable(each.previews_before for each in concepts)
+        for preview in (*self.previews.shared, *own):
+            self.add(preview)
+        for after in (*(each.preview_after for each in concepts), *combined_previews):
             if after:
                 self.add(after)
         by_key = self.in_order(*ORDER)
@@ -146,7 +148,7 @@ class _ErasePlanner(Planner):
             concepts=concepts,
             combined=combined,
             combined_checkpoints=checkpoints,
-            combined_preview=combined_preview,
+            combined_previews=combined_previews,
             sweep_table=sweep_table,
         )
 
@@ -154,8 +156,8 @@ class _ErasePlanner(Planner):
         concepts = tuple(each for each in plan.concepts if each.concept.name not in lacking)
         combined = self.combined(concepts)
         checkpoints = self.checkpoints(combined) if combined else ()
-        preview = self.combined_preview(combined, concepts) if combined else None
-        if preview:
+        previews = self.combined_previews(combined, concepts) if combined else ()
+        for preview in previews:
             self.add(preview)
         # The sides of a budget are already on the plan.
         return replace(
@@ -163,7 +165,7 @@ class _ErasePlanner(Planner):
             by_key={**plan.by_key, **self.in_order(*ORDER)},
             combined=combined,
             combined_checkpoints=checkpoints,
-            combined_preview=preview,
+            combined_previews=previews,
         )
 
     def labelled(
@@ -182,7 +184,7 @@ class _ErasePlanner(Planner):
             for plan in concepts:
                 # Units of a concept that is only retained are needed by all concepts compared with
                 # it.
-                compared = bool(plan.mask.retained or plan.preview_after)
+                compared = bool(plan.mask.retained or plan.previews_before)
                 if plan.concept.name in made or (compared and made - erased):
                     yield plan.concept.name, [unit.key]
 
@@ -206,7 +208,7 @@ class _ErasePlanner(Planner):
         before: tuple[PreviewUnit, ...] = ()
         after = None
         if preview:
-            before, after = self.previews(concept, mask, preview)
+            before, after = self.previews.of(concept, mask, preview)
         return ConceptPlan(
             concept=concept,
             pairs=pairs,
@@ -235,17 +237,13 @@ class _ErasePlanner(Planner):
         sweeps = tuple(unit.key for plan in concepts for unit in plan.sweeps)
         return self.add(SweepTableUnit(sweeps=sweeps))
 
-    def retained(self, concept: Concept) -> list[Concept]:
-        """The concepts to retain while `concept` is erased (which may itself be in the list)."""
-        return [other for other in self.manifest.retain if other.name != concept.name]
-
     def mask(self, concept: Concept, target: StatisticsUnit, base: StatisticsUnit) -> MaskUnit:
         pruning = self.manifest.pruning_of(concept)
         retained: tuple[StatisticsUnit, ...] = ()
         if pruning.base != "plain":
             retained = tuple(
                 self.side([pair.target for pair in self.pairs[other.name]])
-                for other in self.retained(concept)
+                for other in retained_beside(concept, self.manifest)
             )
         provenance = {
             "model": self.model.source.label,
@@ -348,30 +346,18 @@ class _ErasePlanner(Planner):
             if wanted
         )
 
-    def previews(
-        self, concept: Concept, mask: MaskUnit, preview: Preview
-    ) -> tuple[tuple[PreviewUnit, ...], PreviewUnit]:
-        pairs = self.pairs[concept.name][: preview.prompts_per_concept]
-        groups = [with_seeds([pair.target for pair in pairs], preview)]
-        groups.append(with_seeds([pair.base for pair in pairs], preview))
-        for other in self.retained(concept):
-            targets = [pair.target for pair in self.pairs[other.name]]
-            # Retained concepts start at different fillers, so that all fillers are used.
-            start = int(digest_json(other.name), 16) % len(targets)
-            chosen = (targets[start:] + targets[:start])[: preview.retained_prompts]
-            groups.append(with_seeds(chosen, preview))
-        before = tuple(preview_unit(self.model, None, group, preview) for group in groups)
-        every_prompt = tuple(dict.fromkeys(chain.from_iterable(groups)))
-        return before, preview_unit(self.model, mask, every_prompt, preview, before)
-
-    def combined_preview(
+    def combined_previews(
         self, combined: Combined, concepts: Sequence[ConceptPlan]
-    ) -> PreviewUnit | None:
-        """With all concepts erased: all images that are generated for the single concepts."""
+    ) -> tuple[PreviewUnit, ...]:
+        """With all concepts erased: the images that are generated for the single concepts.
+
+        They are not checked for a change: those of retained concepts should have none.
+        """
         preview = self.manifest.outputs.preview
         if preview is None:
-            return None
-        before = {unit.key: unit for plan in concepts for unit in plan.previews_before}
-        prompts_before = (unit.prompts for unit in before.values())
-        prompts = tuple(dict.fromkeys(chain.from_iterable(prompts_before)))
-        return preview_unit(self.model, combined, prompts, preview, tuple(before.values()))
+            return ()
+        own = chain.from_iterable(plan.previews_before for plan in concepts)
+        before = {unit.key: unit for unit in (*self.previews.shared, *own)}
+        return tuple(
+            preview_unit(self.model, combined, unit.prompts, preview) for unit in before.values()
+        )

@@ -16,9 +16,12 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
     asked_of: dict[str, Any] = {}
     preview = manifest.outputs.preview
     if preview:
-        # Without scorers, the id is the same as in versions before they existed.
+        # Without what is new, the id is the same as in versions before.
         places = {"__all__": set(SCORER_PLACES)}
-        without["outputs"] = {"preview": {"scorers": places if preview.scorers else True}}
+        unasked: dict[str, Any] = {"scorers": places if preview.scorers else True}
+        if preview.of == "each":
+            unasked["of"] = True
+        without["outputs"] = {"preview": unasked}
     if manifest.method == "conceptprune":
         # The id is the same as in versions before there were methods.
         without |= {"method": True, "reword": True}

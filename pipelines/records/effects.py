@@ -10,6 +10,7 @@ from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
 from conceptprune.units.plan import ConceptPlan, Plan
+from conceptprune.units.units import PreviewUnit
 
 from .concepts import UNCHANGED, ConceptState, ConceptStates, Made, Row
 from .ledger import READERS
@@ -39,7 +40,7 @@ def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> C
         mask = by_key[each.mask.key]
         made = _made(mask, job, lasts.get(name))
         after = by_key[each.preview_after.key] if each.preview_after else None
-        seen = _seen(each, looked, store) if made else None
+        seen = _seen(each, _previews_after(plan, each), looked, store) if made else None
         return ConceptState(
             name=name,
             has_mask=made is not None,
@@ -63,12 +64,25 @@ def _made(row: Row, job: str, last: Made | None) -> Made | None:
     return Made(at=at, job=job if row["status"] == "done" else None, mask=row["key"])
 
 
+def _previews_after(plan: Plan, each: ConceptPlan) -> list[PreviewUnit]:
+    """A concept's images without it: by its own mask, or else of the combined checkpoint."""
+    if each.preview_after:
+        return [each.preview_after]
+    own = {pair.target.text for pair in each.pairs}
+    return [
+        unit
+        for unit in plan.combined_previews
+        if any(prompt.text in own for prompt in unit.prompts)
+    ]
+
+
 def _seen(
-    each: ConceptPlan, looked: Mapping[str, Sequence[PreviewScoresUnit]], store: Store
+    each: ConceptPlan,
+    previews: Sequence[PreviewUnit],
+    looked: Mapping[str, Sequence[PreviewScoresUnit]],
+    store: Store,
 ) -> dict[str, Any] | None:
     """What the first scorer that can tell saw of a concept; None if no scorer can."""
-    if each.preview_after is None:
-        return None
     own = {pair.target.text for pair in each.pairs}
     before = {
         unit.scorer.title: unit
@@ -77,7 +91,7 @@ def _seen(
         if any(prompt.text in own for prompt in preview.prompts)
     }
     domain = "object" if each.concept.kind == "object" else "style"
-    for unit in looked.get(each.preview_after.key, ()):
+    for unit in (unit for preview in previews for unit in looked.get(preview.key, ())):
         for name in _telling(unit.scorer.metrics, domain):
             after = _hits(unit, name, own, store)
             if after is None:

@@ -100,6 +100,7 @@ FIELDS: Mapping[str, tuple[Content, set[str]]] = {
     # tests/conceptprune/evaluation/test_job_manifest.py.
     "outputs.preview.scorers": ({"preview": {"scorers": [{"scorer": "studio-judge"}]}}, NONE),
     "outputs.preview.judge": ({"preview": {"judge": "studio"}}, NONE),
+    "outputs.preview.of": ({"preview": {"of": "combined"}}, {"preview"}),
     "outputs.preview.batch_size": ({"preview": {"batch_size": 3}}, {"preview"}),
     "outputs.preview.prompts_per_concept": ({"preview": {"prompts_per_concept": 2}}, {"preview"}),
     "outputs.preview.retained_prompts": ({"preview": {"retained_prompts": 2}}, {"preview"}),

@@ -67,7 +67,7 @@ def test_every_unit_comes_after_what_it_needs_and_is_a_concepts_own_or_all_toget
     )
     concepts = plan.labels
     together = {
-        unit.key for unit in (plan.combined, *plan.combined_checkpoints, plan.combined_preview)
+        unit.key for unit in (plan.combined, *plan.combined_checkpoints, *plan.combined_previews)
     }
     seen: set[tuple[str, str]] = set()
     for unit in plan.units():
@@ -109,8 +109,9 @@ def test_another_selector_or_setting_leaves_masks_and_what_follows_to_do(
     plan = make_plan(outputs=outputs, pruning=pruning)
     left = units_to_do(plan, lambda kind, key: (kind, key) in done)
     assert {unit.kind for unit in left} == {"mask", "fused-mask", "checkpoint", "preview"}
-    # Two concepts' masks and the fused one, a delta of each, images after each.
-    assert len(left) == 3 + 3 + 3
+    # Two concepts' masks and the fused one, and a delta of each; images with each concept's own
+    # mask, and with the fused one of both concepts' prompts and of the base prompts they share.
+    assert len(left) == 3 + 3 + 2 + 3
 
 
 OF_EVERY_KIND: list[dict[str, Any]] = [
@@ -258,3 +259,27 @@ def test_previews_of_the_untouched_model_are_shared() -> None:
     assert (len(before), len(after)) == (3, 2)
     assert {prompt.seed for unit in before for prompt in unit.prompts} == {5}
     assert set(after[0].prompts) <= {prompt for unit in before for prompt in unit.prompts}
+
+
+COMBINED = {"fuse": "union", "preview": {"of": "combined", "batch_size": 3}}
+
+
+def test_images_of_the_combined_checkpoint_alone_are_made_a_batch_a_unit() -> None:
+    retain = [{"name": "Gil Hart", "kind": "style"}]
+    each = make_plan(outputs={"fuse": "union", "preview": {}}, retain=retain)
+    plan = make_plan(outputs=COMBINED, retain=retain)
+    images = [unit for unit in plan.of(PreviewUnit).values() if unit.mask is None]
+    assert [len(unit.prompts) for unit in images[:-1]] == [3] * (len(images) - 1)
+    # The same images of the base model as where each concept has its own.
+    asked = {prompt for unit in each.of(PreviewUnit).values() for prompt in unit.prompts}
+    assert {prompt for unit in images for prompt in unit.prompts} == asked
+    assert [unit.prompts for unit in plan.combined_previews] == [unit.prompts for unit in images]
+    assert all(each.preview_after is None and each.previews_before for each in plan.concepts)
+
+
+def test_a_late_concept_leaves_all_full_batches_of_combined_images_as_they_were() -> None:
+    before = make_plan(outputs=COMBINED).of(PreviewUnit)
+    after = make_plan(outputs=COMBINED, artists=(*ARTISTS, "Gil Hart")).of(PreviewUnit)
+    full = {key for key, unit in before.items() if unit.mask is None and len(unit.prompts) == 3}
+    assert full
+    assert full <= after.keys()

@@ -495,9 +495,9 @@ def test_everything_that_scrolls_can_be_reached_by_keyboard(
 
 def test_the_fused_mask_is_judged_on_all_concepts_prompts(runs: dict[str, Run]) -> None:
     run = runs["fused"]
-    unit = run.plan.combined_preview
-    assert unit
-    rows = preview_rows(run, [unit.key])
+    units = run.plan.combined_previews
+    assert units
+    rows = preview_rows(run, [unit.key for unit in units])
     accuracy = read_report(run.store.uri, run.plan.run).fused_accuracy
     assert accuracy
     assert accuracy.erased.after
