@@ -41,9 +41,9 @@ START = 360
 """Seconds until a new node computes: instance, image, model."""
 DRIVER_SECONDS = 0.002
 """Driver time per unit, as measured on the page."""
-SQUARES = 12
-"""Squares of the encoded prompt's width that rewording has in memory at once, at most: the sums so
-far, the next ones and the two sides of the equation, some of them twice."""
+SQUARES = 18
+"""Squares of the encoded prompt's width that rewording has in memory at once, as the resident set
+grew at SDXL's width: the sums so far, the next ones and their file, and the equation's sides."""
 UNITS_A_WINDOW = 4
 """A window brings a reduction, a mask and a delta."""
 CONFIGS: Mapping[str, Mapping[str, Any]] = {"SD 1.5": SD15_UNET, "SDXL": SDXL_UNET}

@@ -13,7 +13,6 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from conceptprune.manifest import parse_manifest
-from conceptprune.studio import model_path
 from pipelines.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -70,15 +69,20 @@ def without_ray(path: Path, copy: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make demo` has run with two artists and few images of its manifest."""
+    """A folder in which `make demo` has run with two artists of each list of its manifest."""
     folder = tmp_path_factory.mktemp("demo")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     manifest = without_ray(ROOT / "manifests" / "demo.yaml", folder / "manifests" / "demo.yaml")
     manifest["fillers"]["style"] = manifest["fillers"]["style"][:3]
     for concepts in ("concepts", "retain"):
-        manifest[concepts] = manifest[concepts][:2]
-    manifest["outputs"]["preview"] |= {"steps": 4, "prompts_per_concept": 1}
-    suite = Path("manifests", "suites", "studio.yaml")
-    without_ray(ROOT / suite, folder / suite)
+        names = Path("manifests", manifest[concepts]["file"])
+        (folder / names).parent.mkdir(exist_ok=True)
+        first = (ROOT / names).read_text(encoding="utf-8").splitlines()[:2]
+        (folder / names).write_text("\n".join(first), encoding="utf-8")
+    suite = Path("manifests", "suites", "gallery.yaml")
+    content = without_ray(ROOT / suite, folder / suite)
+    content["generation"] |= {"steps": 4}
+    (folder / suite).write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "manifests" / "demo.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -114,7 +118,7 @@ def test_the_demos_manifest_itself_is_valid_and_can_be_planned(
     (erase, _) = recipe(str(tmp_path / "store"))
     run(["conceptprune", "validate", erase[2]])
     run(["conceptprune", "plan", erase[2]])
-    assert "6 concepts" in capsys.readouterr().out
+    assert "100 concepts" in capsys.readouterr().out
 
 
 def test_the_three_lines_of_the_readme_erase_and_restore(
@@ -122,8 +126,9 @@ def test_the_three_lines_of_the_readme_erase_and_restore(
 ) -> None:
     (mask, *_) = sorted((demo / "runs/demo/objects/mask").rglob("*.safetensors"))
     monkeypatch.chdir(demo)
-    (demo / "vorla-brint.safetensors").symlink_to(mask)
-    pipe = StableDiffusionPipeline.from_pretrained(model_path(), torch_dtype=torch.float32)
+    (demo / "zude-zedir.safetensors").symlink_to(mask)
+    model = ROOT / "benchmarks" / "gallery" / "models" / "unet"
+    pipe = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
     lines = next(block for block in blocks("python") if "load_mask" in block)
     (upto_apply, removal) = lines.split("mask.remove")
@@ -143,7 +148,7 @@ def test_the_queries_of_the_readme_answer_for_the_demo(
         duckdb.sql(query).fetchall() for query in block.split(";") if query.strip()
     )
     assert len(shared) == 10
-    assert {call for _, call, _ in densities} == set(range(10))
+    assert {call for _, call, _ in densities} == set(range(6))
     assert all(0 < density < 0.1 for *_, density in densities)
     assert failures == []
 
@@ -169,3 +174,13 @@ def test_the_readmes_first_two_commands_are_targets_of_the_makefile() -> None:
     assert targets == ["demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_published_setting_of_the_demo_differs_only_in_how_all_are_combined() -> None:
+    ours, published = (
+        yaml.safe_load((ROOT / "manifests" / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("demo", "demo-published")
+    )
+    assert ours.pop("method") == "reword"
+    assert published["outputs"].pop("fuse") == "union"
+    assert published == ours
