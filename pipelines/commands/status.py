@@ -17,7 +17,7 @@ from ..console.logs import one_line
 from ..console.names import some
 from ..records.concepts import ConceptStates
 from ..records.evaluation import EvaluationRecord
-from ..records.fused import fused_row, lacking
+from ..records.combined import combined_row, lacking
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import open_ledger
 from ..records.run_record import RunRecord
@@ -270,7 +270,7 @@ def _states(status: RunStatus) -> Iterator[str]:
 
 def _combined(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Whom the combined checkpoint lacks, if anybody."""
-    fused = fused_row(rows)
+    fused = combined_row(rows)
     without = lacking(fused, rows) if fused is not None else ()
     if without:
         yield "  combined  " + one_line(f"without {some(without)}, whose masks are not there")

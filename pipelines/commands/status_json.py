@@ -8,7 +8,7 @@ from conceptprune.store import Store
 from conceptprune.store.claims import claims_by_age
 
 from ..records.evaluation import EvaluationRecord
-from ..records.fused import fused_row, lacking
+from ..records.combined import combined_row, lacking
 from ..records.run_record import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord
 from .status import OPEN, RunStatus, read_statuses
@@ -58,7 +58,7 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
         known |= {"started": record.started, "first_started": record.first_started}
     if isinstance(record, RunRecord):
         known["model"] = {"label": record.model_label, "digest": record.model_identity}
-        fused = fused_row(status.rows)
+        fused = combined_row(status.rows)
         known["concepts"] = {
             "all": status.num_concepts,
             "done": status.num_concepts_done,

@@ -297,9 +297,12 @@ def need_of(text: str) -> Need:
     return kind, key
 
 
-def is_fused(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a mask fused from several, not of a concept's own."""
-    return row["kind"] == "fused-mask" or (row["kind"] == "mask" and not row["concepts"])
+def is_combined(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of what erases all concepts at once: a mask fused from several, not a
+    concept's own, or a rewording."""
+    if row["kind"] == "mask":
+        return not row["concepts"]
+    return row["kind"] in ("fused-mask", "reword")
 
 
 def is_own_mask(row: Mapping[str, Any]) -> bool:

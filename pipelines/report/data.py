@@ -20,8 +20,8 @@ from conceptprune.units.results import check_whose
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
 from ..records.evaluation import SUMMARY_KINDS
-from ..records.fused import fused_row, lacking
-from ..records.ledger import Ledger, is_fused, is_own_mask, open_ledger, read_ledger
+from ..records.combined import combined_row, lacking
+from ..records.ledger import Ledger, is_combined, is_own_mask, open_ledger, read_ledger
 from ..records.recognised import Recognised, seen_in_preview_2
 from ..records.run_record import RUN_FILE, RunRecord
 from ..records.runs import find_run, sound_records
@@ -147,7 +147,7 @@ class _Reader:
             return Recognised(self.store, ())
 
     def report(self) -> ReportData:
-        fused = fused_row(self.rows)
+        fused = combined_row(self.rows)
         fused_shots = self.fused_shots(fused) if fused else []
         provenance: Mapping[str, Any] = {}
         asked = self.record.asked
@@ -238,7 +238,7 @@ class _Reader:
         for row in self.rows:
             # A fused mask belongs to no single concept.
             own = is_own_mask(row) and row["concepts"] == list(mask.concepts)
-            if not own and not is_fused(row):
+            if not own and not is_combined(row):
                 continue
             commit = self.find(row["kind"], row["key"])
             if commit and (ref := commit.objects.get("mask")) and ref.digest == mask.digest:

@@ -125,10 +125,30 @@ def done(unit: Unit, commit: Commit) -> Result:
     return Result(unit=unit, status="done", attempts=1, commit=commit)
 
 
+REWORDING: dict[str, object] = {
+    "method": "reword",
+    "retain": [{"name": "Gil Hart", "kind": "style"}],
+    "outputs": {
+        "pipelines": True,
+        "preview": {"seeds": [0], "steps": 2, "prompts_per_concept": 1},
+    },
+}
+"""What a manifest says in place of `fuse`."""
+
+
 @pytest.fixture(scope="session")
 def tiny_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    folder = tmp_path_factory.mktemp("tiny_store")
-    manifest = write_manifest(folder / "manifest.yaml", tiny_folder)
+    return made_store(tmp_path_factory.mktemp("tiny_store"), tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def reworded_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    """The same with `method: reword`."""
+    return made_store(tmp_path_factory.mktemp("reworded_store"), tiny_folder, **REWORDING)
+
+
+def made_store(folder: Path, model: Path, **changes: object) -> TinyStore:
+    manifest = write_manifest(folder / "manifest.yaml", model, **changes)
     prepared = prepare(manifest)
     plan = whole_plan(prepared)
     uri = str(folder / "store")
@@ -142,7 +162,7 @@ def tiny_store(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return TinyStore(
         uri=uri,
         manifest=manifest,
-        model=tiny_folder,
+        model=model,
         prepared=prepared,
         plan=plan,
         commits=commits,

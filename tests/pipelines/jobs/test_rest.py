@@ -22,8 +22,8 @@ from conceptprune.units.units import MaskUnit
 from pipelines.commands.export import export_concepts
 from pipelines.jobs.erase import erase
 from pipelines.records.concepts import ConceptState, ConceptStates
-from pipelines.records.fused import fused_row, lacking
-from pipelines.records.ledger import is_fused, read_ledger
+from pipelines.records.combined import combined_row, lacking
+from pipelines.records.ledger import is_combined, read_ledger
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied
 from tests.support.units_here import ERROR, units_here
 
@@ -101,7 +101,7 @@ def test_the_combined_checkpoint_is_made_of_the_others_and_says_whom_it_lacks(
     assert failed.code == 1
     assert f"(all but {CY}, fused)" in failed.printed
     rows = read_ledger(store, tiny_store.plan.run)
-    fused = fused_row(rows)
+    fused = combined_row(rows)
     assert fused is not None
     assert fused["status"] == "done"
     assert lacking(fused, rows) == (CY,)
@@ -115,7 +115,7 @@ def test_the_combined_checkpoint_is_made_of_the_others_and_says_whom_it_lacks(
     images = {unit.key for each in others for unit in each.previews_before}
     assert Counter(kinds) == {"checkpoint": 2, "fused-mask": 1, "preview": len(images)}
     # That of all three stays on record as what a rerun would make.
-    (whole,) = (row for row in rows if is_fused(row) and row is not fused)
+    (whole,) = (row for row in rows if is_combined(row) and row is not fused)
     assert whole["status"] == "blocked"
 
 
@@ -137,7 +137,7 @@ def test_a_rerun_that_succeeds_makes_the_whole_one(
     assert code == 0
     assert "(all, fused)" in printed
     rows = read_ledger(store, tiny_store.plan.run)
-    (fused,) = (row for row in rows if is_fused(row))
+    (fused,) = (row for row in rows if is_combined(row))
     assert fused["key"] == tiny_store.plan.combined.key  # type: ignore[union-attr]
     assert lacking(fused, rows) == ()
 
