@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,7 +15,16 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import denoiser_of
 from conceptprune.models.weights import read_layers
 from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.units.reword_units import RewordUnit
 from conceptprune.units.units import FusedMaskUnit, MaskUnit, StatisticsUnit
+
+
+class Named(Protocol):
+    """A mask, or a delta's header: whatever says whom it erases."""
+
+    @property
+    def concepts(self) -> Sequence[str]:
+        """Their names."""
 
 
 def read_mask(store: Store, key: str, *, of: str | Sequence[str] | None = None) -> PruningMask:
@@ -33,18 +43,19 @@ def read_mask(store: Store, key: str, *, of: str | Sequence[str] | None = None) 
     return mask
 
 
-def check_whose(store: Store, commit: Commit, mask: PruningMask, *concepts: str) -> None:
-    """Refuse the mask of other concepts, which would erase, or claim to erase, the wrong ones.
+def check_whose(store: Store, commit: Commit, edit: Named, *concepts: str) -> None:
+    """Refuse the edit of other concepts, which would erase, or claim to erase, the wrong ones.
 
     Raises:
-        StoreError: it is not these concepts' own mask.
+        StoreError: its file does not say that it is these concepts' own.
     """
-    if list(map(concept_key, mask.concepts)) != list(map(concept_key, concepts)):
+    if list(map(concept_key, edit.concepts)) != list(map(concept_key, concepts)):
         names = ", ".join(f'"{name}"' for name in concepts)
+        what = "rewording" if commit.kind == RewordUnit.kind else "mask"
         raise StoreError(
-            f"{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the mask of {names}, "
-            f"and its file is a mask of {', '.join(mask.concepts)}: somebody changed its record; "
-            "run `conceptprune erase --verify` to compute it again"
+            f"{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the {what} of {names:.300}, "
+            f"and its file is a {what} of {', '.join(edit.concepts) or 'nobody':.300}: somebody changed "
+            "its record; run `conceptprune erase --verify` to compute it again"
         )
 
 

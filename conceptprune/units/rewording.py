@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from conceptprune.checkpoints.delta import Delta
+from conceptprune.checkpoints.delta_reader import DeltaHeader, read_delta
 from conceptprune.checkpoints.files import encode_delta
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.edits.moments_file import moments_bytes, read_moments, read_shift
 from conceptprune.edits.projections import edited, prompt_projections
 from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
-from conceptprune.errors import StoreError
-from conceptprune.manifest import concept_key
+from conceptprune.errors import UserError
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.weights import read_weights
-from conceptprune.store import Store
+from conceptprune.store import Commit, Store
+from conceptprune.units.results import check_whose
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 
 
@@ -69,7 +70,7 @@ def reworded(
 
 
 def read_rewording(store: Store, key: str, folder: Path, *, of: Sequence[str]) -> Delta:
-    """The committed edit with that key.
+    """The committed edit with that key, for the model in `folder`.
 
     Raises:
         StoreError: it is not committed or damaged, or its file says that it is not `of` these
@@ -78,10 +79,19 @@ def read_rewording(store: Store, key: str, folder: Path, *, of: Sequence[str]) -
     """
     commit = store.get(RewordUnit.kind, key)
     delta = Delta.from_bytes(store.load(commit, "delta"), folder)
-    if list(map(concept_key, delta.concepts)) != list(map(concept_key, of)):
-        raise StoreError(
-            f"{store.uri}: {commit.kind} {key[:12]} is recorded as the edit of {len(of)} concepts, "
-            f"and its file is one of {', '.join(delta.concepts):.200}: somebody changed its "
-            "record; run `conceptprune erase --verify` to compute it again"
-        )
+    check_whose(store, commit, delta, *of)
     return delta
+
+
+def check_rewording(store: Store, commit: Commit, data: bytes, *, of: Sequence[str]) -> DeltaHeader:
+    """Check, without a model, the edit of a commit record, whose bytes are `data`.
+
+    Raises:
+        StoreError: its file says that it is not `of` these concepts.
+        UserError: it is no delta of this format.
+    """
+    header, _ = read_delta(data)
+    if header is None:
+        raise UserError("a delta of another tool: its file does not say whom it erases")
+    check_whose(store, commit, header, *of)
+    return header

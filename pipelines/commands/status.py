@@ -17,7 +17,7 @@ from ..console.logs import one_line
 from ..console.names import some
 from ..records.concepts import ConceptStates
 from ..records.evaluation import EvaluationRecord
-from ..records.combined import combined_row, lacking
+from ..records.combined import combined_row, how_combined, lacking
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import open_ledger
 from ..records.run_record import RunRecord
@@ -269,11 +269,15 @@ def _states(status: RunStatus) -> Iterator[str]:
 
 
 def _combined(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Whom the combined checkpoint lacks, if anybody."""
-    fused = combined_row(rows)
-    without = lacking(fused, rows) if fused is not None else ()
-    if without:
-        yield "  combined  " + one_line(f"without {some(without)}, whose masks are not there")
+    """What became of the combined checkpoint, and whom it lacks, if anybody."""
+    combined = combined_row(rows)
+    if combined is None:
+        return
+    reworded = how_combined(combined) == "reworded"
+    what, parts = ("a rewording", "sums") if reworded else ("a fused mask", "masks")
+    without = lacking(combined, rows)
+    lacks = f"; without {some(without)}, whose {parts} are not there" if without else ""
+    yield "  combined  " + one_line(f"{what}, {combined['status']}{lacks}")
 
 
 def _blocked(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

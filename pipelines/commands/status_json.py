@@ -8,7 +8,7 @@ from conceptprune.store import Store
 from conceptprune.store.claims import claims_by_age
 
 from ..records.evaluation import EvaluationRecord
-from ..records.combined import combined_row, lacking
+from ..records.combined import combined_row, how_combined, lacking
 from ..records.run_record import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord
 from .status import OPEN, RunStatus, read_statuses
@@ -58,16 +58,17 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
         known |= {"started": record.started, "first_started": record.first_started}
     if isinstance(record, RunRecord):
         known["model"] = {"label": record.model_label, "digest": record.model_identity}
-        fused = combined_row(status.rows)
+        combined = combined_row(status.rows)
         known["concepts"] = {
             "all": status.num_concepts,
             "done": status.num_concepts_done,
             "wrong": dict(status.wrong),
             "effect": status.states.as_json() if status.states else None,
         }
-        known["combined"] = fused and {
-            "status": fused["status"],
-            "lacking": list(lacking(fused, status.rows)),
+        known["combined"] = combined and {
+            "how": how_combined(combined),
+            "status": combined["status"],
+            "lacking": list(lacking(combined, status.rows)),
         }
     if isinstance(record, EvaluationRecord):
         known |= {"suite": record.name, "checkpoints": record.labels}

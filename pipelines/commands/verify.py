@@ -11,19 +11,17 @@ from typing import Any
 
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
-from conceptprune.errors import StoreError, UserError
-from conceptprune.manifest import concept_key
+from conceptprune.errors import UserError
 from conceptprune.manifest.files import open_regular
-from conceptprune.masks.mask import PruningMask
-from conceptprune.store import ObjectRef, Store
+from conceptprune.store import Store
 from conceptprune.store.events import Chain, check_events
-from conceptprune.units.find import find_commit
 
 from ..console.logs import one_line
 from ..console.names import some
 from ..console.terminal import echo
-from ..records.runs import MAX_NAMES_SHOWN, find_run, finished_masks, recorded
+from ..records.runs import MAX_NAMES_SHOWN, find_run
 from .signature import check_tool, signature_problem
+from .stored_edits import bad_edits, problem_of
 
 FORMAT = "conceptprune.verify/1"
 MAX_STATEMENT_BYTES = 2**26
@@ -52,10 +50,10 @@ class Audit:
 
 
 def audit(store: str, known: Sequence[str] = ()) -> Audit:
-    """Walk a store's chain of events, and read the masks of all its runs.
+    """Walk a store's chain of events, and read the masks and rewordings of all its runs.
 
-    `known` are SHA-256 of events that must be in the chain. A mask must be the one of the concept
-    whose record names it.
+    `known` are SHA-256 of events that must be in the chain. A mask or a rewording must be the one
+    of the concepts whose record names it.
 
     Raises:
         UserError: one of `known` is no SHA-256.
@@ -75,38 +73,8 @@ def audit(store: str, known: Sequence[str] = ()) -> Audit:
         for digest in known
         if digest not in chain.digests
     ]
-    problems += dict.fromkeys(_bad_masks(opened))
+    problems += dict.fromkeys(bad_edits(opened))
     return Audit(store=store, chain=chain, problems=tuple(problems))
-
-
-def _bad_masks(store: Store) -> Iterator[str]:
-    """What is wrong with the finished masks of a store's runs."""
-    # It imports torch, which an export without a store does without.
-    from conceptprune.units.results import check_whose
-
-    seen: set[tuple[str, str]] = set()
-    for run in store.runs():
-        try:
-            record = recorded(store, run)
-            masks = finished_masks(store, record)[0] if record else {}
-        except UserError:
-            continue  # None is finished.
-        except StoreError as error:
-            yield str(error)
-            continue
-        for name, key in masks.items():
-            if (name, key) in seen:
-                continue
-            seen.add((name, key))
-            try:
-                commit = find_commit(store, "mask", key)
-                ref = commit.objects.get("mask") if commit else None
-                if commit is None or ref is None:
-                    raise StoreError("its record is damaged, or names no mask")
-                # Not `load`, which moves damage aside: an audit changes nothing.
-                check_whose(store, commit, PruningMask.from_bytes(store.read(ref)), name)
-            except (StoreError, UserError) as error:
-                yield f"mask of {name}: {error}"
 
 
 def show_audit(found: Audit) -> None:
@@ -223,7 +191,7 @@ def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verifi
 
 
 def _against(store: Store, predicate: Mapping[str, Any]) -> Iterator[str]:
-    """How a store differs from the statement: the run's record, and the masks in the export."""
+    """How a store differs from the statement: the run's record, and the masks or the rewording."""
     run = predicate["run"]["id"]
     try:
         record = find_run(store, run)
@@ -234,18 +202,21 @@ def _against(store: Store, predicate: Mapping[str, Any]) -> Iterator[str]:
             yield f"run {run}: its manifest in the store is another one"
         if record.model_identity != predicate["base_model"]["digest"]:
             yield f"run {run}: its base model in the store is another one"
-    for part in _parts(predicate):
-        yield from _object(store, part["concept"], part["mask"])
+    combined = predicate.get("combined")
+    names = [part["concept"] for part in _parts(predicate)]
+    if combined is not None and (
+        problem := problem_of(store, combined["object"], names, delta=_is_delta(combined))
+    ):
+        yield problem
+    if combined is None or not _is_delta(combined):
+        for part in _parts(predicate):
+            if problem := problem_of(store, part["mask"], [part["concept"]], delta=False):
+                yield problem
 
 
-def _object(store: Store, concept: str, mask: Mapping[str, Any]) -> Iterator[str]:
-    try:
-        found = PruningMask.from_bytes(store.read(ObjectRef.from_json(dict(mask))))
-    except (StoreError, UserError, ValueError) as error:
-        yield f"mask of {concept}: {error}"
-    else:
-        if list(map(concept_key, found.concepts)) != [concept_key(concept)]:
-            yield f"mask of {concept}: is in the store a mask of {some(found.concepts)}"
+def _is_delta(combined: Mapping[str, Any]) -> bool:
+    """Whether it is a rewording, of which no concept has a mask of its own."""
+    return bool(combined["how"] == "reworded")
 
 
 def _check_parts(predicate: Mapping[str, Any]) -> None:

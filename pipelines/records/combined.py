@@ -1,9 +1,11 @@
 """A run's combined checkpoint in its ledger: what made it, and which concepts it lacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .ledger import is_combined
+
+How = Literal["fused", "reworded"]
 
 REWORD = "reword"
 """The kind of the units that reword all concepts at once; every other combined row is of a mask."""
@@ -23,9 +25,9 @@ def combined_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return next(iter(made or found[-1:]), None)
 
 
-def is_reworded(row: Mapping[str, Any]) -> bool:
-    """Whether a combined row is of a rewording, whose object is a delta, and not of a mask."""
-    return bool(row["kind"] == REWORD)
+def how_combined(row: Mapping[str, Any]) -> How:
+    """What a combined row's unit did: only a rewording's object is a delta, and not a mask."""
+    return "reworded" if row["kind"] == REWORD else "fused"
 
 
 def inside(combined: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from conceptprune.errors import StoreError, UserError
-from conceptprune.store import Store
+from conceptprune.store import Commit, Store
 from conceptprune.units.find import find_commit
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
 from conceptprune.units.units import FusedMaskUnit, MaskUnit
@@ -28,7 +29,7 @@ def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
     """The units of a plan that the store lacks, including results lost after they were committed.
 
     A listing shows objects that are missing or truncated. Other damage shows when an object is
-    read, which `verify` does here for every result.
+    read, which `verify` does here for every result, and for the sums that a rewording is made of.
 
     Raises:
         StoreError: the store cannot be read, or damage cannot be moved aside.
@@ -36,17 +37,18 @@ def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
     committed = committed_in(store)
     units = units_to_do(plan, committed)
     reused = reused_units(plan, store, {unit.key for unit in units}, committed)
-    results = [
-        unit for unit in plan.units() if not unit.intermediate and committed(unit.kind, unit.key)
-    ]
-    suspects = results if verify else _cut_short(results, store, reused)
+    there = [unit for unit in plan.units() if committed(unit.kind, unit.key)]
+    results = [unit for unit in there if not unit.intermediate]
+    # Sums are few and small, and a rerun with one more concept adds to them.
+    sums = [unit for unit in there if isinstance(unit, ShiftUnit | MomentsUnit)]
+    suspects = [*results, *sums] if verify else _cut_short(results, store, reused)
     with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(lambda unit: _is_lost(store, unit), suspects)
         lost = {unit.key for unit, is_lost in zip(suspects, found, strict=True) if is_lost}
     if lost:
         units = units_to_do(plan, lambda kind, key: key not in lost and committed(kind, key))
         todo = {unit.key for unit in units}
-        reused = {key: made for key, made in reused.items() if key not in todo}
+        reused = {key: made for key, made in reused.items() if key not in todo | lost}
     return Found(todo=units, reused=reused)
 
 
@@ -69,15 +71,37 @@ def _is_lost(store: Store, unit: Unit) -> bool:
     commit = find_commit(store, unit.kind, unit.key)
     if commit is None or store.set_aside(commit):
         return True
-    if isinstance(unit, MaskUnit | FusedMaskUnit):
-        # Imported here because they import torch, which a plan without masks does not need.
-        from conceptprune.masks.mask import PruningMask
-        from conceptprune.units.results import check_whose
+    try:
+        _check(store, unit, commit)
+    except (UserError, StoreError) as error:
+        store.disown(commit, str(error))
+        return True
+    return False
 
-        try:
+
+def _check(store: Store, unit: Unit, commit: Commit) -> None:
+    """Read a result whose file says more than its digest.
+
+    Raises:
+        UserError, StoreError: it is not such a file, or is another unit's.
+    """
+    # Imported here because they import torch, which a plan without such units does not need.
+    match unit:
+        case MaskUnit() | FusedMaskUnit():
+            from conceptprune.masks.mask import PruningMask
+            from conceptprune.units.results import check_whose
+
             mask = PruningMask.from_bytes(store.load(commit, "mask"))
             check_whose(store, commit, mask, *unit.erased)
-        except (UserError, StoreError) as error:
-            store.disown(commit, str(error))
-            return True
-    return False
+        case ShiftUnit():
+            from conceptprune.edits.moments_file import read_shift
+
+            read_shift(store.load(commit, "moments"))
+        case MomentsUnit():
+            from conceptprune.edits.moments_file import read_moments
+
+            read_moments(store.load(commit, "moments"))
+        case RewordUnit():
+            from conceptprune.units.rewording import check_rewording
+
+            check_rewording(store, commit, store.load(commit, "delta"), of=unit.erased)

@@ -102,10 +102,12 @@ def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(
 ) -> None:
     assert audit(tiny_store.uri).problems == ()
     before = paths(store)
-    (problem,) = audit(store.uri).problems
+    problem, of_all = audit(store.uri).problems
     assert paths(store) == before
     assert problem.startswith(f"mask of {ADA}: ")
     assert f"its file is a mask of {CY}" in problem
+    assert of_all.startswith(f"fused mask of {ADA}, {CY}, ")
+    assert f"its file is a mask of {CY}" in of_all
 
 
 def test_the_status_of_a_store_names_the_concept_whose_mask_it_is_not_and_moves_nothing(

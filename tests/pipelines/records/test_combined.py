@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.records.combined import combined_row, inside, is_reworded, lacking
+from pipelines.records.combined import combined_row, how_combined, inside, lacking
 from pipelines.records.ledger import empty_row, is_combined, read_ledger
 from tests.pipelines.conftest import CONCEPTS, TinyStore
 
@@ -21,23 +21,23 @@ SUMS = [row("moments", "3", ADA, CY), row("moments", "4")]
 
 
 @pytest.mark.parametrize(
-    ("rows", "reworded", "names", "without"),
+    ("rows", "how", "names", "without"),
     [
         # Earlier versions called a fused mask a mask, and wrote no needs.
-        ([row("mask", "f")], False, (ADA, CY), ()),
-        ([row("fused-mask", "f", needs=["mask/c", "mask/a"])], False, (CY, ADA), ()),
-        ([row("fused-mask", "f", needs=["mask/c"])], False, (CY,), (ADA,)),
-        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "shift/1"])], True, (CY, ADA), ()),
-        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "moments/3"])], True, (CY,), (ADA,)),
+        ([row("mask", "f")], "fused", (ADA, CY), ()),
+        ([row("fused-mask", "f", needs=["mask/c", "mask/a"])], "fused", (CY, ADA), ()),
+        ([row("fused-mask", "f", needs=["mask/c"])], "fused", (CY,), (ADA,)),
+        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "shift/1"])], "reworded", (CY, ADA), ()),
+        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "moments/3"])], "reworded", (CY,), (ADA,)),
     ],
 )
 def test_who_is_in_a_combined_checkpoint_is_read_off_what_it_needs(
-    rows: list[dict[str, Any]], reworded: bool, names: tuple[str, ...], without: tuple[str, ...]
+    rows: list[dict[str, Any]], how: str, names: tuple[str, ...], without: tuple[str, ...]
 ) -> None:
     rows = [*MASKS, *rows]
     found = combined_row(rows)
     assert found is rows[-1]
-    assert is_reworded(found) == reworded
+    assert how_combined(found) == how
     assert inside(found, rows) == names
     assert lacking(found, rows) == without
 
