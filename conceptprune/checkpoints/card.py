@@ -20,7 +20,7 @@ CARD_FILE = "README.md"
 
 Form = Literal["pipeline", "single-file", "unet", "delta", "mask"]
 
-_KINDS_OF_FILE: dict[Form, str] = {
+KINDS_OF_FILE: dict[Form, str] = {
     "pipeline": "A `from_pretrained` folder",
     "single-file": "One safetensors file of the whole model, under the key names of the original "
     "Stable Diffusion files, for A1111, ComfyUI and the like",
@@ -173,7 +173,7 @@ def model_card(exported: Exported) -> str:
         .render(
             front_matter=yaml.safe_dump(front_matter, sort_keys=False),
             form=exported.form,
-            kind_of_file=_KINDS_OF_FILE[exported.form],
+            kind_of_file=KINDS_OF_FILE[exported.form],
             load=load_lines(
                 exported.form,
                 base_model=exported.base_model,

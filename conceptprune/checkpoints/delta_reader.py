@@ -61,6 +61,15 @@ def read_delta(data: bytes) -> tuple[DeltaHeader | None, dict[str, Tensor]]:
     return header, tensors
 
 
+def begun_header(beginning: bytes) -> DeltaHeader | None:
+    """The metadata alone, from a file's first bytes.
+
+    Raises:
+        UserError: it is invalid, or does not end within these bytes.
+    """
+    return _own_header(_metadata(beginning))
+
+
 def _metadata(data: bytes) -> Mapping[str, Any]:
     if len(data) < struct.calcsize("<Q"):
         raise UserError(f"{NOT_ONE}: it has {len(data)} bytes")

@@ -79,17 +79,20 @@ def delta_file(
     names = [name for name, layer in part.items() if len(layer.entries)]
     weights = read_weights(model_folder / component, names)
     tensors = {f"{name}.weight": edit(name, part[name], weights[name]) for name in names}
-    if whole:
-        others = read_tensors(model_folder / component)
-        keys = {known_as(name, others) or name: name for name in tensors}
-        tensors = others | {key: tensors[name] for key, name in keys.items()}
     return encode_delta(
-        tensors,
+        whole_component(tensors, model_folder / component) if whole else tensors,
         component=component,
         concepts=mask.concepts,
         mask=mask.digest,
         provenance=mask.provenance,
     )
+
+
+def whole_component(tensors: Mapping[str, Tensor], component_folder: Path) -> Mapping[str, Tensor]:
+    """A component's state dict, for a strict `load_state_dict`, with edited tensors in it."""
+    others = read_tensors(component_folder)
+    keys = {known_as(name, others) or name: name for name in tensors}
+    return others | {key: tensors[name] for key, name in keys.items()}
 
 
 def encode_delta(

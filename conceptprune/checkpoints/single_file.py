@@ -1,8 +1,8 @@
-"""A pruned pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
+"""An edited pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
 
 import json
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from conceptprune.checkpoints.files import Edit, zeroed
+from conceptprune.checkpoints.files import Change, Changes, Edit, mask_changes, zeroed
 from conceptprune.checkpoints.ldm_names import (
     LdmTensor,
     bare_name,
@@ -23,7 +23,6 @@ from conceptprune.checkpoints.ldm_names import (
 )
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
-from conceptprune.masks.layer_mask import LayerMask
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.sampling_keys import sampling_tensors
@@ -58,6 +57,32 @@ def write_single_file(
 ) -> None:
     """Write the whole model, without the mask's weights (or otherwise with `edit`), to `path`.
 
+    Raises:
+        UserError: see `write_changed_file`.
+    """
+    write_changed_file(
+        mask_changes(mask, edit),
+        model_folder,
+        path,
+        component=mask.component,
+        concepts=mask.concepts,
+        mask=mask.digest,
+        provenance=mask.provenance,
+    )
+
+
+def write_changed_file(
+    changes: Changes,
+    model_folder: Path,
+    path: Path,
+    *,
+    component: str,
+    concepts: Sequence[str],
+    mask: str | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the whole model with changed tensors to `path`; the rest is what the file says of them.
+
     Tensors keep the dtype of the model's own files and are copied through memory maps: only those
     that are edited, joined or transposed are held in memory.
 
@@ -69,16 +94,16 @@ def write_single_file(
     layouts = _layouts(index, model_folder)
     header = {
         "format": FORMAT,
-        "component": mask.component,
-        "concepts": mask.concepts,
-        "mask": mask.digest,
-        "provenance": mask.provenance,
+        "component": component,
+        "concepts": concepts,
+        "mask": mask,
+        "provenance": provenance,
     }
     with ExitStack() as files:
         tensors: dict[str, Tensor] = {}
-        for component, layout in layouts.items():
-            found = _mapped(model_folder / component, files)
-            _prune(found, mask.of_component(component), component, edit)
+        for name, layout in layouts.items():
+            found = _mapped(model_folder / name, files)
+            _change(found, changes.get(name, {}), name)
             tensors |= {tensor.name: _built(tensor, found) for tensor in layout(found)}
         tensors |= dict(_positions(tensors)) | sampling_tensors(
             model_folder, xl=index["_class_name"] == XL
@@ -122,17 +147,14 @@ def _mapped(component_folder: Path, files: ExitStack) -> dict[str, Tensor]:
     return tensors
 
 
-def _prune(
-    tensors: dict[str, Tensor], layers: Mapping[str, LayerMask], component: str, edit: Edit
-) -> None:
-    """Replace each pruned weight by its edited copy."""
+def _change(tensors: dict[str, Tensor], changes: Mapping[str, Change], component: str) -> None:
+    """Replace each changed tensor by its edited copy."""
     keys = {bare_name(key): key for key in tensors}
-    for name, layer in layers.items():
-        if len(layer.entries):
-            key = keys.get(bare_name(f"{name}.weight"))
-            if key is None:
-                raise UserError(f"{component}: no tensor {name}.weight in the model's files")
-            tensors[key] = edit(name, layer, tensors[key])
+    for name, change in changes.items():
+        key = keys.get(bare_name(name))
+        if key is None:
+            raise UserError(f"{component}: no tensor {name} in the model's files")
+        tensors[key] = change(tensors[key])
 
 
 def _built(tensor: LdmTensor, tensors: Mapping[str, Tensor]) -> Tensor:

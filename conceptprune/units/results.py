@@ -51,11 +51,12 @@ def check_whose(store: Store, commit: Commit, edit: Named, *concepts: str) -> No
     """
     if list(map(concept_key, edit.concepts)) != list(map(concept_key, concepts)):
         names = ", ".join(f'"{name}"' for name in concepts)
+        theirs = ", ".join(edit.concepts) or "nobody"
         what = "rewording" if commit.kind == RewordUnit.kind else "mask"
         raise StoreError(
-            f"{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the {what} of {names:.300}, "
-            f"and its file is a {what} of {', '.join(edit.concepts) or 'nobody':.300}: somebody changed "
-            "its record; run `conceptprune erase --verify` to compute it again"
+            f"{store.uri}: {commit.kind} {commit.key[:12]} is recorded as the {what} of "
+            f"{names:.300}, and its file is a {what} of {theirs:.300}: somebody changed its "
+            "record; run `conceptprune erase --verify` to compute it again"
         )
 
 

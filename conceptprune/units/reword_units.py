@@ -20,7 +20,7 @@ FORMAT = "conceptprune.moments/1"
 class ShiftUnit(Unit):
     """Sum, over one concept's prompts, what keys and values hear and what they should hear."""
 
-    title = "Rewording sums"
+    title = "Sums of what is reworded"
     warm = True
     intermediate = True
 
@@ -51,7 +51,7 @@ class ShiftUnit(Unit):
 class MomentsUnit(Unit):
     """Sum, over prompts that should stay, what keys and values hear."""
 
-    title = "Rewording sums"
+    title = "Sums of what stays"
     warm = True
     intermediate = True
 

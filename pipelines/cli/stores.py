@@ -37,6 +37,13 @@ def export(
             help="Every concept that has a mask; those that failed are named, not waited for.",
         ),
     ] = False,
+    combined: Annotated[
+        bool,
+        typer.Option(
+            "--combined",
+            help="The run's own combined checkpoint, as it is: a fused mask, or a rewording.",
+        ),
+    ] = False,
     form: Annotated[
         str,
         typer.Option(
@@ -71,6 +78,23 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint without some concepts, with its metadata and a model card."""
+    if combined:
+        from ..commands.export_combined import export_combined
+
+        if alpha is not None or fraction is not None:
+            raise UserError("--alpha and --fraction are settings of --fuse")
+        export_combined(
+            store,
+            concepts or [],
+            every=every,
+            out=out,
+            form=form,
+            fuse=fuse,
+            run=run,
+            model=model,
+            seal=seal,
+        )
+        return
     from ..commands.export import export_concepts
 
     export_concepts(
@@ -96,8 +120,8 @@ def verify(
         str | None,
         typer.Option(
             "--store",
-            help="Also hold its run and masks against this store, and check the store's chain of "
-            "events.",
+            help="Also hold its run, masks and rewording against this store, and check the store's "
+            "edits and chain of events.",
         ),
     ] = None,
     event: Annotated[

@@ -15,9 +15,9 @@ from conceptprune.store.claims import Claim, claims_by_age
 
 from ..console.logs import one_line
 from ..console.names import some
+from ..records.combined import combined_row, how_combined, lacking
 from ..records.concepts import ConceptStates
 from ..records.evaluation import EvaluationRecord
-from ..records.combined import combined_row, how_combined, lacking
 from ..records.journal import JobRecord, job_records
 from ..records.ledger import open_ledger
 from ..records.run_record import RunRecord

@@ -7,8 +7,8 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.store.claims import claims_by_age
 
-from ..records.evaluation import EvaluationRecord
 from ..records.combined import combined_row, how_combined, lacking
+from ..records.evaluation import EvaluationRecord
 from ..records.run_record import RunRecord
 from ..records.runs import AnyRecord, UnknownRecord
 from .status import OPEN, RunStatus, read_statuses

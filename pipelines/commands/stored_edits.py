@@ -31,7 +31,9 @@ def bad_edits(store: Store) -> Iterator[str]:
         except StoreError as error:
             yield str(error)
             continue
-        edits = [("mask", key, (name,), f"mask of {name}") for name, key in masks.items()]
+        edits: list[tuple[str, str, tuple[str, ...], str]] = [
+            ("mask", key, (name,), f"mask of {name}") for name, key in masks.items()
+        ]
         if record:
             edits += _combined(store, run)
         for kind, key, names, what in edits:

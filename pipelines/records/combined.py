@@ -6,6 +6,7 @@ from typing import Any, Literal
 from .ledger import is_combined
 
 How = Literal["fused", "reworded"]
+Row = Mapping[str, Any]
 
 REWORD = "reword"
 """The kind of the units that reword all concepts at once; every other combined row is of a mask."""
@@ -14,7 +15,7 @@ OF_ONE_CONCEPT = {REWORD: "shift"}
 """By kind, what it needs of each concept: by default the concept's own mask."""
 
 
-def combined_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def combined_row(rows: Iterable[Row]) -> Row | None:
     """The row of what combines the concepts, a mask or a rewording; None if the run asks for none.
 
     If concepts failed there are two: that of all concepts, which is blocked, and after it that of
@@ -25,31 +26,34 @@ def combined_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return next(iter(made or found[-1:]), None)
 
 
-def how_combined(row: Mapping[str, Any]) -> How:
+def how_combined(row: Row) -> How:
     """What a combined row's unit did: only a rewording's object is a delta, and not a mask."""
     return "reworded" if row["kind"] == REWORD else "fused"
 
 
-def inside(combined: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def role_of(row: Row) -> str:
+    """Under which role a mask's or a rewording's record names its file."""
+    return "delta" if row["kind"] == REWORD else "mask"
+
+
+def inside(combined: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     """Names of the run's concepts in a combined checkpoint, in its own order."""
-    own = _own(combined, rows)
+    own = {f"{row['kind']}/{row['key']}": name for name, row in parts_of(combined, rows).items()}
     if not combined["needs"]:
         # Ledgers before ledger/3 have no needs; their fused masks combine all concepts.
         return tuple(own.values())
     return tuple(own[need] for need in combined["needs"] if need in own)
 
 
-def lacking(combined: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def lacking(combined: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     """Names of the run's concepts that are not in a combined checkpoint, in the ledger's order."""
     there = set(inside(combined, rows))
-    return tuple(name for name in _own(combined, rows).values() if name not in there)
+    return tuple(name for name in parts_of(combined, rows) if name not in there)
 
 
-def _own(combined: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By "kind/key", whose each unit is that makes a single concept's part of it."""
+def parts_of(combined: Row, rows: Sequence[Row]) -> dict[str, Row]:
+    """By concept, the row of the unit that makes, or should make, its part: its mask or sums."""
     kind = OF_ONE_CONCEPT.get(combined["kind"], "mask")
     return {
-        f"{kind}/{row['key']}": row["concepts"][0]
-        for row in rows
-        if row["kind"] == kind and len(row["concepts"]) == 1
+        row["concepts"][0]: row for row in rows if row["kind"] == kind and len(row["concepts"]) == 1
     }

@@ -2,18 +2,21 @@
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import concept_key
-from conceptprune.store import Store
+from conceptprune.store import Commit, Store
+from conceptprune.units.find import find_commit
 
 from ..console.logs import one_line
 from ..scheduling.graph import committed_in
+from .combined import inside, parts_of
 from .evaluation import RUN_FILE as EVALUATION_FILE
 from .evaluation import EvaluationRecord
-from .ledger import LEDGER_FILE, is_own_mask, read_ledger
+from .ledger import LEDGER_FILE, is_combined, is_own_mask, read_ledger
 from .run_record import RUN_FILE, RunRecord
 
 MAX_NAMES_SHOWN = 10
@@ -160,6 +163,52 @@ def finished_masks(store: Store, record: RunRecord) -> tuple[dict[str, str], dic
     if not keys:
         raise UserError(f"no mask of run {record.run} is finished; run `conceptprune erase` again")
     return keys, without
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combined:
+    """A run's finished combined checkpoint, a fused mask or a rewording."""
+
+    row: Mapping[str, Any]
+    """Of the ledger."""
+    commit: Commit
+    parts: Mapping[str, Mapping[str, Any]]
+    """By concept, in its own order, the row of the unit that made its part: a mask, or sums."""
+    without: Mapping[str, str]
+    """The run's other concepts, and why they are not in it."""
+
+
+def finished_combined(store: Store, record: RunRecord) -> Combined:
+    """A run's combined checkpoint: of all concepts, or if that is not there, of those that are.
+
+    Raises:
+        UserError: the run asked for none, or it is not finished.
+    """
+    rows = read_ledger(store, record.run)
+    found = [row for row in rows if is_combined(row)]
+    if not found:
+        raise UserError(
+            f"--combined: run {record.run} combines nothing, as its manifest has neither outputs: "
+            "{fuse: ...} nor method: reword; name concepts, or give --all"
+        )
+    commits = ((row, find_commit(store, row["kind"], row["key"])) for row in found)
+    row, commit = next((each for each in commits if each[1]), (found[-1], None))
+    if commit is None:
+        reason = row["error"] or row["status"]
+        raise UserError(
+            f"--combined: the combined checkpoint of run {record.run} is not finished "
+            f"({one_line(reason)}); run `conceptprune erase` again"
+        )
+    own = parts_of(row, rows)
+    names = inside(row, rows)
+    return Combined(
+        row=row,
+        commit=commit,
+        parts={name: own[name] for name in names},
+        without={
+            name: each["error"] or each["status"] for name, each in own.items() if name not in names
+        },
+    )
 
 
 def _nearest(text: str, names: Sequence[str]) -> str:

@@ -53,16 +53,30 @@ def _of_job(store: Store, what: str, details: Mapping[str, Any]) -> None:
 
 
 def exported(
-    store: Store, *, run: str, form: str, masks: Mapping[str, str], statements: Collection[str]
+    store: Store,
+    *,
+    run: str,
+    form: str,
+    masks: Mapping[str, str],
+    statements: Collection[str],
+    rewording: Mapping[str, Any] | None = None,
 ) -> None:
     """Record an export: `masks` are the SHA-256 of its masks, by concept name.
 
-    `statements` are the SHA-256 of the checkpoints' statements of provenance.
+    `statements` are the SHA-256 of the checkpoints' statements of provenance. A `rewording`, in
+    place of masks, is named by its delta's SHA-256 and its concepts.
 
     Raises:
         StoreError: the store cannot be read or written.
     """
-    details = {"run": run, "form": form, "masks": dict(masks), "statements": sorted(statements)}
+    details: dict[str, Any] = {
+        "run": run,
+        "form": form,
+        "masks": dict(masks),
+        "statements": sorted(statements),
+    }
+    if rewording is not None:
+        details["rewording"] = dict(rewording)
     record_event(store, "exported", details)
 
 

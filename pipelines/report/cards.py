@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from conceptprune.checkpoints.card import Estimate, Evaluation, Measurement, Share
-from conceptprune.masks.mask import PruningMask
 from conceptprune.store import Store
 
 from .accuracy import Accuracy, Measure, Rate
@@ -15,8 +14,9 @@ def measurements(accuracy: Accuracy | None) -> Sequence[Measurement]:
     return [_measurement(measure) for measure in accuracy.detail] if accuracy else ()
 
 
-def evaluated_masks(store: Store) -> Callable[[PruningMask], Sequence[Evaluation]]:
-    """A mask's numbers for its model card: those of whole groups, next to the base model's.
+def evaluated_edits(store: Store) -> Callable[[str], Sequence[Evaluation]]:
+    """By the digest of a mask or a delta, its numbers for its model card: those of whole groups,
+    next to the base model's.
 
     Raises:
         StoreError: a summary is damaged, or of another version.
@@ -24,7 +24,7 @@ def evaluated_masks(store: Store) -> Callable[[PruningMask], Sequence[Evaluation
     scores = [score for score in read_evaluations(store).scores if score.group in GROUPS]
     base = {score.place: _estimate(score) for score in scores if score.checkpoint.source == "base"}
 
-    def of(mask: PruningMask) -> Sequence[Evaluation]:
+    def of(digest: str) -> Sequence[Evaluation]:
         found = {
             score.place: Evaluation(
                 suite=score.suite,
@@ -36,7 +36,7 @@ def evaluated_masks(store: Store) -> Callable[[PruningMask], Sequence[Evaluation
                 checkpoint=estimate,
             )
             for score in scores
-            if score.checkpoint.digest == mask.digest and (estimate := _estimate(score))
+            if score.checkpoint.digest == digest and (estimate := _estimate(score))
         }
         return tuple(found.values())
 

@@ -19,8 +19,8 @@ from conceptprune.units.results import check_whose
 
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
+from ..records.combined import REWORD, combined_row, how_combined, lacking, role_of
 from ..records.evaluation import SUMMARY_KINDS
-from ..records.combined import combined_row, lacking
 from ..records.ledger import Ledger, is_combined, is_own_mask, open_ledger, read_ledger
 from ..records.recognised import Recognised, seen_in_preview_2
 from ..records.run_record import RUN_FILE, RunRecord
@@ -29,8 +29,9 @@ from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
+from .rewording import strengths
 from .rows import Row, cost_of, failures_of, files_of, status_of
-from .values import ConceptReport, MaskFacts, ReportData
+from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
 from .where import Contrast, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
@@ -38,6 +39,9 @@ FULL_STRIPS = 50
 """Concepts with full strips; with more concepts, strips get shorter, to limit the page's size."""
 CACHED = 32
 """Number of cached preview tables and statistics: concepts share those of retained ones."""
+
+Judged = Callable[[str, Sequence[str]], Accuracy | None]
+"""From an edit's digest and its concepts."""
 
 logger = logging.getLogger("conceptprune.job")
 
@@ -88,11 +92,11 @@ def evaluation_rows(store: Store) -> list[Row]:
     return list(rows.values())
 
 
-def judged_masks(store: Store, record: RunRecord) -> Callable[[PruningMask], Accuracy | None]:
-    """Accuracy of each mask on the run's own images; None for a mask without images."""
+def judged_edits(store: Store, record: RunRecord) -> Judged:
+    """Accuracy of each mask or rewording on the run's own images; None if there are no images."""
     ledger = open_ledger(store, record.run)
     if not any(row["kind"] == "preview" for row in ledger.rows):
-        return lambda _: None
+        return lambda digest, concepts: None
     return _Reader(store, record, ledger, EMBEDDED).accuracy_of
 
 
@@ -147,8 +151,7 @@ class _Reader:
             return Recognised(self.store, ())
 
     def report(self) -> ReportData:
-        fused = combined_row(self.rows)
-        fused_shots = self.fused_shots(fused) if fused else []
+        combined = combined_row(self.rows)
         provenance: Mapping[str, Any] = {}
         asked = self.record.asked
         own_settings = False
@@ -177,11 +180,7 @@ class _Reader:
             own_settings=own_settings,
             concepts=tuple(concepts),
             failures=failures_of([row for row in self.rows if not row["concepts"]]),
-            fuses=fused is not None,
-            fused=self.mask_facts(fused) if fused else None,
-            fused_accuracy=judge_pairs(fused_shots, kind=self.concepts[0].kind),
-            fused_strips=self.strips(fused_shots, self.concepts[0].kind),
-            lacking=lacking(fused, self.rows) if fused else (),
+            combined=self.combined(combined) if combined else None,
             untouched=judge_pairs(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
             cost=cost_of(self.rows, {}),
@@ -233,18 +232,18 @@ class _Reader:
         )
         return tuple(strip for strip in found if strip)
 
-    def accuracy_of(self, mask: PruningMask) -> Accuracy | None:
-        """The results of one mask on the run's images; None if there are none."""
+    def accuracy_of(self, digest: str, concepts: Sequence[str]) -> Accuracy | None:
+        """The results of one edit on the run's images; None if there are none."""
         for row in self.rows:
-            # A fused mask belongs to no single concept.
-            own = is_own_mask(row) and row["concepts"] == list(mask.concepts)
+            # What is combined belongs to no single concept.
+            own = is_own_mask(row) and row["concepts"] == list(concepts)
             if not own and not is_combined(row):
                 continue
             commit = self.find(row["kind"], row["key"])
-            if commit and (ref := commit.objects.get("mask")) and ref.digest == mask.digest:
+            if commit and (ref := commit.objects.get(role_of(row))) and ref.digest == digest:
                 kinds = {each.name: each.kind for each in self.concepts}
-                chosen = [name for name in kinds if name in mask.concepts]
-                rows = self.rows_about(mask.concepts) if own else self.rows
+                chosen = [name for name in kinds if name in concepts]
+                rows = self.rows_about(concepts) if own else self.rows
                 return judge_pairs(
                     self.image_pairs(chosen, row["key"], rows), kind=kinds[chosen[0]]
                 )
@@ -253,11 +252,21 @@ class _Reader:
     def rows_about(self, concepts: Iterable[str]) -> list[Row]:
         return [row for row in self.rows if set(concepts) & set(row["concepts"])]
 
-    def fused_shots(self, mask_row: Row) -> list[ImagePair]:
-        """Images of the combined checkpoint, for the concepts in it."""
-        without = lacking(mask_row, self.rows)
+    def combined(self, row: Row) -> CombinedReport:
+        """The combined checkpoint, with its images for the concepts in it."""
+        without = lacking(row, self.rows)
         names = [each.name for each in self.concepts if each.name not in without]
-        return self.image_pairs(names, mask_row["key"], self.rows)
+        shots = self.image_pairs(names, row["key"], self.rows)
+        kind = self.concepts[0].kind
+        commit = self.find(row["kind"], row["key"]) if row["kind"] == REWORD else None
+        return CombinedReport(
+            how=how_combined(row),
+            facts=self.mask_facts(row),
+            accuracy=judge_pairs(shots, kind=kind),
+            strips=self.strips(shots, kind),
+            lacking=without,
+            strengths=strengths(self.store, commit) if commit else {},
+        )
 
     def image_pairs(
         self, concepts: Sequence[str], mask_key: str, rows: Sequence[Row]
@@ -299,7 +308,7 @@ class _Reader:
         commit = self.find(row["kind"], row["key"]) if row["objects"] else None
         if commit is None or not row["entries"] or not row["site_weights"]:
             return None
-        ref = commit.objects.get("mask")
+        ref = commit.objects.get(role_of(row))
         if ref is None:
             return None
         weights = self.record.denoiser_weights

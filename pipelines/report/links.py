@@ -6,36 +6,43 @@ from dataclasses import dataclass
 from conceptprune.digest import digest_json
 
 from ..console.names import slug
+from ..records.combined import How
 from .evaluations import Checkpoint
 from .values import ReportData
 
 OVERVIEW = "index.html"
 EVALUATION = "evaluation.html"
-FUSED = "checkpoints/fused.html"
+COMBINED = "checkpoints/combined.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
     """Paths of pages below the site's folder."""
 
-    by_mask: Mapping[str, str]
-    """The page of each mask of the run, by the mask's digest."""
+    by_edit: Mapping[str, str]
+    """The page of each mask or rewording of the run, by its digest."""
+    how: How = "fused"
+    """What the run's combined checkpoint is."""
 
     @classmethod
     def of(cls, report: ReportData | None) -> "Links":
         """The pages of a run, if there is one."""
         if report is None:
-            return cls(by_mask={})
+            return cls(by_edit={})
         masks = {
             concept.mask.digest: concept_page(concept.name)
             for concept in report.concepts
             if concept.mask
         }
-        return cls(by_mask=masks | ({report.fused.digest: FUSED} if report.fused else {}))
+        combined = report.combined
+        if combined is None:
+            return cls(by_edit=masks)
+        together = {combined.facts.digest: COMBINED} if combined.facts else {}
+        return cls(by_edit=masks | together, how=combined.how)
 
     def checkpoint(self, checkpoint: Checkpoint) -> str:
         """The page of an evaluated checkpoint: the concept's page, if it is a concept's mask."""
-        if page := self.by_mask.get(checkpoint.digest):
+        if page := self.by_edit.get(checkpoint.digest):
             return page
         return f"checkpoints/{page_name(checkpoint.label, checkpoint.identity)}.html"
 

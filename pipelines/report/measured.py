@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .evaluations import Score, group_order
-from .links import FUSED, Links, concept_page
+from .links import COMBINED, Links, concept_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +14,8 @@ class Measured:
 
     own: tuple[Score, ...]
     """From evaluations of its mask: for the concept itself and for everything that should stay."""
-    fused: tuple[Score, ...]
-    """From evaluations of the fused mask: for the concept itself."""
+    combined: tuple[Score, ...]
+    """From evaluations of the combined checkpoint: for the concept itself."""
     erased: Score | None
     """How much of it is left under its mask, in the metric that most concepts of the run have."""
     attack: Score | None
@@ -32,7 +32,7 @@ def measured(
     return {
         name: Measured(
             own=_own(name, of, links),
-            fused=_left_in_fused(name, of, links),
+            combined=_left_in_combined(name, of, links),
             erased=erased[name].get(common[0][0]) if common else None,
             attack=_worst_attack(name, of, links),
         )
@@ -53,11 +53,11 @@ def _own(name: str, scores: Iterable[Score], links: Links) -> tuple[Score, ...]:
     return tuple(score for score in mine if score.group != "erased" or score.kind not in kinds)
 
 
-def _left_in_fused(name: str, scores: Iterable[Score], links: Links) -> tuple[Score, ...]:
+def _left_in_combined(name: str, scores: Iterable[Score], links: Links) -> tuple[Score, ...]:
     return _newest(
         score
         for score in scores
-        if score.group == f"erased/{name}" and links.checkpoint(score.checkpoint) == FUSED
+        if score.group == f"erased/{name}" and links.checkpoint(score.checkpoint) == COMBINED
     )
 
 

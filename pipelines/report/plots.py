@@ -2,13 +2,13 @@
 
 from .accuracy import Accuracy, Rate
 from .evaluations import Panel, Score
-from .links import FUSED, Links, concept_page
+from .links import COMBINED, Links, concept_page
 from .tradeoff import Axes, Number, Point, TradeOff, trade_off
 from .values import ReportData
 
 
 def of_previews(report: ReportData) -> TradeOff | None:
-    """One mark per concept's mask, the fused one and the base model; None without a judge.
+    """One mark per concept's mask, what combines them and the base model; None without a judge.
 
     For artists, what should stay is other artists; for objects, other things.
     """
@@ -16,7 +16,9 @@ def of_previews(report: ReportData) -> TradeOff | None:
         _point(concept.name, "mask", concept_page(concept.name), *_after(concept.accuracy))
         for concept in report.concepts
     ]
-    points.append(_point("all in one mask", "fused", FUSED, *_after(report.fused_accuracy)))
+    if combined := report.combined:
+        label = combined.words.short.lower()
+        points.append(_point(label, combined.how, COMBINED, *_after(combined.accuracy)))
     before = report.untouched
     if before:
         rates = before.erased.before, before.retained.before
@@ -61,7 +63,7 @@ def of_panel(panel: Panel, links: Links, *, table: str) -> TradeOff | None:
             points.append(
                 Point(
                     label=checkpoint.label,
-                    source="fused" if page == FUSED else checkpoint.source,
+                    source=links.how if page == COMBINED else checkpoint.source,
                     href=page,
                     erased=erased,
                     retained=retained,

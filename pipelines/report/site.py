@@ -34,11 +34,11 @@ from .evaluations import (
     read_evaluations,
 )
 from .image_pairs import Gallery
-from .links import EVALUATION, FUSED, OVERVIEW, Links, concept_page
+from .links import COMBINED, EVALUATION, OVERVIEW, Links, concept_page
 from .measured import Measured, measured
 from .render import environment, heat_top
 from .rows import cost_of
-from .values import ConceptReport, Cost, ReportData
+from .values import WORDS, CombinedReport, ConceptReport, Cost, ReportData
 
 MAX_PIXELS = 384
 """Longest side of an image, which may be larger in a separate file than inside a page."""
@@ -195,18 +195,18 @@ def pages(site: Site) -> Iterator[tuple[str, str]]:
         path = concept_page(concept.name)
         yield page("concept.html.j2", path, concept=concept, before=before, after=after)
     found = {site.links.checkpoint(each): each for each in site.evaluations.checkpoints}
-    if site.report and site.report.fuses:
-        found[FUSED] = _fused(site.report)
+    if site.report and site.report.combined:
+        found[COMBINED] = _combined(site.report, site.report.combined)
     for path, checkpoint in found.items():
         if path.startswith(CHECKPOINTS):
             yield page("checkpoint.html.j2", path, checkpoint=checkpoint)
 
 
-def _fused(report: ReportData) -> Checkpoint:
+def _combined(report: ReportData, combined: CombinedReport) -> Checkpoint:
     return Checkpoint(
-        label="All of them, in one mask",
-        source="mask",
-        digest=report.fused.digest if report.fused else "",
+        label=combined.words.title,
+        source=combined.how,
+        digest=combined.facts.digest if combined.facts else "",
         erased=tuple(
             concept.name for concept in report.concepts if concept.name not in report.lacking
         ),
@@ -233,7 +233,8 @@ def _templates(site: Site) -> Environment:
             "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
             f"style-src {_allowed(style)}; script-src {_allowed(script)}"
         ),
-        FUSED=FUSED,
+        COMBINED=COMBINED,
+        words=WORDS,
         EVALUATION=site.evaluation_page,
         OVERVIEW=OVERVIEW,
     )

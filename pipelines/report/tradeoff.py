@@ -18,6 +18,7 @@ SHAPES: Mapping[str, Shape] = {
     "base": "square",
     "mask": "circle",
     "fused": "diamond",
+    "reworded": "diamond",
     "delta": "triangle",
     "folder": "cross",
 }

@@ -1,13 +1,14 @@
 """The content of a report as values; the pages only arrange it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from conceptprune.studio import LABEL
 
 from ..records.asked import Asked
+from ..records.combined import How
 from ..records.concepts import UNCHANGED
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
@@ -61,9 +62,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskFacts:
-    """A mask in numbers, and where its file is."""
+    """A mask or a rewording in numbers, and where its file is."""
 
     entries: int
+    """Weights that it edits."""
     share_of_site: float
     share_of_model: float | None
     digest: str
@@ -105,6 +107,64 @@ class ConceptReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """How a report speaks of a combined checkpoint."""
+
+    title: str
+    short: str
+    source: str
+    """What kind of checkpoint it is, beside those of other kinds."""
+    lack: str
+    """Why a concept is not in it."""
+    not_done: str
+    file: str
+    edit: str
+    """What is before and after an image."""
+
+
+WORDS: Mapping[How, Words] = {
+    "fused": Words(
+        title="All of them, in one mask",
+        short="All in one mask",
+        source="several concepts in one mask",
+        lack="for lack of a mask",
+        not_done="the masks have not been combined yet",
+        file="Mask",
+        edit="pruning",
+    ),
+    "reworded": Words(
+        title="All of them, reworded at once",
+        short="All reworded",
+        source="several concepts reworded at once",
+        lack="for lack of its sums",
+        not_done="the concepts have not been reworded yet",
+        file="Delta",
+        edit="rewording",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombinedReport:
+    """What erases all concepts of the run at once."""
+
+    how: How
+    facts: MaskFacts | None
+    """None if it is not done."""
+    accuracy: Accuracy | None
+    strips: tuple[Strip, ...]
+    lacking: tuple[str, ...]
+    """Concepts that are not in it because their masks or sums are missing."""
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    """How much a rewording keeps of what stays, as its file says."""
+
+    @property
+    def words(self) -> Words:
+        """How to speak of it."""
+        return WORDS[self.how]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """A whole report."""
 
@@ -121,14 +181,8 @@ class ReportData:
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Failed units that belong to no single concept."""
-    fuses: bool
-    """Whether the run asks for one mask of all concepts; `fused` is None if it is not done."""
-    fused: MaskFacts | None
-    fused_accuracy: Accuracy | None
-    fused_strips: tuple[Strip, ...]
-    """Images of the combined checkpoint."""
-    lacking: tuple[str, ...]
-    """Concepts that are not in it because their masks are missing."""
+    combined: CombinedReport | None
+    """None if the run asks for none."""
     untouched: Accuracy | None
     """Accuracy before pruning, over the images of all concepts, each counted once."""
     scorers: tuple[str, ...]
@@ -138,6 +192,11 @@ class ReportData:
     """The first mask's provenance: digests and library versions."""
     not_shown: tuple[str, ...] = ()
     """What another version recorded that this one does not know."""
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Concepts that the combined checkpoint is without."""
+        return self.combined.lacking if self.combined else ()
 
     @property
     def is_demo(self) -> bool:

@@ -27,7 +27,7 @@ from conceptprune.models.node_cache import CACHE_VARIABLE
 from conceptprune.store import Store
 from conceptprune.units.results import read_mask
 from conceptprune.units.worker import Worker
-from pipelines.commands import export
+from pipelines.commands import export_files
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
 from pipelines.records.reuse import _is_lost
@@ -493,7 +493,7 @@ def test_the_shipped_model_is_found_without_being_named(
     run_export: Run, tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = relabelled(tiny_store, tmp_path / "store", label="studio")
-    monkeypatch.setattr(export, "model_path", lambda: tiny_store.model)
+    monkeypatch.setattr(export_files, "model_path", lambda: tiny_store.model)
     out = run_export(ADA, form="delta", store=store, model=None)
     assert only_safetensors(out)
 
@@ -603,7 +603,7 @@ def test_a_failed_export_leaves_nothing_behind(
     def fail(*_: object) -> str:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(export, "model_card", fail)
+    monkeypatch.setattr(export_files, "model_card", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         run_export(ADA, form="pipeline")
     assert list(tmp_path.iterdir()) == []

@@ -21,8 +21,8 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit
 from pipelines.commands.export import export_concepts
 from pipelines.jobs.erase import erase
-from pipelines.records.concepts import ConceptState, ConceptStates
 from pipelines.records.combined import combined_row, lacking
+from pipelines.records.concepts import ConceptState, ConceptStates
 from pipelines.records.ledger import is_combined, read_ledger
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied
 from tests.support.units_here import ERROR, units_here

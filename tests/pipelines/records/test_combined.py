@@ -27,8 +27,18 @@ SUMS = [row("moments", "3", ADA, CY), row("moments", "4")]
         ([row("mask", "f")], "fused", (ADA, CY), ()),
         ([row("fused-mask", "f", needs=["mask/c", "mask/a"])], "fused", (CY, ADA), ()),
         ([row("fused-mask", "f", needs=["mask/c"])], "fused", (CY,), (ADA,)),
-        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "shift/1"])], "reworded", (CY, ADA), ()),
-        ([*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "moments/3"])], "reworded", (CY,), (ADA,)),
+        (
+            [*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "shift/1"])],
+            "reworded",
+            (CY, ADA),
+            (),
+        ),
+        (
+            [*SHIFTS, *SUMS, row("reword", "r", needs=["shift/2", "moments/3"])],
+            "reworded",
+            (CY,),
+            (ADA,),
+        ),
     ],
 )
 def test_who_is_in_a_combined_checkpoint_is_read_off_what_it_needs(

@@ -66,7 +66,8 @@ def test_its_report_shows_images_by_what_they_ask_for_and_where_masks_prune(
 ) -> None:
     report = read_report(earlier.uri, None)
     assert [concept.name for concept in report.concepts] == [ADA, CY]
-    assert report.fused
+    assert report.combined
+    assert report.combined.facts
     assert report.not_shown == ()
     for concept in report.concepts:
         assert concept.mask
@@ -126,7 +127,7 @@ def test_a_report_says_the_same_from_either_ledger(twins: tuple[Store, Store]) -
     assert now.cost.evaluations == then.cost.evaluations
     for mine, theirs in zip(now.concepts, then.concepts, strict=True):
         assert replace(mine, cost=theirs.cost) == theirs
-    assert (now.fused, now.not_shown) == (then.fused, then.not_shown)
+    assert (now.combined, now.not_shown) == (then.combined, then.not_shown)
 
 
 def test_a_budget_is_spent_alike_from_either_ledger(

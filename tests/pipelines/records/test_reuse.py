@@ -191,8 +191,9 @@ def test_a_fused_mask_is_found_where_an_earlier_version_committed_it(
     digest = tiny_store.commits[fused.key].objects["mask"].digest
     assert read_mask(earlier, fused.key).digest == digest
     report = read_report(earlier.uri, tiny_store.plan.run)
-    assert report.fused
-    assert report.fused.digest == digest
+    assert report.combined
+    assert report.combined.facts
+    assert report.combined.facts.digest == digest
     shown = StringIO()
     show_status(earlier.uri, Console(file=shown))
     assert "a rerun would compute nothing" in shown.getvalue()

@@ -51,7 +51,9 @@ def test_a_combined_checkpoints_card_has_those_of_the_fused_mask(
 ) -> None:
     run = runs["fused"]
     folder = exported(run, ["vorla brint", HOSTILE], tmp_path / "out", fuse="union")
-    check_measurements(folder, read_report(run.store.uri, run.plan.run).fused_accuracy)
+    combined = read_report(run.store.uri, run.plan.run).combined
+    assert combined
+    check_measurements(folder, combined.accuracy)
 
 
 def test_a_card_has_what_evaluations_found_of_its_very_mask_beside_the_base(

@@ -498,7 +498,9 @@ def test_the_fused_mask_is_judged_on_all_concepts_prompts(runs: dict[str, Run]) 
     units = run.plan.combined_previews
     assert units
     rows = preview_rows(run, [unit.key for unit in units])
-    accuracy = read_report(run.store.uri, run.plan.run).fused_accuracy
+    combined = read_report(run.store.uri, run.plan.run).combined
+    assert combined
+    accuracy = combined.accuracy
     assert accuracy
     assert accuracy.erased.after
     erased = [plan.concept.name for plan in run.plan.concepts]

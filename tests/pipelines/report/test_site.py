@@ -294,10 +294,16 @@ def test_a_concept_has_what_was_measured_of_its_very_mask_whatever_that_was_call
     name, other = (concept.name for concept in report.concepts)
     mask = report.concepts[0].mask
     assert mask
-    assert report.fused
+    assert report.combined
+    assert report.combined.facts
     one = {"checkpoint": "one", "source": "mask", "digest": mask.digest, "erased": [name]}
     two = {**one, "checkpoint": "two"}
-    fused = {**one, "checkpoint": name, "digest": report.fused.digest, "erased": [name, other]}
+    fused = {
+        **one,
+        "checkpoint": name,
+        "digest": report.combined.facts.digest,
+        "erased": [name, other],
+    }
     namesake = {**one, "checkpoint": name, "digest": "ab" * 32}
     attack = {"scorer": "attack/refill", "metric": "success rate"}
     rows = [
@@ -319,9 +325,9 @@ def test_a_concept_has_what_was_measured_of_its_very_mask_whatever_that_was_call
 
     found = Site.of(report, store).measured
     assert told(found[name].own) == [(f"erased/{name}", 0.3), ("retained", 0.8)]
-    assert told(found[name].fused) == [(f"erased/{name}", 0.2)]
+    assert told(found[name].combined) == [(f"erased/{name}", 0.2)]
     assert found[name].erased == found[name].own[0]
-    assert (found[other].own, found[other].fused, found[other].erased) == ((), (), None)
+    assert (found[other].own, found[other].combined, found[other].erased) == ((), (), None)
     # Under its other name it is measured once more, and the newest number counts.
     commit_summary(store, [score(**two, group=f"erased/{name}", value=0.0)], finished=3.0)
     found = Site.of(report, store).measured
