@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ..console.names import some
 from .accuracy import Rate
-from .values import ConceptReport, ReportData
+from .values import CombinedReport, ConceptReport, ReportData
 
 NOUNS = {"style": ("artist", "artists"), "object": ("object", "objects")}
 
@@ -41,8 +41,22 @@ def _parts(report: ReportData) -> Iterator[str]:
         names = [each.name for each in concepts if each.flag == flag]
         if names:
             yield f"{len(names)} {what} ({some(names)})"
+    if report.combined:
+        yield from _reworded(report.combined)
     if report.lacking:
         yield f"the combined checkpoint is without {some(report.lacking)}"
+
+
+def _reworded(combined: CombinedReport) -> Iterator[str]:
+    """What is left of all of them in the one edit that the run is for, where one was looked at."""
+    erased = combined.accuracy.erased.after if combined.accuracy else None
+    if combined.how != "reworded" or combined.accuracy is None or erased is None:
+        return
+    others = combined.accuracy.retained.after
+    told = f"with all reworded at once, {erased.hits} of {erased.n} images still show one of them"
+    if others:
+        told += f", and others are recognised in {100 * others.share:.0f} % of {others.n}"
+    yield told
 
 
 def _left(erased: Sequence[ConceptReport]) -> str:

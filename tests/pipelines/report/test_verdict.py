@@ -62,6 +62,7 @@ class Report:
 
     concepts: Sequence[ConceptReport]
     lacking: Sequence[str] = field(default_factory=tuple)
+    combined: None = None
 
 
 def said(*concepts: ConceptReport, lacking: Sequence[str] = ()) -> str:
