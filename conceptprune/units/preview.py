@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from conceptprune.errors import NoEffectError
 from conceptprune.models.generate import Images
 from conceptprune.models.images import png, read_image
 from conceptprune.models.prompt import Prompt
@@ -40,6 +41,20 @@ def hardly_changed(before: Iterable[pa.Table], after: pa.Table) -> bool:
         known |= dict(_images(table))
     return all(
         asked in known and _levels_apart(known[asked], image) < 1 for asked, image in _images(after)
+    )
+
+
+def no_effect(number: int, *, reworded: bool) -> NoEffectError:
+    """The error of an edit, a mask's or a rewording's, that changes none of so many images."""
+    if reworded:
+        return NoEffectError(
+            f"the rewording changes none of {number} images: to the model, these prompts are as "
+            "their base prompts; check that they name the concepts, or lower the strengths under "
+            "reword:"
+        )
+    return NoEffectError(
+        f"the mask changes none of {number} images: what was pruned does nothing here; check that "
+        "the site is one the model uses, or raise pruning.sparsity"
     )
 
 

@@ -13,7 +13,6 @@ from conceptprune.checkpoints.delta import Delta, applied, delta_changes
 from conceptprune.checkpoints.files import changed_pipeline, delta_file, pipeline_files
 from conceptprune.collection.collect import collect_window
 from conceptprune.collection.statistics import Statistics, join_calls, merge_shards
-from conceptprune.errors import NoEffectError
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.neuron_table import neurons_table
@@ -38,7 +37,7 @@ from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parq
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
-from conceptprune.units.preview import hardly_changed, preview_table
+from conceptprune.units.preview import hardly_changed, no_effect, preview_table
 from conceptprune.units.results import fused, read_mask, read_statistics
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.rewording import moments_file, read_rewording, reworded, shift_file
@@ -350,11 +349,7 @@ class Worker(UnitWorker):
             and hardly_changed(self._previews(unit.before), table)
             and np.array_equal(images, self._generated(unit, None, memory))
         ):
-            what = "edit" if isinstance(mask, Delta) else "mask"
-            raise NoEffectError(
-                f"the {what} changes none of {table.num_rows} images: what was pruned does nothing "
-                "here; check that the site is one the model uses, or raise pruning.sparsity"
-            )
+            raise no_effect(table.num_rows, reworded=isinstance(mask, Delta))
         data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})

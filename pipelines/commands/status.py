@@ -47,6 +47,8 @@ class RunStatus:
     """What is on record of it that this version does not know."""
     wrong: Mapping[str, str] = field(default_factory=dict)
     """By concept, why what is recorded as its mask is not."""
+    wrong_rewording: str = ""
+    """Why what is recorded as the rewording of all is not; empty if it is, or there is none."""
 
     @classmethod
     def read(
@@ -72,6 +74,7 @@ class RunStatus:
         unknown = tuple(unknown_to_this_version(record, ledger))
         states = ConceptStates.read(store, record.run) if isinstance(record, RunRecord) else None
         done = [row for row in rows if committed(row["kind"], row["key"])]
+        whose = whose or Whose(store)
         return cls(
             record=record,
             rows=rows,
@@ -79,7 +82,8 @@ class RunStatus:
             claims=mine,
             states=states,
             not_shown=unknown,
-            wrong=(whose or Whose(store)).wrong(done),
+            wrong=whose.wrong(done),
+            wrong_rewording=whose.wrong_rewording(done, rows),
         )
 
     @property
@@ -207,10 +211,13 @@ def _lines(status: RunStatus) -> Iterator[str]:
             yield f"  failed    {_failure(row)}"
     for name, problem in status.wrong.items():
         yield "  wrong     " + one_line(f"mask of {name}: {problem}")
+    if status.wrong_rewording:
+        yield "  wrong     " + one_line(f"rewording: {status.wrong_rewording}")
     yield from _blocked(status.rows)
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
-    verify = "; what is wrong, it computes again with --verify" if status.wrong else ""
+    wrong = status.wrong or status.wrong_rewording
+    verify = "; what is wrong, it computes again with --verify" if wrong else ""
     yield f"  rerun     a rerun would {verb}{verify}"
 
 

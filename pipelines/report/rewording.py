@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-from conceptprune.checkpoints.delta_reader import begun_header
 from conceptprune.errors import UserError
 from conceptprune.store import Commit, Store
 
-HEADER_BYTES = 2**22
-"""What is read of a delta: longer than the header of one of thousands of concepts."""
+from ..records.whose import delta_header
 
 
 def strengths(store: Store, commit: Commit) -> Mapping[str, float]:
@@ -20,7 +18,7 @@ def strengths(store: Store, commit: Commit) -> Mapping[str, float]:
     if ref is None:
         return {}
     try:
-        header = begun_header(store.begin(ref, HEADER_BYTES))
+        header = delta_header(store, ref)
     except UserError:
         return {}
     settings = header.provenance.get("settings") if header else None

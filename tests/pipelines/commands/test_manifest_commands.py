@@ -189,6 +189,11 @@ def test_status_in_json_counts_what_the_text_counts(
     assert shown["run"] == tiny_store.plan.run
     # It was made without a job, which is who looks at effects.
     assert shown["concepts"] == {"all": 3, "done": 3, "wrong": {}, "effect": None}
-    assert shown["combined"] == {"how": "fused", "status": "done", "lacking": []}
+    assert shown["combined"] == {
+        "how": "fused",
+        "status": "done",
+        "wrong": None,
+        "lacking": [],
+    }
     assert shown["units"]["done"] == len(tiny_store.plan.by_key)
     assert (shown["rerun_units"], shown["without_result"]) == (0, [])

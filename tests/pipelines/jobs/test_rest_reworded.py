@@ -89,7 +89,7 @@ def test_the_others_are_reworded_and_everybody_is_told_whom_that_lacks(
     assert f"combined  a rewording, done; without {CY}, whose sums are not there" in text
     assert f"failed    shift {sums['key'][:12]} ({CY}) after" in text
     (run,) = status_document(store.uri)["runs"]
-    assert run["combined"] == {"how": "reworded", "status": "done", "lacking": [CY]}
+    assert run["combined"] == {"how": "reworded", "status": "done", "wrong": None, "lacking": [CY]}
     assert audit(store.uri).problems == ()
     report = read_report(store.uri, None)
     assert report.lacking == (CY,)

@@ -20,7 +20,7 @@ from conceptprune.units.units import CheckpointUnit, PreviewUnit
 from pipelines.commands.status_json import status_document
 from pipelines.commands.verify import audit
 from pipelines.records.reuse import find_units
-from tests.pipelines.commands.test_gc import paths
+from tests.pipelines.commands.test_gc import collect, orphan, paths
 from tests.pipelines.commands.test_status import status
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
 
@@ -72,6 +72,10 @@ def test_one_of_other_concepts_is_refused_named_and_made_again(
     (problem,) = audit(store.uri).problems
     assert problem.startswith(f"rewording of {ADA}, {CY}, {LAST}: ")
     assert f"its file is a rewording of {CY}: somebody changed" in problem
+    text = status(store.uri)
+    assert f"wrong     rewording: its file is a rewording of {CY}: somebody" in text
+    assert "compute nothing; what is wrong, it computes again with --verify" in text
+    assert f"rewording of {CY}" in status_document(store.uri)["runs"][0]["combined"]["wrong"]
     assert paths(store) == before
     assert find_units(reworded_store.plan, store).todo == []
     # Of what it needs, everything is there.
@@ -87,6 +91,7 @@ def test_what_is_no_delta_is_named_and_made_again(
     name_another(store, edit, "delta", lambda _: data)
     (problem,) = audit(store.uri).problems
     assert problem.startswith(f"rewording of {ADA}, {CY}, {LAST}: not a safetensors file")
+    assert "wrong     rewording: not a safetensors file" in status(store.uri)
     assert find_units(reworded_store.plan, store, verify=True).todo == [edit]
 
 
@@ -122,6 +127,16 @@ def test_sums_that_are_none_are_made_again_once_somebody_needs_them(
 
 
 def test_status_says_that_it_is_a_rewording(reworded_store: TinyStore) -> None:
-    assert "combined  a rewording, done\n" in status(reworded_store.uri)
+    text = status(reworded_store.uri)
+    assert "combined  a rewording, done\n" in text
+    assert "wrong" not in text
     (run,) = status_document(reworded_store.uri)["runs"]
-    assert run["combined"] == {"how": "reworded", "status": "done", "lacking": []}
+    assert run["combined"] == {"how": "reworded", "status": "done", "wrong": None, "lacking": []}
+
+
+def test_gc_keeps_the_rewording_and_all_that_it_was_made_of(store: Store) -> None:
+    orphan(store)
+    before = paths(store)
+    assert "removed: 2 files" in collect(store, yes=True)
+    left = paths(store)
+    assert {path.split("/")[1] for path in before - left} == {"mask"}
