@@ -18,7 +18,7 @@ from conceptprune.checkpoints.card import (
     is_local,
     load_lines,
 )
-from conceptprune.checkpoints.delta_reader import DeltaHeader
+from conceptprune.checkpoints.delta_header import DeltaHeader
 from conceptprune.errors import UserError
 from conceptprune.versions import versions
 

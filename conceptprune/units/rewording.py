@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptprune.checkpoints.delta import Delta
-from conceptprune.checkpoints.delta_reader import DeltaHeader, read_delta
+from conceptprune.checkpoints.delta_header import DeltaHeader
+from conceptprune.checkpoints.delta_reader import read_delta
 from conceptprune.checkpoints.files import encode_delta
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.edits.moments_file import moments_bytes, read_moments, read_shift

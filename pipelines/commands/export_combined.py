@@ -6,7 +6,8 @@ from typing import Any
 
 from conceptprune.checkpoints.card import CARD_FILE, METADATA_FILE, Form
 from conceptprune.checkpoints.delta import Delta, delta_changes
-from conceptprune.checkpoints.delta_reader import DeltaHeader, read_delta
+from conceptprune.checkpoints.delta_header import DeltaHeader
+from conceptprune.checkpoints.delta_reader import read_delta
 from conceptprune.checkpoints.files import changed_pipeline, encode_delta, whole_component
 from conceptprune.checkpoints.rewording_card import Rewording
 from conceptprune.checkpoints.single_file import check_single_file, write_changed_file

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from conceptprune.checkpoints.delta_reader import MOST_HEADER_BYTES, DeltaHeader, begun_header
+from conceptprune.checkpoints.delta_header import MOST_HEADER_BYTES, DeltaHeader, begun_header
 from conceptprune.errors import StoreError, UserError
 from conceptprune.manifest import concept_key
 from conceptprune.masks.mask_file import named_concepts
