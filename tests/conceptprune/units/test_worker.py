@@ -19,6 +19,7 @@ from conceptprune.units.plan import Plan
 from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
+from conceptprune.units.units import PreviewUnit
 from pipelines.jobs.preparation import Prepared, plan_here, prepare
 from pipelines.scheduling.graph import committed_in, units_to_do
 from tests.pipelines.conftest import worker_of, write_manifest
@@ -84,7 +85,8 @@ def rewording(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
 def combined_units(plan: Plan) -> dict[str, Unit]:
     """What the rewording, its checkpoint and its images need: none of the concepts' own masks."""
     found: dict[str, Unit] = {}
-    ends = [plan.combined, *plan.combined_checkpoints, plan.combined_preview]
+    base = [unit for unit in plan.of(PreviewUnit).values() if unit.mask is None]
+    ends = [plan.combined, *plan.combined_checkpoints, *plan.combined_previews, *base]
     pending = [unit for unit in ends if unit]
     while pending:
         unit = pending.pop()
@@ -109,8 +111,7 @@ def test_a_rewording_is_the_librarys_whatever_the_order_of_units_and_number_of_w
     plan = plan_here(rewording)
     units = combined_units(plan)
     assert plan.combined
-    assert plan.combined_preview
-    kinds = ["shift"] * 2 + ["moments"] * 4 + ["reword", "checkpoint"] + ["preview"] * 6
+    kinds = ["shift"] * 2 + ["moments"] * 4 + ["reword", "checkpoint"] + ["preview"] * 10
     assert sorted(unit.kind for unit in units.values()) == sorted(kinds)
     found = set()
     for take, num_workers in ((min, 1), (max, 2)):
@@ -149,12 +150,16 @@ def test_a_rewording_is_the_librarys_whatever_the_order_of_units_and_number_of_w
     assert any(not torch.equal(written[str(key)], before[str(key)]) for key in names)
     assert len(prompt_projections(model)) == len(tensors)
 
-    def images(key: str) -> dict[tuple[str, int], bytes]:
-        rows = parquet_to_table(store.load(store.get("preview", key), "preview")).to_pylist()
+    def images(*, reworded: bool) -> dict[tuple[str, int], bytes]:
+        shots = [
+            store.load(store.get("preview", key), "preview")
+            for key, unit in units.items()
+            if isinstance(unit, PreviewUnit) and (unit.mask is not None) == reworded
+        ]
+        rows = [row for data in shots for row in parquet_to_table(data).to_pylist()]
         return {(row["prompt"], row["seed"]): row["png"] for row in rows}
 
-    after = images(plan.combined_preview.key)
-    untouched = {at: png for key in plan.combined_preview.before for at, png in images(key).items()}
+    after, untouched = images(reworded=True), images(reworded=False)
     assert after.keys() == untouched.keys()
     assert all(after[at] != untouched[at] for at in after if "Ada Bell" in at[0])
 
