@@ -31,6 +31,7 @@ from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
 from .rewording import strengths
 from .rows import Row, cost_of, failures_of, files_of, status_of
+from .shared_images import SharedImages
 from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
 from .where import Contrast, heat_map
 
@@ -135,6 +136,7 @@ class _Reader:
         self.recognised = self.recognised_in(self.rows)
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
+        self.shared = SharedImages(self.rows, self.preview_rows)
 
     def collected(self, ledger: Ledger) -> Collected:
         try:
@@ -193,7 +195,8 @@ class _Reader:
     ) -> ConceptReport:
         rows = self.rows_of[asked.name]
         key = mask_row["key"] if mask_row else ""
-        image_pairs = self.image_pairs([asked.name], key, rows)
+        texts = [pair.target.text for pair in self.pairs.get(asked.name, ())]
+        image_pairs = self.image_pairs([asked.name], *self.shared.of(key, rows, texts))
         for image_pair in image_pairs:
             if image_pair.before:
                 before = replace(image_pair.before, png=b"")
