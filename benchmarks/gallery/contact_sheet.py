@@ -28,14 +28,14 @@ Shown = Mapping[str, tuple[bytes, bytes]]
 """An artist's image before and after, as PNG, by name."""
 
 
-def shown(uri: str) -> dict[str, tuple[bytes, bytes]]:
-    """One image of each artist that the store's last run generated before and after.
+def shown(uri: str, run: str | None) -> dict[str, tuple[bytes, bytes]]:
+    """One image of each artist that a store's run generated before and after; by default the last.
 
     Raises:
         UserError: there is no run.
     """
     store = Store(uri)
-    rows = read_ledger(store, find_run(store, None).run)
+    rows = read_ledger(store, find_run(store, run).run)
     (combined,) = (row["key"] for row in rows if row["kind"] == "reword")
     images: dict[str | None, dict[str, bytes]] = {None: {}, combined: {}}
     for row in rows:
@@ -86,10 +86,11 @@ def main() -> None:
     """Draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery.contact_sheet")
     parser.add_argument("store", help="the store of `make demo`")
+    parser.add_argument("--run", help="a run of demo.yaml, if it is not the store's last")
     parser.add_argument("out", type=Path, help="a PNG file")
     arguments = parser.parse_args()
     # Without the software's version, so that equal images are equal files.
-    drawn(shown(arguments.store)).savefig(arguments.out, metadata={"Software": None})
+    drawn(shown(arguments.store, arguments.run)).savefig(arguments.out, metadata={"Software": None})
 
 
 if __name__ == "__main__":
