@@ -15,13 +15,15 @@ from conceptprune.versions import versions
 FORMAT = "conceptprune.baseline/1"
 FILE = "delta.safetensors"
 
-Method = Literal["uce", "rece", "reword", "random", "magnitude", "esd"]
+Method = Literal["uce", "rece", "speed", "reword", "random", "magnitude", "esd"]
 
 _WHAT: Mapping[Method, str] = {
     "uce": "Cross-attention's keys and values are edited in closed form, by Unified Concept "
     "Editing ([Gandikota et al., WACV 2024](https://arxiv.org/abs/2308.14761)).",
     "rece": "Cross-attention's keys and values are edited in closed form and in turns, by RECE "
     "([Gong et al., ECCV 2024](https://arxiv.org/abs/2407.12383)).",
+    "speed": "Cross-attention's values are edited in closed form, within what retained concepts "
+    "leave free, by SPEED ([Li et al., ICLR 2026](https://arxiv.org/abs/2503.07392)).",
     "reword": "Cross-attention's keys and values are edited in closed form, so that they hear the "
     "base prompts in the place of the concepts' prompts (UCE's equation on whole prompts).",
     "random": "**A control, not an erasure:** weights chosen at random are set to zero.",

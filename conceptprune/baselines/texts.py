@@ -1,4 +1,4 @@
-"""Concepts as texts, and texts as cross-attention sees them: what UCE and RECE edit by."""
+"""Concepts as texts, and texts as cross-attention sees them: what UCE, RECE and SPEED edit by."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,6 +35,7 @@ PHRASES: Mapping[Kind, tuple[str, ...]] = {
 style, what it erases of things."""
 
 PROMPT_SITES = ("attn_key", "attn_value")
+VALUE_SITES = PROMPT_SITES[1:]
 
 
 def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
@@ -53,8 +54,8 @@ def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
     for index, concept in enumerate(concepts):
         if concept.kind not in GUIDES:
             raise UserError(
-                f"concepts[{index}] of kind {concept.kind}: UCE and RECE edit a concept by its "
-                f"name, which only the kinds {', '.join(GUIDES)} are told by"
+                f"concepts[{index}] of kind {concept.kind}: UCE, RECE and SPEED edit a concept by "
+                f"its name, which only the kinds {', '.join(GUIDES)} are told by"
             )
     if not guides:
         return [GUIDES[concept.kind] for concept in concepts]
@@ -97,8 +98,12 @@ def encoded(model: DiffusionModel, text: str) -> Encoded:
     return Encoded(states=states.detach().to("cpu", torch.float64), last=last)
 
 
-def prompt_projections(model: DiffusionModel) -> dict[str, nn.Linear]:
+def prompt_projections(
+    model: DiffusionModel, sites: Sequence[str] = PROMPT_SITES
+) -> dict[str, nn.Linear]:
     """The linears that see the encoded prompt, cross-attention's keys and values, by module name.
+
+    With `sites` only those of one of them.
 
     Raises:
         UserError: the model has none.
@@ -107,9 +112,9 @@ def prompt_projections(model: DiffusionModel) -> dict[str, nn.Linear]:
     if not all(name in model.sites and model.sites[name].sees == "prompt" for name in PROMPT_SITES):
         raise UserError(
             f"model: {family} has no cross-attention whose keys and values see the prompt alone, "
-            "which is what UCE and RECE edit"
+            "which is what UCE, RECE and SPEED edit"
         )
     found = {
-        name: site_linear.linear for name, site_linear in model.site_linears(PROMPT_SITES).items()
+        name: site_linear.linear for name, site_linear in model.site_linears(tuple(sites)).items()
     }
     return dict(sorted(found.items()))

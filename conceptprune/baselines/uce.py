@@ -133,16 +133,25 @@ def uce_map(edits: Sequence[Edit], preserved: Sequence[Encoded], settings: UceSe
     return identity + change
 
 
+def check_widths(weights: Mapping[str, Tensor], width: int) -> None:
+    """See that projections [R, D] take the encoded prompt's width.
+
+    Raises:
+        UserError: one does not.
+    """
+    for name, weight in weights.items():
+        if weight.shape[1] != width:
+            raise UserError(
+                f"{name} takes {weight.shape[1]} features, and the encoded prompt has "
+                f"{width}: this model's cross-attention does not see the prompt itself"
+            )
+
+
 def edited(weights: Mapping[str, Tensor], change: Tensor) -> dict[str, Tensor]:
     """The projections [R, D] times the map [D, D], each in its own dtype, by name.
 
     Raises:
         UserError: a projection does not take what the text encoder gives.
     """
-    for name, weight in weights.items():
-        if weight.shape[1] != len(change):
-            raise UserError(
-                f"{name} takes {weight.shape[1]} features, and the encoded prompt has "
-                f"{len(change)}: this model's cross-attention does not see the prompt itself"
-            )
+    check_widths(weights, len(change))
     return {name: (weight.double() @ change).to(weight.dtype) for name, weight in weights.items()}

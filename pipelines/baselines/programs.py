@@ -19,7 +19,10 @@ from conceptprune.baselines.controls import (
 )
 from conceptprune.baselines.esd import changed, read_esd
 from conceptprune.baselines.rece import ReceSettings, gram_of, published, rece_map
+from conceptprune.baselines.speed import SpeedSettings, speed_weights
 from conceptprune.baselines.texts import (
+    PROMPT_SITES,
+    VALUE_SITES,
     edits_of,
     encoded,
     guides_for,
@@ -119,7 +122,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The inputs of UCE and RECE."""
+    """The inputs of UCE, RECE and SPEED."""
 
     model: DiffusionModel
     projections: Sequence[str]
@@ -131,7 +134,12 @@ class Texts:
 
     @classmethod
     def of(
-        cls, scene: Scene, guides: Sequence[str], preserve: Sequence[str], expand: bool
+        cls,
+        scene: Scene,
+        guides: Sequence[str],
+        preserve: Sequence[str],
+        expand: bool,
+        sites: Sequence[str] = PROMPT_SITES,
     ) -> "Texts":
         """The manifest's concepts as edits; its retained concepts and `preserve` as preserved."""
         concepts = scene.manifest.concepts
@@ -140,7 +148,7 @@ class Texts:
         kept = list(dict.fromkeys([*retained_names(scene.manifest), *preserve]))
         return cls(
             model=model,
-            projections=tuple(prompt_projections(model)),
+            projections=tuple(prompt_projections(model, sites)),
             edits=edits_of(model, concepts, resolved, expand=expand),
             preserved=[encoded(model, text) for text in kept],
             settings={"guides": resolved, "preserve": kept, "expand": expand},
@@ -149,6 +157,17 @@ class Texts:
     def weights(self, scene: Scene) -> dict[str, Tensor]:
         """The projections to edit, as stored in the model's files, by module name."""
         return read_weights(scene.folder / self.model.component, self.projections)
+
+    def write(
+        self, method: Method, scene: Scene, tensors: Mapping[str, Tensor], settings: dict[str, Any]
+    ) -> None:
+        """Write edited projections, by module name, and what they were made by."""
+        scene.write(
+            method,
+            self.model.component,
+            {f"{name}.weight": tensor for name, tensor in tensors.items()},
+            {**self.settings, **settings},
+        )
 
 
 def uce(
@@ -168,7 +187,7 @@ def uce(
     scene = Scene.of(manifest, out)
     texts = Texts.of(scene, guides, preserve, expand)
     change = uce_map(texts.edits, texts.preserved, settings)
-    _write_edit("uce", scene, texts, change, asdict(settings))
+    texts.write("uce", scene, edited(texts.weights(scene), change), asdict(settings))
 
 
 def rece(
@@ -196,9 +215,30 @@ def rece(
         regularisation = known[1] if regularisation is None else regularisation
     settings = ReceSettings(again=again, epochs=epochs, regularisation=regularisation)
     texts = Texts.of(scene, guides, ["", *preserve], expand)
-    gram = gram_of(list(texts.weights(scene).values()))
-    change = rece_map(texts.edits, texts.preserved, gram, settings)
-    _write_edit("rece", scene, texts, change, asdict(settings))
+    weights = texts.weights(scene)
+    change = rece_map(texts.edits, texts.preserved, gram_of(list(weights.values())), settings)
+    texts.write("rece", scene, edited(weights, change), asdict(settings))
+
+
+def speed(
+    manifest: Path,
+    out: Path,
+    *,
+    guides: Sequence[str],
+    preserve: Sequence[str],
+    expand: bool,
+    settings: SpeedSettings,
+) -> None:
+    """Erase all concepts of a manifest by SPEED, in the values alone, as published.
+
+    Raises:
+        UserError: as for `uce`.
+    """
+    scene = Scene.of(manifest, out)
+    texts = Texts.of(scene, guides, preserve, expand, sites=VALUE_SITES)
+    empty = encoded(texts.model, "")
+    found = speed_weights(texts.weights(scene), texts.edits, texts.preserved, empty, settings)
+    texts.write("speed", scene, found, asdict(settings))
 
 
 def reword(manifest: Path, out: Path, settings: RewordSettings) -> None:
@@ -269,18 +309,6 @@ def esd(checkpoint: Path, manifest: Path, out: Path) -> None:
     found = read_esd(checkpoint, component)
     edited_tensors = changed(found, read_tensors(scene.folder / component), checkpoint)
     scene.write("esd", component, edited_tensors, {"file": checkpoint.name})
-
-
-def _write_edit(
-    method: Method, scene: Scene, texts: Texts, change: Tensor, settings: Mapping[str, Any]
-) -> None:
-    tensors = edited(texts.weights(scene), change)
-    scene.write(
-        method,
-        texts.model.component,
-        {f"{name}.weight": tensor for name, tensor in tensors.items()},
-        {**texts.settings, **settings},
-    )
 
 
 def _control(
