@@ -13,6 +13,7 @@ from benchmarks.gallery.table.pruning import Masks
 from benchmarks.gallery.table.texts import Looks, Texts
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.baselines.rece import ReceSettings
+from conceptprune.baselines.speed import MANY, SpeedSettings
 from conceptprune.baselines.uce import UceSettings
 from conceptprune.edits.reword import RewordSettings
 from conceptprune.manifest import Fuse
@@ -111,10 +112,14 @@ METHODS: Mapping[str, Method] = {
     "Forget-It-All": forget_it_all,
     "random weights, as many": random_control,
     "largest weights, as many": magnitude_control,
-    "UCE, the authors' settings": lambda gallery, looks: gallery.texts.uce(
-        looks, UceSettings(), "art"
-    ),
+    "UCE, the authors' settings": lambda gallery, looks: gallery.texts.uce(looks, UceSettings()),
     "RECE, the authors' settings": lambda gallery, looks: gallery.texts.rece(looks, ReceSettings()),
+    "SPEED, the authors' settings for styles": lambda gallery, looks: gallery.texts.speed(
+        looks, SpeedSettings()
+    ),
+    "SPEED, the authors' settings for many": lambda gallery, looks: gallery.texts.speed(
+        looks, MANY
+    ),
     "rewording": lambda gallery, looks: gallery.texts.reworded(looks, REWORD),
 }
 
