@@ -111,25 +111,37 @@ def results_table(found: Rows) -> str:
 
 
 def draw(found: Rows, path: Path) -> None:
-    """Erased artists still seen (across) against kept ones (up): a point a method and size."""
-    figure, axes = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
-    colours = dict(zip(METHODS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
+    """Erased artists still seen (across) against kept ones (up): a panel a size."""
+    sizes = sorted({size for _, size in found})
+    figure, panels = plt.subplots(
+        (len(sizes) + 1) // 2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True
+    )
+    order = list(METHODS)
+    named = {}
     for (method, size), rounds in found.items():
         across, up = (
             hits / images for hits, images in (total(rounds, n) for n in ("erased", "kept"))
         )
-        axes.scatter(across, up, s=18 + 1.2 * size, color=colours[method], alpha=0.8, label=method)
-        axes.annotate(str(size), (across, up), fontsize=6, ha="center", va="center")
-    for axis, name in (
-        (axes.xaxis, "erased artists still seen"),
-        (axes.yaxis, "kept artists seen"),
-    ):
-        axis.set_label_text(name)
-        axis.set_major_formatter(PercentFormatter(1))
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title="Numbers: artists in one checkpoint")
-    axes.grid(alpha=0.3)
-    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    ordered = [method for method in METHODS if method in named]
+        place = order.index(method)
+        # Hollow and ever smaller, so that points in one place are all seen.
+        named[method] = panels.flat[sizes.index(size)].scatter(
+            across,
+            up,
+            s=230 - 11 * place,
+            marker="os^Dv"[place % 5],
+            facecolors="none",
+            edgecolors=f"C{place % 9}",
+            linewidths=1.3,
+        )
+    for axes, size in zip(panels.flat, sizes, strict=False):
+        artists = "1 artist" if size == 1 else f"{size} artists"
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), title=f"{artists} in one checkpoint")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(alpha=0.3)
+    figure.supxlabel("erased artists still seen")
+    figure.supylabel("kept artists seen")
+    ordered = [method for method in order if method in named]
     figure.legend(
         [named[method] for method in ordered], ordered, loc="outside right upper", fontsize="small"
     )
