@@ -39,7 +39,11 @@ intervals of 95 %; *things* are those in all artists' images. *Distance* is the 
 kept artists and photos of the root mean square difference of pixels (of 255) from the untouched
 model's image of the same prompt and seed. *Changed* is the share of the denoiser's weights.
 ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as their authors'
-scripts run them now, the kept artists preserved by name. *Rewording* is ours: UCE's
+scripts run them now, the kept artists preserved by name. SPEED: as its authors run it for styles,
+one at a time, and as they do for up to 100 celebrities, with the guide for styles; where they
+retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and texts chosen
+in about ten trials each (`rows.py` has them) with UCE's phrases of names, and with the kept
+artists', the photos' captions and the empty one preserved. *Rewording* is ours: UCE's
 equation on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g}
 for kept artists and {REWORD.base:g} for photos.
 """
@@ -55,8 +59,9 @@ MISSING = """## Not measured yet
 
 - Rows with few images have wide intervals; `make gallery` continues all of them.
 - Other prompts than the captions that rewording is made from, which all images here ask with.
-- UCE and RECE tuned to so many names, and SPEED's null-space edit. The authors' settings are for a
-  few names, and are shown as they are.
+- UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
+  UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
+  settings than about ten each; the authors' are for a few names, and are shown as they are.
 - Other attacks than Concept Inversion, the transformer, and a method that withstands a learned
   word: edits of `ff.net.2` by second moments did not, alone and after rewording, in a first try on
   72 of the hundred.

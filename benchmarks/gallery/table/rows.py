@@ -134,9 +134,9 @@ def uce_tuned(gallery: Gallery, looks: Looks) -> Weights:
     """UCE with settings chosen on 72 of the hundred, with the other 28 as those kept.
 
     Tried, in 68 images each: tokens last, rest and all; guides "art", "photo", "a photo" and none;
-    preserve scales 1, 5, 10 and 30; lamb 0.5, 50 and 200; names alone or with UCE's phrases. Chosen by
-    the sum of what is erased, kept, things and photos, as below; three came out alike (0.905 or
-    0.906 of 1, rewording 0.947), of which this one has the authors' guide.
+    preserve scales 1, 5, 10 and 30; lamb 0.5, 50 and 200; names alone or with UCE's phrases. Chosen
+    by the mean of what is erased, kept, things and photos, as the two below; three came out alike
+    (0.905 or 0.906, rewording 0.947), of which this one has the authors' guide.
     """
     return gallery.texts.uce(looks, TUNED_UCE, ALL_TEXTS)
 
