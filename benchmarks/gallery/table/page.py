@@ -43,7 +43,8 @@ scripts run them now, the kept artists preserved by name. SPEED: as its authors 
 one at a time, and as they do for up to 100 celebrities, with the guide for styles; where they
 retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and texts chosen
 in about ten trials each (`rows.py` has them) with UCE's phrases of names, and with the kept
-artists', the photos' captions and the empty one preserved. *Rewording* is ours: UCE's
+artists', the photos' captions and the empty one preserved; for 72 artists, so that for fewer, as
+UCE and RECE add up over texts, they preserve more and erase less than they could. *Rewording* is ours: UCE's
 equation on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g}
 for kept artists and {REWORD.base:g} for photos.
 """
