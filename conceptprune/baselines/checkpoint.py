@@ -15,13 +15,15 @@ from conceptprune.versions import versions
 FORMAT = "conceptprune.baseline/1"
 FILE = "delta.safetensors"
 
-Method = Literal["uce", "rece", "random", "magnitude", "esd"]
+Method = Literal["uce", "rece", "speed", "random", "magnitude", "esd"]
 
 _WHAT: Mapping[Method, str] = {
     "uce": "Cross-attention's keys and values are edited in closed form, by Unified Concept "
     "Editing ([Gandikota et al., WACV 2024](https://arxiv.org/abs/2308.14761)).",
     "rece": "Cross-attention's keys and values are edited in closed form and in turns, by RECE "
     "([Gong et al., ECCV 2024](https://arxiv.org/abs/2407.12383)).",
+    "speed": "Cross-attention's values are edited in closed form, within what retained concepts "
+    "leave free, by SPEED ([Li et al., ICLR 2026](https://arxiv.org/abs/2503.07392)).",
     "random": "**A control, not an erasure:** weights chosen at random are set to zero.",
     "magnitude": "**A control, not an erasure:** weights chosen by magnitude are set to zero.",
     "esd": "The denoiser was trained by ESD "

@@ -1,4 +1,4 @@
-"""Concepts as texts, and texts as cross-attention sees them: what UCE and RECE edit by."""
+"""Concepts as texts, and texts as cross-attention sees them: what UCE, RECE and SPEED edit by."""
 
 from collections.abc import Mapping, Sequence
 
@@ -50,8 +50,8 @@ def guides_for(concepts: Sequence[Concept], guides: Sequence[str]) -> list[str]:
     for index, concept in enumerate(concepts):
         if concept.kind not in GUIDES:
             raise UserError(
-                f"concepts[{index}] of kind {concept.kind}: UCE and RECE edit a concept by its "
-                f"name, which only the kinds {', '.join(GUIDES)} are told by"
+                f"concepts[{index}] of kind {concept.kind}: UCE, RECE and SPEED edit a concept by "
+                f"its name, which only the kinds {', '.join(GUIDES)} are told by"
             )
     if not guides:
         return [GUIDES[concept.kind] for concept in concepts]

@@ -125,6 +125,50 @@ def rece(
 
 
 @app.command()
+def speed(
+    manifest: ManifestPath,
+    out: Out,
+    guide: Guides = None,
+    preserve: Preserve = None,
+    expand: Expand = False,
+    augment: Annotated[
+        int, typer.Option("--augment", help="Noisy copies of each preserved text.")
+    ] = 10,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", help="Directions with a larger eigenvalue are not edited."),
+    ] = 0.1,
+    retain_scale: Annotated[
+        float, typer.Option("--retain-scale", help="The penalty on changes to weights.")
+    ] = 1.0,
+    lamb: Annotated[
+        float, typer.Option("--lamb", help="How loosely the empty prompt is preserved.")
+    ] = 0.0,
+    filtered: Annotated[
+        bool,
+        typer.Option("--filter/--no-filter", help="Preserve only what the edit changes much."),
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the copies' noise.")] = 0,
+) -> None:
+    """SPEED: values edited within what preserved texts leave free; the defaults are for styles."""
+    from conceptprune.baselines.speed import SpeedSettings
+
+    from . import programs
+
+    settings = SpeedSettings(
+        augment=augment,
+        threshold=threshold,
+        retain_scale=retain_scale,
+        lamb=lamb,
+        filtered=filtered,
+        seed=seed,
+    )
+    programs.speed(
+        manifest, out, guides=guide or (), preserve=preserve or (), expand=expand, settings=settings
+    )
+
+
+@app.command()
 def random(
     manifest: ManifestPath,
     out: Out,

@@ -19,6 +19,7 @@ from conceptprune.baselines.controls import (
 )
 from conceptprune.baselines.esd import changed, read_esd
 from conceptprune.baselines.rece import ReceSettings, gram_of, published, rece_map
+from conceptprune.baselines.speed import SpeedSettings, speed_weights
 from conceptprune.baselines.texts import (
     edits_of,
     encoded,
@@ -27,7 +28,12 @@ from conceptprune.baselines.texts import (
 )
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.checkpoints.card import CARD_FILE, METADATA_FILE
-from conceptprune.edits.projections import edited, prompt_projections
+from conceptprune.edits.projections import (
+    PROMPT_SITES,
+    VALUE_SITES,
+    edited,
+    prompt_projections,
+)
 from conceptprune.errors import UserError
 from conceptprune.manifest import Manifest
 from conceptprune.masks.mask import PruningMask, load_mask
@@ -112,7 +118,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The inputs of UCE and RECE."""
+    """The inputs of UCE, RECE and SPEED."""
 
     model: DiffusionModel
     projections: Sequence[str]
@@ -124,7 +130,12 @@ class Texts:
 
     @classmethod
     def of(
-        cls, scene: Scene, guides: Sequence[str], preserve: Sequence[str], expand: bool
+        cls,
+        scene: Scene,
+        guides: Sequence[str],
+        preserve: Sequence[str],
+        expand: bool,
+        sites: Sequence[str] = PROMPT_SITES,
     ) -> "Texts":
         """The manifest's concepts as edits; its retained concepts and `preserve` as preserved."""
         concepts = scene.manifest.concepts
@@ -133,7 +144,7 @@ class Texts:
         kept = list(dict.fromkeys([*retained_names(scene.manifest), *preserve]))
         return cls(
             model=model,
-            projections=tuple(prompt_projections(model)),
+            projections=tuple(prompt_projections(model, sites)),
             edits=edits_of(model, concepts, resolved, expand=expand),
             preserved=[encoded(model, text) for text in kept],
             settings={"guides": resolved, "preserve": kept, "expand": expand},
@@ -142,6 +153,17 @@ class Texts:
     def weights(self, scene: Scene) -> dict[str, Tensor]:
         """The projections to edit, as stored in the model's files, by module name."""
         return read_weights(scene.folder / self.model.component, self.projections)
+
+    def write(
+        self, method: Method, scene: Scene, tensors: Mapping[str, Tensor], settings: dict[str, Any]
+    ) -> None:
+        """Write edited projections, by module name, and what they were made by."""
+        scene.write(
+            method,
+            self.model.component,
+            {f"{name}.weight": tensor for name, tensor in tensors.items()},
+            {**self.settings, **settings},
+        )
 
 
 def uce(
@@ -161,7 +183,7 @@ def uce(
     scene = Scene.of(manifest, out)
     texts = Texts.of(scene, guides, preserve, expand)
     change = uce_map(texts.edits, texts.preserved, settings)
-    _write_edit("uce", scene, texts, change, asdict(settings))
+    texts.write("uce", scene, edited(texts.weights(scene), change), asdict(settings))
 
 
 def rece(
@@ -189,9 +211,30 @@ def rece(
         regularisation = known[1] if regularisation is None else regularisation
     settings = ReceSettings(again=again, epochs=epochs, regularisation=regularisation)
     texts = Texts.of(scene, guides, ["", *preserve], expand)
-    gram = gram_of(list(texts.weights(scene).values()))
-    change = rece_map(texts.edits, texts.preserved, gram, settings)
-    _write_edit("rece", scene, texts, change, asdict(settings))
+    weights = texts.weights(scene)
+    change = rece_map(texts.edits, texts.preserved, gram_of(list(weights.values())), settings)
+    texts.write("rece", scene, edited(weights, change), asdict(settings))
+
+
+def speed(
+    manifest: Path,
+    out: Path,
+    *,
+    guides: Sequence[str],
+    preserve: Sequence[str],
+    expand: bool,
+    settings: SpeedSettings,
+) -> None:
+    """Erase all concepts of a manifest by SPEED, in the values alone, as published.
+
+    Raises:
+        UserError: as for `uce`.
+    """
+    scene = Scene.of(manifest, out)
+    texts = Texts.of(scene, guides, preserve, expand, sites=VALUE_SITES)
+    empty = encoded(texts.model, "")
+    found = speed_weights(texts.weights(scene), texts.edits, texts.preserved, empty, settings)
+    texts.write("speed", scene, found, asdict(settings))
 
 
 def random(
@@ -228,18 +271,6 @@ def esd(checkpoint: Path, manifest: Path, out: Path) -> None:
     found = read_esd(checkpoint, component)
     edited_tensors = changed(found, read_tensors(scene.folder / component), checkpoint)
     scene.write("esd", component, edited_tensors, {"file": checkpoint.name})
-
-
-def _write_edit(
-    method: Method, scene: Scene, texts: Texts, change: Tensor, settings: Mapping[str, Any]
-) -> None:
-    tensors = edited(texts.weights(scene), change)
-    scene.write(
-        method,
-        texts.model.component,
-        {f"{name}.weight": tensor for name, tensor in tensors.items()},
-        {**texts.settings, **settings},
-    )
 
 
 def _control(

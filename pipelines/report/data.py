@@ -196,7 +196,11 @@ class _Reader:
         rows = self.rows_of[asked.name]
         key = mask_row["key"] if mask_row else ""
         texts = [pair.target.text for pair in self.pairs.get(asked.name, ())]
-        image_pairs = self.image_pairs([asked.name], *self.shared.of(key, rows, texts))
+        shown, those = self.shared.of(key, rows, texts)
+        image_pairs = self.image_pairs([asked.name], shown, those)
+        if shown != key:
+            # The rest of a batch of shared images is about other concepts.
+            image_pairs = [pair for pair in image_pairs if pair.role == "own"]
         for image_pair in image_pairs:
             if image_pair.before:
                 before = replace(image_pair.before, png=b"")

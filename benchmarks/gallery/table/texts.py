@@ -1,6 +1,7 @@
 """Closed-form edits of cross-attention's keys and values, by the texts of the gallery."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -8,10 +9,11 @@ from benchmarks.gallery.captions import caption
 from benchmarks.gallery.names import ARTISTS, THINGS
 from benchmarks.gallery.table.questions import KEPT_LOOKS
 from conceptprune.baselines.rece import ReceSettings, gram_of, rece_map
-from conceptprune.baselines.texts import encoded
+from conceptprune.baselines.speed import SpeedSettings, speed_weights
+from conceptprune.baselines.texts import PHRASES, encoded
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.edits.moments import Moments, Shift
-from conceptprune.edits.projections import edited, prompt_projections
+from conceptprune.edits.projections import VALUE_SITES, edited, prompt_projections
 from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
 from conceptprune.manifest import Reword
 from conceptprune.models.base import DiffusionModel
@@ -21,13 +23,30 @@ Looks = tuple[int, ...]
 """Looks of several artists; 0 is the photos'."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """Which texts UCE, RECE and SPEED are made from; the defaults are their authors' for styles."""
+
+    guide: str = "art"
+    """What an artist's name becomes."""
+    phrases: bool = False
+    """Whether UCE's phrases of names are taken, too, of those erased and of those kept."""
+    photos: bool = False
+    """Whether the photos' captions and the empty one are preserved, too."""
+
+
+AUTHORS = Wording()
+
+
 class Texts:
     """The gallery's texts as cross-attention sees them, and the edits made from them."""
 
-    def __init__(self, model: DiffusionModel) -> None:
+    def __init__(self, model: DiffusionModel, kept: Looks = KEPT_LOOKS) -> None:
         self.model = model
+        self.kept = kept
         linears = prompt_projections(model)
         self.weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
+        self._values = tuple(prompt_projections(model, VALUE_SITES))
         self._encoded: dict[str, Encoded] = {}
         self._kept: dict[int, Moments] = {}
         self._erased: dict[int, Shift] = {}
@@ -38,36 +57,57 @@ class Texts:
             self._encoded[text] = encoded(self.model, text)
         return self._encoded[text]
 
-    def by_name(self, looks: Looks, guide: str) -> list[Edit]:
-        """Each artist's name becomes the guide, as in the authors' scripts."""
+    def edits(self, looks: Looks, wording: Wording) -> list[Edit]:
+        """Each artist's name, and its phrases, become the guide's."""
         return [
-            Edit(erased=self.encoded(ARTISTS[look - 1].name), guide=self.encoded(guide))
+            Edit(erased=self.encoded(name), guide=self.encoded(guide))
             for look in looks
+            for name, guide in zip(
+                _named(look, wording), _worded(wording.guide, wording), strict=True
+            )
         ]
 
-    def kept_names(self) -> list[Encoded]:
-        """The kept artists, by name."""
-        return [self.encoded(ARTISTS[look - 1].name) for look in KEPT_LOOKS]
+    def preserved(self, wording: Wording) -> list[Encoded]:
+        """The kept artists by name, and what else the wording preserves."""
+        texts = [name for look in self.kept for name in _named(look, wording)]
+        if wording.photos:
+            texts += [*captions(0), ""]
+        return [self.encoded(text) for text in texts]
 
     def edited(self, change: Tensor) -> Mapping[str, Tensor]:
         """All keys and values times one map [D, D], by parameter name."""
         return {f"{n}.weight": w for n, w in edited(self.weights, change).items()}
 
-    def uce(self, looks: Looks, settings: UceSettings, guide: str) -> Mapping[str, Tensor]:
-        """UCE as its authors run it; the kept artists are preserved by name."""
-        return self.edited(uce_map(self.by_name(looks, guide), self.kept_names(), settings))
+    def uce(
+        self, looks: Looks, settings: UceSettings, wording: Wording = AUTHORS
+    ) -> Mapping[str, Tensor]:
+        """UCE of artists by name."""
+        return self.edited(uce_map(self.edits(looks, wording), self.preserved(wording), settings))
 
-    def rece(self, looks: Looks, settings: ReceSettings) -> Mapping[str, Tensor]:
-        """RECE as its authors run it; the kept artists and the empty text are preserved."""
-        preserved = [*self.kept_names(), self.encoded("")]
+    def rece(
+        self, looks: Looks, settings: ReceSettings, wording: Wording = AUTHORS
+    ) -> Mapping[str, Tensor]:
+        """RECE of artists by name; the empty text is preserved, as in its authors' script."""
+        preserved = self.preserved(wording)
+        if not wording.photos:
+            preserved.append(self.encoded(""))
         gram = gram_of(list(self.weights.values()))
-        return self.edited(rece_map(self.by_name(looks, "art"), preserved, gram, settings))
+        return self.edited(rece_map(self.edits(looks, wording), preserved, gram, settings))
+
+    def speed(
+        self, looks: Looks, settings: SpeedSettings, wording: Wording = AUTHORS
+    ) -> Mapping[str, Tensor]:
+        """SPEED of artists by name, in the values alone."""
+        values = {name: self.weights[name] for name in self._values}
+        edits, preserved = self.edits(looks, wording), self.preserved(wording)
+        found = speed_weights(values, edits, preserved, self.encoded(""), settings)
+        return {f"{name}.weight": weight for name, weight in found.items()}
 
     def reworded(self, looks: Looks, settings: Reword) -> Mapping[str, Tensor]:
         """Our rewording, by all captions of the artists and of the photos."""
         change = reword_map(
             [self._shift(look) for look in looks],
-            [self._moments(look) for look in KEPT_LOOKS],
+            [self._moments(look) for look in self.kept],
             [self._moments(0)],
             prompt_moments(self.model, [""]),
             settings,
@@ -89,6 +129,16 @@ class Texts:
             pairs = zip(photos, captions(look), strict=True)
             self._erased[look] = concept_shift(self.model, ARTISTS[look - 1].name, pairs)
         return self._erased[look]
+
+
+def _named(look: int, wording: Wording) -> list[str]:
+    """An artist's name, and its phrases."""
+    return _worded(ARTISTS[look - 1].name, wording)
+
+
+def _worded(name: str, wording: Wording) -> list[str]:
+    phrases: Sequence[str] = PHRASES["style"] if wording.phrases else ()
+    return [name, *(phrase.format(name) for phrase in phrases)]
 
 
 def captions(look: int) -> list[str]:

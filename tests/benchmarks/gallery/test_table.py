@@ -6,6 +6,7 @@ import torch
 from benchmarks.gallery import autoencoder
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
+from benchmarks.gallery.names import ARTISTS
 from benchmarks.gallery.table import attacks, page
 from benchmarks.gallery.table.__main__ import RESULTS, measure
 from benchmarks.gallery.table.measure import distance
@@ -18,6 +19,8 @@ from benchmarks.gallery.table.questions import (
     round_of,
 )
 from benchmarks.gallery.table.rows import METHODS, Gallery, Row
+from benchmarks.gallery.table.texts import Texts, Wording, captions
+from conceptprune.baselines.texts import PHRASES
 
 
 def asked(round_):
@@ -71,6 +74,32 @@ def test_a_method_changes_weights_only_while_its_row_is_measured(gallery, method
     assert any(not torch.equal(before[n], p) for n, p in weights_of(gallery).items())
     gallery.put({})
     assert all(torch.equal(before[n], p) for n, p in weights_of(gallery).items())
+
+
+def test_a_wording_says_which_texts_are_erased_and_which_preserved(gallery):
+    texts = Texts(gallery.model, kept=(5, 9))
+    name, kept = ARTISTS[2].name, [ARTISTS[4].name, ARTISTS[8].name]
+
+    def states(*wanted):
+        return [texts.encoded(text).states for text in wanted]
+
+    (edit,) = texts.edits((3,), Wording())
+    same([edit.erased.states, edit.guide.states], states(name, "art"))
+    same([each.states for each in texts.preserved(Wording())], states(*kept))
+
+    everything = Wording(guide="photo", phrases=True, photos=True)
+    edits = texts.edits((3,), everything)
+    assert len(edits) == 1 + len(PHRASES["style"])
+    same([edits[1].erased.states], states(f"painting by {name}"))
+    same([edits[1].guide.states], states("painting by photo"))
+    preserved = [each.states for each in texts.preserved(everything)]
+    same(preserved[:2], states(kept[0], f"painting by {kept[0]}"))
+    same(preserved[2 * len(edits) :], states(*captions(0), ""))
+
+
+def same(found, wanted):
+    assert len(found) == len(wanted)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ SITE = "ff.net.2.weight"
 METHODS = {
     "uce": ["--tokens", "rest", "--guide", "photo"],
     "rece": ["--epochs", "2", "--preserve", "cat"],
+    "speed": ["--preserve", "cat", "--threshold", "1"],
     "random": ["--density", "0.05", "--seed", "3"],
     "magnitude": ["--density", "0.05"],
 }
@@ -82,14 +83,17 @@ def test_a_delta_loads_and_changes_the_tensors_it_names_and_no_other(
     assert not found.unexpected_keys
     after = tiny_pipe.unet.state_dict()
     assert {name for name in base if not base[name].equal(after[name])} == set(delta)
-    ends = (SITE,) if method in ("random", "magnitude") else ("to_k.weight", "to_v.weight")
+    ends = {"random": (SITE,), "magnitude": (SITE,), "speed": ("to_v.weight",)}.get(
+        method, ("to_k.weight", "to_v.weight")
+    )
     assert all(name.endswith(ends) for name in delta)
     if ends == (SITE,):
         assert all(
             round(0.05 * tensor.numel()) == int((tensor == 0).sum()) for tensor in delta.values()
         )
     else:
-        assert len(delta) == 2 * sum(name.endswith("attn2.to_k.weight") for name in base)
+        projections = 1 if method == "speed" else 2
+        assert len(delta) == projections * sum(name.endswith("attn2.to_k.weight") for name in base)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,7 +110,7 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
     assert header["provenance"]["method"] == metadata["method"] == method
     assert metadata["model"] == tiny_folder.name
     assert header["provenance"]["settings"] == metadata["settings"]
-    assert (header["mask"] is None) == (method in ("uce", "rece"))
+    assert (header["mask"] is None) == (method in ("uce", "rece", "speed"))
     card = (made[method] / "README.md").read_text()
     assert "Ada Bell" in card
     assert metadata["model_digest"] in card
@@ -115,9 +119,13 @@ def test_metadata_and_card_say_what_was_done_to_which_model(
 
 
 def test_what_is_retained_and_not_erased_is_preserved(made: dict[str, Path]) -> None:
-    uce, rece = (json.loads((made[m] / "conceptprune.json").read_text()) for m in ("uce", "rece"))
+    uce, rece, speed = (
+        json.loads((made[method] / "conceptprune.json").read_text())
+        for method in ("uce", "rece", "speed")
+    )
     assert uce["settings"]["preserve"] == ["Eve | `x`"]
     assert rece["settings"]["preserve"] == ["Eve | `x`", "", "cat"]
+    assert speed["settings"]["preserve"] == ["Eve | `x`", "cat"]
     assert uce["settings"]["guides"] == ["photo", "photo"]
     assert rece["settings"]["guides"] == ["art", "art"]
 
@@ -236,6 +244,7 @@ def test_a_checkpoint_that_changes_nothing_is_refused(
         (["uce", "MANIFEST", *["--guide", "x"] * 3], "3 were given for 2 concepts"),
         (["rece", "MANIFEST", "--epochs", "0"], "--epochs 0"),
         (["uce", "missing.yaml"], "missing.yaml"),
+        (["speed", "MANIFEST", "--threshold", "0"], "--threshold 0"),
         (["random", "MANIFEST"], "either --density or --like"),
         (["random", "MANIFEST", "--density", "0.1", "--like", "m"], "either --density or --like"),
         (["magnitude", "MANIFEST", "--density", "2"], "--density 2"),

@@ -209,3 +209,29 @@ def test_the_evaluated_delta_is_the_pages(site: Path) -> None:
     found = Site.of(report, Store(str(site.parent / "store")))
     assert found.links.how == "reworded"
     assert [each.value for each in found.measured[VORLA].combined] == [0.125]
+
+
+def test_images_of_the_combined_checkpoint_alone_show_each_concept_in_its_own_section(
+    tiny_folder: Path, run: Run, tmp_path: Path
+) -> None:
+    alone = MANIFEST.replace("preview: {", "preview: {of: combined, batch_size: 2, ")
+    assert alone != MANIFEST
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(alone.replace("MODEL", str(tiny_folder)), encoding="utf-8")
+    # All but the images is there already.
+    store = Store(str(tmp_path / "store"))
+    shutil.copytree(run.store.uri, store.uri)
+    run_here(prepare(manifest), store, started=1.8e9, failing=lambda _: False)
+    each, shared = (read_report(store.uri, name) for name in (run.plan.run, None))
+    assert shared.run != each.run
+    for concept, before in zip(shared.concepts, each.concepts, strict=True):
+        strips = {strip.role: strip for strip in concept.strips}
+        (own,) = (strip for strip in before.strips if strip.role == "own")
+        # Its own prompts' images alone: the others of its batch are not its own.
+        assert set(strips) == {"own"}
+        assert strips["own"].total == own.total
+    assert shared.combined
+    assert each.combined
+    assert [strip.role for strip in shared.combined.strips] == [
+        strip.role for strip in each.combined.strips
+    ]
