@@ -10,6 +10,7 @@ from conceptprune.errors import StoreError
 from conceptprune.store import Entry, Store
 from conceptprune.store.events import record_event
 
+from .combined import combined_row, how_combined, inside, role_of
 from .ledger import is_own_mask
 
 logger = logging.getLogger("conceptprune.job")
@@ -27,7 +28,9 @@ def job_began(store: Store, *, run: str, job: str, command: str, asked: Any) -> 
 def job_ended(
     store: Store, *, run: str, job: str, state: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Record how a job ended, and its masks by concept; a killed job leaves no such event.
+    """Record how a job ended, its masks by concept, and what it combined them into.
+
+    A killed job leaves no such event.
 
     If that fails, there is a warning.
     """
@@ -40,6 +43,15 @@ def job_ended(
     }
     units = dict(Counter(row["status"] for row in rows))
     details = {"run": run, "job": job, "state": state, "units": units, "masks": made}
+    combined = combined_row(rows)
+    if combined and combined["status"] == "done":
+        role = f"objects/{role_of(combined)}/"
+        (path,) = (path for path in combined["objects"] if path.startswith(role))
+        details["combined"] = {
+            "how": how_combined(combined),
+            "concepts": list(inside(combined, rows)),
+            "sha256": digest_in(path),
+        }
     _of_job(store, "job-ended", details)
 
 

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from benchmarks.gallery.table.pruning import Masks
-from benchmarks.gallery.table.texts import Looks, Texts, Wording
+from benchmarks.gallery.table.texts import FEW, Looks, Texts, Wording
 from conceptprune.baselines.controls import at_random, by_magnitude
 from conceptprune.baselines.rece import ReceSettings
 from conceptprune.baselines.speed import MANY as SPEED_MANY
@@ -176,6 +176,7 @@ METHODS: Mapping[str, Method] = {
     "RECE, tuned": rece_tuned,
     "SPEED, tuned": speed_tuned,
     "rewording": lambda gallery, looks: gallery.texts.reworded(looks, REWORD),
+    "rewording, from 8 captions": lambda gallery, looks: gallery.texts.reworded(looks, REWORD, FEW),
 }
 
 

@@ -23,6 +23,17 @@ Looks = tuple[int, ...]
 """Looks of several artists; 0 is the photos'."""
 
 
+Which = tuple[tuple[int, int], ...]
+"""Captions of a look: thing and template of each."""
+DEMO_THINGS = ("cat", "car", "tree", "house", "fish", "boat", "apple", "guitar")
+ALL: Which = tuple(
+    (thing, template) for template in range(NUM_TEMPLATES) for thing in range(len(THINGS))
+)
+"""Things within templates."""
+FEW: Which = tuple((THINGS.index(thing), 0) for thing in DEMO_THINGS)
+"""Those that the demo's manifest has, of one template and half of the things."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
     """Which texts UCE, RECE and SPEED are made from; the defaults are their authors' for styles."""
@@ -48,8 +59,8 @@ class Texts:
         self.weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
         self._values = tuple(prompt_projections(model, VALUE_SITES))
         self._encoded: dict[str, Encoded] = {}
-        self._kept: dict[int, Moments] = {}
-        self._erased: dict[int, Shift] = {}
+        self._kept: dict[tuple[int, Which], Moments] = {}
+        self._erased: dict[tuple[int, Which], Shift] = {}
 
     def encoded(self, text: str) -> Encoded:
         """One text's states, encoded once."""
@@ -103,32 +114,30 @@ class Texts:
         found = speed_weights(values, edits, preserved, self.encoded(""), settings)
         return {f"{name}.weight": weight for name, weight in found.items()}
 
-    def reworded(self, looks: Looks, settings: Reword) -> Mapping[str, Tensor]:
-        """Our rewording, by all captions of the artists and of the photos."""
+    def reworded(self, looks: Looks, settings: Reword, which: Which = ALL) -> Mapping[str, Tensor]:
+        """Our rewording, by captions of the artists and of the photos."""
         change = reword_map(
-            [self._shift(look) for look in looks],
-            [self._moments(look) for look in self.kept],
-            [self._moments(0)],
+            [self._shift(look, which) for look in looks],
+            [self._moments(look, which) for look in self.kept],
+            [self._moments(0, which)],
             prompt_moments(self.model, [""]),
             settings,
         )
         return self.edited(change)
 
-    def _moments(self, look: int) -> Moments:
-        """Of all captions of a look."""
-        if look not in self._kept:
-            self._kept[look] = prompt_moments(self.model, captions(look))
-        return self._kept[look]
+    def _moments(self, look: int, which: Which) -> Moments:
+        """Of captions of a look."""
+        if (look, which) not in self._kept:
+            self._kept[look, which] = prompt_moments(self.model, captions(look, which))
+        return self._kept[look, which]
 
-    def _shift(self, look: int) -> Shift:
+    def _shift(self, look: int, which: Which) -> Shift:
         """From an artist's captions to the photos' of the same things."""
-        if look not in self._erased:
-            photos = [
-                caption(thing, 0) for _ in range(NUM_TEMPLATES) for thing in range(len(THINGS))
-            ]
-            pairs = zip(photos, captions(look), strict=True)
-            self._erased[look] = concept_shift(self.model, ARTISTS[look - 1].name, pairs)
-        return self._erased[look]
+        if (look, which) not in self._erased:
+            photos = [caption(thing, 0) for thing, _ in which]
+            pairs = zip(photos, captions(look, which), strict=True)
+            self._erased[look, which] = concept_shift(self.model, ARTISTS[look - 1].name, pairs)
+        return self._erased[look, which]
 
 
 def _named(look: int, wording: Wording) -> list[str]:
@@ -141,10 +150,6 @@ def _worded(name: str, wording: Wording) -> list[str]:
     return [name, *(phrase.format(name) for phrase in phrases)]
 
 
-def captions(look: int) -> list[str]:
-    """All captions of a look, things within templates."""
-    return [
-        caption(thing, look, template)
-        for template in range(NUM_TEMPLATES)
-        for thing in range(len(THINGS))
-    ]
+def captions(look: int, which: Which = ALL) -> list[str]:
+    """Captions of a look."""
+    return [caption(thing, look, template) for thing, template in which]

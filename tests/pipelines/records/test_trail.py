@@ -72,6 +72,24 @@ def test_a_job_is_on_record_with_what_it_was_asked_for_and_the_masks_it_made(
     assert (ended.details["state"], ended.details["units"]["done"]) == ("done", 1)
     assert ended.details["masks"] == {ADA: mask_digest(tiny_store, 0)}
     assert "@" in began.who
+    assert "combined" not in ended.details  # It was there already.
+
+
+def test_a_combined_checkpoint_is_on_record_with_those_it_erases(
+    tiny_store: TinyStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = tiny_store.plan.combined
+    assert fused
+    store.remove([f"commits/{fused.kind}/{fused.key}.json"])
+    monkeypatch.setattr("pipelines.jobs.erase.unit_runner", units_here(lambda _: False))
+    assert erase(tiny_store.manifest, store.uri, Console(file=StringIO())) == 0
+    *_, ended = events(store)
+    assert ended.details["masks"] == {}
+    assert ended.details["combined"] == {
+        "how": "fused",
+        "concepts": list(fused.erased),
+        "sha256": tiny_store.commits[fused.key].objects["mask"].digest,
+    }
 
 
 @pytest.mark.parametrize(
