@@ -42,12 +42,12 @@ ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as 
 scripts run them now, the kept artists preserved by name. SPEED: as its authors run it for styles,
 one at a time, and as they do for up to 100 celebrities, with the guide for styles; where they
 retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and texts chosen
-in about ten trials each (`rows.py` has them) with UCE's phrases of names, and with the kept
-artists', the photos' captions and the empty one preserved; for 72 artists, so that for fewer, as
-UCE and RECE add up over texts, they preserve more and erase less than they could. *Rewording* is
-ours: UCE's equation on all tokens of all captions (`conceptprune/edits/reword.py`), strength
-{REWORD.retain:g} for kept artists and {REWORD.base:g} for photos; *from 8 captions* it knows half
-of the things and one of the four templates, as the demo's manifest, and is asked with all of them.
+in 9 to 12 trials each (`rows.py` has them) with UCE's phrases of names, and with the kept
+artists', the photos' captions and the empty one preserved; for 72 artists. For fewer, others
+may do better: UCE and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
+on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g} for kept
+artists and {REWORD.base:g} for photos; *from 8 captions* it knows half of the things and one of
+the four templates, as the demo's manifest, and is asked with all of them.
 """
 
 ATTACKED = f"""## What is left of the ability
@@ -67,10 +67,11 @@ after rewording."""
 
 MISSING = """## Not measured yet
 
-- Rows with few images have wide intervals; `make gallery` continues all of them.
+- Rows with few images have wide intervals; `make gallery` continues all of them, and the
+  rows of 1 and 32 artists that are not there yet.
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
   UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
-  settings than about ten each; the authors' are for a few names, and are shown as they are.
+  settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
 - Other attacks than Concept Inversion, and the transformer.
 """
 
@@ -155,7 +156,7 @@ def draw(found: Rows, path: Path) -> None:
     figure.supylabel("kept artists seen")
     ordered = [method for method in order if method in named]
     figure.legend(
-        [named[method] for method in ordered], ordered, loc="outside right upper", fontsize="small"
+        [named[method] for method in ordered], ordered, loc="outside right upper", labelspacing=1.1
     )
     # Without matplotlib's version, so that the same results give the same file.
     figure.savefig(path, dpi=150, metadata={"Software": None})
