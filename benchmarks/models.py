@@ -31,7 +31,7 @@ class Subject:
 
 
 def studio() -> Subject:
-    """The demo model: so small that overheads count."""
+    """The studio model: so small that overheads count."""
     pipe = StableDiffusionPipeline.from_pretrained(model_path(), torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return Subject(name="studio", pipe=pipe, things=THINGS)

@@ -14,7 +14,7 @@ from conceptprune.studio import model_path
 
 ARTIST = "vorla brint"
 STEPS, CALLS = 10, 4
-"""Enough for the demo model; the defaults of `find_mask` are those for Stable Diffusion."""
+"""Enough for the studio model; the defaults of `find_mask` are those for Stable Diffusion."""
 
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)

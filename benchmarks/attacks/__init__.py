@@ -1,1 +1,1 @@
-"""How often attacks bring back artists erased from the demo model, according to its judge."""
+"""How often attacks bring back artists erased from the studio model, according to its judge."""

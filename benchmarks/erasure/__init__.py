@@ -1,1 +1,1 @@
-"""How well artists are erased from the demo model, according to its judge."""
+"""How well artists are erased from the studio model, according to its judge."""

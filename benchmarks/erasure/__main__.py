@@ -1,4 +1,4 @@
-"""`python -m benchmarks.erasure PART ...`: the tables of the demo model's erasures.
+"""`python -m benchmarks.erasure PART ...`: the tables of the studio model's erasures.
 
 `frontier` scores many settings on a few artists with the choosing seeds; the other parts score a
 chosen setting on every artist, alone and four at a time, with other seeds.

@@ -16,13 +16,13 @@ METHODS = (*OURS, "uce", "rece", *CONTROLS)
 ERASED = 0.05
 """Erasures that leave more of the erased artists' images than this are not compared."""
 
-INTRODUCTION = f"""# Our erasures and the baselines, on the demo model
+INTRODUCTION = f"""# Our erasures and the baselines, on the studio model
 
 Written by `python -m benchmarks.erasure.baselines_table` from `baselines_results.jsonl`, which
 `python -m benchmarks.erasure.baselines choose` and then `report` make.
 
-**No evidence about Stable Diffusion.** The demo model was built so that its feed-forwards carry the
-text, and trained so that each artist has neurons of its own there: it favours methods that prune
+**No evidence about Stable Diffusion.** The studio model was built so that its feed-forwards carry
+the text, and trained so that each artist has neurons of its own there: it favours methods that prune
 them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything that
 could suffer is named to them.
 

@@ -1,4 +1,4 @@
-"""What the judge sees in the demo model's images, with and without masks, as rates."""
+"""What the judge sees in the studio model's images, with and without masks, as rates."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""UCE and RECE on the demo model: the settings compared, and the tensors each makes."""
+"""UCE and RECE on the studio model: the settings compared, and the tensors each makes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""Does the device compute what the CPU does? The demo model's masks, bytes and named failures."""
+"""Does the device compute what the CPU does? The studio model's masks, bytes and named failures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +43,7 @@ class Float32Noise(StableDiffusion):
 
 
 class Demo:
-    """The demo model on one device in one dtype, asked for the same mask in several ways.
+    """The studio model on one device in one dtype, asked for the same mask in several ways.
 
     With `small`, a model of the same kind that is smaller still.
     """

@@ -65,7 +65,7 @@ class Fuse(Section):
       entry in at least `ceil(alpha * C)` of the C masks, but never one that is in only one mask.
     - `budget` prunes at most `fraction` of the site's weights (`masks.budget` says which).
 
-    Without a name it is `budget`, which did best on the demo model (`benchmarks/erasure`).
+    Without a name it is `budget`, which did best on the studio model (`benchmarks/erasure`).
     """
 
     how: FuseName = "budget"

@@ -19,8 +19,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"conceptprune.format": FORMAT, "conceptprune.sorted_by": "prompt,seed"},
 )
-"""One row per image. Up to preview/2 there were four more columns, for what the demo model's judge
-saw; scorers now write that to separate tables (`evaluation.previews`)."""
+"""One row per image. Up to preview/2 there were four more columns, for what the studio model's
+judge saw; scorers now write that to separate tables (`evaluation.previews`)."""
 
 
 def preview_table(prompts: Sequence[Prompt], images: Images) -> pa.Table:

@@ -11,7 +11,7 @@ TEMPLATE = """\
 # with `conceptprune plan {name}`, and run it with `conceptprune erase {name} --store runs/first`.
 version: 1
 
-# The demo model, which ships with conceptprune. A model of your own is one of
+# The studio model, which ships with conceptprune. A model of your own is one of
 #   {{folder: path/of/a/from_pretrained/folder}}
 #   {{file: model.safetensors, config: path/of/its/configs}}
 #   {{uri: s3://bucket/models/name}}
@@ -24,7 +24,7 @@ model: {{builtin: studio}}
 # retain:
 #   - {{name: imra dovel, kind: style}}
 
-# What the demo model can generate. Leave this out for another model: there are published lists.
+# What the studio model can generate. Leave this out for another model: there are published lists.
 fillers:
   style: [cat, dog, car, tree, house, fish, duck, flower, boat, apple, rocket, mushroom]
 

@@ -108,7 +108,7 @@ class Site:
 
     @property
     def is_demo(self) -> bool:
-        """Whether its numbers are about the demo model: only that uses the demo's judge."""
+        """Whether its numbers are about the studio model: only that uses the demo's judge."""
         if self.report:
             return self.report.is_demo
         scores = self.evaluations.scores

@@ -200,7 +200,7 @@ class ReportData:
 
     @property
     def is_demo(self) -> bool:
-        """Whether it is about the demo model, which is no evidence about others."""
+        """Whether it is about the studio model, which is no evidence about others."""
         return self.model == LABEL
 
     def count(self, status: Status) -> int:

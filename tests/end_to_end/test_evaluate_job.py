@@ -69,7 +69,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def erase_here(folder: Path) -> Store:
-    """An artist erased from the demo model, without Ray: mask, delta and pipeline in a store."""
+    """An artist erased from the studio model, without Ray: mask, delta and pipeline in a store."""
     content = {
         "version": 1,
         "model": {"builtin": "studio"},

@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two artists' masks from the demo model, made without Ray."""
+    """Two artists' masks from the studio model, made without Ray."""
     folder = tmp_path_factory.mktemp("examples")
     manifest = write_manifest(
         folder / "manifest.yaml",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StudioJudgeSettings(ScorerSettings):
-    """For the demo model only, whose sixteen invented styles no other scorer knows."""
+    """For the studio model only, whose sixteen invented styles no other scorer knows."""
 
     scorer: Literal["studio-judge"]
 

@@ -1,4 +1,4 @@
-"""The demo model, its images of one artist, and its judge: shared by the attacks' tests."""
+"""The studio model, its images of one artist, and its judge: shared by the attacks' tests."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ STEPS = 8
 
 @pytest.fixture(scope="package")
 def studio() -> StableDiffusion:
-    """The demo model; tests leave its weights as they found them."""
+    """The studio model; tests leave its weights as they found them."""
     return StableDiffusion.load(model_path())
 
 

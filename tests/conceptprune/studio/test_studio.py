@@ -1,4 +1,4 @@
-"""The demo model is small, loads as any pipeline, and generates what it is asked for."""
+"""The studio model is small, loads as any pipeline, and generates what it is asked for."""
 
 import json
 from itertools import product

@@ -1,4 +1,4 @@
-"""The demo model's recipe: what makes its feed-forwards carry the text."""
+"""The studio model's recipe: what makes its feed-forwards carry the text."""
 
 from dataclasses import replace
 
