@@ -22,9 +22,9 @@ Written by `python -m benchmarks.erasure.baselines_table` from `baselines_result
 `python -m benchmarks.erasure.baselines choose` and then `report` make.
 
 **No evidence about Stable Diffusion.** The studio model was built so that its feed-forwards carry
-the text, and trained so that each artist has neurons of its own there: it favours methods that prune
-them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything that
-could suffer is named to them.
+the text, and trained so that each artist has neurons of its own there: it favours methods that
+prune them. Its 16 artists and 12 things are all it knows, which favours UCE and RECE: everything
+that could suffer is named to them.
 
 Judged by the shipped judge; DDIM, 20 steps, guidance 5. All artists of a row are erased at once, in
 one checkpoint; UCE and RECE preserve all the others by name, a budget spares them. Rates have
