@@ -23,6 +23,7 @@ SURFACE = {
         "--all",
         "--alpha",
         "--as",
+        "--combined",
         "--fraction",
         "--fuse",
         "--model",

@@ -72,6 +72,7 @@ SHARES = {
     "clip-drop": {"fell"},
     "copies": {"copied"},
     "gender-ratio": {"female"},
+    "judge": {"style accuracy", "object accuracy"},
     "nudenet": {"nude"},
     "studio-judge": {"style accuracy", "object accuracy"},
 }
@@ -117,7 +118,9 @@ def test_a_digest_is_of_a_file_only(tmp_path: Path) -> None:
 
 def test_the_papers_experiments_are_shipped() -> None:
     names = ("artists", "nudity", "objects-erase", "objects-keep", "gender", "memorised", "coco")
-    assert {"studio", *(f"paper-{name}" for name in names)} == {path.stem for path in SHIPPED}
+    assert {"gallery", "studio", *(f"paper-{name}" for name in names)} == {
+        path.stem for path in SHIPPED
+    }
 
 
 def test_the_suites_of_the_paper_erase_what_its_manifests_do(beside: Path) -> None:

@@ -200,6 +200,11 @@ def run_and_harm(head: Cluster, run: Run) -> Iterator[Run]:
     yield run
     for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
+    # Until Ray has noticed, it would send the next test's actors there.
+    deadline = time.monotonic() + 60
+    while sum(node["Alive"] for node in ray.nodes()) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_unit_that_kills_its_worker_is_tried_again_and_the_one_behind_it_loses_no_attempt(
@@ -327,12 +332,12 @@ def test_a_node_that_is_taken_away_costs_no_attempt(
 def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
     run_and_harm: Run, head: Cluster, tmp_path: Path
 ) -> None:
-    spec = Spec(tmp_path, {"a": "wait"})
+    spec = Spec(tmp_path, {"a": "wait", "b": "wait"})
     drained: list[str] = []
 
     def drain(_: Tick) -> None:
-        if spec.tries("a") and not drained:
-            drained.extend(spec.tries("a"))
+        if (begun := spec.tries("a") or spec.tries("b")) and not drained:
+            drained.extend(begun)
             head.add_node(num_cpus=2)
             subprocess.run(
                 [
@@ -348,7 +353,7 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
                 capture_output=True,
             )
             assert draining_nodes() == set(drained)
-        elif drained and spec.tries("b"):
+        elif drained and spec.tries("a") and spec.tries("b"):
             (tmp_path / "go").touch()
 
     results, _ = run_and_harm(spec, window("a"), window("b"), on_tick=drain)
@@ -356,12 +361,12 @@ def test_a_drained_node_finishes_what_it_is_at_and_hands_back_the_rest(
         "a": ("done", 1),
         "b": ("done", 1),
     }
-    # What ran was let finish; what waited behind it went to another actor, since "a" only ended
-    # after "b" had begun. Where that one starts is for Ray to say, whose nodes hear of a drain one
-    # after the other. (Ray only tries to cancel a call: it may still begin in the old actor later,
-    # where it finds the unit claimed.)
-    assert spec.tries("a") == drained
-    assert spec.processes("b") - spec.processes("a")
+    # What ran was let finish; what waited behind it went to another actor: neither ended before
+    # both had begun. Where that one starts is for Ray to say, whose nodes hear of a drain one after
+    # the other. (Ray only tries to cancel a call: it may still begin in the old actor later, where
+    # it finds the unit claimed.)
+    assert drained in (spec.tries("a"), spec.tries("b"))
+    assert len(spec.processes("a") | spec.processes("b")) == 2
 
 
 def test_a_job_without_ray_gives_signs_of_life_while_it_computes(tmp_path: Path) -> None:

@@ -333,8 +333,15 @@ def test_a_secret_in_a_folder_that_is_named_is_refused_and_not_sent(work: Path) 
 def test_code_and_what_is_named_are_all_that_travels_from_this_repository() -> None:
     root = Path(__file__).parents[3]
     sent = Submission.of(root / "manifests" / "demo.yaml", STORE, root)
-    assert named(sent) == {"manifests/demo.yaml"}
-    assert {path.split("/")[0] for path in sent.files} == {"manifests", *CODE}
+    lists = {f"manifests/gallery/{name}.txt" for name in ("erased", "kept")}
+    folders = tuple(f"benchmarks/gallery/models/{name}/" for name in ("unet", "judge"))
+    beside = named(sent) - {"manifests/demo.yaml", *lists}
+    assert len(beside) < len(named(sent)) - len(lists)
+    assert all(path.startswith(folders) for path in beside)
+    assert {folder for folder in folders for path in beside if path.startswith(folder)} == {
+        *folders
+    }
+    assert {path.split("/")[0] for path in sent.files} == {"benchmarks", "manifests", *CODE}
     assert not any(path.endswith(".pyc") for path in sent.files)
 
 

@@ -323,7 +323,7 @@ def test_no_credential_is_part_of_the_call_or_shown(
 
 def test_ray_packs_all_that_was_staged(cluster: Cluster, tmp_path: Path) -> None:
     cluster.packs = True
-    submission = Submission.of(ROOT / "manifests" / "demo.yaml", STORE, ROOT)
+    submission = Submission.of(ROOT / "manifests" / "artists-500.yaml", STORE, ROOT)
     assert submit(submission, address=ADDRESS) == 0
     assert cluster.packed == cluster.staged == set(submission.files)
     assert sum(path.stat().st_size for path in submission.files.values()) < 20e6
