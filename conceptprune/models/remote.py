@@ -3,11 +3,15 @@
 All workers of a node load the same files, so memory-mapped weights are in its memory only once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -15,6 +19,12 @@ from conceptprune import progress
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
 from conceptprune.models.node_cache import cache_folder, made_once
+
+T = TypeVar("T")
+
+SILENCE = 300.0
+"""Seconds without a byte after which a remote call is given up."""
+SECONDS_BETWEEN_LOOKS = 0.5
 
 VERSION_KEYS = ("ETag", "mtime", "LastModified", "created")
 """Keys of a listing that may hold a file's version, the most reliable first."""
@@ -60,7 +70,8 @@ def _fetch(uri: str, listing: Listing, out: Path) -> None:
     for path, (size, _) in listing.items():
         local = out / path
         local.parent.mkdir(parents=True, exist_ok=True)
-        fs.get_file(f"{root.rstrip('/')}/{path}", str(local))
+        get = partial(fs.get_file, f"{root.rstrip('/')}/{path}", str(local))
+        _while_it_moves(get, lambda: _bytes_in(out), f"reading {path}")
         if local.stat().st_size != size:
             raise OSError(f"{path} has {local.stat().st_size} bytes instead of {size}")
         progress.made()
@@ -72,7 +83,8 @@ def _list(uri: str, files: Sequence[str]) -> Listing:
     fs.invalidate_cache()
     root = root.rstrip("/")
     found: dict[str, tuple[int, str]] = {}
-    for name, entry in sorted(fs.find(root, detail=True).items()):
+    find = partial(fs.find, root, detail=True)
+    for name, entry in sorted(_while_it_moves(find, lambda: 0, "listing it").items()):
         path = name.removeprefix(root).lstrip("/")
         if not any(fnmatch(path, pattern) for pattern in files):
             continue
@@ -82,6 +94,43 @@ def _list(uri: str, files: Sequence[str]) -> Listing:
     if not found:
         raise UserError(f"model: {uri} has no file of a model ({', '.join(files)})")
     return found
+
+
+def _while_it_moves(call: Callable[[], T], moved: Callable[[], int], what: str) -> T:
+    """The result of a remote call, which is left alone once `moved` stays the same for `SILENCE`.
+
+    Not every library behind fsspec has a time limit of its own.
+
+    Raises:
+        TimeoutError: nothing has moved for so long.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # Of a daemon: a call that never returns must not keep the process from ending.
+    Thread(target=run, daemon=True).start()
+    seen, since = moved(), time.monotonic()
+    while not wait([done], timeout=SECONDS_BETWEEN_LOOKS).done:
+        if (now := moved()) != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > SILENCE:
+            raise TimeoutError(f"{what}: not a byte in {SILENCE:g} s")
+    return done.result()
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of all files below a folder, also of those that a library writes under other names."""
+    total = 0
+    for path in folder.rglob("*"):
+        # It may have been moved since.
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _version(entry: Mapping[str, Any]) -> str:

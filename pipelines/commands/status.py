@@ -47,8 +47,8 @@ class RunStatus:
     """What is on record of it that this version does not know."""
     wrong: Mapping[str, str] = field(default_factory=dict)
     """By concept, why what is recorded as its mask is not."""
-    wrong_rewording: str = ""
-    """Why what is recorded as the rewording of all is not; empty if it is, or there is none."""
+    wrong_combined: str = ""
+    """Why what is recorded as the combined checkpoint is not; empty if it is, or there is none."""
 
     @classmethod
     def read(
@@ -83,7 +83,7 @@ class RunStatus:
             states=states,
             not_shown=unknown,
             wrong=whose.wrong(done),
-            wrong_rewording=whose.wrong_rewording(done, rows),
+            wrong_combined=whose.wrong_combined(done, rows),
         )
 
     @property
@@ -211,12 +211,12 @@ def _lines(status: RunStatus) -> Iterator[str]:
             yield f"  failed    {_failure(row)}"
     for name, problem in status.wrong.items():
         yield "  wrong     " + one_line(f"mask of {name}: {problem}")
-    if status.wrong_rewording:
-        yield "  wrong     " + one_line(f"rewording: {status.wrong_rewording}")
+    if status.wrong_combined:
+        yield "  wrong     " + one_line(f"combined checkpoint: {status.wrong_combined}")
     yield from _blocked(status.rows)
     left = len(status.open_rows)
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
-    wrong = status.wrong or status.wrong_rewording
+    wrong = status.wrong or status.wrong_combined
     verify = "; what is wrong, it computes again with --verify" if wrong else ""
     yield f"  rerun     a rerun would {verb}{verify}"
 

@@ -68,7 +68,7 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
         known["combined"] = combined and {
             "how": how_combined(combined),
             "status": combined["status"],
-            "wrong": status.wrong_rewording or None,
+            "wrong": status.wrong_combined or None,
             "lacking": list(lacking(combined, status.rows)),
         }
     if isinstance(record, EvaluationRecord):

@@ -15,14 +15,15 @@ from conceptprune.masks.mask_file import named_concepts
 from conceptprune.store import ObjectRef, Store, UnknownFormatError
 from conceptprune.units.find import find_commit
 
+from ..console.names import some
 from .combined import REWORD, inside
-from .ledger import READERS, is_own_mask
+from .ledger import READERS, is_combined, is_own_mask
 
 HEADER_BYTES = 2**18
 """What is read of a mask: longer than the header of any model's, and shorter than the mask."""
 
 At = tuple[str, str]
-"""A mask's key, and the concept whose it should be."""
+"""A mask's or a rewording's key, and whose it should be."""
 
 
 class Whose:
@@ -42,55 +43,46 @@ class Whose:
         wanted = [(row["key"], row["concepts"][0]) for row in rows if is_own_mask(row)]
         new = [at for at in dict.fromkeys(wanted) if at not in self._found]
         with ThreadPoolExecutor(READERS) as readers:
-            self._found |= zip(new, readers.map(self._problem, new), strict=True)
+            problems = readers.map(lambda at: self._problem("mask", at[0], [at[1]]), new)
+            self._found |= zip(new, problems, strict=True)
         return {name: self._found[key, name] for key, name in wanted if self._found[key, name]}
 
-    def wrong_rewording(
+    def wrong_combined(
         self, done: Iterable[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
     ) -> str:
-        """What is wrong with a rewording among the rows that are `done`; empty if nothing is."""
+        """What is wrong with the combined checkpoint among the rows that are `done`, if any is."""
         for row in done:
-            if row["kind"] == REWORD:
+            if is_combined(row):
                 names = inside(row, rows)
                 at = row["key"], "\n".join(names)
                 if at not in self._found:
-                    self._found[at] = self._problem_of_rewording(row["key"], names)
+                    self._found[at] = self._problem(row["kind"], row["key"], names)
                 if self._found[at]:
                     return self._found[at]
         return ""
 
-    def _problem_of_rewording(self, key: str, names: Sequence[str]) -> str:
+    def _problem(self, kind: str, key: str, names: Sequence[str]) -> str:
+        what, role = ("rewording", "delta") if kind == REWORD else ("mask", "mask")
         try:
-            commit = find_commit(self._store, REWORD, key)
-            ref = commit.objects.get("delta") if commit else None
+            commit = find_commit(self._store, kind, key)
+            ref = commit.objects.get(role) if commit else None
             if ref is None:
-                return "its record is damaged, or names no delta"
-            header = delta_header(self._store, ref)
+                return f"its record is damaged, or names no {role}"
+            concepts = self._concepts(ref, kind)
         except UnknownFormatError:
             return ""
         except (StoreError, UserError) as error:
             return str(error)
-        concepts = header.concepts if header else ()
-        if list(map(concept_key, concepts)) == list(map(concept_key, names)):
+        if concepts is None or list(map(concept_key, concepts)) == list(map(concept_key, names)):
             return ""
-        return f"its file is a rewording of {', '.join(concepts)}: somebody changed its record"
+        return f"its file is a {what} of {some(concepts)}: somebody changed its record"
 
-    def _problem(self, at: At) -> str:
-        key, name = at
-        try:
-            commit = find_commit(self._store, "mask", key)
-            ref = commit.objects.get("mask") if commit else None
-            if ref is None:
-                return "its record is damaged, or names no mask"
-            beginning = self._store.begin(ref, HEADER_BYTES)
-            concepts = named_concepts(beginning, ref.size)
-        except UnknownFormatError:
-            return ""
-        except (StoreError, UserError) as error:
-            return str(error)
-        if concepts is None or list(map(concept_key, concepts)) == [concept_key(name)]:
-            return ""
-        return f"its file is a mask of {', '.join(concepts)}: somebody changed its record"
+    def _concepts(self, ref: ObjectRef, kind: str) -> tuple[str, ...] | None:
+        """Whom a file says that it erases; None if it cannot be told."""
+        if kind == REWORD:
+            header = delta_header(self._store, ref)
+            return header.concepts if header else ()
+        return named_concepts(self._store.begin(ref, HEADER_BYTES), ref.size)
 
 
 def delta_header(store: Store, ref: ObjectRef) -> DeltaHeader | None:

@@ -16,6 +16,7 @@ from conceptprune.errors import ManifestError, StoreError, UserError
 from conceptprune.manifest import parse_manifest
 from conceptprune.manifest.model import PIPELINE_FILES, RemoteModel
 from conceptprune.manifest.model_settings import ModelSettings
+from conceptprune.models import remote
 from conceptprune.models.families import identity
 from conceptprune.models.hub import fetched_from_hub
 from conceptprune.models.remote import fetched, listing_digest
@@ -65,6 +66,45 @@ def test_workers_that_ask_at_once_fetch_each_file_once(
     assert identity(folder) == identity(place)
     # No pickled file is ever on the node.
     assert not list(folder.rglob("*.bin"))
+
+
+def test_a_remote_that_falls_silent_is_given_up(
+    place: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(remote, "SILENCE", 0.2)
+    monkeypatch.setattr(LocalFileSystem, "get_file", lambda *_, **__: never.wait())
+    with pytest.raises(StoreError, match=r"cannot read .* not a byte in 0\.2 s"):
+        fetched(f"file://{place}", PIPELINE_FILES)
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *_, **__: never.wait())
+    with pytest.raises(StoreError, match=r"listing it: not a byte in 0\.2 s"):
+        listing_digest(f"file://{place}", PIPELINE_FILES)
+    never.set()
+
+
+def test_a_remote_is_waited_for_as_long_as_bytes_arrive(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    enough = threading.Event()
+    get_file = LocalFileSystem.get_file
+
+    def more(_: Path) -> int:
+        nonlocal looks
+        looks += 1
+        # Each look is later than any limit allows, and each finds more.
+        monkeypatch.setattr(remote, "SILENCE", 0.0)
+        if looks > 3:
+            enough.set()
+        return looks
+
+    def get(self: Any, source: str, target: str, **options: Any) -> None:
+        enough.wait()
+        get_file(self, source, target, **options)
+
+    monkeypatch.setattr(remote, "_bytes_in", more)
+    monkeypatch.setattr(LocalFileSystem, "get_file", get)
+    assert identity(fetched(f"file://{place}", PIPELINE_FILES)) == identity(place)
 
 
 def test_a_fetch_that_was_cut_short_is_begun_anew(

@@ -117,11 +117,13 @@ def test_the_status_of_a_store_names_the_concept_whose_mask_it_is_not_and_moves_
     before = paths(store)
     text = status(store.uri)
     assert f"wrong     mask of {ADA}: its file is a mask of {CY}" in text
+    assert f"wrong     combined checkpoint: its file is a mask of {CY}" in text
     assert "concepts  2 of 3 done" in text
     assert "compute nothing; what is wrong, it computes again with --verify" in text
     (run,) = status_document(store.uri)["runs"]
     assert run["concepts"]["done"] == 2
     assert list(run["concepts"]["wrong"]) == [ADA]
+    assert run["combined"]["wrong"].startswith(f"its file is a mask of {CY}: ")
     assert paths(store) == before
 
 

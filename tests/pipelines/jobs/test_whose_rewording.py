@@ -73,7 +73,7 @@ def test_one_of_other_concepts_is_refused_named_and_made_again(
     assert problem.startswith(f"rewording of {ADA}, {CY}, {LAST}: ")
     assert f"its file is a rewording of {CY}: somebody changed" in problem
     text = status(store.uri)
-    assert f"wrong     rewording: its file is a rewording of {CY}: somebody" in text
+    assert f"wrong     combined checkpoint: its file is a rewording of {CY}: somebody" in text
     assert "compute nothing; what is wrong, it computes again with --verify" in text
     assert f"rewording of {CY}" in status_document(store.uri)["runs"][0]["combined"]["wrong"]
     assert paths(store) == before
@@ -91,7 +91,7 @@ def test_what_is_no_delta_is_named_and_made_again(
     name_another(store, edit, "delta", lambda _: data)
     (problem,) = audit(store.uri).problems
     assert problem.startswith(f"rewording of {ADA}, {CY}, {LAST}: not a safetensors file")
-    assert "wrong     rewording: not a safetensors file" in status(store.uri)
+    assert "wrong     combined checkpoint: not a safetensors file" in status(store.uri)
     assert find_units(reworded_store.plan, store, verify=True).todo == [edit]
 
 
