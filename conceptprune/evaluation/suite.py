@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from conceptprune.evaluation.attack_settings import Attacks
-from conceptprune.evaluation.prompt_files import file_prompts
+from conceptprune.evaluation.prompt_files import MAX_BYTES, file_prompts
 from conceptprune.evaluation.scorers.base import Domain
 from conceptprune.evaluation.scorers.table import AnyScorer, refuse_same_titles
 from conceptprune.manifest.collection import Device, Dtype, Scheduler, default_dtype
@@ -29,7 +29,7 @@ from conceptprune.manifest.fields import (
     refusal_here,
     refuse_duplicates,
 )
-from conceptprune.manifest.files import text_beside
+from conceptprune.manifest.files import open_regular, text_beside
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
 from conceptprune.manifest.schema import Compute
@@ -150,7 +150,12 @@ class Source(Section):
             return digest
         if path is None:
             raise refusal_here("nothing: only a file or a csv has one")
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        try:
+            with open_regular(Path(path), MAX_BYTES) as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except (OSError, ValueError):
+            # Refused where its prompts are read, with the field that names it.
+            return digest
         if found != digest:
             raise refusal_here(f"the SHA-256 of {path}, which is {found}: is it the right file?")
         return digest

@@ -110,6 +110,19 @@ def test_a_file_of_prompts_must_be_the_one_that_is_meant(tmp_path: Path) -> None
         with_digest("0" * 64)
 
 
+@pytest.mark.parametrize("name", ["paper-artists", "paper-nudity", "paper-memorised"])
+def test_a_shipped_suite_without_the_files_that_its_user_brings_names_them(name: str) -> None:
+    with pytest.raises(ManifestError, match=r"(csv|file|captions)(.|\n)*No such file"):
+        load_suite(ROOT / "manifests" / "suites" / f"{name}.yaml")
+
+
+def test_a_pipe_with_a_digest_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "titles.txt")
+    source = {"name": "titles", "file": "titles.txt", "sha256": "0" * 64}
+    with pytest.raises(ManifestError, match="not a regular file"):
+        suite(tmp_path, groups={"erased": [source]})
+
+
 def test_a_digest_is_of_a_file_only(tmp_path: Path) -> None:
     source = {"name": "titles", "prompts": ["a title"], "sha256": "0" * 64}
     with pytest.raises(ManifestError, match="only a file or a csv has one"):
