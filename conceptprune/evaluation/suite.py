@@ -152,7 +152,7 @@ class Source(Section):
             raise refusal_here("nothing: only a file or a csv has one")
         try:
             with open_regular(Path(path), MAX_BYTES) as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                found = hashlib.sha256(stream.read(MAX_BYTES)).hexdigest()
         except (OSError, ValueError):
             # Refused where its prompts are read, with the field that names it.
             return digest

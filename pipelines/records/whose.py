@@ -20,7 +20,7 @@ from .combined import REWORD, inside
 from .ledger import READERS, is_combined, is_own_mask
 
 HEADER_BYTES = 2**18
-"""What is read of a mask: longer than the header of any model's, and shorter than the mask."""
+"""What is read of a mask at first: longer than the header of one concept's."""
 
 At = tuple[str, str]
 """A mask's or a rewording's key, and whose it should be."""
@@ -82,7 +82,7 @@ class Whose:
         if kind == REWORD:
             header = delta_header(self._store, ref)
             return header.concepts if header else ()
-        return named_concepts(self._store.begin(ref, HEADER_BYTES), ref.size)
+        return named_concepts(_header(self._store, ref), ref.size)
 
 
 def delta_header(store: Store, ref: ObjectRef) -> DeltaHeader | None:
@@ -92,8 +92,13 @@ def delta_header(store: Store, ref: ObjectRef) -> DeltaHeader | None:
         StoreError: it is missing.
         UserError: it is no delta.
     """
+    return begun_header(_header(store, ref))
+
+
+def _header(store: Store, ref: ObjectRef) -> bytes:
+    """A safetensors file's beginning, with its whole header unless that is beyond all measure."""
     beginning = store.begin(ref, HEADER_BYTES)
     size = 8 + int.from_bytes(beginning[:8], "little")
-    if len(beginning) < size <= MOST_HEADER_BYTES:
-        beginning = store.begin(ref, size)
-    return begun_header(beginning)
+    if len(beginning) < size <= min(MOST_HEADER_BYTES, ref.size):
+        return store.begin(ref, size)
+    return beginning

@@ -17,6 +17,7 @@ from conceptprune.units.worker import Worker
 from pipelines.commands.export import export_concepts
 from pipelines.commands.status_json import status_document
 from pipelines.commands.verify import audit
+from pipelines.records import whose
 from pipelines.records.reuse import find_units
 from tests.pipelines.commands.test_gc import paths
 from tests.pipelines.commands.test_status import status
@@ -110,9 +111,12 @@ def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(
     assert f"its file is a mask of {CY}" in of_all
 
 
+@pytest.mark.parametrize("at_first", [whose.HEADER_BYTES, 64])
 def test_the_status_of_a_store_names_the_concept_whose_mask_it_is_not_and_moves_nothing(
-    store: Store, tiny_store: TinyStore
+    store: Store, tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch, at_first: int
 ) -> None:
+    # However long the header of a mask of many concepts is.
+    monkeypatch.setattr(whose, "HEADER_BYTES", at_first)
     assert "wrong" not in status(tiny_store.uri)
     before = paths(store)
     text = status(store.uri)
