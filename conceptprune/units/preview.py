@@ -44,14 +44,8 @@ def hardly_changed(before: Iterable[pa.Table], after: pa.Table) -> bool:
     )
 
 
-def no_effect(number: int, *, reworded: bool) -> NoEffectError:
-    """The error of an edit, a mask's or a rewording's, that changes none of so many images."""
-    if reworded:
-        return NoEffectError(
-            f"the rewording changes none of {number} images: to the model, these prompts are as "
-            "their base prompts; check that they name the concepts, or lower the strengths under "
-            "reword:"
-        )
+def no_effect(number: int) -> NoEffectError:
+    """The error of a mask that changes none of so many images."""
     return NoEffectError(
         f"the mask changes none of {number} images: what was pruned does nothing here; check that "
         "the site is one the model uses, or raise pruning.sparsity"

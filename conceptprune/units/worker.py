@@ -349,7 +349,7 @@ class Worker(UnitWorker):
             and hardly_changed(self._previews(unit.before), table)
             and np.array_equal(images, self._generated(unit, None, memory))
         ):
-            raise no_effect(table.num_rows, reworded=isinstance(mask, Delta))
+            raise no_effect(table.num_rows)
         data = table_to_parquet(table)
         objects = {"preview": self._put("preview", data, suffix="parquet")}
         return Made(objects=objects, facts={"at_once": memory.at_once})
