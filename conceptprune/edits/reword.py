@@ -4,13 +4,14 @@ their base prompts.
 UCE's equation (Gandikota et al., WACV 2024, arXiv 2308.14761, equation 7), on whole prompts where
 its authors' scripts take names: every token from the concept's own words on becomes the token at
 its place in the base prompt, and every token of the retained concepts' prompts, of the base prompts
-and of the empty prompt stays. All enter as second moments (`moments.py`), which are additive: a
+and of the empty prompt stays. So do base prompts with common words as fillers, because people ask
+for more than a manifest names. All enter as second moments (`moments.py`), which are additive: a
 concept is added to, or taken back from, a batch without the others' prompts.
 
 Shapes: T tokens of an encoded prompt, D its width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -23,6 +24,7 @@ from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.prompts.vocabulary import common_words
 
 Pair = tuple[str, str]
 """A prompt without the concept (base) and one with it (target)."""
@@ -71,6 +73,17 @@ def prompt_moments(model: DiffusionModel, texts: Iterable[str]) -> Moments:
     return merged([Moments.of(heard(model, text).states) for text in dict.fromkeys(texts)])
 
 
+def vocabulary_moments(
+    model: DiffusionModel, templates: Sequence[str], *, count: int, without: Collection[str]
+) -> Moments:
+    """Of base prompts with common words in the place of `{filler}`.
+
+    A text encoder that reads letters has no such words; the prompts are then without a filler.
+    """
+    words = common_words(model.pipe.tokenizer, count, without) or ("",)
+    return prompt_moments(model, [each.format(filler=word) for each in templates for word in words])
+
+
 def text_pairs(concept: Concept) -> list[Pair]:
     """A concept's prompts, base and target, without their seeds."""
     return [(pair.base.text, pair.target.text) for pair in prompt_pairs(concept, seed=0)]
@@ -82,16 +95,20 @@ def reword_map(
     bases: Iterable[Moments],
     empty: Moments,
     settings: Reword,
+    vocabulary: Moments | None = None,
 ) -> Tensor:
     """M [D, D] float64, by which keys and values [R, D] are multiplied from the right.
 
-    All are summed one after the other, in the given order; only `retained` may be empty.
+    All are summed one after the other, in the given order; `retained` may be empty, and
+    `vocabulary` be left out.
     """
     kept = [(settings.base, merged(bases)), (settings.empty, empty)]
+    if vocabulary:
+        kept.append((settings.vocabulary, vocabulary))
     others = list(islice(it := iter(retained), 1))
     if others:
         kept.append((settings.retain, merged([*others, *it])))
-    return shift_map(reduce(Shift.merge, erased), kept)
+    return shift_map(reduce(Shift.merge, erased), kept, ridge=settings.ridge)
 
 
 def _first_own(model: DiffusionModel, name: str, base: str, target: str) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from conceptprune.manifest.fields import Float, Section
+from conceptprune.manifest.fields import Float, Int, Section
 
 Method = Literal["conceptprune", "reword"]
 
@@ -17,12 +17,18 @@ class Reword(Section):
     Means are compared, not sums, so that no strength depends on the number of prompts.
     """
 
-    retain: Annotated[Float, _STRENGTH] = 3.0
+    retain: Annotated[Float, _STRENGTH] = 4.5
     """The retained concepts' prompts."""
     base: Annotated[Float, _STRENGTH] = 6.0
     """The base prompts."""
     empty: Annotated[Float, _STRENGTH] = 1.5
     """The empty prompt, which guidance uses in every image."""
+    vocabulary: Annotated[Float, _STRENGTH] = 1.0
+    """Base prompts with common words of the text encoder's vocabulary as fillers."""
+    words: Annotated[Int, Field(ge=0, le=100_000)] = 1000
+    """How many such words, at most; 0 leaves them out."""
+    ridge: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 1e-3
+    """The edit itself: how strongly it is kept small, against the mean of all prompts."""
 
     @property
     def key_parts(self) -> dict[str, Any]:

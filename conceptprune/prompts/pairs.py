@@ -208,6 +208,14 @@ def prompt_pairs(concept: Concept, *, seed: int) -> tuple[PromptPair, ...]:
     return tuple(pairs)
 
 
+def base_template(concept: Concept) -> str:
+    """The base prompt of a concept with `{filler}` in it; a filler alone if it has no template."""
+    made_by = KINDS[concept.kind].texts
+    if concept.prompts is None and isinstance(made_by, _Template):
+        return (concept.template or made_by).base
+    return "{filler}"
+
+
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
     """Digest of prompts, which masks and statistics record."""
     return unit_key({"prompts": [[prompt.text, prompt.seed] for prompt in prompts]})

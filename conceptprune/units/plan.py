@@ -14,7 +14,7 @@ from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview_plan import Previews, preview_unit, retained_beside
 from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.reword_plan import reword_units, shift_unit
-from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
 from conceptprune.units.unit_plan import Planner, UnitPlan, labels_of
@@ -71,6 +71,7 @@ ORDER = (
     StatisticsUnit,
     ShiftUnit,
     MomentsUnit,
+    VocabularyUnit,
     MaskUnit,
     SweepUnit,
     SweepTableUnit,

@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from conceptprune.manifest import Manifest, concept_key
 from conceptprune.manifest.model_settings import ModelSettings
-from conceptprune.prompts.pairs import PromptPair
-from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, text_model
+from conceptprune.prompts.pairs import PromptPair, base_template
+from conceptprune.prompts.vocabulary import words_of
+from conceptprune.units.reword_units import (
+    MomentsUnit,
+    RewordUnit,
+    ShiftUnit,
+    VocabularyUnit,
+    text_model,
+)
 from conceptprune.units.unit import Unit
 from conceptprune.versions import versions
 
@@ -25,7 +32,8 @@ def reword_units(
     """The edit of the `erased` concepts, by name, and all units that it needs.
 
     What stays are the retained concepts that the manifest does not erase (also where one of its
-    concepts is not among `erased`, because it failed), and every concept's base prompts.
+    concepts is not among `erased`, because it failed), every concept's base prompts, and these with
+    common words as fillers.
 
     Raises:
         ValueError: the manifest asks for another method.
@@ -34,7 +42,8 @@ def reword_units(
     if settings is None:
         raise ValueError(f"method {manifest.method} rewords nothing")
     texts = text_model(model)
-    names = {concept_key(concept.name) for concept in manifest.concepts}
+    concepts = {concept.name: concept for concept in manifest.concepts}
+    names = {concept_key(name) for name in concepts}
     spared = [other for other in manifest.retain if concept_key(other.name) not in names]
     shifts = [shift_unit(name, pairs[name], model) for name in erased]
 
@@ -47,12 +56,20 @@ def reword_units(
         for unit in (stays(*(pair.base.text for pair in pairs[name])) for name in erased)
     }
     empty = stays("")
+    vocabulary = VocabularyUnit(
+        templates=tuple(dict.fromkeys(base_template(concepts[name]) for name in erased)),
+        words=settings.words,
+        without=tuple(sorted(set().union(*(_own_words(name, pairs[name]) for name in erased)))),
+        model=texts,
+    )
+    common = [vocabulary] if settings.words else []
     edit = RewordUnit(
         erased=tuple(erased),
         shifts=tuple(unit.key for unit in shifts),
         retained=tuple(unit.key for unit in retained),
         bases=tuple(bases),
         empty=empty.key,
+        vocabulary=vocabulary.key if common else None,
         settings=settings,
         provenance={
             "model": model.source.label,
@@ -63,4 +80,10 @@ def reword_units(
             "versions": versions(),
         },
     )
-    return edit, [*shifts, *retained, *bases.values(), empty, edit]
+    return edit, [*shifts, *retained, *bases.values(), empty, *common, edit]
+
+
+def _own_words(name: str, pairs: Sequence[PromptPair]) -> frozenset[str]:
+    """Words of a concept's name and of its target prompts that none of its base prompts has."""
+    targets = words_of(pair.target.text for pair in pairs)
+    return words_of([name]) | (targets - words_of(pair.base.text for pair in pairs))

@@ -76,6 +76,40 @@ class MomentsUnit(Unit):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VocabularyUnit(Unit):
+    """Sum, over base prompts with common words as fillers, what keys and values hear."""
+
+    title = "Sums of common words"
+    warm = True
+    intermediate = True
+
+    templates: tuple[str, ...]
+    """Base prompts with `{filler}` in them."""
+    words: int
+    """How many common words, at most."""
+    without: tuple[str, ...]
+    """The erased concepts' own words, which are left out; in lower case."""
+    model: Mapping[str, str]
+    """What of the model decides which words are common, and how a text is encoded."""
+
+    @property
+    def key(self) -> str:
+        """Identity: the model, and all that decides the texts."""
+        about = {"kind": "vocabulary", "format": FORMAT, **self.model}
+        texts = {"templates": list(self.templates), "without": list(self.without)}
+        return unit_key({**about, **texts, "words": self.words})
+
+    @property
+    def detail(self) -> str:
+        """How many words."""
+        return f"{self.words} common words"
+
+    def bytes_written(self, sizes: "Sizes", units: Mapping[str, Unit]) -> int:
+        """One square of the encoded prompt's width."""
+        return sizes.second_moments(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewordUnit(Unit):
     """Edit keys and values, once for all concepts: a delta."""
 
@@ -92,6 +126,8 @@ class RewordUnit(Unit):
     """The same of the base prompts: one for each set of them."""
     empty: str
     """The same of the empty prompt."""
+    vocabulary: str | None
+    """Key of the `VocabularyUnit`; None where the settings leave it out."""
     settings: Reword
     provenance: Mapping[str, Any] = field(hash=False)
     """What the delta records besides the settings."""
@@ -107,6 +143,7 @@ class RewordUnit(Unit):
                 "retained": list(self.retained),
                 "bases": list(self.bases),
                 "empty": self.empty,
+                "vocabulary": self.vocabulary,
                 "settings": self.settings.key_parts,
                 "provenance": self.provenance,
             }
@@ -119,6 +156,7 @@ class RewordUnit(Unit):
         return (
             *((ShiftUnit.kind, key) for key in self.shifts),
             *((MomentsUnit.kind, key) for key in stays),
+            *([(VocabularyUnit.kind, self.vocabulary)] if self.vocabulary else ()),
         )
 
     @property

@@ -11,13 +11,13 @@ from conceptprune.checkpoints.files import encode_delta
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.edits.moments_file import moments_bytes, read_moments, read_shift
 from conceptprune.edits.projections import edited, prompt_projections
-from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
+from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map, vocabulary_moments
 from conceptprune.errors import UserError
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.weights import read_weights
 from conceptprune.store import Commit, Store
 from conceptprune.units.results import check_whose
-from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 
 
 def shift_file(model: DiffusionModel, unit: ShiftUnit) -> bytes:
@@ -32,6 +32,16 @@ def shift_file(model: DiffusionModel, unit: ShiftUnit) -> bytes:
 def moments_file(model: DiffusionModel, unit: MomentsUnit) -> bytes:
     """The sums of prompts that stay."""
     return moments_bytes(prompt_moments(model, unit.texts))
+
+
+def vocabulary_file(model: DiffusionModel, unit: VocabularyUnit) -> bytes:
+    """The sums of base prompts with common words.
+
+    Raises:
+        UserError: the text encoder has no whole words.
+    """
+    found = vocabulary_moments(model, unit.templates, count=unit.words, without=unit.without)
+    return moments_bytes(found)
 
 
 def reworded(
@@ -51,12 +61,17 @@ def reworded(
         for key in unit.shifts:
             yield read_shift(store.load(store.get(ShiftUnit.kind, key), "moments"))
 
-    def stays(keys: Sequence[str]) -> Iterator[Moments]:
+    def stays(keys: Sequence[str], kind: str = MomentsUnit.kind) -> Iterator[Moments]:
         for key in keys:
-            yield read_moments(store.load(store.get(MomentsUnit.kind, key), "moments"))
+            yield read_moments(store.load(store.get(kind, key), "moments"))
 
     change = reword_map(
-        shifts(), stays(unit.retained), stays(unit.bases), next(stays([unit.empty])), unit.settings
+        shifts(),
+        stays(unit.retained),
+        stays(unit.bases),
+        next(stays([unit.empty])),
+        unit.settings,
+        next(stays([unit.vocabulary], VocabularyUnit.kind)) if unit.vocabulary else None,
     )
     weights = read_weights(folder / model.component, names)
     data = encode_delta(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import Commit, Store
 from conceptprune.units.find import find_commit
-from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
+from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 from conceptprune.units.unit import Unit
 from conceptprune.units.unit_plan import UnitPlan
 from conceptprune.units.units import FusedMaskUnit, MaskUnit
@@ -40,7 +40,7 @@ def find_units(plan: UnitPlan, store: Store, *, verify: bool = False) -> Found:
     there = [unit for unit in plan.units() if committed(unit.kind, unit.key)]
     results = [unit for unit in there if not unit.intermediate]
     # Sums are few and small, and a rerun with one more concept adds to them.
-    sums = [unit for unit in there if isinstance(unit, ShiftUnit | MomentsUnit)]
+    sums = [unit for unit in there if isinstance(unit, ShiftUnit | MomentsUnit | VocabularyUnit)]
     suspects = [*results, *sums] if verify else _cut_short(results, store, reused)
     with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(lambda unit: _is_lost(store, unit), suspects)
@@ -97,7 +97,7 @@ def _check(store: Store, unit: Unit, commit: Commit) -> None:
             from conceptprune.edits.moments_file import read_shift
 
             read_shift(store.load(commit, "moments"))
-        case MomentsUnit():
+        case MomentsUnit() | VocabularyUnit():
             from conceptprune.edits.moments_file import read_moments
 
             read_moments(store.load(commit, "moments"))

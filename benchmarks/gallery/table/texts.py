@@ -14,10 +14,16 @@ from conceptprune.baselines.texts import PHRASES, encoded
 from conceptprune.baselines.uce import Edit, Encoded, UceSettings, uce_map
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.edits.projections import VALUE_SITES, edited, prompt_projections
-from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
+from conceptprune.edits.reword import (
+    concept_shift,
+    prompt_moments,
+    reword_map,
+    vocabulary_moments,
+)
 from conceptprune.manifest import Reword
 from conceptprune.models.base import DiffusionModel
-from conceptprune.studio.training.captions import NUM_TEMPLATES
+from conceptprune.prompts.vocabulary import words_of
+from conceptprune.studio.training.captions import NUM_TEMPLATES, PHOTO_CAPTIONS
 
 Looks = tuple[int, ...]
 """Looks of several artists; 0 is the photos'."""
@@ -122,8 +128,17 @@ class Texts:
             [self._moments(0, which)],
             prompt_moments(self.model, [""]),
             settings,
+            self._vocabulary(looks, settings.words),
         )
         return self.edited(change)
+
+    def _vocabulary(self, looks: Looks, count: int) -> Moments | None:
+        """Of photos' captions with common words in the place of things."""
+        if not count:
+            return None
+        erased = words_of([ARTISTS[look - 1].name for look in looks])
+        photo = PHOTO_CAPTIONS[0].format(thing="{filler}")
+        return vocabulary_moments(self.model, [photo], count=count, without=erased)
 
     def _moments(self, look: int, which: Which) -> Moments:
         """Of captions of a look."""

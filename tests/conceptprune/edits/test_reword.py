@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
+from conceptprune import studio
 from conceptprune.edits.moments import merged
 from conceptprune.edits.projections import edited, prompt_projections
 from conceptprune.edits.reword import (
@@ -11,11 +13,14 @@ from conceptprune.edits.reword import (
     prompt_moments,
     reword_map,
     text_pairs,
+    vocabulary_moments,
 )
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
+from conceptprune.prompts.vocabulary import words_of
+from conceptprune.studio.names import ARTISTS, THINGS
 from tests.support.tiny_models import TINY_MODELS, TinyModel
 
 EMPTY = [""]
@@ -104,3 +109,37 @@ def test_the_same_prompt_twice_counts_once(model):
 def test_a_target_without_the_concept_is_refused(model):
     with pytest.raises(UserError, match="Ada: a target prompt is the same as its base"):
         concept_shift(model, "Ada", [("a cat", "a cat")])
+
+
+@pytest.fixture(scope="module")
+def model_with_words() -> DiffusionModel:
+    pipe = DiffusionPipeline.from_pretrained(studio.model_path(), safety_checker=None)
+    return FAMILIES[type(pipe).__name__](pipe)
+
+
+def test_prompts_that_nobody_named_are_heard_as_before_if_their_words_are_common(model_with_words):
+    model = model_with_words
+    thing, unnamed = THINGS[:2]
+    artist = ARTISTS[0].name
+    without = words_of([artist])
+    pairs = [(f"a photo of a {thing}", f"a {thing} in the style of {artist}")]
+
+    def moved(vocabulary):
+        change = reword_map(
+            [concept_shift(model, artist, pairs)],
+            [],
+            [prompt_moments(model, [pairs[0][0]])],
+            prompt_moments(model, EMPTY),
+            Reword(),
+            vocabulary,
+        )
+        states = heard(model, f"a photo of a {unnamed}").states
+        return float((states @ change.T - states).square().mean())
+
+    common = vocabulary_moments(model, ["a photo of a {filler}"], count=1000, without=without)
+    assert moved(common) < moved(None) / 2
+
+
+def test_of_a_text_encoder_of_letters_the_prompts_count_without_a_filler(model):
+    found = vocabulary_moments(model, ["a photo of a {filler}"], count=1000, without=())
+    assert torch.equal(found.gram, prompt_moments(model, ["a photo of a "]).gram)

@@ -127,18 +127,22 @@ REWORD_BASE: Content = {
     "outputs": {"pipelines": True, "preview": {}},
 }
 
-SUMS = {"shift", "moments"}
+SUMS = {"shift", "moments", "vocabulary"}
 REWORDED = {"reword", *MADE}
 
 REWORD: Mapping[str, tuple[Content, set[str]]] = {
     "reword.retain": ({"retain": 2.0}, REWORDED),
     "reword.base": ({"base": 2.0}, REWORDED),
     "reword.empty": ({"empty": 2.0}, REWORDED),
+    "reword.vocabulary": ({"vocabulary": 2.0}, REWORDED),
+    "reword.words": ({"words": 100}, {"vocabulary", *REWORDED}),
+    "reword.ridge": ({"ridge": 0.01}, REWORDED),
     "collection.dtype": ({"dtype": "float16"}, {*SUMS, *REWORDED, *COLLECTED, *SELECTED}),
     # What a prompt's words are is decided without denoising.
     "collection.steps": ({"steps": 21}, FROM_STATISTICS - {"fused-mask"}),
     "collection.batch_size": ({"batch_size": 4}, FROM_STATISTICS - {"fused-mask"}),
-    "fillers.style": ({"style": ["cat", "dog"]}, {*FROM_PROMPTS, *SUMS, "reword"}),
+    "fillers.style": ({"style": ["cat", "dog"]}, {*FROM_PROMPTS, "shift", "moments", "reword"}),
+    "templates.style": ({"style": STYLE}, {*FROM_PROMPTS, *SUMS, "reword"}),
 }
 """The same where concepts are reworded."""
 
@@ -224,13 +228,19 @@ def test_rewording_takes_the_place_of_fusing_and_changes_no_key_of_the_concepts_
     assert reworded.keys() == {*SUMS, "reword", *FROM_PROMPTS} - {"fused-mask"}
 
 
-def test_a_late_concept_adds_its_own_sums_and_changes_no_others() -> None:
+def test_a_late_concept_adds_its_own_sums_and_changes_those_of_words_alone() -> None:
     late = {"name": "Gil Hart", "kind": "style"}
     before = plan_keys(REWORD_BASE)
     after = plan_keys({**REWORD_BASE, "concepts": [*REWORD_BASE["concepts"], late]})
     assert before["shift"] < after["shift"]
     assert len(after["shift"]) == len(before["shift"]) + 1
     assert before["moments"] == after["moments"]
+    # A name's words are not kept, so that they can be reworded.
+    assert before["vocabulary"] != after["vocabulary"]
+
+
+def test_no_word_is_summed_where_none_is_asked_for() -> None:
+    assert "vocabulary" not in plan_keys({**REWORD_BASE, "reword": {"words": 0}})
 
 
 @pytest.mark.parametrize("field", CONCEPT)
@@ -295,6 +305,9 @@ ELSEWHERE = {
     "reword.retain": "REWORD",
     "reword.base": "REWORD",
     "reword.empty": "REWORD",
+    "reword.vocabulary": "REWORD",
+    "reword.words": "REWORD",
+    "reword.ridge": "REWORD",
     "fillers.nudity": "as fillers.style",
     "templates.nudity": "as templates.style",
     "templates.object": "as templates.style",

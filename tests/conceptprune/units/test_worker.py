@@ -9,11 +9,12 @@ from safetensors.torch import load
 
 from conceptprune.checkpoints.delta_reader import read_delta
 from conceptprune.edits.projections import edited, prompt_projections
-from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map
+from conceptprune.edits.reword import concept_shift, prompt_moments, reword_map, vocabulary_moments
 from conceptprune.manifest import Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.weights import known_as, read_weights
-from conceptprune.prompts.pairs import prompt_pairs
+from conceptprune.prompts.pairs import base_template, prompt_pairs
+from conceptprune.prompts.vocabulary import words_of
 from conceptprune.store import Store, parquet_to_table
 from conceptprune.units.plan import Plan
 from conceptprune.units.prompts_units import prompts_units
@@ -111,7 +112,7 @@ def test_a_rewording_is_the_librarys_whatever_the_order_of_units_and_number_of_w
     plan = plan_here(rewording)
     units = combined_units(plan)
     assert plan.combined
-    kinds = ["shift"] * 2 + ["moments"] * 4 + ["reword", "checkpoint"] + ["preview"] * 10
+    kinds = ["shift"] * 2 + ["moments"] * 4 + ["vocabulary", "reword", "checkpoint"] + ["preview"] * 10
     assert sorted(unit.kind for unit in units.values()) == sorted(kinds)
     found = set()
     for take, num_workers in ((min, 1), (max, 2)):
@@ -179,6 +180,12 @@ def directly(plan: Plan, prepared: Prepared, model: DiffusionModel) -> Mapping[s
         [prompt_moments(model, texts) for texts in bases],
         prompt_moments(model, [""]),
         Reword(),
+        vocabulary_moments(
+            model,
+            [base_template(concept) for concept in prepared.manifest.concepts],
+            count=Reword().words,
+            without=words_of(pairs) | words_of(["in the style of"]),
+        ),
     )
     folder = prepared.model.folder() / "unet"
     weights = read_weights(folder, list(prompt_projections(model)))
