@@ -112,7 +112,8 @@ def test_a_rewording_is_the_librarys_whatever_the_order_of_units_and_number_of_w
     plan = plan_here(rewording)
     units = combined_units(plan)
     assert plan.combined
-    kinds = ["shift"] * 2 + ["moments"] * 4 + ["vocabulary", "reword", "checkpoint"] + ["preview"] * 10
+    kinds = ["shift"] * 2 + ["moments"] * 4 + ["vocabulary", "reword", "checkpoint"]
+    kinds += ["preview"] * 10
     assert sorted(unit.kind for unit in units.values()) == sorted(kinds)
     found = set()
     for take, num_workers in ((min, 1), (max, 2)):
