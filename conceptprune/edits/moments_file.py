@@ -3,8 +3,6 @@
 One metadata key, "conceptprune", has JSON: the format and the number of rows.
 """
 
-import json
-
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -13,6 +11,7 @@ from torch import Tensor
 from conceptprune.digest import canonical_json
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.errors import UserError
+from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.moments/1"
 METADATA_KEY = "conceptprune"
@@ -50,7 +49,7 @@ def read_shift(data: bytes) -> Shift:
 def _read(data: bytes, names: set[str]) -> tuple[dict[str, Tensor], int]:
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][METADATA_KEY])
+        header = plain_json(plain_json(data[8 : 8 + size])["__metadata__"][METADATA_KEY])
         tensors = safetensors.torch.load(data)
         rows = header["rows"]
         sound = header == {"format": FORMAT, "rows": rows} and type(rows) is int and rows > 0

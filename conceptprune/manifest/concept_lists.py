@@ -15,7 +15,8 @@ from pydantic import ValidationInfo
 
 from conceptprune.manifest.concept import Kind
 from conceptprune.manifest.fields import FieldPath, PromptText, Section, refusal
-from conceptprune.manifest.files import open_regular, text_below
+from conceptprune.manifest.files import text_below
+from conceptprune.strict_reading import open_regular
 
 MAX_BYTES = 16 * 1024 * 1024
 BETWEEN = "|"

@@ -1,17 +1,14 @@
 """Text files that a document names: regular files in allowed folders only.
 
 A manifest may come from somebody else, and the text files that it names become prompts and names
-of concepts, which are written to the store. So it may only name files below its own folder, or below a folder that the
-command line allows.
+of concepts, which are written to the store. So it may only name files below its own folder, or
+below a folder that the command line allows.
 """
 
-import os
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import ValidationInfo
 
@@ -64,24 +61,3 @@ def text_below(written: str, info: ValidationInfo) -> tuple[Path, str]:
                 "is elsewhere"
             )
     return found, ""
-
-
-def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
-    """Open a regular file, of at most `most_bytes` bytes if given, without ever blocking.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is a pipe, a device or a folder, or is too large.
-    """
-    # Otherwise opening a pipe blocks until somebody writes to it.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    found = os.fstat(handle)
-    wrong = ""
-    if not stat.S_ISREG(found.st_mode):
-        wrong = "not a regular file"
-    elif most_bytes is not None and found.st_size > most_bytes:
-        wrong = f"{found.st_size:,} bytes, and at most {most_bytes:,} are read"
-    if wrong:
-        os.close(handle)
-        raise ValueError(wrong)
-    return os.fdopen(handle, "rb")

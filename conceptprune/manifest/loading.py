@@ -13,9 +13,9 @@ from pydantic_core import ErrorDetails
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest.concept_lists import Listed
 from conceptprune.manifest.fields import FieldPath, NamedPath, field_named, is_union_tag
-from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
+from conceptprune.strict_reading import open_regular
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SHOWN_PROBLEMS = 100

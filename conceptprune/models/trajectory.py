@@ -1,7 +1,6 @@
 """A batch of denoising trajectories that can stop after any call and continue elsewhere."""
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
+from conceptprune.strict_reading import plain_json
 
 NOT_STATE = ("_internal_dict", "noise_sampler")
 """What of a scheduler is no state: its config, and the Brownian trees of SDE solvers, which it
@@ -57,8 +57,8 @@ class TrajectoryState:
         """
         try:
             tensors = safetensors.torch.load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            content = json.loads(header["__metadata__"]["conceptprune"])
+            header = plain_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            content = plain_json(header["__metadata__"]["conceptprune"])
             call, scalars = content["call"], content["scalars"]
             whole = (
                 isinstance(call, int)

@@ -1,6 +1,5 @@
 """What the store records about finished units: references to objects, and commit records."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
+from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.store/3"
 
@@ -101,10 +101,7 @@ class Commit:
             ValueError: the bytes are not a record, or are damaged.
             UnknownFormatError: the record is intact, but in another format.
         """
-        try:
-            content = json.loads(data)
-        except RecursionError as error:
-            raise ValueError("not a commit record") from error
+        content = plain_json(data)
         if not isinstance(content, dict):
             raise ValueError("not a commit record")
         whole = content.pop("sha256", None) == digest_json(content)

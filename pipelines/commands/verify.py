@@ -12,9 +12,9 @@ from typing import Any
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
-from conceptprune.manifest.files import open_regular
 from conceptprune.store import Store
 from conceptprune.store.events import Chain, check_events
+from conceptprune.strict_reading import open_regular
 
 from ..console.logs import one_line
 from ..console.names import some

@@ -5,12 +5,12 @@ statistics were collected from. The store still tells: masks and statistics name
 digest. Nothing is planned again.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from conceptprune.collection.statistics import said_of
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.prompts.pairs import PromptPair, prompts_digest
@@ -139,9 +139,11 @@ def _prompts_of_statistics(store: Store, row: Row) -> str | None:
     if commit is None:
         return None
     table = parquet_to_table(store.load(commit, "statistics"))
-    provenance = json.loads(table.schema.metadata.get(b"conceptprune.provenance", b"{}"))
-    digest: str | None = provenance.get("prompts")
-    return digest
+    try:
+        digest = said_of(table).get("prompts")
+    except ValueError:
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def _sides(
@@ -155,7 +157,7 @@ def _sides(
         provenance = PruningMask.from_bytes(store.load(commit, "mask")).provenance
     except UserError:
         return []
-    own = provenance.get("prompts_digest", {})
+    own = provenance.get("prompts_digest") or {}
     digests = [own.get("target"), own.get("base")]
     if provenance.get("base") != "plain":
         others = (name for name in asked.retained if name != row["concepts"][0])

@@ -164,7 +164,7 @@ class _Reader:
             provenance = provenance or (mask.provenance if mask else {})
             if mask:
                 made = mask.provenance
-                chosen = {**made.get("selection", {}), "selector": made.get("selector")}
+                chosen = {**(made.get("selection") or {}), "selector": made.get("selector")}
                 own_settings |= any(chosen[name] != asked.get("pruning", name) for name in chosen)
             concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
@@ -331,7 +331,7 @@ class _Reader:
     def contrast(self, row: Row, mask: PruningMask) -> Contrast | None:
         """Contrast of a mask's sides, from the statistics of the prompts named in its file."""
         made = mask.provenance
-        prompts = made.get("prompts_digest", {})
+        prompts = made.get("prompts_digest") or {}
         keys = {self.prompts_of.get(key): key for key in compared(row)}
         target_key, base_key = keys.get(prompts.get("target")), keys.get(prompts.get("base"))
         if target_key is None or base_key is None:
@@ -354,7 +354,7 @@ class _Reader:
                     for name in target.layers
                 },
             )
-        except LookupError as error:
+        except (LookupError, TypeError, ValueError) as error:
             self.not_shown[f"which calls selected the weights ({error} is not known)"] = None
             return None
 

@@ -12,9 +12,10 @@ from conceptprune.digest import digest_json
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, summary_rows
 from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.strict_reading import plain_json
 
 from ..records.evaluation import summary_commits
-from ..records.fields import check_plain, time_field
+from ..records.fields import time_field
 from ..records.run_files import DAMAGED
 
 ATTACK = "attack/"
@@ -304,8 +305,7 @@ def _is_share(row: Mapping[str, Any]) -> bool:
 
 
 def _read_settings(text: str) -> Mapping[str, Any]:
-    settings = json.loads(text or "{}")
-    check_plain(settings)
+    settings = plain_json(text or "{}")
     return settings if isinstance(settings, dict) else {"": settings}
 
 

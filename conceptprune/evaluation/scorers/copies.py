@@ -16,8 +16,8 @@ from conceptprune.evaluation.scorers.distribution import images_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
 from conceptprune.manifest.fields import Float, Positive, PromptText, beside
-from conceptprune.manifest.files import open_regular
 from conceptprune.models.images import Image, read_image
+from conceptprune.strict_reading import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
