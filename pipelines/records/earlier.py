@@ -14,14 +14,15 @@ from conceptprune.collection.statistics import said_of
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.prompts.pairs import PromptPair, prompts_digest
-from conceptprune.prompts.table import Pairs, pairs_from_table
+from conceptprune.prompts.table import Pairs
 from conceptprune.store import (
     Commit,
     LostUnitError,
     Store,
     UnknownFormatError,
-    parquet_to_table,
+    load_table,
 )
+from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.unit import Need
 from conceptprune.units.units import PROMPTS_KINDS
 
@@ -95,7 +96,7 @@ class _Prompts:
                 commit = store.find(kind, key)
                 if commit is None:
                     continue
-                pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+                pairs = load_pairs(store, commit)
             except (LostUnitError, UnknownFormatError):
                 # Perhaps another run's; if it is this one's, its concepts are left without prompts.
                 continue
@@ -138,7 +139,7 @@ def _prompts_of_statistics(store: Store, row: Row) -> str | None:
     commit = store.find("statistics", row["key"])
     if commit is None:
         return None
-    table = parquet_to_table(store.load(commit, "statistics"))
+    table = load_table(store, commit, "statistics")
     try:
         digest = said_of(table).get("prompts")
     except ValueError:

@@ -11,7 +11,7 @@ from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, summary_rows
-from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, load_table
 from conceptprune.strict_reading import plain_json
 
 from ..records.evaluation import summary_commits
@@ -258,9 +258,8 @@ def read_evaluations(store: Store) -> Evaluations:
 
 def _scores(store: Store, commit: Commit) -> list[Score]:
     name = f"the evaluation {commit.key[:12]}"
-    data = store.load(commit, OBJECT)
     try:
-        scores = [_score(row) for row in summary_rows(parquet_to_table(data))]
+        scores = [_score(row) for row in summary_rows(load_table(store, commit, OBJECT))]
         for score in scores:
             # Read here, so that no page fails on settings that nobody can show.
             _ = score.settings_shown, score.spent
