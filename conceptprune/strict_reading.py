@@ -10,6 +10,7 @@ from typing import Any
 
 DEEPEST = 64
 """Levels of lists and objects in JSON; the readers' own recursion ends well above it."""
+PIECE = 2**20
 LARGEST = 2**64
 """Bound of whole numbers in JSON."""
 
@@ -42,8 +43,11 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         OSError, ValueError: as `open_regular`.
     """
     with open_regular(path, most_bytes) as stream:
+        data = stream.read(os.fstat(stream.fileno()).st_size)
         # Some files have more bytes than they say.
-        return stream.read(most_bytes)
+        while len(data) < most_bytes and (more := stream.read(min(most_bytes - len(data), PIECE))):
+            data += more
+        return data
 
 
 def plain_json(data: bytes | str, *, deepest: int = DEEPEST) -> Any:

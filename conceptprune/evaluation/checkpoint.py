@@ -13,6 +13,7 @@ from conceptprune.errors import ModelMismatchError, UserError
 from conceptprune.manifest.model import FolderModel
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.mask_file import MOST_BYTES as MOST_MASK_BYTES
 from conceptprune.masks.switch import difference
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, identity
@@ -22,7 +23,7 @@ from conceptprune.models.weights import (
     read_layers,
 )
 from conceptprune.store import ObjectRef
-from conceptprune.strict_reading import open_regular, plain_json, read_regular
+from conceptprune.strict_reading import plain_json, read_regular
 
 Kind = Literal["base", "mask", "delta", "folder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -250,8 +251,7 @@ def _claimed(folder: Path) -> tuple[str, ...]:
 
 def _read(path: Path, asked: Asked) -> bytes:
     try:
-        with open_regular(path, MOST_BYTES) as stream:
-            return stream.read()
+        return read_regular(path, MOST_MASK_BYTES if asked.kind == "mask" else MOST_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--of {asked.kind}:{asked.value}: cannot be read: {reason}") from error
