@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.types import JsonValue
 
 from conceptprune.errors import UserError
+from conceptprune.redaction import shortened
 from conceptprune.strict_reading import plain_json
 
 METADATA_KEY = "conceptprune"
@@ -80,4 +81,4 @@ def _json(text: bytes | str, what: str) -> Any:
 
 def one_line(error: Exception) -> str:
     """The beginning of an error's first line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return shortened((str(error).splitlines() or [type(error).__name__])[0], 200)

@@ -23,6 +23,7 @@ from conceptprune.digest import canonical_json, digest_bytes
 from conceptprune.errors import UserError
 from conceptprune.masks.codec import decode_entries, encode_entries
 from conceptprune.masks.provenance import checked as checked_provenance
+from conceptprune.redaction import shortened
 from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.mask/1"
@@ -247,4 +248,4 @@ def _place(digest: str) -> bytes:
 
 
 def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return shortened((str(error).splitlines() or [type(error).__name__])[0], 200)
