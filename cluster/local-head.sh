@@ -43,9 +43,31 @@ stop() {
   rm "$HEAD.pid"
 }
 
+# Other users must neither read what lies in a folder or file, nor have put anything there.
+private() {
+  [ "$(stat -Lc %u "$1")" = "$(id -u)" ] ||
+    { echo "$0: $1 belongs to another user: name a folder of yours as STATE" >&2; exit 1; }
+  mode=$((8#$(stat -Lc %a "$1")))
+  [ $((mode & 8#077)) = 0 ] && return
+  # Made by Ray or an editor, and only read by others since; a folder that is named may be shared.
+  if [ $((mode & 8#022)) = 0 ] && [ "$1" = "$HOME/.ray" ]; then
+    chmod go= "$1"
+  else
+    echo "$0: $1 is open to other users of this machine: chmod go= '$1', if it is yours alone" >&2
+    exit 1
+  fi
+}
+
 case "${1:-}" in
   start)
     mkdir -p "$STATE"
+    private "$STATE"
+    if [ -n "${RAY_AUTH_TOKEN_PATH:-}" ]; then
+      private "$RAY_AUTH_TOKEN_PATH"
+    elif [ -z "${RAY_AUTH_TOKEN:-}" ]; then
+      mkdir -p "$HOME/.ray"
+      private "$HOME/.ray"
+    fi
     if running || listening; then
       echo "$0: a head runs already, or port $DASHBOARD_PORT is taken" >&2
       exit 1

@@ -1,11 +1,14 @@
 """Content digests: one canonical JSON form and SHA-256, used for every identity in the system."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from conceptprune.strict_reading import open_regular
 
 METHOD_VERSION = 1
 """Increased when a code change alters a unit's numbers, so that old results are not reused."""
@@ -29,9 +32,16 @@ def digest_bytes(data: bytes | memoryview) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file's content, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, which would be waited for, or a device.
+    """
+    try:
+        with open_regular(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"{error}", f"{path}") from error
 
 
 def known_file_digest(path: Path) -> str:

@@ -6,7 +6,9 @@ environment and of the files where AWS, Hugging Face, Ray and netrc keep theirs;
 by its looks, wherever it comes from: a service may echo what came with a machine's role.
 """
 
+import base64
 import configparser
+import html
 import json
 import os
 import re
@@ -14,10 +16,13 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 SHORTEST = 8
 """Characters of a secret: shorter values, such as `none`, are words of ordinary text."""
+PIECE = 10
+"""Characters at the beginning or the end of a secret that are known for a part of it."""
+FAR = 1 << 14
 MOST_BYTES = 1 << 20
 """Of a file with secrets; larger ones are something else."""
 
@@ -30,6 +35,8 @@ _FILE_WORDS = frozenset({"FILE", "PATH", "CREDENTIALS"})
 _OTHER_WORDS = frozenset({"MODE", "DIR", "URI", "ID", "NAME", "REGION", "TYPE"})
 """Last words of variables that have a secret's name and hold none: AWS_KMS_KEY_ID."""
 
+_NO_VALUES = frozenset({"none", "null", "true", "false", "not", "no", "is", "set", "unset"})
+
 _USER_INFO = re.compile(
     r"://(?:"
     r"\S*:\S*@"  # A secret may have slashes in it.
@@ -38,6 +45,17 @@ _USER_INFO = re.compile(
     r")"
 )
 _QUERY = re.compile(r"(://[^\s?]*)\?[^\s\"']*")
+_NAMED = re.compile(
+    r"""(?<![\w.-])(?P<name>[A-Za-z][\w.-]*)"""
+    r"""(?P<between>["']?[ \t]*[=:][ \t]*["']?)(?P<value>[^\s"',;&<>]+)"""
+)
+"""NAME=VALUE of variables and connection strings, `NAME: VALUE` of headers and of JSON."""
+_SECRET_NAMES = re.compile(
+    r"passw|pwd$|secret|account-?key|access-?key$|api-?key|private-?key|shared-?access-?(?:key|signature)$"
+    r"|(?:security|session|auth|access|refresh|private|bearer|id)-?token$|^authorization$|^sig$",
+    re.IGNORECASE,
+)
+"""What is secret under such a name, without its underscores, is so whatever it looks like."""
 _BY_LOOKS = (
     (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}\b"), "<access key>"),
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}\b"), "<token>"),
@@ -59,14 +77,76 @@ def holds_credentials(uri: str) -> bool:
 
 def redacted(text: str) -> str:
     """Text without the secrets of this process, those within URLs, and what looks like one."""
-    for value, name in _held().items():
+    held = _held()
+    for value in sorted(held, key=len, reverse=True):
         if value in text:
-            text = text.replace(value, f"<{name}>")
+            text = text.replace(value, f"<{held[value]}>")
+    text = _without_pieces(text, held)
     text = _USER_INFO.sub("://<credentials>@", text)
     text = _QUERY.sub(r"\1?<query>", text)
     for pattern, instead in _BY_LOOKS:
         text = pattern.sub(instead, text)
-    return text
+    return _NAMED.sub(_without_value, text)
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text, redacted first: a part of a secret is hard to know."""
+    # What is far behind the end is not looked at: a text may have any length.
+    clean = redacted(text[: most + FAR])
+    return clean if len(clean) <= most else clean[: most - 3] + "..."
+
+
+def _without_pieces(text: str, held: Mapping[str, str]) -> str:
+    """Text without the beginnings and ends of secrets that somebody else cut off.
+
+    Of several forms of a secret, the one of which there is most counts.
+    """
+    found: list[tuple[int, int, str]] = []
+    for value, name in held.items():
+        if len(value) <= PIECE:
+            continue
+        for at in _places(text, value[:PIECE]):
+            end = at + PIECE
+            while end < len(text) and text[at : end + 1] == value[: end + 1 - at]:
+                end += 1
+            found.append((at, end, name))
+        for at in _places(text, value[-PIECE:]):
+            start, end = at, at + PIECE
+            while start and text[start - 1 : end] == value[start - 1 - end :]:
+                start -= 1
+            found.append((start, end, name))
+    shown, seen = "", 0
+    for start, end, name in sorted(found):
+        if start >= seen:
+            shown += f"{text[seen:start]}<{name}>"
+        seen = max(seen, end)
+    return shown + text[seen:]
+
+
+def _places(text: str, part: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
+
+
+def _without_value(found: re.Match[str]) -> str:
+    name = found["name"]
+    words = name.upper().split("_")
+    is_variable = name == name.upper() and _SECRET_WORDS.intersection(words)
+    is_secret = is_variable or _SECRET_NAMES.search(name.replace("_", "-"))
+    # Of a header, the scheme is left; what follows it was taken out by its looks.
+    if not is_secret or words[-1] in _OTHER_WORDS | _FILE_WORDS or found["between"].isspace():
+        return found[0]
+    if found["value"].lower() in _NO_VALUES or (":" in found["between"] and not _told(found)):
+        return found[0]
+    return f"{name}{found['between']}<hidden>"
+
+
+def _told(found: re.Match[str]) -> bool:
+    """Whether what follows a colon may be a secret, and is no ordinary word of a sentence."""
+    value = found["value"]
+    return '"' in found["between"] or "'" in found["between"] or len(value) > PIECE
 
 
 def without_secrets(error: Exception) -> Exception:
@@ -80,13 +160,42 @@ def without_secrets(error: Exception) -> Exception:
 
 
 def _held() -> dict[str, str]:
-    """Secrets by value, the longest first, so that none is left because a part of it was one."""
+    """Secrets by each of their forms, plain ones first."""
     found: dict[str, str] = {}
     for value, name in _values():
-        for form in {value, unquote(value), quote(value, safe="")}:
+        for form in _forms(value):
             if len(form) >= SHORTEST or (name in _AWS and form):
                 found.setdefault(form, name)
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _forms(value: str) -> tuple[str, ...]:
+    """A secret as itself, and as programs write it into URLs, headers, JSON, pages and errors."""
+    plain = [value, unquote(value)]
+    # What is short would be found in ordinary text in one form or another.
+    if len(value) < SHORTEST:
+        return (*plain, quote(value, safe=""))
+    forms = [*plain]
+    for form in plain:
+        data = form.encode(errors="surrogateescape")
+        quoted = [quote(data, safe=""), quote(data), quote_plus(data)]
+        forms += [*quoted, *(re.sub("%..", lambda code: code[0].lower(), one) for one in quoted)]
+        forms += [json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1]]
+        forms += [repr(form)[1:-1], ascii(form)[1:-1], html.escape(form)]
+        forms += ["".join(f"\\u{ord(char):04x}" for char in form), data.hex(), data.hex().upper()]
+        forms += _in_base64(data)
+    return tuple(dict.fromkeys(form for form in forms if len(form) >= SHORTEST))
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
+    """Within what is encoded together with it, as a password is with its user's name."""
+    for before in range(3):
+        coded = base64.b64encode(bytes(before) + data).decode()
+        # The characters that depend on nothing else.
+        own = coded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        yield own
+        yield own.replace("+", "-").replace("/", "_")
 
 
 def _values() -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ class Attacker(Evaluator):
             )
             for attempt in attempts
         ]
-        objects = {ATTEMPTS: self.put_table("attack", sorted_table(rows, SCHEMA))}
+        objects = {ATTEMPTS: self.put_table(unit, "attack", sorted_table(rows, SCHEMA))}
         if unit.image_model.edit is not None:
             objects[APPLIED] = unit.image_model.edit.ref
         return Made(objects=objects, facts={"successes": sum(each.success for each in attempts)})
@@ -108,10 +108,9 @@ class Attacker(Evaluator):
                         {**row, "suite": unit.suite, "checkpoint": label}
                         for row in self.rows(commit, ATTEMPTS)
                     ]
-        put = self.put_table
         return Made(
             objects={
-                OBJECT: put("evaluation", summary_table(unit, rows)),
-                ATTEMPTS: put("evaluation", sorted_table(rows, SCHEMA)),
+                OBJECT: self.put_table(unit, "evaluation", summary_table(unit, rows)),
+                ATTEMPTS: self.put_table(unit, "evaluation", sorted_table(rows, SCHEMA)),
             }
         )

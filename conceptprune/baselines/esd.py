@@ -22,7 +22,7 @@ from torch import Tensor
 
 from conceptprune.checkpoints.delta_reader import DTYPES, MOST_BYTES, read_delta
 from conceptprune.errors import UserError
-from conceptprune.manifest.files import open_regular
+from conceptprune.strict_reading import open_regular
 
 PICKLED = (".pt", ".pth", ".bin")
 COMPVIS = "model.diffusion_model."

@@ -10,6 +10,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.provenance import check_whole
 from conceptprune.models.offload import is_text_encoder
 from conceptprune.studio import LABEL
 from conceptprune.versions import versions
@@ -113,6 +114,15 @@ class Exported:
     sealed: bool = False
     """Whether pruned entries hold random values instead of zeros."""
 
+    def __post_init__(self) -> None:
+        """Refuse masks that do not say what a card repeats.
+
+        Raises:
+            UserError: one does not.
+        """
+        for part in self.parts:
+            check_whole(part.provenance, part.title)
+
     @property
     def base_model(self) -> str:
         """What the run called its base model: a hub id, a folder's name, or "studio"."""
@@ -121,7 +131,7 @@ class Exported:
     @property
     def revision(self) -> str | None:
         """The hub revision of the base model."""
-        revision: str | None = self.parts[0].provenance["revision"]
+        revision: str | None = self.parts[0].provenance.get("revision")
         return revision
 
 

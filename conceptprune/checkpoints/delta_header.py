@@ -1,6 +1,5 @@
 """What a delta's file says of itself, read strictly from its beginning; without torch."""
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.types import JsonValue
 
 from conceptprune.errors import UserError
+from conceptprune.redaction import shortened
+from conceptprune.strict_reading import plain_json
 
 METADATA_KEY = "conceptprune"
 MOST_HEADER_BYTES = 100_000_000
 """Limit for its JSON, as in safetensors."""
+DEEPEST = 150
+"""Levels of its JSON, as in masks, whose provenance a delta repeats."""
 
 NOT_ONE = "not a safetensors file of edited tensors"
 
@@ -60,7 +63,7 @@ def _own_header(metadata: Mapping[str, Any]) -> DeltaHeader | None:
     damaged = "a damaged delta: its metadata"
     if not isinstance(text, str):
         raise UserError(f"{damaged} is no text")
-    _json(text.encode(), damaged)
+    _json(text, damaged)
     try:
         return DeltaHeader.model_validate_json(text)
     except ValidationError as error:
@@ -69,20 +72,13 @@ def _own_header(metadata: Mapping[str, Any]) -> DeltaHeader | None:
         raise UserError(f"{damaged}: {where:.200}: {first['msg']}") from error
 
 
-def _json(text: bytes, what: str) -> Any:
+def _json(text: bytes | str, what: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        return plain_json(text, deepest=DEEPEST)
+    except ValueError as error:
         raise UserError(f"{what} is not read: {one_line(error)}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
 
 
 def one_line(error: Exception) -> str:
     """The beginning of an error's first line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return shortened((str(error).splitlines() or [type(error).__name__])[0], 200)

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conceptprune.checkpoints.card import (
     FORMAT,
@@ -20,7 +20,20 @@ from conceptprune.checkpoints.card import (
 )
 from conceptprune.checkpoints.delta_header import DeltaHeader
 from conceptprune.errors import UserError
+from conceptprune.masks.provenance import Line, Number, Word
 from conceptprune.versions import versions
+
+
+class Made(BaseModel):
+    """What the file of a rewording says of how it was made; other versions may say more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    model: Line
+    revision: Line | None = None
+    settings: dict[Word, Number]
+    retained: list[Line]
+    versions: dict[Word, Word]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,38 +65,38 @@ class Rewording:
     @property
     def settings(self) -> Mapping[str, float]:
         """Its strengths: how much what stays counts, against 1 for what is erased."""
-        settings: Mapping[str, float] = self._made("settings", dict)
-        return settings
+        return self._made.settings
 
     @property
     def retained(self) -> Sequence[str]:
         """Names of the concepts whose prompts it keeps."""
-        names: Sequence[str] = self._made("retained", list)
-        return names
+        return self._made.retained
 
     @property
     def made_with(self) -> Mapping[str, str]:
         """Versions of the libraries that made it."""
-        found: Mapping[str, str] = self._made("versions", dict)
-        return found
+        return self._made.versions
 
     @property
     def base_model(self) -> str:
         """What the run called its base model: a hub id, a folder's name, or "studio"."""
-        name: str = self._made("model", str)
-        return name
+        return self._made.model
 
     @property
     def revision(self) -> str | None:
         """The hub revision of the base model."""
-        revision: Any = self.header.provenance.get("revision")
-        return revision if isinstance(revision, str) else None
+        return self._made.revision
 
-    def _made(self, name: str, of: type) -> Any:
-        value = self.header.provenance.get(name)
-        if not isinstance(value, of):
-            raise UserError(f"the rewording's file does not say how it was made: no {name}")
-        return value
+    @property
+    def _made(self) -> "Made":
+        try:
+            return Made.model_validate(self.header.provenance)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"the rewording's file does not say how it was made: {where:.200}: {first['msg']}"
+            ) from error
 
     def metadata_json(self) -> str:
         """What the card says and more, to be read by programs."""

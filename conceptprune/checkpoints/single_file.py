@@ -1,6 +1,5 @@
 """An edited pipeline as one safetensors file under LDM's names, for A1111, ComfyUI and the like."""
 
-import json
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from conceptprune.checkpoints.ldm_names import (
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
-from conceptprune.models.components import read_index
+from conceptprune.models.components import read_index, read_json
 from conceptprune.models.sampling_keys import sampling_tensors
 from conceptprune.models.weights import checkpoint_files
 
@@ -174,7 +173,4 @@ def _positions(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _config(component_folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(
-        (component_folder / "config.json").read_text(encoding="utf-8")
-    )
-    return config
+    return read_json(component_folder / "config.json")

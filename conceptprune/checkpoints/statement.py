@@ -4,7 +4,6 @@ The layout is in-toto's statement (https://github.com/in-toto/attestation, spec/
 subjects with their SHA-256, and a predicate. A signature covers exactly the bytes of `to_bytes`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from conceptprune.digest import canonical_json, digest_file
 from conceptprune.errors import UserError
+from conceptprune.strict_reading import plain_json
 
 STATEMENT_FILE = "provenance.json"
 SIGNATURE_FILE = "provenance.json.sig"
@@ -53,7 +53,7 @@ class Statement:
             UserError: it is not a statement, or of another kind.
         """
         try:
-            content = json.loads(data)
+            content = plain_json(data)
             if (content["_type"], content["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
                 raise UserError(
                     f"{source}: is another kind of statement ({content['predicateType']}); "

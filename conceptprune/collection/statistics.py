@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conceptprune.digest import canonical_json
+from conceptprune.strict_reading import plain_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +38,18 @@ def schema() -> "pa.Schema":
             pa.field("sum_norm", pa.list_(pa.float64()), nullable=False),
         ]
     )
+
+
+def said_of(table: "pa.Table") -> Mapping[str, Any]:
+    """What a table of statistics says of its origin.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    said = plain_json((table.schema.metadata or {}).get(b"conceptprune.provenance", b"{}"))
+    if not isinstance(said, dict):
+        raise ValueError("a statistics table that does not say of what it is")
+    return said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

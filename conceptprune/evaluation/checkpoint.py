@@ -1,6 +1,5 @@
 """What is evaluated: the base model, the base model with a mask or a delta, or another folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from conceptprune.checkpoints.delta import Delta
 from conceptprune.checkpoints.delta_reader import MOST_BYTES
 from conceptprune.digest import digest_bytes, digest_file, digest_json
 from conceptprune.errors import ModelMismatchError, UserError
-from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.model import FolderModel
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.masks.mask import PruningMask
+from conceptprune.masks.mask_file import MOST_BYTES as MOST_MASK_BYTES
 from conceptprune.masks.switch import difference
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, identity
@@ -24,10 +23,15 @@ from conceptprune.models.weights import (
     read_layers,
 )
 from conceptprune.store import ObjectRef
+from conceptprune.strict_reading import plain_json, read_regular
 
 Kind = Literal["base", "mask", "delta", "folder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORM = "[LABEL=]base, [LABEL=]mask:FILE-OR-CONCEPT, [LABEL=]delta:FILE or [LABEL=]folder:PATH"
+
+
+MOST_METADATA_BYTES = 2**26
+"""Limit for what an export says of itself: a few lines for each concept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,16 +238,20 @@ def _resolve_folder(asked: Asked, base: ModelSettings) -> Resolved:
 def _claimed(folder: Path) -> tuple[str, ...]:
     """The concepts that one of our exports claims to have erased; empty for other folders."""
     try:
-        content = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        content = plain_json(read_regular(folder / METADATA_FILE, MOST_METADATA_BYTES))
         return tuple(str(name) for name in content["concepts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return ()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Without names, the checkpoint would be judged on concepts that it did not erase.
+        raise UserError(
+            f"--of folder:{folder}: {METADATA_FILE} does not say what it erased ({error})"
+        ) from error
 
 
 def _read(path: Path, asked: Asked) -> bytes:
     try:
-        with open_regular(path, MOST_BYTES) as stream:
-            return stream.read()
+        return read_regular(path, MOST_MASK_BYTES if asked.kind == "mask" else MOST_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--of {asked.kind}:{asked.value}: cannot be read: {reason}") from error

@@ -36,7 +36,7 @@ class ScoringWorker(Worker):
         readings = self.scorers.loaded(unit.scorer, unit.facts).score(images, unit.cases, None)
         table = scores_table(unit.cases, readings)
         return Made(
-            objects={"scores": self._put_table("scores", table)},
+            objects={"scores": self._put_table(unit, "scores", table)},
             # For readers of the numbers: what was scored, and by which scorer.
             facts={
                 "preview": unit.preview,

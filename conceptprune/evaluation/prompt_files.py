@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic_core import PydanticCustomError
 
 from conceptprune.manifest.fields import refusal_here
-from conceptprune.manifest.files import open_regular
+from conceptprune.strict_reading import open_regular
 
 PROMPT_COLUMNS = ("prompt", "adv_prompt", "sensitive prompt")
 """Columns with a CSV's prompts: the first of these that it has is used."""

@@ -5,7 +5,7 @@ from typing import Any
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
-from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.store import Commit, Store, load_table
 
 Row = dict[str, Any]
 
@@ -40,5 +40,5 @@ def read_rows(store: Store, commit: Commit, role: str) -> list[Row]:
     Raises:
         StoreError: the table is missing or damaged.
     """
-    rows: list[Row] = parquet_to_table(store.load(commit, role)).to_pylist()
+    rows: list[Row] = load_table(store, commit, role).to_pylist()
     return rows

@@ -29,10 +29,11 @@ from conceptprune.manifest.fields import (
     refusal_here,
     refuse_duplicates,
 )
-from conceptprune.manifest.files import open_regular, text_beside
+from conceptprune.manifest.files import text_beside
 from conceptprune.manifest.loading import load_document
 from conceptprune.manifest.model import ModelRef
 from conceptprune.manifest.schema import Compute
+from conceptprune.strict_reading import open_regular
 
 MAX_SEEDS = 10_000
 ONE_SOURCE = "exactly one of concept, prompts, file, csv"

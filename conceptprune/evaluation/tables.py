@@ -1,6 +1,5 @@
 """The tables of an evaluation besides its summary: images, and scores per image."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from conceptprune.evaluation.scorers.base import Case, Labels, Reading, SetReadi
 from conceptprune.models.images import Image
 from conceptprune.models.prompt import Prompt
 from conceptprune.store import ObjectRef
+from conceptprune.strict_reading import plain_json
 
 
 def _schema(form: str, order: Sequence[str], *fields: pa.Field) -> pa.Schema:
@@ -98,8 +98,15 @@ def labels_json(labels: Labels) -> str:
 
 
 def labels_from_json(text: str) -> Labels:
-    """The inverse of `labels_json`."""
-    return tuple(sorted(json.loads(text).items()))
+    """The inverse of `labels_json`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    labels = plain_json(text)
+    if not isinstance(labels, dict):
+        raise ValueError("labels that are no JSON object")
+    return tuple(sorted(labels.items()))
 
 
 def images_table(

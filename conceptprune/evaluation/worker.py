@@ -33,7 +33,7 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import check_identity, family_named
 from conceptprune.models.generate import generate
 from conceptprune.models.images import Image, png, read_image
-from conceptprune.store import Commit, ObjectRef, Store, table_to_parquet
+from conceptprune.store import Commit, ObjectRef, Store, unit_table
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
@@ -112,9 +112,9 @@ class Evaluator(UnitWorker):
     def _put(self, role: str, data: bytes, *, suffix: str) -> ObjectRef:
         return self.store.put(data, kind=role, model=self.base.model.identity, suffix=suffix)
 
-    def put_table(self, role: str, table: Any) -> ObjectRef:
-        """Write a Parquet table."""
-        return self._put(role, table_to_parquet(table), suffix="parquet")
+    def put_table(self, unit: Unit, role: str, table: Any) -> ObjectRef:
+        """Write a Parquet table of a unit."""
+        return self._put(role, unit_table(table, unit.key), suffix="parquet")
 
     def _images(self, unit: ImagesUnit) -> Made:
         model = self.model(unit.image_model)
@@ -133,7 +133,7 @@ class Evaluator(UnitWorker):
         roles = [f"image.{index}" for index in range(len(images))]
         refs = [self._put("image", png(image), suffix="png") for image in images]
         table = images_table(unit.prompts, list(images), refs, roles, unit.guidance)
-        objects = {"images": self.put_table("images", table)}
+        objects = {"images": self.put_table(unit, "images", table)}
         objects |= dict(zip(roles, refs, strict=True))
         if unit.image_model.edit is not None:
             objects[APPLIED] = unit.image_model.edit.ref
@@ -147,7 +147,7 @@ class Evaluator(UnitWorker):
             references = self._images_in_order(unit.references, prompts)
         readings = self.scorer(unit.scorer, unit.facts).score(images, unit.cases, references)
         table = scores_table(unit.cases, readings)
-        return Made(objects={"scores": self.put_table("scores", table)})
+        return Made(objects={"scores": self.put_table(unit, "scores", table)})
 
     def _set_scores(self, unit: SetScoresUnit) -> Made:
         wanted = {(prompt.text, prompt.seed) for prompt in unit.prompts}
@@ -158,7 +158,7 @@ class Evaluator(UnitWorker):
         ]
         readings = self.scorer(unit.scorer, unit.facts).score_sets(*sides)
         table = set_scores_table(readings, len(wanted))
-        return Made(objects={"scores": self.put_table("scores", table)})
+        return Made(objects={"scores": self.put_table(unit, "scores", table)})
 
     def _images_in_order(self, key: str, prompts: Sequence[tuple[str, int]]) -> list[Image]:
         """The images of some prompts from one shard, in the order of the prompts."""
@@ -227,9 +227,9 @@ class Evaluator(UnitWorker):
                 ]
         return Made(
             objects={
-                OBJECT: self.put_table("evaluation", summary_table(unit, scored)),
-                "images": self.put_table("evaluation", sorted_table(images, ALL_IMAGES)),
-                "scores": self.put_table("evaluation", sorted_table(scores, ALL_SCORES)),
+                OBJECT: self.put_table(unit, "evaluation", summary_table(unit, scored)),
+                "images": self.put_table(unit, "evaluation", sorted_table(images, ALL_IMAGES)),
+                "scores": self.put_table(unit, "evaluation", sorted_table(scores, ALL_SCORES)),
             }
         )
 

@@ -29,7 +29,8 @@ from conceptprune.manifest.fields import (
     refusal_here,
     refuse_duplicates,
 )
-from conceptprune.manifest.files import open_regular, text_beside
+from conceptprune.manifest.files import text_beside
+from conceptprune.strict_reading import open_regular
 
 Kind = Literal["style", "nudity", "object", "bias", "memorised", "custom"]
 Direction = Literal["male_to_female", "female_to_male"]

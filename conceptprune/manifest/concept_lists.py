@@ -14,7 +14,9 @@ from typing import Any, get_args
 from pydantic import ValidationInfo
 
 from conceptprune.manifest.concept import Kind
-from conceptprune.manifest.fields import FieldPath, PromptText, Section, beside, refusal
+from conceptprune.manifest.fields import FieldPath, PromptText, Section, refusal
+from conceptprune.manifest.files import text_below
+from conceptprune.strict_reading import open_regular
 
 MAX_BYTES = 16 * 1024 * 1024
 BETWEEN = "|"
@@ -63,7 +65,9 @@ def listed_concepts(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict):
         return value
     kind = _checked(value)
-    path = Path(beside(value["file"], info))
+    path, elsewhere = text_below(value["file"], info)
+    if elsewhere:
+        raise _refused(elsewhere)
     rows = _rows(path, _text(path), kind)
     listed = Listed(file=str(path), concepts=[], lines=[])
     for line, concept in rows:
@@ -105,15 +109,14 @@ def _refused(allowed: str) -> Exception:
 
 def _text(path: Path) -> str:
     try:
-        # Reading a pipe could block forever.
-        if not path.is_file():
-            raise _refused(f"a file: {path} is {'none' if path.exists() else 'not there'}")
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _refused(f"a file that can be read: {path}: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise _refused(f"a file of at most {MAX_BYTES} bytes: {path}")
+        with open_regular(path, MAX_BYTES) as stream:
+            # Some files have more bytes than they say.
+            content = stream.read(MAX_BYTES)
+    except FileNotFoundError as error:
+        raise _refused(f"a file: {path} is not there") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise _refused(f"a file that can be read: {path}: {why}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,16 +1,14 @@
 """Text files that a document names: regular files in allowed folders only.
 
-A manifest may come from somebody else, and the text files that it names become prompts, which are
-written to the store. So it may only name files below its own folder, or below a folder that the
-command line allows.
+A manifest may come from somebody else, and the text files that it names become prompts and names
+of concepts, which are written to the store. So it may only name files below its own folder, or
+below a folder that the command line allows.
 """
 
-import os
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import ValidationInfo
 
@@ -24,6 +22,16 @@ def allow_files_from(folders: Iterable[Path]) -> None:
     _allowed.set(tuple(folders))
 
 
+@contextmanager
+def also_allowed(folder: Path) -> Iterator[None]:
+    """For as long as this lasts, also allow documents to name text files below a folder."""
+    before = _allowed.set((*_allowed.get(), folder))
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
+
+
 def text_beside(written: str, info: ValidationInfo) -> Path:
     """The path of a text file that a document names, relative to the document's folder.
 
@@ -31,32 +39,25 @@ def text_beside(written: str, info: ValidationInfo) -> Path:
         PydanticCustomError: with links resolved, it is neither below that folder nor below an
         allowed one.
     """
-    found = Path(beside(written, info))
-    if info.context:
-        folder = Path(info.context["folder"])
-        real = found.resolve()
-        if not any(real.is_relative_to(one.resolve()) for one in (folder, *_allowed.get())):
-            raise refusal_here(
-                f"a file below {folder}, or below a folder that --files-from names: {written} "
-                "is elsewhere"
-            )
+    found, elsewhere = text_below(written, info)
+    if elsewhere:
+        raise refusal_here(elsewhere)
     return found
 
 
-def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
-    """Open a regular file, of at most `most_bytes` bytes if given, without ever blocking.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is a pipe, a device or a folder, or is too large.
-    """
-    # Otherwise opening a pipe blocks until somebody writes to it.
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    found = os.fstat(stream.fileno())
-    if not stat.S_ISREG(found.st_mode):
-        stream.close()
-        raise ValueError("not a regular file")
-    if most_bytes is not None and found.st_size > most_bytes:
-        stream.close()
-        raise ValueError(f"{found.st_size:,} bytes, and at most {most_bytes:,} are read")
-    return stream
+def text_below(written: str, info: ValidationInfo) -> tuple[Path, str]:
+    """As `text_beside`; but where the file lies elsewhere, what is allowed is returned as text."""
+    found = Path(beside(written, info))
+    if info.context:
+        folder = Path(info.context["folder"])
+        try:
+            real = found.resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            # A loop of links, or a name that no file can have.
+            return found, f"the path of a file: {written}: {error}"
+        if not any(real.is_relative_to(one.resolve()) for one in (folder, *_allowed.get())):
+            return found, (
+                f"a file below {folder}, or below a folder that --files-from names: {written} "
+                "is elsewhere"
+            )
+    return found, ""

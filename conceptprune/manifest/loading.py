@@ -13,9 +13,10 @@ from pydantic_core import ErrorDetails
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest.concept_lists import Listed
 from conceptprune.manifest.fields import FieldPath, NamedPath, field_named, is_union_tag
-from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.schema import Manifest
 from conceptprune.manifest.strict_yaml import Document, PlainYamlError, Unreadable, read_yaml
+from conceptprune.redaction import FAR, shortened
+from conceptprune.strict_reading import open_regular
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SHOWN_PROBLEMS = 100
@@ -207,8 +208,10 @@ def _dotted(path: FieldPath) -> str:
 
 def _printable(text: str) -> str:
     """Escape control characters, and shorten long text."""
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 3] + "..."
+    shown = "".join(
+        char if char.isprintable() else repr(char)[1:-1] for char in shortened(text, FAR)
+    )
+    return shortened(shown, _MAX_SHOWN_CHARS)
 
 
 def _problems_in(details: ErrorDetails, reading: _Reading) -> Iterator[_Problem]:

@@ -9,7 +9,6 @@ with mask.applied(pipe):  # one request of a server
     image = pipe("a lighthouse").images[0]
 """
 
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from conceptprune.masks.switch import (
     switch,
 )
 from conceptprune.models.sites import split_layer
+from conceptprune.strict_reading import read_regular
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -290,13 +290,8 @@ def load_mask(path: Path | str) -> PruningMask:
     """
     path = Path(path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-            raise UserError(
-                f"cannot read the mask {path}: not a file, or larger than {MOST_BYTES:,} bytes"
-            )
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the mask {path}: {error}") from error
     try:
         return PruningMask.from_bytes(data)

@@ -8,7 +8,6 @@ The JSON also has the file's own digest, as `sha256`: that of the whole file wit
 digest's place. Older files have no digest, and are still read.
 """
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -23,6 +22,9 @@ from safetensors import SafetensorError
 from conceptprune.digest import canonical_json, digest_bytes
 from conceptprune.errors import UserError
 from conceptprune.masks.codec import decode_entries, encode_entries
+from conceptprune.masks.provenance import checked as checked_provenance
+from conceptprune.redaction import shortened
+from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.mask/1"
 METADATA_KEY = "conceptprune"
@@ -30,6 +32,10 @@ MOST_BYTES = 1 << 33
 """Limit for a file: half of FLUX.1's weights would fit."""
 MOST_HEADER_BYTES = 100_000_000
 """Limit for its JSON, as in safetensors: enough for thousands of concepts in one fused mask."""
+DEEPEST = 150
+"""Levels of its JSON."""
+MOST_ROWS = 2**31
+"""Limit for a side of a weight: so all of its entries' places have 64 bits."""
 DIGEST_KEY = "sha256"
 
 _PLACEHOLDER = "0" * 64
@@ -38,6 +44,7 @@ _DAMAGED = "; it is damaged or was edited: copy or export it again"
 Entries = NDArray[np.int64]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
+Side = Annotated[int, Field(gt=0, lt=MOST_ROWS)]
 
 
 class _Strict(BaseModel):
@@ -47,7 +54,7 @@ class _Strict(BaseModel):
 class LayerHeader(_Strict):
     """What a mask file says about one layer, besides its entries."""
 
-    shape: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    shape: tuple[Side, Side]
     weight_digest: Digest
     rounded_digests: tuple[Digest, ...] = ()
     first_column: Annotated[int, Field(ge=0)] = 0
@@ -68,6 +75,11 @@ class MaskHeader(_Strict):
     provenance: dict[str, JsonValue]
     layers: Annotated[dict[Name, LayerHeader], Field(min_length=1)]
     sha256: Digest | None = None
+
+    @field_validator("provenance")
+    @classmethod
+    def _as_it_is_read(cls, provenance: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return checked_provenance(provenance)
 
     @field_validator("concepts")
     @classmethod
@@ -125,7 +137,7 @@ def named_concepts(beginning: bytes, size: int) -> tuple[str, ...] | None:
     text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise UserError(f"not a conceptprune mask: its metadata has no key {METADATA_KEY}")
-    content = _json(text.encode(), "not a conceptprune mask: its metadata")
+    content = _json(text, "not a conceptprune mask: its metadata")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
     names = content.get("concepts")
@@ -153,7 +165,7 @@ def _mask_header(tensors_header: Mapping[str, Any]) -> MaskHeader:
     text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str) or metadata != {METADATA_KEY: text}:
         raise UserError(f"not a conceptprune mask: its metadata is not the one key {METADATA_KEY}")
-    content = _json(text.encode(), "not a conceptprune mask: its metadata")
+    content = _json(text, "not a conceptprune mask: its metadata")
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(f"a mask of format {found!r:.60}; this version reads {FORMAT}")
@@ -222,23 +234,12 @@ def _entries(name: str, coded: NDArray[np.uint8], layer: LayerHeader) -> Entries
     return entries
 
 
-def _json(text: bytes, what: str) -> Any:
-    """Parse JSON, refusing repeated names and numbers such as NaN."""
+def _json(text: bytes | str, what: str) -> Any:
+    """Parse JSON strictly: each mask of a fused one that is fused again is three levels deeper."""
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        return plain_json(text, deepest=DEEPEST)
+    except ValueError as error:
         raise UserError(f"{what} is not read: {_one_line(error)}{_DAMAGED}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
 
 
 def _place(digest: str) -> bytes:
@@ -247,4 +248,4 @@ def _place(digest: str) -> bytes:
 
 
 def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return shortened((str(error).splitlines() or [type(error).__name__])[0], 200)

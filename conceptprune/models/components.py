@@ -18,9 +18,12 @@ from torch import nn
 
 from conceptprune.errors import UserError
 from conceptprune.models.weights import find_checkpoint
+from conceptprune.strict_reading import read_regular
 from conceptprune.versions import versions
 
 INDEX = "model_index.json"
+MOST_JSON_BYTES = 2**24
+"""Limit for a config file."""
 ABSENT = [None, None]
 """How model_index.json marks a component that the pipeline supports and this model lacks."""
 LIBRARIES = ("diffusers", "transformers")
@@ -54,7 +57,7 @@ def read_index(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(read_regular(path, MOST_JSON_BYTES))
         name = index["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
@@ -76,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path, MOST_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model: cannot read {path}: {error}") from error
     if not isinstance(content, dict):

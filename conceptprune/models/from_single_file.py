@@ -115,12 +115,10 @@ def _convert(file: Path, config: Path, out: Path) -> None:
         if absent:
             (out / INDEX).write_text(json.dumps({**read_index(out), **absent}), encoding="utf-8")
     except (
-        SafetensorError,
-        SingleFileComponentError,
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
+        *(SafetensorError, SingleFileComponentError, OSError, RuntimeError),
+        # As diffusers' classes raise them for configs with values of another kind.
+        *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+        ImportError,
     ) as error:
         raise UserError(
             f"model.file: {file} cannot be loaded as the {name} that {config} describes: {error}"

@@ -19,6 +19,7 @@ from conceptprune import progress
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
 from conceptprune.models.node_cache import cache_folder, made_once
+from conceptprune.redaction import shortened
 
 T = TypeVar("T")
 
@@ -151,5 +152,5 @@ def _told(uri: str) -> Iterator[None]:
     # Each library behind fsspec raises its own errors.
     except Exception as error:
         raise StoreError(
-            f"model: cannot read {uri}: {type(error).__name__}: {str(error)[:200]}"
+            f"model: cannot read {uri}: {type(error).__name__}: {shortened(str(error), 200)}"
         ) from error

@@ -1,7 +1,6 @@
 """A batch of denoising trajectories that can stop after any call and continue elsewhere."""
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from conceptprune.digest import canonical_json
 from conceptprune.errors import UserError
+from conceptprune.strict_reading import plain_json
 
 NOT_STATE = ("_internal_dict", "noise_sampler")
 """What of a scheduler is no state: its config, and the Brownian trees of SDE solvers, which it
@@ -37,10 +37,15 @@ class TrajectoryState:
     call: int
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
+    unit: str = ""
+    """Key of the unit that left it; empty if none is known."""
 
     def to_bytes(self) -> bytes:
         """As safetensors: tensors by name, scalars as JSON in the metadata."""
-        metadata = {"conceptprune": canonical_json({"call": self.call, "scalars": self.scalars})}
+        said = {"call": self.call, "scalars": self.scalars}
+        metadata = {
+            "conceptprune": canonical_json({**said, "unit": self.unit} if self.unit else said)
+        }
         # Cloned: a scheduler may keep the latents themselves, and safetensors forbids sharing.
         tensors = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -57,11 +62,12 @@ class TrajectoryState:
         """
         try:
             tensors = safetensors.torch.load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            content = json.loads(header["__metadata__"]["conceptprune"])
-            call, scalars = content["call"], content["scalars"]
+            header = plain_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            content = plain_json(header["__metadata__"]["conceptprune"])
+            call, scalars, unit = content["call"], content["scalars"], content.get("unit", "")
             whole = (
                 isinstance(call, int)
+                and isinstance(unit, str)
                 and "latents" in tensors
                 and all(
                     isinstance(value, dict)
@@ -74,7 +80,7 @@ class TrajectoryState:
             raise UserError(f"a trajectory's state cannot be read ({error!r:.200})") from error
         if not whole:
             raise UserError("a trajectory's state has no latents, or scalars of another form")
-        return cls(call=call, tensors=tensors, scalars=scalars)
+        return cls(call=call, tensors=tensors, scalars=scalars, unit=unit)
 
 
 def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:

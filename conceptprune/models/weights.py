@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from conceptprune.errors import UserError
 from conceptprune.models.sites import join_layer, split_layer
+from conceptprune.strict_reading import read_regular
 
+MOST_INDEX_BYTES = 2**26
+"""Limit for an index of shards: a line for each of a million tensors."""
 CHECKPOINT_NAMES = ("diffusion_pytorch_model", "model")
 """Stems of the files that diffusers and transformers load when no variant is asked for."""
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"}
@@ -138,7 +141,8 @@ def find_checkpoint(component_folder: Path) -> Checkpoint:
 
 def _sharded(index: Path, variant: str | None) -> Checkpoint:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        content = json.loads(read_regular(index, MOST_INDEX_BYTES))
+        names = sorted(set(content["weight_map"].values()))
         files = tuple(index.parent / Path(name).name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: not a checkpoint index ({error!r})") from error

@@ -100,6 +100,8 @@ def _limits(folder: Path) -> list[tuple[str, int]]:
     for name, entry in index.items():
         if not name.startswith("tokenizer") or not isinstance(entry, list) or None in entry:
             continue
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise UserError(f"model: {folder}: {name} is {entry!r:.60}, not a library and a class")
         limit = _own_limit(folder / name)
         if parameter is not None and isinstance(parameter.default, int) and "CLIP" not in entry[1]:
             limit = parameter.default
@@ -111,19 +113,28 @@ def _own_limit(tokenizer: Path) -> int:
     """The number of tokens that an encoder takes, according to its tokenizer's config."""
     path = tokenizer / "tokenizer_config.json"
     own = read_json(path).get("model_max_length") if path.is_file() else None
-    return int(own) if isinstance(own, int | float) and own < UNLIMITED else UNLIMITED
+    if own is None or (isinstance(own, int | float) and own >= UNLIMITED):
+        return UNLIMITED
+    if isinstance(own, bool) or not isinstance(own, int | float) or not own >= 1:
+        raise UserError(f"model: {path}: model_max_length is no number of tokens: {own!r:.60}")
+    return int(own)
 
 
 def _readers(folder: Path) -> list[Reader]:
     import transformers
 
     index = read_index(folder)
-    return [
-        Reader(
-            tokenizer=getattr(transformers, index[name][1]).from_pretrained(
+    readers = []
+    for name, limit in _limits(folder):
+        kind: Any = getattr(transformers, index[name][1], None)
+        try:
+            tokenizer = kind.from_pretrained(
                 folder / name, local_files_only=True, trust_remote_code=False
-            ),
-            limit=limit,
-        )
-        for name, limit in _limits(folder)
-    ]
+            )
+        # Whatever its files make transformers raise; a tokenizer in Rust raises `Exception` itself.
+        except Exception as error:
+            raise UserError(
+                f"model: {folder / name}: no tokenizer that {index[name][1]} reads: {error!s:.200}"
+            ) from error
+        readers.append(Reader(tokenizer=tokenizer, limit=limit))
+    return readers

@@ -22,6 +22,7 @@ from conceptprune.store.parquet import (
 )
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef, UnknownFormatError
 from conceptprune.store.store import Store
+from conceptprune.store.tables import load_table, unit_table
 
 __all__ = [
     "Commit",
@@ -31,8 +32,10 @@ __all__ = [
     "Store",
     "UnknownFormatError",
     "format_number",
+    "load_table",
     "parquet_to_table",
     "table_to_parquet",
     "type_name",
+    "unit_table",
     "whole_rows",
 ]

@@ -8,7 +8,18 @@ from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
 
 MOST_BYTES = 1 << 30
-"""Limit for a file whose size is not recorded: a record, a claim, a ledger."""
+"""Limit for a file whose size is not recorded: a ledger of a million units."""
+MOST_BYTES_IN = {"claims": 1 << 16, "commits": 1 << 26, "events": 1 << 26, "probe": 1 << 16}
+"""The same for other folders: a record has a line for each object, an event for each concept."""
+MOST_JSON_BYTES = 1 << 27
+"""The same for a run's files in JSON: a manifest with a list of concepts has up to 16 MiB."""
+
+
+def most_bytes(path: str) -> int:
+    """Limit for a file below a store's root whose size is not recorded."""
+    if path.startswith("runs/") and path.endswith(".json"):
+        return MOST_JSON_BYTES
+    return MOST_BYTES_IN.get(path.partition("/")[0], MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +60,7 @@ class Backend(Protocol):
         """A file's bytes, or None if it does not exist.
 
         `size` is the expected size: of a longer file, one byte more is read, where the file system
-        can. Without it, a file larger than `MOST_BYTES` is an error.
+        can. Without it, a file larger than `most_bytes` is an error.
         """
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:

@@ -7,7 +7,6 @@ Other jobs detect renewals by reading the claim repeatedly, and measure time wit
 the clock of the claim's machine may be an hour off.
 """
 
-import json
 import logging
 import threading
 import time
@@ -20,6 +19,7 @@ from conceptprune import progress
 from conceptprune.digest import canonical_json
 from conceptprune.errors import StoreError
 from conceptprune.store.store import Store
+from conceptprune.strict_reading import plain_json
 
 CLAIM_SECONDS = 30.0
 LONGEST = 366 * 86400.0
@@ -65,7 +65,7 @@ class Claim:
         Whoever can write the store can put anything there; what is no claim binds nobody.
         """
         try:
-            content = json.loads(data)
+            content = plain_json(data)
             claim = cls(
                 **{name: _text(content[name]) for name in ("kind", "key", "job", "worker")},
                 since=_number(content["since"]),

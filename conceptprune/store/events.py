@@ -10,7 +10,6 @@ later on.
 """
 
 import getpass
-import json
 import os
 import platform
 import re
@@ -24,6 +23,7 @@ from typing import Any
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
 from conceptprune.store.store import Store
+from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.event/1"
 FOLDER = "events"
@@ -62,7 +62,7 @@ class Event:
             ValueError: the bytes are not those of an event, or were changed.
         """
         try:
-            content = json.loads(data)
+            content = plain_json(data)
             said = content.pop("sha256", None) if isinstance(content, dict) else None
             digest = digest_json(content)
         except (ValueError, RecursionError) as error:

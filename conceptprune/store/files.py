@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conceptprune.errors import StoreError
 from conceptprune.store.access import Access
-from conceptprune.store.backend import MOST_BYTES, Entry, below
+from conceptprune.store.backend import Entry, below, most_bytes
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -39,8 +39,8 @@ class LocalFiles:
                 found = os.fstat(handle)
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
-                if not size and found.st_size > MOST_BYTES:
-                    raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes")
+                if not size and found.st_size > (most := most_bytes(path)):
+                    raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
                 # A file larger than recorded is damaged, so there is no need to read all of it.
                 return stream.read(min(found.st_size, size + 1) if size else found.st_size)
 

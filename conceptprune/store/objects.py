@@ -1,11 +1,12 @@
 """The store in any other fsspec file system, and what S3 shares with these."""
 
 import contextlib
+import errno
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conceptprune.store.access import Access
-from conceptprune.store.backend import Entry, below
+from conceptprune.store.backend import Entry, below, most_bytes
 
 
 class FsspecObjects:
@@ -21,6 +22,9 @@ class FsspecObjects:
         """An object's bytes, or None if it does not exist."""
 
         def read(seconds: float) -> bytes | None:
+            found = self.stat(path)
+            if found is not None and found.size > (most := size + 1 if size else most_bytes(path)):
+                raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
             try:
                 data: bytes = self._fs.cat_file(self._full(path), **self._bound(seconds))
             except FileNotFoundError:

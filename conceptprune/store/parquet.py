@@ -22,6 +22,9 @@ DIGEST_KEY = b"conceptprune.digest"
 MOST_BYTES = 1 << 32
 """Limit for a table in memory: larger than any unit's statistics or a ledger of a million units."""
 
+MOST_ROWS = 1 << 23
+"""Limit for its rows, most of which readers hold one by one; repeated values take no bytes."""
+
 DECLARED = (FORMAT_KEY, SORTED_BY_KEY)
 """What a table's schema must declare; the digest is added when the table is written."""
 
@@ -54,19 +57,22 @@ def table_to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def parquet_to_table(data: bytes, newest: int | None = None) -> pa.Table:
+def parquet_to_table(
+    data: bytes, newest: int | None = None, most_rows: int = MOST_ROWS
+) -> pa.Table:
     """The inverse of `table_to_parquet`; page checksums and the digest are verified.
 
     Args:
         data: the file.
         newest: the highest format number that the caller knows. A later version may compute
             its digest differently, so for such a table only the pages are verified.
+        most_rows: more are refused before any is read.
 
     Raises:
         StoreError: the bytes are damaged, or not such a table.
     """
     try:
-        _check_expanded(data)
+        _check_expanded(data, most_rows)
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"a Parquet table is damaged: {error}") from error
@@ -97,14 +103,16 @@ def _whole(table: pa.Table, newest: int | None) -> pa.Table:
     return table
 
 
-def _check_expanded(data: bytes) -> None:
+def _check_expanded(data: bytes, most_rows: int) -> None:
     """Refuse a small file that would expand to fill the memory (compressed or repeated values).
 
     Raises:
-        StoreError: it would be larger than `MOST_BYTES`.
+        StoreError: it would be larger than `MOST_BYTES`, or has more rows.
         ArrowException, OSError: it is damaged.
     """
     found = pq.ParquetFile(io.BytesIO(data)).metadata
+    if found.num_rows > most_rows:
+        raise StoreError(f"a Parquet table of {found.num_rows:,} rows, more than {most_rows:,}")
     groups = [found.row_group(index) for index in range(found.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(found.num_columns)]
     size = sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)

@@ -1,6 +1,5 @@
 """What the store records about finished units: references to objects, and commit records."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from conceptprune.digest import canonical_json, digest_bytes, digest_json
 from conceptprune.errors import StoreError
+from conceptprune.strict_reading import plain_json
 
 FORMAT = "conceptprune.store/3"
 
@@ -40,6 +40,20 @@ def _lost_unit(message: str, kind: str, key: str, path: str) -> LostUnitError:
     return LostUnitError(message, kind=kind, key=key, path=path)
 
 
+MOST_BYTES = 1 << 36
+"""Limit for an object of a kind that may have all weights of a model, such as a pipeline's file."""
+MOST_BYTES_OF = {"mask": 1 << 33, "state": 1 << 33, "moments": 1 << 31, "image": 1 << 28}
+"""The same for other kinds: widths of denoisers and sizes of images have an end."""
+MOST_TABLE_BYTES = 1 << 32
+
+
+def most_bytes_at(path: str) -> int:
+    """Limit for the object at a path: more is never read, whatever a record says."""
+    if path.endswith(".parquet"):
+        return MOST_TABLE_BYTES
+    return MOST_BYTES_OF.get(path.split("/")[1], MOST_BYTES)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectRef:
     """Where an object is in the store, and what its bytes must be."""
@@ -58,7 +72,8 @@ class ObjectRef:
         match content:
             case {"path": str(path), "digest": str(digest), "size": int(size)} if len(content) == 3:
                 found = OBJECT_PATH.fullmatch(path)
-                if found and found["digest"] == digest and size >= 0 and size is not True:
+                whole = size is not True and 0 <= size <= most_bytes_at(path) if found else False
+                if found and found["digest"] == digest and whole:
                     return cls(path=path, digest=digest, size=size)
         raise ValueError("a commit record refers to something that is not an object of the store")
 
@@ -101,10 +116,7 @@ class Commit:
             ValueError: the bytes are not a record, or are damaged.
             UnknownFormatError: the record is intact, but in another format.
         """
-        try:
-            content = json.loads(data)
-        except RecursionError as error:
-            raise ValueError("not a commit record") from error
+        content = plain_json(data)
         if not isinstance(content, dict):
             raise ValueError("not a commit record")
         whole = content.pop("sha256", None) == digest_json(content)

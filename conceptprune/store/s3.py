@@ -25,7 +25,7 @@ from botocore.exceptions import ConnectionError as UnreachableError
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from conceptprune.store.access import SHORTEST_TRY, Access, passes, reason_of
-from conceptprune.store.backend import MOST_BYTES, Entry
+from conceptprune.store.backend import Entry, most_bytes
 from conceptprune.store.objects import FsspecObjects
 
 PART_BYTES = 64 * 2**20
@@ -99,7 +99,7 @@ class S3Objects(FsspecObjects):
         def read(seconds: float) -> bytes | None:
             try:
                 # An object larger than recorded is damaged, so there is no need to read all of it.
-                most = (size or MOST_BYTES) + 1
+                most = (size or most_bytes(path)) + 1
                 data: bytes = self._fs.cat_file(
                     self._full(path), start=0, end=most, timeout=seconds
                 )
@@ -112,8 +112,8 @@ class S3Objects(FsspecObjects):
                 if _status(error) == 416:
                     return b""  # It has no bytes, and so no first ones.
                 raise
-            if not size and len(data) > MOST_BYTES:
-                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes")
+            if not size and len(data) == most:
+                raise OSError(errno.EFBIG, f"larger than {most - 1:,} bytes")
             return data
 
         return self.access.within(f"read {path}", read, size=size)

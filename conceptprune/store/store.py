@@ -189,7 +189,7 @@ class Store:
         """
         ref = commit.objects.get(role)
         if ref is None:
-            raise self._without(commit, role)
+            raise self.refused(commit, f'names no object in the role "{role}"')
         data, fault = self._examine(ref)
         if data is not None and not fault:
             return data
@@ -205,9 +205,20 @@ class Store:
             message += f"it is still in its place ({error})"
         raise LostUnitError(message, kind=commit.kind, key=commit.key, path=ref.path)
 
-    def _without(self, commit: Commit, role: str) -> LostUnitError:
+    def check_unit(self, commit: Commit, role: str, unit: str) -> None:
+        """Compare the unit's key that an object states of itself with its record's.
+
+        Raises:
+            LostUnitError: it is another unit's; as in `load`, the unit is set aside.
+        """
+        if unit != commit.key:
+            raise self.refused(
+                commit, f'names as "{role}" what says that it is of another unit, {unit:.12}'
+            )
+
+    def refused(self, commit: Commit, fault: str) -> LostUnitError:
+        """Set aside a record that names what cannot be its unit's; returns the error to raise."""
         path = _commit_path(commit.kind, commit.key)
-        fault = f'names no object in the role "{role}"'
         message = f"{self.uri}: {path} {fault}; "
         try:
             if self.find(commit.kind, commit.key) == commit:

@@ -6,15 +6,16 @@ from typing import Protocol
 
 import torch
 
-from conceptprune.collection.statistics import Statistics
+from conceptprune.collection.statistics import Statistics, said_of
 from conceptprune.errors import StoreError
 from conceptprune.manifest import concept_key
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import denoiser_of
+from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
-from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.store import Commit, Store, load_table
 from conceptprune.units.reword_units import RewordUnit
 from conceptprune.units.units import FusedMaskUnit, MaskUnit, StatisticsUnit
 
@@ -66,11 +67,27 @@ def read_statistics(store: Store, kind: str, key: str, role: str) -> Statistics:
     Raises:
         StoreError: they are not committed, or are damaged.
     """
-    table = parquet_to_table(store.load(store.get(kind, key), role))
+    commit = store.get(kind, key)
+    table = load_table(store, commit, role)
     try:
+        if kind == StatisticsUnit.kind:
+            store.check_unit(commit, role, f"{said_of(table).get('side', key)}")
         return Statistics.from_arrow(table)
     except ValueError as error:
         raise StoreError(f"{store.uri}: {kind} {key[:12]}: {error}") from error
+
+
+def read_state(store: Store, commit: Commit, role: str) -> TrajectoryState:
+    """One of the states that a window left.
+
+    Raises:
+        LostUnitError: it is missing or damaged, or says that another window left it.
+        UserError: it is no state.
+    """
+    state = TrajectoryState.from_bytes(store.load(commit, role))
+    # States of earlier versions do not say.
+    store.check_unit(commit, role, state.unit or commit.key)
+    return state
 
 
 def fused(store: Store, unit: FusedMaskUnit, folder: Path, dtype: torch.dtype) -> PruningMask:

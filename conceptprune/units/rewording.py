@@ -26,12 +26,35 @@ def shift_file(model: DiffusionModel, unit: ShiftUnit) -> bytes:
     Raises:
         UserError: a target prompt is the same as its base.
     """
-    return moments_bytes(concept_shift(model, unit.concept, unit.pairs))
+    return moments_bytes(concept_shift(model, unit.concept, unit.pairs), unit.key)
 
 
 def moments_file(model: DiffusionModel, unit: MomentsUnit) -> bytes:
     """The sums of prompts that stay."""
-    return moments_bytes(prompt_moments(model, unit.texts))
+    return moments_bytes(prompt_moments(model, unit.texts), unit.key)
+
+
+def load_shift(store: Store, commit: Commit) -> Shift:
+    """The committed sums of a concept.
+
+    Raises:
+        LostUnitError: they are missing or damaged, or say that they are another unit's.
+        UserError: it is no such file.
+    """
+    shift, unit = read_shift(store.load(commit, "moments"))
+    store.check_unit(commit, "moments", commit.key if unit is None else unit)
+    return shift
+
+
+def load_moments(store: Store, commit: Commit) -> Moments:
+    """The committed sums of prompts that stay.
+
+    Raises:
+        LostUnitError, UserError: as `load_shift`.
+    """
+    moments, unit = read_moments(store.load(commit, "moments"))
+    store.check_unit(commit, "moments", commit.key if unit is None else unit)
+    return moments
 
 
 def vocabulary_file(model: DiffusionModel, unit: VocabularyUnit) -> bytes:
@@ -41,7 +64,7 @@ def vocabulary_file(model: DiffusionModel, unit: VocabularyUnit) -> bytes:
         UserError: the text encoder has no whole words.
     """
     found = vocabulary_moments(model, unit.templates, count=unit.words, without=unit.without)
-    return moments_bytes(found)
+    return moments_bytes(found, unit.key)
 
 
 def reworded(
@@ -59,11 +82,11 @@ def reworded(
 
     def shifts() -> Iterator[Shift]:
         for key in unit.shifts:
-            yield read_shift(store.load(store.get(ShiftUnit.kind, key), "moments"))
+            yield load_shift(store, store.get(ShiftUnit.kind, key))
 
     def stays(keys: Sequence[str], kind: str = MomentsUnit.kind) -> Iterator[Moments]:
         for key in keys:
-            yield read_moments(store.load(store.get(kind, key), "moments"))
+            yield load_moments(store, store.get(kind, key))
 
     change = reword_map(
         shifts(),

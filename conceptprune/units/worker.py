@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,18 +28,23 @@ from conceptprune.masks.sweep import sorted_rows, sweep_rows
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import check_identity, denoiser_of, family_named, identity
 from conceptprune.models.generate import Images, generate
-from conceptprune.models.trajectory import TrajectoryState
 from conceptprune.models.weights import read_layers
 from conceptprune.prompts.fillers import answers_table, write_fillers
 from conceptprune.prompts.language_model import LanguageModel
 from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.table import prompts_table
-from conceptprune.store import ObjectRef, Store, parquet_to_table, table_to_parquet
+from conceptprune.store import (
+    ObjectRef,
+    Store,
+    load_table,
+    table_to_parquet,
+    unit_table,
+)
 from conceptprune.store.claims import Claims
 from conceptprune.units.batch_memory import BatchMemory
 from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import hardly_changed, no_effect, preview_table
-from conceptprune.units.results import fused, read_mask, read_statistics
+from conceptprune.units.results import fused, read_mask, read_state, read_statistics
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 from conceptprune.units.rewording import (
     moments_file,
@@ -171,8 +177,9 @@ class Worker(UnitWorker):
     def _prompts(self, unit: PromptsUnit) -> Made:
         pairs = {concept.name: prompt_pairs(concept, seed=unit.seed) for concept in unit.concepts}
         kinds = {concept.name: concept.kind for concept in unit.concepts}
-        data = table_to_parquet(prompts_table(pairs, kinds))
-        return Made(objects={"prompts": self._put("prompts", data, suffix="parquet")})
+        return Made(
+            objects={"prompts": self._put_table(unit, "prompts", prompts_table(pairs, kinds))}
+        )
 
     def _generated_prompts(self, unit: GeneratedPromptsUnit) -> Made:
         settings = unit.generator
@@ -186,9 +193,9 @@ class Worker(UnitWorker):
         return Made(
             objects={
                 "prompts": self._put_table(
-                    "prompts", prompts_table(pairs, {concept.name: concept.kind})
+                    unit, "prompts", prompts_table(pairs, {concept.name: concept.kind})
                 ),
-                "answers": self._put_table("answers", answers),
+                "answers": self._put_table(unit, "answers", answers),
             },
             facts={
                 "language_model": settings.model.label,
@@ -204,11 +211,8 @@ class Worker(UnitWorker):
         states = None
         if unit.previous is not None:
             commit = self.store.get(WindowUnit.kind, unit.previous)
-            count = sum(role.startswith("state.") for role in commit.objects)
-            states = [
-                TrajectoryState.from_bytes(self.store.load(commit, f"state.{index}"))
-                for index in range(count)
-            ]
+            count = -(-len(unit.prompts) // unit.collection.batch_size)
+            states = [read_state(self.store, commit, f"state.{index}") for index in range(count)]
 
         memory = self._memory(unit.kind, unit.collection.batch_size)
         for attempt in memory.attempts():
@@ -224,9 +228,9 @@ class Worker(UnitWorker):
                     at_once=at_once,
                 )
         table = result.statistics.to_arrow()
-        objects = {"partial": self._put("partial", table_to_parquet(table), suffix="parquet")}
+        objects = {"partial": self._put_table(unit, "partial", table)}
         for index, state in enumerate(result.states):
-            data = state.to_bytes()
+            data = replace(state, unit=unit.key).to_bytes()
             objects[f"state.{index}"] = self._put("state", data, suffix="safetensors")
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
@@ -283,19 +287,19 @@ class Worker(UnitWorker):
         site_weights = on_site(weights, evidence.target)
         reference = read_mask(self.store, unit.mask.key, of=unit.mask.erased).on_site()
         table = sweep_rows(site_weights, evidence, unit.settings, reference)
-        return Made(objects={"sweep": self._put_table("sweep", table)})
+        return Made(objects={"sweep": self._put_table(unit, "sweep", table)})
 
     def _sweep_table(self, unit: SweepTableUnit) -> Made:
         parts = [
-            parquet_to_table(self.store.load(self.store.get(SweepUnit.kind, key), "sweep"))
+            load_table(self.store, self.store.get(SweepUnit.kind, key), "sweep")
             for key in unit.sweeps
         ]
         return Made(
-            objects={"sweep": self._put_table("sweep", sorted_rows(pa.concat_tables(parts)))}
+            objects={"sweep": self._put_table(unit, "sweep", sorted_rows(pa.concat_tables(parts)))}
         )
 
-    def _put_table(self, role: str, table: pa.Table) -> ObjectRef:
-        return self._put(role, table_to_parquet(table), suffix="parquet")
+    def _put_table(self, unit: Unit, role: str, table: pa.Table) -> ObjectRef:
+        return self._put(role, unit_table(table, unit.key), suffix="parquet")
 
     def _fuse(self, unit: FusedMaskUnit) -> Made:
         return self._made_mask(fused(self.store, unit, self.folder, self.dtype))
@@ -358,8 +362,7 @@ class Worker(UnitWorker):
             and np.array_equal(images, self._generated(unit, None, memory))
         ):
             raise no_effect(table.num_rows)
-        data = table_to_parquet(table)
-        objects = {"preview": self._put("preview", data, suffix="parquet")}
+        objects = {"preview": self._put_table(unit, "preview", table)}
         return Made(objects=objects, facts={"at_once": memory.at_once})
 
     def _generated(
@@ -401,4 +404,4 @@ class Worker(UnitWorker):
     def _previews(self, keys: Iterable[str]) -> Iterator[pa.Table]:
         for key in keys:
             commit = self.store.get(PreviewUnit.kind, key)
-            yield parquet_to_table(self.store.load(commit, "preview"))
+            yield load_table(self.store, commit, "preview")

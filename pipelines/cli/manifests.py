@@ -22,8 +22,8 @@ def init(
     """Write a commented manifest to start from."""
     from ..commands.init import write_manifest
 
-    count = write_manifest(out, names, kind)
-    echo(f"wrote {out}: {count} concepts to erase")
+    count, check = write_manifest(out, names, kind)
+    echo(f"wrote {out}: {count} concepts to erase; next: {check}")
 
 
 def schema(
@@ -46,6 +46,7 @@ def schema(
 def diff(
     old: Annotated[Path, typer.Argument(help="The earlier manifest.")],
     new: Annotated[Path, typer.Argument(help="The manifest to compare with it.")],
+    files_from: FilesFromOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which concepts a manifest adds, drops and keeps against another, and what that costs."""

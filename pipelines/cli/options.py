@@ -31,8 +31,8 @@ FilesFromOption = Annotated[
         "--files-from",
         metavar="FOLDER",
         callback=_allow,
-        help="Prompts and captions may be in files of this folder, too, and not only beside the "
-        "manifest or suite; may be given several times.",
+        help="Prompts, captions and lists of concepts may be in files of this folder, too, and not "
+        "only beside the manifest or suite; may be given several times.",
     ),
 ]
 JsonOption = Annotated[

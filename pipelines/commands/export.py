@@ -125,6 +125,8 @@ def _fused(
     # As for all concepts of the run: one concept's mask may use fewer calls.
     tau: int | None = record.asked.get("pruning", "tau")
     unit = replace(unit, sides=sides, retained=retained, tau=tau)
+    if not provenance.get("dtype"):
+        raise UserError("--fuse budget: the first mask does not say in which dtype it was made")
     dtype: torch.dtype = getattr(torch, provenance["dtype"])
     return fused(store, unit, folder, dtype)
 

@@ -57,7 +57,8 @@ class Checkpoint:
     def name(self) -> str:
         """A file name; the digest separates names that differ only in unsafe characters."""
         names = self.mask.concepts
-        how = self.mask.provenance.get("fusion", {}).get("how", "union")
+        fusion = self.mask.provenance.get("fusion")
+        how = fusion["how"] if isinstance(fusion, Mapping) else fusion or "union"
         text = names[0] if len(names) == 1 else f"{how} of {len(names)}"
         return f"{slug(text) or 'concept'}-{self.mask.digest[:DIGEST_CHARS]}"
 

@@ -1,10 +1,12 @@
 """`conceptprune init`: write a commented manifest to start from, with a list of names if given."""
 
 import os
+import shlex
 from pathlib import Path
 
 from conceptprune.errors import UserError
 from conceptprune.manifest import parse_manifest
+from conceptprune.manifest.files import also_allowed
 
 TEMPLATE = """\
 # What to erase from which model. Check it with `conceptprune validate {name}`, see what it costs
@@ -55,11 +57,18 @@ concepts:
 
 LISTED = """\
 # What to erase: a name per row. A CSV may have a column kind, and settings of each concept's own.
-concepts: {{file: {file}{kind}}}"""
+{allowed}concepts: {{file: {file}{kind}}}"""
+ALLOWED = """\
+# The list does not lie below this manifest's folder, so each command must allow its folder:
+# --files-from FOLDER.
+"""
 
 
-def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
-    """Write a valid manifest; returns how many concepts it erases.
+def write_manifest(out: Path, names: Path | None, kind: str | None) -> tuple[int, str]:
+    """Write a valid manifest.
+
+    Returns:
+        How many concepts it erases, and the command that checks it.
 
     Raises:
         UserError: `out` exists, the list cannot be used, or nothing can be written there.
@@ -68,8 +77,15 @@ def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
         raise UserError("--kind: of the names in a list: also give --from FILE")
     if not out.name.isprintable():
         raise UserError(f"{out}: has line breaks or control characters in its name")
-    text = TEMPLATE.format(name=out.name, concepts=_concepts(out, names, kind))
-    manifest = parse_manifest(text, source=str(out), folder=out.parent)
+    next_command = ["conceptprune", "validate", str(out)]
+    lists = out.parent if names is None else names.resolve().parent
+    elsewhere = not lists.resolve().is_relative_to(out.parent.resolve())
+    if elsewhere:
+        next_command += ["--files-from", str(lists)]
+    text = TEMPLATE.format(name=out.name, concepts=_concepts(out, names, kind, elsewhere))
+    # Who names the list here allows its folder, and who runs the manifest must do so again.
+    with also_allowed(lists):
+        manifest = parse_manifest(text, source=str(out), folder=out.parent)
     try:
         with out.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -77,10 +93,10 @@ def write_manifest(out: Path, names: Path | None, kind: str | None) -> int:
         raise UserError(f"{out} exists already: name another file, or remove it") from error
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    return len(manifest.concepts)
+    return len(manifest.concepts), shlex.join(next_command)
 
 
-def _concepts(out: Path, names: Path | None, kind: str | None) -> str:
+def _concepts(out: Path, names: Path | None, kind: str | None, elsewhere: bool) -> str:
     if names is None:
         return EXAMPLES
     # The path must be relative to the manifest.
@@ -89,7 +105,8 @@ def _concepts(out: Path, names: Path | None, kind: str | None) -> str:
     if not names.is_absolute():
         file = Path(os.path.relpath(names.resolve(), out.parent.resolve()))
     kind_of_all = "" if kind is None else f", kind: {_quoted(kind)}"
-    return LISTED.format(file=_quoted(file.as_posix()), kind=kind_of_all)
+    allowed = ALLOWED if elsewhere else ""
+    return LISTED.format(file=_quoted(file.as_posix()), kind=kind_of_all, allowed=allowed)
 
 
 def _quoted(text: str) -> str:

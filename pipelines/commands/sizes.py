@@ -1,6 +1,5 @@
 """Sizes of a model, from shapes and file headers, before anything runs."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors import safe_open
 
 from conceptprune.checkpoints.files import folder_files
 from conceptprune.edits.projections import PROMPT_SITES
+from conceptprune.models.components import read_json
 from conceptprune.models.families import components, denoiser_of, family_named
 from conceptprune.models.sites import Site, find_sites, join_layer
 from conceptprune.models.weights import checkpoint_files
@@ -38,8 +38,8 @@ def sizes_of(prepared: Prepared) -> Sizes:
         if name in family.sites
         for name, shape in _site_of(component, family.sites[name])[0].items()
     }
-    config = json.loads((component / "config.json").read_text(encoding="utf-8"))
-    vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+    config = read_json(component / "config.json")
+    vae = read_json(folder / "vae" / "config.json")
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     side = prepared.model.resolution and prepared.model.resolution // scale
     height, width = (side, side) if side else family.default_size(config)

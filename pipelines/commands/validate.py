@@ -8,9 +8,9 @@ from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.job_manifest import JobManifest
 from conceptprune.evaluation.suite import Suite
 from conceptprune.manifest.fields import NamedPath
-from conceptprune.manifest.files import open_regular
 from conceptprune.manifest.loading import MAX_BYTES, load_with_paths
 from conceptprune.manifest.model import FolderModel
+from conceptprune.strict_reading import open_regular
 
 SUITE = re.compile(rb"^groups\s*:", re.MULTILINE)
 """A key that only a suite has."""

@@ -12,14 +12,15 @@ from typing import Any
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.digest import digest_json
 from conceptprune.errors import UserError
-from conceptprune.manifest.files import open_regular
 from conceptprune.store import Store
 from conceptprune.store.events import Chain, check_events
+from conceptprune.strict_reading import open_regular
 
 from ..console.logs import one_line
 from ..console.names import some
 from ..console.terminal import echo
 from ..records.runs import MAX_NAMES_SHOWN, find_run
+from .exported_files import whose_files
 from .signature import check_tool, signature_problem
 from .stored_edits import bad_edits, problem_of
 
@@ -153,8 +154,7 @@ def verify_export(
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; give one that `conceptprune export` wrote")
     # With several concepts, each has its own folder.
-    statements = sorted(folder.glob(STATEMENT_FILE)) or sorted(folder.glob(f"*/{STATEMENT_FILE}"))
-    folders = [path.parent for path in statements]
+    folders, strays = _exports_in(folder)
     if not folders:
         raise UserError(
             f"{folder}: has no {STATEMENT_FILE}; give a folder that `conceptprune export` wrote"
@@ -162,10 +162,31 @@ def verify_export(
     if signers:
         check_tool(signers)
     opened = Store(store) if store else None
-    return [_verified(each, opened, signers) for each in folders]
+    return [
+        # Told with each, as whoever uses one of them may take what lies beside it for checked.
+        _verified(each, opened, signers, strays)
+        for each in folders
+    ]
 
 
-def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verified:
+def _exports_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """The folders with a statement, and what is wrong with everything beside them."""
+    if (folder / STATEMENT_FILE).is_symlink() or (folder / STATEMENT_FILE).exists():
+        return [folder], []
+    folders, strays = [], []
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not path.is_dir():
+            strays.append(f"../{path.name}: lies beside the exports, and no statement names it")
+        elif not (path / STATEMENT_FILE).exists():
+            strays.append(f"../{path.name}: has no {STATEMENT_FILE}: nothing in it was checked")
+        else:
+            folders.append(path)
+    return folders, strays
+
+
+def _verified(
+    folder: Path, store: Store | None, signers: Path | None, strays: Sequence[str]
+) -> Verified:
     path = folder / STATEMENT_FILE
     try:
         with open_regular(path, MAX_STATEMENT_BYTES) as stream:
@@ -175,11 +196,12 @@ def _verified(folder: Path, store: Store | None, signers: Path | None) -> Verifi
     statement = Statement.from_bytes(data, source=str(path))
     try:
         _check_parts(statement.predicate)
-        problems = list(statement.differences(folder))
+        problems = [*statement.differences(folder), *whose_files(folder, statement)]
         if store is not None:
             problems += _against(store, statement.predicate)
         if signers and (problem := signature_problem(folder, data, signers)):
             problems.append(problem)
+        problems += strays
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its predicate is not as this version has it") from error
     return Verified(

@@ -209,5 +209,6 @@ class LogLines(io.StringIO):
 
 def one_line(text: str) -> str:
     """Text from a store, made safe for a terminal: no control characters, line breaks, secrets."""
-    clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return redacted(clean)
+    # Before and after: a secret may have line breaks in it, or may be put together by leaving some.
+    shown = "".join(char if char.isprintable() else " " for char in redacted(text))
+    return redacted(" ".join(shown.split()))

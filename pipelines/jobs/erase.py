@@ -11,12 +11,13 @@ from rich.text import Text
 
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
-from conceptprune.prompts.table import Pairs, pairs_from_table
-from conceptprune.store import LostUnitError, Store, parquet_to_table
+from conceptprune.prompts.table import Pairs
+from conceptprune.store import LostUnitError, Store
 from conceptprune.units.plan import Plan
 from conceptprune.units.prompts_units import concepts_in
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.run_id import run_id
+from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.unit import Unit
 from conceptprune.units.units import MaskUnit, PreviewUnit, WindowUnit
 
@@ -151,13 +152,12 @@ def _prompts(prepared: Prepared, store: Store, run: RunUnits) -> tuple[Pairs, di
             if unit.key in results and results[unit.key].error:
                 continue
             try:
-                data = store.load(store.get(unit.kind, unit.key), "prompts")
+                names = [concept.name for concept in concepts_in(unit)]
+                pairs |= load_pairs(store, store.get(unit.kind, unit.key), names)
             except LostUnitError:
                 if look == LOOKS_AT_PROMPTS - 1:
                     raise
                 todo.append(unit)
-            else:
-                pairs |= pairs_from_table(parquet_to_table(data))
         if not todo:
             break
     return pairs, results

@@ -28,7 +28,7 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.models.components import read_index
 from conceptprune.models.families import check_model, family_named, identity
 from conceptprune.models.schedulers import check_repeatable
-from conceptprune.store import Commit, ObjectRef, Store, parquet_to_table
+from conceptprune.store import Commit, ObjectRef, Store, load_table
 from conceptprune.units.find import find_commit
 from conceptprune.units.results import read_mask
 from conceptprune.units.unit import Unit
@@ -134,7 +134,7 @@ def _document(
 
 def _numbers(store: Store, commit: Commit) -> list[dict[str, Any]]:
     with told_if_strange(store, commit):
-        return summary_rows(parquet_to_table(store.load(commit, OBJECT)))
+        return summary_rows(load_table(store, commit, OBJECT))
 
 
 def tell_summary(

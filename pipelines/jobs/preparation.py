@@ -31,10 +31,11 @@ from conceptprune.prompts.fillers import asks_generator, placeholders
 from conceptprune.prompts.language_model import check_language_model, language_model_identity
 from conceptprune.prompts.lengths import check_lengths
 from conceptprune.prompts.pairs import PromptPair, prompt_pairs
-from conceptprune.prompts.table import Pairs, pairs_from_table
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.prompts.table import Pairs
+from conceptprune.store import Store
 from conceptprune.units.plan import Plan, build_plan, plan_of_the_rest
 from conceptprune.units.prompts_units import prompts_units
+from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.units import AnyPromptsUnit, GeneratedPromptsUnit, PromptsUnit
 
 
@@ -169,7 +170,7 @@ def _stored_pairs(unit: GeneratedPromptsUnit, store: Store | None) -> Pairs | No
     commit = store.find(unit.kind, unit.key) if store else None
     if store is None or commit is None:
         return None
-    return pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+    return load_pairs(store, commit, [unit.concept.name])
 
 
 def _stand_ins(unit: GeneratedPromptsUnit) -> Pairs:

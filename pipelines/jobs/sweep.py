@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conceptprune.masks.sweep import KEY, SCHEMA
-from conceptprune.store import Store, parquet_to_table, whole_rows
+from conceptprune.store import Store, load_table, whole_rows
 from conceptprune.units.run_id import run_id
 
 from ..console import exits
@@ -62,7 +62,7 @@ def _table_of(result: JobResult, store: str) -> tuple[Rows, str] | None:
     if commit is None:
         return None
     with told_if_strange(opened, commit):
-        rows = whole_rows(parquet_to_table(opened.load(commit, "sweep")), SCHEMA)
+        rows = whole_rows(load_table(opened, commit, "sweep"), SCHEMA)
         for row in rows:
             if row["error"] is None and None in (row["density"], row["overlap"]):
                 raise ValueError("a setting has neither a number nor an error")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptprune.prompts.pairs import PromptPair, prompts_digest
-from conceptprune.prompts.table import pairs_from_table
-from conceptprune.store import Store, parquet_to_table
+from conceptprune.store import Store
 from conceptprune.units.find import find_commit
+from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.units import PROMPTS_KINDS
 
 from .earlier import completed
@@ -44,7 +44,7 @@ class Collected:
             made = row["kind"] in PROMPTS_KINDS
             commit = find_commit(store, row["kind"], row["key"]) if made else None
             if commit is not None:
-                pairs |= pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+                pairs |= load_pairs(store, commit)
         return cls(
             rows=rows,
             pairs=pairs,

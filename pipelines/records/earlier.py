@@ -5,23 +5,24 @@ statistics were collected from. The store still tells: masks and statistics name
 digest. Nothing is planned again.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from conceptprune.collection.statistics import said_of
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.prompts.pairs import PromptPair, prompts_digest
-from conceptprune.prompts.table import Pairs, pairs_from_table
+from conceptprune.prompts.table import Pairs
 from conceptprune.store import (
     Commit,
     LostUnitError,
     Store,
     UnknownFormatError,
-    parquet_to_table,
+    load_table,
 )
+from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.unit import Need
 from conceptprune.units.units import PROMPTS_KINDS
 
@@ -95,7 +96,7 @@ class _Prompts:
                 commit = store.find(kind, key)
                 if commit is None:
                     continue
-                pairs = pairs_from_table(parquet_to_table(store.load(commit, "prompts")))
+                pairs = load_pairs(store, commit)
             except (LostUnitError, UnknownFormatError):
                 # Perhaps another run's; if it is this one's, its concepts are left without prompts.
                 continue
@@ -138,10 +139,12 @@ def _prompts_of_statistics(store: Store, row: Row) -> str | None:
     commit = store.find("statistics", row["key"])
     if commit is None:
         return None
-    table = parquet_to_table(store.load(commit, "statistics"))
-    provenance = json.loads(table.schema.metadata.get(b"conceptprune.provenance", b"{}"))
-    digest: str | None = provenance.get("prompts")
-    return digest
+    table = load_table(store, commit, "statistics")
+    try:
+        digest = said_of(table).get("prompts")
+    except ValueError:
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def _sides(
@@ -155,7 +158,7 @@ def _sides(
         provenance = PruningMask.from_bytes(store.load(commit, "mask")).provenance
     except UserError:
         return []
-    own = provenance.get("prompts_digest", {})
+    own = provenance.get("prompts_digest") or {}
     digests = [own.get("target"), own.get("base")]
     if provenance.get("base") != "plain":
         others = (name for name in asked.retained if name != row["concepts"][0])

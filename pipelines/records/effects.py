@@ -8,7 +8,7 @@ from conceptprune.errors import StoreError
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
-from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, load_table
 from conceptprune.units.plan import ConceptPlan, Plan
 from conceptprune.units.units import PreviewUnit
 
@@ -130,7 +130,7 @@ def _hits_in(commit: Commit, metric: str, own: set[str], store: Store) -> tuple[
     if how is None:
         return None
     try:
-        rows = parquet_to_table(store.load(commit, "scores")).to_pylist()
+        rows = load_table(store, commit, "scores").to_pylist()
     except UnknownFormatError:
         return None
     values = [

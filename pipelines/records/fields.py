@@ -1,61 +1,27 @@
 """JSON files of a run, and their fields: another version may have written them, or anybody."""
 
-import json
-import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard, TypeVar
 
+from conceptprune.strict_reading import plain_json
+
 T = TypeVar("T")
 
-DEEPEST = 64
-"""Levels of lists and objects in a file; the readers' own recursion ends well above it."""
 LAST_TIME = 253_402_300_799
 """The last second of the year 9999, in seconds since 1970: the last that a date can show."""
 COUNTS_BELOW = 2**63
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The object in a JSON file, with finite numbers and no more than `DEEPEST` levels.
+    """The object in a JSON file; see `plain_json`.
 
     Raises:
         ValueError: the file is anything else.
     """
-    try:
-        content = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is too deep") from error
+    content = plain_json(data)
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
-    check_plain(content)
     return content
-
-
-def check_plain(content: Any) -> None:
-    """Check that parsed JSON has finite numbers and no more than `DEEPEST` levels.
-
-    Raises:
-        ValueError: it has not.
-    """
-    level: list[Any] = [content]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner += value.keys()
-                inner += value.values()
-            elif isinstance(value, list):
-                inner += value
-            elif isinstance(value, str):
-                # A lone surrogate could not be printed.
-                value.encode()
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"it has a number {value}")
-            elif isinstance(value, int) and abs(value) > 2 * COUNTS_BELOW:
-                raise ValueError("it has a number of more than 64 bits")
-        if not inner:
-            return
-        level = inner
-    raise ValueError("it is too deep")
 
 
 def is_later(content: Mapping[str, Any], known: str) -> bool:

@@ -77,6 +77,8 @@ this one; `gc` then keeps everything that may be the run's.
 """
 
 NUMBER = format_number(SCHEMA)
+MOST_UNITS = 1 << 21
+"""Limit for a ledger's rows, each of which a reader holds as a whole."""
 COMPLETE = 3
 """The first format that names everything a run refers to."""
 INTERMEDIATE_UNTIL_2 = ("window", "statistics", "images", "scores", "set-scores", "attack")
@@ -261,7 +263,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
     if data is None:
         return Ledger(number=0, rows=[])
     with told_if_damaged(store, run, LEDGER_FILE):
-        table = parquet_to_table(data, newest=NUMBER)
+        table = parquet_to_table(data, newest=NUMBER, most_rows=MOST_UNITS)
         number = format_number(table.schema)
     known = [name for name in SCHEMA.names if _is_known(table.schema, name)]
     unknown = tuple(name for name in table.column_names if name not in known)

@@ -7,7 +7,7 @@ from typing import Any
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
-from conceptprune.store import Commit, Store, parquet_to_table
+from conceptprune.store import Commit, Store, load_table
 
 from .run_files import told_if_strange
 
@@ -68,7 +68,7 @@ class Recognised:
     def _add(self, commit: Commit, found: dict[At, dict[ScorerMetric, Seen]]) -> None:
         title, settings = commit.provenance["title"], commit.provenance["settings"]
         firsts: dict[str, str] = {}
-        for row in parquet_to_table(self._store.load(commit, "scores")).to_pylist():
+        for row in load_table(self._store, commit, "scores").to_pylist():
             metric = row["metric"]
             how = declared(settings, metric)
             # This version cannot read the metrics of a scorer that it does not know.

@@ -94,13 +94,13 @@ def _check(store: Store, unit: Unit, commit: Commit) -> None:
             mask = PruningMask.from_bytes(store.load(commit, "mask"))
             check_whose(store, commit, mask, *unit.erased)
         case ShiftUnit():
-            from conceptprune.edits.moments_file import read_shift
+            from conceptprune.units.rewording import load_shift
 
-            read_shift(store.load(commit, "moments"))
+            load_shift(store, commit)
         case MomentsUnit() | VocabularyUnit():
-            from conceptprune.edits.moments_file import read_moments
+            from conceptprune.units.rewording import load_moments
 
-            read_moments(store.load(commit, "moments"))
+            load_moments(store, commit)
         case RewordUnit():
             from conceptprune.units.rewording import check_rewording
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 
-from conceptprune.collection.statistics import Statistics
+from conceptprune.collection.statistics import Statistics, said_of
 from conceptprune.errors import StoreError, UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import Evidence, stronger_neurons
 from conceptprune.prompts.pairs import PromptPair
-from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, load_table
 from conceptprune.units.find import find_commit
 from conceptprune.units.results import check_whose
 
@@ -164,7 +164,7 @@ class _Reader:
             provenance = provenance or (mask.provenance if mask else {})
             if mask:
                 made = mask.provenance
-                chosen = {**made.get("selection", {}), "selector": made.get("selector")}
+                chosen = {**(made.get("selection") or {}), "selector": made.get("selector")}
                 own_settings |= any(chosen[name] != asked.get("pruning", name) for name in chosen)
             concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
@@ -331,7 +331,7 @@ class _Reader:
     def contrast(self, row: Row, mask: PruningMask) -> Contrast | None:
         """Contrast of a mask's sides, from the statistics of the prompts named in its file."""
         made = mask.provenance
-        prompts = made.get("prompts_digest", {})
+        prompts = made.get("prompts_digest") or {}
         keys = {self.prompts_of.get(key): key for key in compared(row)}
         target_key, base_key = keys.get(prompts.get("target")), keys.get(prompts.get("base"))
         if target_key is None or base_key is None:
@@ -354,7 +354,7 @@ class _Reader:
                     for name in target.layers
                 },
             )
-        except LookupError as error:
+        except (LookupError, TypeError, ValueError) as error:
             self.not_shown[f"which calls selected the weights ({error} is not known)"] = None
             return None
 
@@ -369,8 +369,9 @@ class _Reader:
         commit = self.find("statistics", key)
         if commit is None:
             return None
-        table = parquet_to_table(self.store.load(commit, "statistics"))
+        table = load_table(self.store, commit, "statistics")
         try:
+            self.store.check_unit(commit, "statistics", f"{said_of(table).get('side', key)}")
             return Statistics.from_arrow(table)
         except ValueError as error:
             self.not_shown[f"which calls selected the weights ({error})"] = None
@@ -380,7 +381,7 @@ class _Reader:
         commit = self.find("preview", key)
         if commit is None:
             return []
-        table = parquet_to_table(self.store.load(commit, "preview"))
+        table = load_table(self.store, commit, "preview")
         if not set(NEEDED) <= set(table.column_names):
             self.not_shown["images in a table of another format"] = None
             return []

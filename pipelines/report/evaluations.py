@@ -11,10 +11,11 @@ from conceptprune.attacks.summarise import SUCCESS
 from conceptprune.digest import digest_json
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.summary import OBJECT, summary_rows
-from conceptprune.store import Commit, Store, UnknownFormatError, parquet_to_table
+from conceptprune.store import Commit, Store, UnknownFormatError, load_table
+from conceptprune.strict_reading import plain_json
 
 from ..records.evaluation import summary_commits
-from ..records.fields import check_plain, time_field
+from ..records.fields import time_field
 from ..records.run_files import DAMAGED
 
 ATTACK = "attack/"
@@ -257,9 +258,8 @@ def read_evaluations(store: Store) -> Evaluations:
 
 def _scores(store: Store, commit: Commit) -> list[Score]:
     name = f"the evaluation {commit.key[:12]}"
-    data = store.load(commit, OBJECT)
     try:
-        scores = [_score(row) for row in summary_rows(parquet_to_table(data))]
+        scores = [_score(row) for row in summary_rows(load_table(store, commit, OBJECT))]
         for score in scores:
             # Read here, so that no page fails on settings that nobody can show.
             _ = score.settings_shown, score.spent
@@ -304,8 +304,7 @@ def _is_share(row: Mapping[str, Any]) -> bool:
 
 
 def _read_settings(text: str) -> Mapping[str, Any]:
-    settings = json.loads(text or "{}")
-    check_plain(settings)
+    settings = plain_json(text or "{}")
     return settings if isinstance(settings, dict) else {"": settings}
 
 

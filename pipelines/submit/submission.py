@@ -37,8 +37,8 @@ ELSEWHERE = "move it elsewhere in the working directory"
 ABSOLUTE = "or give an absolute path that every node has"
 
 
-TEXT_FIELDS = ("file", "csv", "captions")
-"""Fields that name a file of prompts."""
+TEXT_FIELDS = ("file", "csv", "captions", "concepts", "retain")
+"""Fields that name a file of prompts, or of concepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

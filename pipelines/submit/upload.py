@@ -6,6 +6,7 @@ a kubeconfig are never included in the first place.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from conceptprune.digest import digest_file, digest_json
 from conceptprune.errors import UserError
 from conceptprune.evaluation.scorers.distribution import IMAGE_SUFFIXES
+from conceptprune.strict_reading import read_regular
 
 CODE = ("conceptprune", "pipelines")
 """The folders of a clone."""
@@ -27,12 +29,38 @@ READ = frozenset({".json", ".txt", ".jinja", ".model", ".safetensors", *IMAGE_SU
 
 LEFT_OUT_BY_RAY = (".git", ".venv", "venv", "__pycache__")
 """At any depth, whatever the settings (RAY_RUNTIME_ENV_DEFAULT_EXCLUDES)."""
+_OF_DATA = ("json", "yaml", "yml", "toml", "ini", "cfg", "txt", "csv")
 SECRETS = (
-    *(".env*", ".aws", ".ssh", ".kube", ".docker", ".gnupg", ".netrc", ".config"),
-    *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*"),
-    *("kubeconfig*", "credentials", "credentials.json", "*accesskeys.csv"),
+    *(".env*", "*.env", ".envrc", ".aws", ".ssh", ".kube", ".docker", ".dockercfg", ".gnupg"),
+    *(".netrc", "_netrc", ".config", ".azure", ".gcloud", "gcloud", ".gsutil", ".boto", ".s3cfg"),
+    *(".passwd-s3fs", ".s3ql", "rclone.conf", ".mc", ".oci", ".doctl", ".databrickscfg"),
+    *(".git-credentials", ".gitcredentials", ".npmrc", ".yarnrc*", ".pypirc", "pip.conf"),
+    *(".htpasswd", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".pg_service.conf"),
+    *(".kaggle", "kaggle.json", ".huggingface", "hf_token*", "stored_tokens", ".wandb"),
+    *(".vault-token", ".vault_pass*", "vault-password*", ".password-store", ".cargo", ".gem"),
+    *(".terraform", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", ".terraformrc"),
+    *("*.pem", "*.key", "*.p12", "*.p8", "*.pfx", "*.jks", "*.keystore", "*.kdb", "*.kdbx"),
+    *("*.ppk", "*.gpg", "*.asc", "*.pgp", "*.agekey", "id_rsa*", "id_dsa*", "id_ecdsa*"),
+    *("id_ed25519*", "ssh_host_*_key", "*.ovpn", "*.keytab", "krb5cc_*"),
+    *("kubeconfig*", "*.kubeconfig", "credentials", "*credentials*.json", "credentials.db"),
+    *("*accesskeys.csv", "*credentials*.csv", "client_secret*.json", "*service?account*.json"),
+    *("application_default_credentials.json", "secrets", "*.secret", "*.secrets"),
+    *("auth_token", "token", "token.json", "*.token", "auth.json", ".authinfo*", ".condarc"),
+    *(f"{name}.{of}" for name in ("secret", "secrets", "credentials") for of in _OF_DATA),
 )
 """Names of files and folders that are never sent, even if they are named."""
+KEYS_IN = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bPuTTY-User-Key-File|AGE-SECRET-KEY-1"
+    rb"|[\"']?\b(?:private_key|client_secret|refresh_token|client-key-data|aws_secret_access_key"
+    rb"|aws_session_token|secret_?access_?key|account_?key)\b[\"']?\s*[:=]\s*[\"']?[^\s\"',}]{8,}"
+    rb"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_[A-Za-z0-9]{30,}\b|\bgh[opsur]_[A-Za-z0-9]{36,}\b",
+    re.IGNORECASE,
+)
+"""What a file holds that is a secret whatever its name, such as a service account's JSON."""
+LOOKED_INTO = frozenset({"", ".json", ".txt", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".csv"})
+"""Suffixes of files that are looked into; programs only name such things."""
+MOST_LOOKED_INTO = 2**20
+"""Bytes of a file that is looked into: larger ones are vocabularies and prompts."""
 
 LIMIT = 100 * 2**20
 """The most that Ray's dashboard accepts for one package (DASHBOARD_CLIENT_MAX_SIZE)."""
@@ -108,11 +136,11 @@ class Upload:
             f"{name}/{file.relative_to(folder).as_posix()}": file
             for name, folder in folders.items()
             for file in _files(folder)
-            if not _never_travels(file.relative_to(folder))
+            if not (_never_travels(file.relative_to(folder)) or _holds_keys(file))
         }
 
     def left_out(self) -> list[str]:
-        """What lies in the working directory, or among the code, and never travels by its name."""
+        """What lies in the working directory, or among the code, and never travels."""
         beside = [Path(found.name) for found in sorted(self.working_dir.iterdir())]
         code = [
             file.relative_to(self.working_dir.resolve())
@@ -120,7 +148,9 @@ class Upload:
             if self._is_clone()
             for file in _files(self.working_dir.resolve() / name)
         ]
-        return [path.as_posix() for path in (*beside, *code) if _is_secret(path)]
+        keys = [path for path in code if _holds_keys(self.working_dir / path)]
+        named = [path for path in (*beside, *code) if _is_secret(path)]
+        return [path.as_posix() for path in dict.fromkeys((*named, *keys))]
 
     def _is_clone(self) -> bool:
         return all((self.working_dir / name / "__init__.py").is_file() for name in CODE)
@@ -141,11 +171,13 @@ class Upload:
         try:
             found = [file for file in _files(source) if file == source or file.suffix in READ]
             files = {(inside / file.relative_to(source)).as_posix(): file for file in found}
-            for there in files:
+            for there, here in files.items():
                 if left_out := _never_travels(Path(there)):
                     return StaysBehind(
                         why=f"is not uploaded: {there} lies in, or is, {left_out}, which never is"
                     )
+                if _holds_keys(here):
+                    return StaysBehind(why=f"is not uploaded: {there} holds a key or a token")
         except OSError as error:
             return StaysBehind(why=f"cannot be read: {error}")
         return Travelling(path=inside.as_posix(), files=files)
@@ -229,6 +261,16 @@ def _never_travels(path: Path) -> str | None:
 
 def _is_secret(path: Path) -> bool:
     return _part_named(path, SECRETS) is not None
+
+
+def _holds_keys(file: Path) -> bool:
+    if file.suffix.lower() not in LOOKED_INTO:
+        return False
+    try:
+        data = read_regular(file, MOST_LOOKED_INTO)
+    except ValueError:
+        return False  # It is too large.
+    return KEYS_IN.search(data) is not None
 
 
 def _part_named(path: Path, names: Sequence[str]) -> str | None:

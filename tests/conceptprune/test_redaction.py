@@ -1,10 +1,15 @@
 """What is a secret, by where it is kept or by its looks; and what is none."""
 
+import base64
+import html
+import json
+import re
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 
-from conceptprune.redaction import redacted, without_secrets
+from conceptprune.redaction import redacted, shortened, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,94 @@ def test_a_secret_of_the_environment_is_taken_out_in_each_of_its_forms(
     monkeypatch.setenv(name, value)
     assert secret not in redacted(f"the service said: no such key {secret}, for {value}")
     assert value not in redacted(f"for {value}")
+
+
+SECRET = 'plan/ted+of "night" \u03bb-0123456789'
+WRITTEN = [
+    SECRET,
+    quote(SECRET),
+    quote(SECRET, safe=""),
+    quote_plus(SECRET),
+    re.sub("%..", lambda code: code[0].lower(), quote(SECRET, safe="")),
+    json.dumps(SECRET),
+    json.dumps(SECRET, ensure_ascii=False),
+    repr(SECRET),
+    ascii(SECRET),
+    html.escape(SECRET),
+    SECRET.encode("unicode_escape").decode(),
+    "".join(f"\\u{ord(char):04x}" for char in SECRET),
+    SECRET.encode().hex(),
+    *(base64.b64encode(f"{user}:{SECRET}".encode()).decode() for user in ("a", "me", "you")),
+    base64.urlsafe_b64encode(f"me:{SECRET}/?".encode()).decode(),
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_secret_is_known_as_programs_write_it_and_when_somebody_cut_it_off(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    clean = redacted(f"it said {written}, and no more")
+    assert "MY_TOKEN" in clean
+    pieces = {written[start : start + 8] for start in range(4, len(written) - 12)}
+    assert not [piece for piece in pieces if piece in clean]
+    for most in range(20, len(written) - 2):
+        # As whoever shortens a message does.
+        for part in (written[:most], written[-most:]):
+            told = redacted(part)
+            assert not [piece for piece in pieces if piece in told], told
+
+
+def test_what_is_shortened_is_redacted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "planted-0123456789")
+    assert shortened("it is planted-0123456789", 12) == "it is <MY..."
+    assert shortened("a" * 20, 20) == "a" * 20
+    assert shortened("a" * 21, 20) == "a" * 17 + "..."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DefaultEndpointsProtocol=https;AccountName=a;AccountKey={};EndpointSuffix=x",
+        "Endpoint=sb://x;SharedAccessKeyName=n;SharedAccessKey={}",
+        "BlobEndpoint=x;SharedAccessSignature={}",
+        "x-amz-security-token: {}",
+        "X-Api-Key: {}",
+        "PGPASSWORD={} psql",
+        "MYSQL_PWD='{}' mysql",
+        'password = "{}"',
+        '{{"client_secret": "{}", "a": 1}}',
+        "{{'refresh_token': '{}'}}",
+        "Server=x;Password={};",
+        "se=2026&sig={}&sp=r",
+    ],
+)
+def test_what_stands_under_a_secrets_name_is_taken_out(text: str) -> None:
+    told = redacted(text.format("planted/0123456789=="))
+    assert "planted" not in told
+    # All that is not secret stays.
+    assert told == text.format("<hidden>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS_SECRET_ACCESS_KEY: is not set",
+        "77 tokens: of which 3 are lost",
+        "MaskUnit(key='0123456789abcdef', kind='mask')",
+        "RAY_AUTH_TOKEN_PATH=/run/token",
+        "TOKENIZERS_PARALLELISM=false",
+        "concepts[0].kind: found: stile",
+        "max_token=77, pad_token=<pad>",
+    ],
+)
+def test_a_word_that_only_names_secrets_stays(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_a_long_text_is_redacted_in_little_time() -> None:
+    for text in ("a." * 200_000, "a-" * 200_000, "x " * 200_000, "password" + " " * 400_000):
+        assert redacted(text) == text
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     token = secrets.token_hex(32)
     (folder / "token").write_text(token, encoding="utf-8")
+    (folder / "token").chmod(0o600)
     environment = {
         **os.environ,
         "BIN": str(BIN),

@@ -15,7 +15,7 @@ SURFACE = {
     "validate": ["--files-from", "--model"],
     "init": ["--from", "--kind"],
     "schema": ["--markdown"],
-    "diff": ["--json"],
+    "diff": ["--files-from", "--json"],
     "plan": ["--calibrate", "--files-from", "--gpu-hour", "--json", "--rate", "--store"],
     "erase": ["--files-from", "--log-format", "--store", "--verify"],
     "status": ["--json"],

@@ -16,8 +16,8 @@ from conceptprune.evaluation.scorers.distribution import images_in
 from conceptprune.evaluation.scorers.libraries import versions_of
 from conceptprune.evaluation.scorers.weights import batches
 from conceptprune.manifest.fields import Float, Positive, PromptText, beside
-from conceptprune.manifest.files import open_regular
 from conceptprune.models.images import Image, read_image
+from conceptprune.strict_reading import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,8 +95,7 @@ def _meant(settings: CopiesSettings) -> bytes:
     """
     path = settings.torchscript
     try:
-        with open_regular(Path(path), MOST_BYTES) as stream:
-            data = stream.read()
+        data = read_regular(Path(path), MOST_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"scorers: copies: {path} cannot be read: {reason}") from error

@@ -31,12 +31,15 @@ from conceptprune.manifest.fields import (
     concept_key,
 )
 from conceptprune.models.images import Image
+from conceptprune.strict_reading import read_regular
 
 if TYPE_CHECKING:
     from conceptprune.evaluation.scorers.judge_network import JudgeNetwork
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "judge.json"
-Layers = Some[tuple[Positive, Positive]]
+MOST_DESCRIPTION_BYTES = 2**20
+Small = Annotated[Positive, Field(le=2**16)]
+Layers = Annotated[Some[tuple[Small, Small]], Field(max_length=256)]
 
 
 class JudgeFile(Section):
@@ -46,7 +49,7 @@ class JudgeFile(Section):
     """
 
     format: Literal["conceptprune.judge/1"]
-    side: Annotated[Positive, Field(description="of its square images, in pixels")]
+    side: Annotated[Positive, Field(le=4096, description="of its square images, in pixels")]
     fine: Annotated[Layers, Field(description="[channels, stride] of each first convolution")]
     coarse: Annotated[Layers, Field(description="[channels, stride] of each further convolution")]
     spread: bool = False
@@ -94,13 +97,14 @@ class JudgeSettings(ScorerSettings):
         """
         path = Path(self.weights, DESCRIPTION)
         try:
-            return TypeAdapter(JudgeFile).validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"scorers: {path}: {error.strerror or error}") from error
+            return TypeAdapter(JudgeFile).validate_json(read_regular(path, MOST_DESCRIPTION_BYTES))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"scorers: {path}: {where or 'content'}: {first['msg']}") from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"scorers: {path}: {why}") from error
 
     def network(self) -> "JudgeNetwork":
         """The network with its weights.

@@ -77,10 +77,14 @@ def load_judge(path: Path, file: "JudgeFile") -> JudgeNetwork:
     Raises:
         UserError: they are missing, or belong to another network.
     """
-    network = JudgeNetwork(file)
+    # Without memory: that of a hostile description would be too much, and the weights bring theirs.
+    with torch.device("meta"):
+        network = JudgeNetwork(file)
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-        network.load_state_dict(weights)
+        # Copied to aligned memory: elsewhere, sums differ in their last bits.
+        found = load_file(path).items()
+        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in found}
+        network.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"scorers: {path}: cannot be read: {error}") from error
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """A judge in a folder: its classes are the labels, and a folder of another network is refused."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ def test_the_facts_follow_the_weights_and_the_names(folder: Path) -> None:
         ({"style": []}, r"judge.json: style: "),
         ({"format": "conceptprune.judge/2"}, r"judge.json: format: "),
         ({"pickled": True}, r"judge.json: pickled: "),
+        ({"side": 10**30}, r"judge.json: side: "),
+        ({"fine": [[10**12, 1]]}, r"judge.json: fine\.0\.0: "),
+        # Its network would take terabytes.
+        ({"side": 4096, "fine": [[60_000, 1]] * 200}, r"not the network"),
     ],
 )
 def test_a_folder_that_is_no_such_judge_is_refused_before_any_work(
@@ -117,6 +122,13 @@ def test_a_folder_that_is_no_such_judge_is_refused_before_any_work(
     with pytest.raises(UserError, match=said) as refused:
         settings_of(folder).check()
     assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_in_the_place_of_the_description_is_not_waited_for(folder: Path) -> None:
+    (folder / "judge.json").unlink()
+    os.mkfifo(folder / "judge.json")
+    with pytest.raises(UserError, match=r"judge\.json: not a regular file"):
+        settings_of(folder).check()
 
 
 def test_a_folder_without_a_judge_and_images_of_another_size_are_refused(

@@ -7,6 +7,7 @@ import pytest
 
 from conceptprune.errors import ManifestError
 from conceptprune.manifest import load_manifest
+from conceptprune.manifest.files import also_allowed
 from conceptprune.manifest.loading import MAX_SHOWN_PROBLEMS, load_with_paths
 from conceptprune.manifest.schema import Manifest
 
@@ -113,7 +114,7 @@ def test_what_is_wrong_with_a_row_is_told_with_file_and_line(
         ("{kind: style}", "concepts.file", "the path of a .csv or .txt file"),
         ("{file: 7, kind: style}", "concepts.file", "the path of a .csv or .txt file"),
         ("{file: no.txt, kind: style}", "concepts.file", "no.txt is not there"),
-        ("{file: ., kind: style}", "concepts.file", "is none"),
+        ("{file: ., kind: style}", "concepts.file", "not a regular file"),
     ],
 )
 def test_a_section_that_names_no_usable_list_is_refused(
@@ -126,7 +127,44 @@ def test_a_section_that_names_no_usable_list_is_refused(
 
 def test_a_pipe_in_the_place_of_a_list_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    assert "is none" in rejection(manifest(tmp_path, "{file: pipe.txt, kind: style}"))
+    refused = rejection(manifest(tmp_path, "{file: pipe.txt, kind: style}"))
+    assert "not a regular file" in refused
+
+
+@pytest.mark.parametrize("field", ["concepts", "retain"])
+@pytest.mark.parametrize(
+    "named", ["/proc/self/environ", "../planted.txt", "link.txt", "inner/../../planted.txt"]
+)
+def test_a_list_outside_the_manifests_folder_is_refused_and_not_read(
+    field: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    (tmp_path / "planted.txt").write_text("planted-secret\n")
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "link.txt").symlink_to("../planted.txt")
+    own = "" if field == "concepts" else "[{name: x, kind: style}]\nretain: "
+    message = rejection(manifest(folder, f"{own}{{file: {named}, kind: style}}"))
+    assert f"{field}.file" in message
+    assert "--files-from names" in message
+    assert "is elsewhere" in message
+    assert "planted-secret" not in message
+
+
+def test_a_list_of_a_folder_that_the_command_line_allows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "l.txt").write_text("Monet\n")
+    (tmp_path / "manifests").mkdir()
+    path = manifest(tmp_path / "manifests", "{file: ../lists/l.txt, kind: style}")
+    with also_allowed(tmp_path / "lists"):
+        assert [each.name for each in load_manifest(path).concepts] == ["Monet"]
+    assert "is elsewhere" in rejection(path)
+
+
+def test_a_list_behind_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to("b.txt")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    assert "concepts.file" in rejection(manifest(tmp_path, "{file: a.txt, kind: style}"))
 
 
 def test_of_very_many_wrong_rows_the_first_are_shown_and_the_rest_counted(tmp_path: Path) -> None:

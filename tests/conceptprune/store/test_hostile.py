@@ -1,9 +1,11 @@
 """A store that somebody else can write: nothing in it leads out of it, or hands out another's."""
 
+import io
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -196,6 +198,88 @@ def test_a_table_that_would_fill_the_memory_is_refused_within_little_of_it(
     with pytest.raises(StoreError, match="expands to over"):
         parquet_to_table(path.read_bytes())
     assert pa.default_memory_pool().max_memory() - before < 1 << 30
+
+
+def test_a_table_of_more_rows_than_anybody_holds_is_refused_before_they_are_read() -> None:
+    schema = pa.schema(
+        [("key", pa.bool_())],
+        metadata={"conceptprune.format": "x/1", "conceptprune.sorted_by": "key"},
+    )
+    sink = io.BytesIO()
+    # A few bytes for a hundred million rows.
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        group = pa.table({"key": pa.array(np.zeros(1 << 20, bool))}, schema=schema)
+        for _ in range(100):
+            writer.write_table(group)
+    assert len(sink.getvalue()) < 1_000_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(StoreError, match=r"of 104,857,600 rows, more than"):
+        parquet_to_table(sink.getvalue())
+    assert pa.default_memory_pool().max_memory() - before < 1 << 30
+    table = pa.table({"key": [False] * 11}, schema=schema)
+    with pytest.raises(StoreError, match="of 11 rows, more than 10"):
+        parquet_to_table(table_to_parquet(table), most_rows=10)
+    assert len(parquet_to_table(table_to_parquet(table), most_rows=11)) == 11
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["commits/mask/k.json", "claims/mask/k.json", "events/0000000001.json", "runs/run=r/a.json"],
+)
+def test_a_file_larger_than_any_of_its_kind_is_not_read(store: Store, path: str) -> None:
+    place = Path(store.uri, path)
+    place.parent.mkdir(parents=True)
+    place.touch()
+    os.truncate(place, 1 << 29)  # Sparse: reading it would take as much memory.
+    read = {
+        "commits": lambda: store.find("mask", "k"),
+        "claims": lambda: store.read_claim("mask/k.json"),
+        "events": lambda: store.read_event("0000000001.json"),
+        "runs": lambda: store.read_run_file("r", "a.json"),
+    }
+    with pytest.raises(StoreError, match="larger than"):
+        read[path.partition("/")[0]]()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "size"),
+    [
+        ("bin", "mask", 10**30),
+        ("bin", "mask", (1 << 33) + 1),
+        ("safetensors", "delta", (1 << 36) + 1),
+        ("parquet", "preview", (1 << 32) + 1),
+        ("bin", "mask", -1),
+        ("bin", "mask", True),
+        ("bin", "mask", 4.0),
+    ],
+)
+def test_a_record_of_a_size_that_nothing_of_its_kind_has_counts_as_damaged(
+    store: Store, suffix: str, kind: str, size: object
+) -> None:
+    """Its object would be read as far as that."""
+    path = f"objects/{kind}/model=m/{DIGEST}.{suffix}"
+    plant(
+        store, "commits/mask/k.json", objects={"x": {"path": path, "digest": DIGEST, "size": size}}
+    )
+    assert store.find("mask", "k") is None
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [{"x": 10**400}, {"x": "\ud800"}, {"\udfff": 1}, {"x": [[[]]] * 2}, None],
+    ids=["endless", "no character", "no name", "plain", "deep"],
+)
+def test_a_record_that_could_not_be_shown_or_written_again_counts_as_damaged(
+    store: Store, provenance: dict[str, object] | None
+) -> None:
+    inner: object = 0
+    for _ in range(200):
+        inner = [inner]
+    plain = provenance == {"x": [[[]]] * 2}
+    plant(
+        store, "commits/mask/k.json", provenance={"x": inner} if provenance is None else provenance
+    )
+    assert (store.find("mask", "k") is not None) == plain
 
 
 def test_texts_that_repeat_are_read_while_they_fit(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`init`, `schema` and `diff`, and the documents of `--json`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,40 @@ def test_init_writes_a_manifest_that_is_valid_as_it_stands(tmp_path: Path) -> No
 
 def test_init_takes_the_names_of_a_list_relative_to_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "it's names.txt").write_text("Van Gogh\nMonet\n", encoding="utf-8")
-    (tmp_path / "nights").mkdir()
-    out = tmp_path / "nights" / "m.yaml"
+    out = tmp_path / "m.yaml"
     assert run("init", out, "--from", tmp_path / "it's names.txt", "--kind", "style") == 0
     assert [each.name for each in load_job_manifest(out).concepts] == ["Van Gogh", "Monet"]
 
 
-def test_init_names_the_list_by_where_a_link_leads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_next_command_that_init_prints_allows_the_folder_of_a_list_that_lies_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "real" / "inner").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+    (tmp_path / "real folder" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real folder" / "inner")
     (tmp_path / "names.csv").write_text("name,kind\nAda,style\n")
     # Paths of today's folder, which `..` of the link is not below.
     monkeypatch.chdir(tmp_path)
     assert run("init", "link/m.yaml", "--from", "names.csv") == 0
-    assert [each.name for each in load_job_manifest(tmp_path / "link/m.yaml").concepts] == ["Ada"]
+    _, _, following = capsys.readouterr().out.strip().partition("; next: ")
+    assert "--files-from FOLDER" in Path("link/m.yaml").read_text(encoding="utf-8")
+    # Nobody who is handed the manifest alone has allowed that folder.
+    assert run("validate", "link/m.yaml") == 2
+    assert "--files-from" in capsys.readouterr().err
+    program, *words = shlex.split(following)
+    assert program == "conceptprune"
+    assert run(*words) == 0
+    assert "1 concepts to erase" in capsys.readouterr().out
+    assert run("diff", "link/m.yaml", "link/m.yaml", *words[2:]) == 0
+
+
+def test_init_names_no_folder_for_a_list_below_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "names.csv").write_text("name,kind\nAda,style\n")
+    assert run("init", tmp_path / "m.yaml", "--from", tmp_path / "lists" / "names.csv") == 0
+    assert "--files-from" not in (tmp_path / "m.yaml").read_text() + capsys.readouterr().out
+    assert run("validate", tmp_path / "m.yaml") == 0
 
 
 def test_init_refuses_a_name_that_would_be_more_than_a_line(

@@ -2,10 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from conceptprune import load_mask
 from conceptprune.checkpoints.statement import (
     PREDICATE_TYPE,
     STATEMENT_FILE,
@@ -155,7 +159,78 @@ def test_a_statement_that_names_the_mask_of_another_concept_is_told(
     statement = Statement.from_bytes(path.read_bytes(), source="here")
     statement.predicate["concepts"][0]["concept"] = CY
     path.write_bytes(statement.to_bytes())
-    assert problems(out, tiny_store.uri) == [f"mask of {CY}: is in the store a mask of {ADA}"]
+    told = problems(out, tiny_store.uri)
+    assert told[-1] == f"mask of {CY}: is in the store a mask of {ADA}"
+    assert {each.partition(":")[0] for each in told[:-1]} == {
+        "conceptprune.json",
+        *(path.name for path in out.glob("*.safetensors")),
+    }
+
+
+def restated(folder: Path) -> None:
+    """State the files of an export as they are now, as anybody can."""
+    said = Statement.from_bytes((folder / STATEMENT_FILE).read_bytes(), source="here")
+    (folder / STATEMENT_FILE).write_bytes(state(folder, said.predicate).to_bytes())
+
+
+@pytest.mark.parametrize("form", ["mask", "delta", "unet", "single-file", "pipeline"])
+def test_files_that_erase_another_concept_than_the_stated_one_are_told_without_a_store(
+    tiny_store: TinyStore, tmp_path: Path, form: str
+) -> None:
+    ada, cy = (exported(tiny_store, tmp_path / name, name, form=form) for name in (ADA, CY))
+    assert problems(ada) == []
+    for path in ada.rglob("*"):
+        if path.is_file() and path.name != STATEMENT_FILE:
+            path.unlink()
+    for path in cy.rglob("*"):
+        if path.is_file() and path.name != STATEMENT_FILE:
+            (ada / path.relative_to(cy)).write_bytes(path.read_bytes())
+    restated(ada)
+    assert f"conceptprune.json: says {CY}, stated is {ADA}" in problems(ada)
+    weights = [f"{path.name}: erases {CY}, stated is {ADA}" for path in ada.glob("*.safetensors")]
+    assert form == "pipeline" or weights
+    assert set(weights) <= set(problems(ada))
+
+
+def test_another_mask_of_the_same_concept_is_told(tiny_store: TinyStore, tmp_path: Path) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    (file,) = out.glob("*.safetensors")
+    mask = load_mask(file)
+    replace(mask, provenance={**mask.provenance, "seed": 7}).save(file)
+    restated(out)
+    (told,) = problems(out)
+    assert told.startswith(f"{file.name}: is not of the mask {mask.digest[:12]}")
+
+
+def test_an_export_without_a_file_that_says_whom_it_erases_is_told(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA)
+    (file,) = out.glob("*.safetensors")
+    save_file({"x": np.ones(1)}, file)
+    restated(out)
+    assert problems(out) == [f"no file says that it erases {ADA}"]
+    file.write_bytes(b"x" * 20)
+    restated(out)
+    assert f"{file.name}: cannot be read: it is no safetensors file" in problems(out)
+
+
+def test_what_lies_beside_several_exports_is_told(tiny_store: TinyStore, tmp_path: Path) -> None:
+    out = exported(tiny_store, tmp_path / "out", ADA, CY)
+    assert problems(out) == []
+    first, second = sorted(out.iterdir())
+    (second / STATEMENT_FILE).unlink()
+    (out / "more.safetensors").write_bytes(b"x")
+    (out / "link").symlink_to(first)
+    (found,) = verify_export(out)
+    assert found.folder == first
+    assert sorted(found.problems) == sorted(
+        [
+            f"../{second.name}: has no {STATEMENT_FILE}: nothing in it was checked",
+            "../link: lies beside the exports, and no statement names it",
+            "../more.safetensors: lies beside the exports, and no statement names it",
+        ]
+    )
 
 
 def test_a_store_whose_run_asked_for_something_else_is_told(

@@ -226,7 +226,7 @@ def test_a_site_names_a_summary_that_no_version_writes(tmp_path: Path) -> None:
     assert f"the evaluation {key[:12]}, " in (tmp_path / "site" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("finished", ["soon", None, [1], -1, 10**400, True])
+@pytest.mark.parametrize("finished", ["soon", None, [1], -1, 2**63, True])
 def test_when_a_summary_was_finished_may_be_anything(tmp_path: Path, finished: object) -> None:
     store = Store(str(tmp_path))
     commit_summary(store, [score(value=0.25)], finished=1.0)

@@ -226,6 +226,17 @@ def test_what_a_suite_names_must_travel_with_it(
     assert re.search("give an absolute path that every node has|--files-from", str(refused.value))
 
 
+@pytest.mark.parametrize("field", ["concepts", "retain"])
+def test_a_list_that_travels_from_beside_the_manifests_folder_is_allowed_in_the_job(
+    work: Path, field: str
+) -> None:
+    put(work / "lists" / "l.csv", "name,kind\nAda,style\n")
+    write(work / "manifests" / "m.yaml", MANIFEST, **{field: {"file": "../lists/l.csv"}})
+    sent = Submission.of(Path("manifests/m.yaml"), STORE, Path())
+    assert "lists/l.csv" in sent.files
+    assert "--files-from ." in sent.entrypoint
+
+
 def test_what_a_manifest_names_must_travel_with_it(work: Path) -> None:
     write(work / "manifests" / "m.yaml", MANIFEST, model={"folder": "../../outside"})
     with pytest.raises(UserError, match=r"m\.yaml: folder: .* is not in --working-dir"):

@@ -601,7 +601,7 @@ def test_of_an_object_that_grew_no_more_is_read_than_its_record_says(
 def test_a_record_that_would_fill_the_memory_is_refused_within_little_of_it(
     store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "MOST_BYTES", 100)
+    monkeypatch.setattr(s3, "most_bytes", lambda path: 100)
     files = store._backend._fs  # type: ignore[attr-defined]
     for size in (100, 101, 2**20):
         files.pipe_file(f"{uri.removeprefix('s3://')}/runs/run=r/run.json", bytes(size))
