@@ -179,7 +179,7 @@ def rows(seconds: Mapping[str, float]) -> dict[str, Sequence[str]]:
     kinds = {kind: [u for u in units if u.kind == kind] for kind in ("checkpoint", "mask")}
     others = [unit for unit in units if unit.kind in ("window", "statistics")]
     reworded = plan(method="reword")
-    sums = [unit for unit in reworded.units() if unit.kind in ("shift", "moments")]
+    sums = [unit for unit in reworded.units() if unit.kind in ("shift", "moments", "vocabulary")]
     columns = []
     for name, config in CONFIGS.items():
         net = network(name)

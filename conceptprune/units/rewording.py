@@ -20,18 +20,22 @@ from conceptprune.units.results import check_whose
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 
 
-def shift_file(model: DiffusionModel, unit: ShiftUnit) -> bytes:
-    """A concept's sums.
+def sums_file(model: DiffusionModel, unit: ShiftUnit | MomentsUnit | VocabularyUnit) -> bytes:
+    """The sums of a concept, of prompts that stay, or of base prompts with common words.
 
     Raises:
         UserError: a target prompt is the same as its base.
     """
-    return moments_bytes(concept_shift(model, unit.concept, unit.pairs), unit.key)
-
-
-def moments_file(model: DiffusionModel, unit: MomentsUnit) -> bytes:
-    """The sums of prompts that stay."""
-    return moments_bytes(prompt_moments(model, unit.texts), unit.key)
+    match unit:
+        case ShiftUnit():
+            return moments_bytes(concept_shift(model, unit.concept, unit.pairs), unit.key)
+        case MomentsUnit():
+            return moments_bytes(prompt_moments(model, unit.texts), unit.key)
+        case VocabularyUnit():
+            found = vocabulary_moments(
+                model, unit.templates, count=unit.words, without=unit.without
+            )
+            return moments_bytes(found, unit.key)
 
 
 def load_shift(store: Store, commit: Commit) -> Shift:
@@ -55,16 +59,6 @@ def load_moments(store: Store, commit: Commit) -> Moments:
     moments, unit = read_moments(store.load(commit, "moments"))
     store.check_unit(commit, "moments", commit.key if unit is None else unit)
     return moments
-
-
-def vocabulary_file(model: DiffusionModel, unit: VocabularyUnit) -> bytes:
-    """The sums of base prompts with common words.
-
-    Raises:
-        UserError: the text encoder has no whole words.
-    """
-    found = vocabulary_moments(model, unit.templates, count=unit.words, without=unit.without)
-    return moments_bytes(found, unit.key)
 
 
 def reworded(

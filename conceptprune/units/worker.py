@@ -46,13 +46,7 @@ from conceptprune.units.commit import Made, UnitWorker
 from conceptprune.units.preview import hardly_changed, no_effect, preview_table
 from conceptprune.units.results import fused, read_mask, read_state, read_statistics
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
-from conceptprune.units.rewording import (
-    moments_file,
-    read_rewording,
-    reworded,
-    shift_file,
-    vocabulary_file,
-)
+from conceptprune.units.rewording import read_rewording, reworded, sums_file
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
 from conceptprune.units.unit import Need, Unit
 from conceptprune.units.units import (
@@ -152,12 +146,8 @@ class Worker(UnitWorker):
                 return self._sweep_table(unit)
             case FusedMaskUnit():
                 return self._fuse(unit)
-            case ShiftUnit():
-                return self._made_moments(shift_file(self.denoiser, unit))
-            case MomentsUnit():
-                return self._made_moments(moments_file(self.denoiser, unit))
-            case VocabularyUnit():
-                return self._made_moments(vocabulary_file(self.denoiser, unit))
+            case ShiftUnit() | MomentsUnit() | VocabularyUnit():
+                return self._made_moments(sums_file(self.denoiser, unit))
             case RewordUnit():
                 return self._reword(unit)
             case CheckpointUnit():
