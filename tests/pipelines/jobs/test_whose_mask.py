@@ -99,6 +99,18 @@ def test_a_job_that_verifies_computes_both_again(tiny_store: TinyStore, store: S
     assert masks == {ada.key, tiny_store.plan.combined.key}
 
 
+def test_an_audit_names_the_concept_whose_delta_is_anothers(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    store = copied(tiny_store, tmp_path / "deltas")
+    ada, cy = (
+        next(unit for unit in plan.checkpoints if unit.form == "delta")
+        for plan in tiny_store.plan.concepts[:2]
+    )
+    swap(store, ada, cy)
+    assert audit(store.uri).problems == (f"delta of {ADA}: its file (delta) is a delta of {CY}",)
+
+
 @pytest.mark.parametrize("combined_alone", [True, False])
 def test_no_report_shows_one_concepts_mask_under_anothers_name(
     store: Store, tiny_store: TinyStore, combined_alone: bool
