@@ -35,7 +35,7 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{path}: no home of that user; set {CACHE_VARIABLE} to a folder"
+            f"{path}: this machine knows no home of that user; set {CACHE_VARIABLE} to a folder"
         ) from error
 
 

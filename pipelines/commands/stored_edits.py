@@ -23,6 +23,7 @@ from ..scheduling.graph import committed_in
 def bad_edits(store: Store) -> Iterator[str]:
     """What is wrong with the finished masks and rewordings of a store's runs."""
     seen: set[tuple[str, ...]] = set()
+    bad: set[str] = set()
     for run in store.runs():
         try:
             record = recorded(store, run)
@@ -37,7 +38,6 @@ def bad_edits(store: Store) -> Iterator[str]:
         ]
         if record:
             edits += _combined(store, run)
-            yield from _bad_deltas(store, run, masks)
         for kind, key, names, what in edits:
             if (kind, key, *names) in seen:
                 continue
@@ -45,7 +45,11 @@ def bad_edits(store: Store) -> Iterator[str]:
             try:
                 _check(store, kind, key, names)
             except (StoreError, UserError) as error:
+                bad.add(key)
                 yield f"{what}: {error}"
+        if record:
+            good = {name: key for name, key in masks.items() if key not in bad}
+            yield from _bad_deltas(store, run, good)
 
 
 def _combined(store: Store, run: str) -> list[tuple[str, str, tuple[str, ...], str]]:
