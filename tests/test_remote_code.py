@@ -1,20 +1,34 @@
 """Nothing that is loaded may bring code of its own: a rule over the source."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
+from diffusers.loaders.single_file import FromSingleFileMixin
 
 import conceptprune
 
 ROOT = Path(conceptprune.__file__).parents[1]
-OURS = ROOT / "conceptprune" / "studio"
+OURS = ROOT / "conceptprune" / "studio" / "training"
 """The recipe of the shipped model, which loads what it has itself just trained."""
 
+LOADERS = frozenset({"from_pretrained", "from_pipe", "from_single_file", "pipeline"})
 OTHERWISE = {
-    "getattr(diffusers, scheduler).from_pretrained": "diffusers' schedulers have no such option",
-    "kind.from_pretrained": "for transformers' classes it is among `how`; see the last test",
+    (
+        "conceptprune/models/pipeline_modules.py",
+        "getattr(diffusers, scheduler).from_pretrained",
+    ): "diffusers' schedulers have no such option",
+    (
+        "conceptprune/models/components.py",
+        "kind.from_pretrained",
+    ): "for transformers' classes it is among `how`; see below",
+    (
+        "conceptprune/models/from_single_file.py",
+        "pipeline.from_single_file",
+    ): "has no such option: the classes are diffusers' own; see below",
 }
+"""Loads that pass no such option, each in one place, and why."""
 
 CALLS = [
     (path.relative_to(ROOT).as_posix(), node)
@@ -28,8 +42,8 @@ LOADS = [
     (path, call)
     for path, call in CALLS
     if isinstance(call.func, ast.Attribute)
-    and call.func.attr == "from_pretrained"
-    and ast.unparse(call.func) not in OTHERWISE
+    and call.func.attr in LOADERS
+    and (path, ast.unparse(call.func)) not in OTHERWISE
 ]
 
 
@@ -49,6 +63,21 @@ def test_components_of_transformers_are_told_too() -> None:
     source = (ROOT / "conceptprune" / "models" / "components.py").read_text(encoding="utf-8")
     told = source.index('how["trust_remote_code"] = False')
     assert source.index("def _loaded(") < told < source.index("kind.from_pretrained(")
+
+
+def test_each_exception_is_of_one_load() -> None:
+    found = [
+        (path, ast.unparse(call.func))
+        for path, call in CALLS
+        if (path, ast.unparse(call.func)) in OTHERWISE
+    ]
+    assert sorted(found) == sorted(OTHERWISE)
+
+
+def test_the_loader_of_single_files_takes_no_code() -> None:
+    """Should diffusers give it the option one day, it must be passed."""
+    source = inspect.getsource(FromSingleFileMixin.from_single_file.__func__)
+    assert "trust_remote_code" not in source
 
 
 def test_nothing_says_the_opposite() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from conceptprune.errors import UserError
+
 CACHE_VARIABLE = "CONCEPTPRUNE_CACHE"
 """Environment variable that names the cache's folder."""
 
@@ -23,9 +25,18 @@ logger = logging.getLogger(__name__)
 def cache_folder() -> Path:
     """The node's cache folder: `CONCEPTPRUNE_CACHE`, or else a folder in the user's cache."""
     if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser()
+        return _at_home(Path(own))
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "conceptprune"
+    return _at_home(Path(home or "~/.cache")) / "conceptprune"
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: this machine knows no home of that user; set {CACHE_VARIABLE} to a folder"
+        ) from error
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:

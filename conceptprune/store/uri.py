@@ -5,6 +5,7 @@ folder `s3:` in some node's working directory.
 """
 
 import re
+from pathlib import Path
 
 import fsspec
 
@@ -48,6 +49,11 @@ def check_uri(uri: str) -> None:
     if "::" in uri and uri.split("::")[0] in fsspec.available_protocols():
         raise UserError(f"--store {uri}: a chain of file systems cannot be a store; {EXAMPLE}")
     _check_scheme(uri)
+    if uri.startswith("~"):
+        try:
+            Path(uri).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"--store {uri}: this machine knows no home of that user") from error
 
 
 def odd_prefix(uri: str) -> bool:

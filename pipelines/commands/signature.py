@@ -18,7 +18,8 @@ NAMESPACE = "conceptprune"
 """The purpose of the signature: one made by the same key for another purpose does not count."""
 SECONDS = 30.0
 
-_SIGNER = re.compile(r"[\w.@+-][^\s]*")
+_SIGNER = re.compile(r"[^\s!,-][^\s,]*")
+"""One of the names or patterns, such as *@example.org, of a line of allowed signers."""
 
 
 def check_tool(signers: Path) -> None:
@@ -47,9 +48,12 @@ def signature_problem(folder: Path, statement: bytes, signers: Path) -> str:
     if signature.is_symlink() or not signature.is_file():
         return f"{SIGNATURE_FILE}: is missing, so nobody vouches for {STATEMENT_FILE}"
     told = _keygen(["find-principals", "-s", str(signature), "-f", str(signers)], b"")
-    signer = next(iter(told.stdout.decode(errors="replace").splitlines()), "")
-    if told.returncode or not _SIGNER.fullmatch(signer):
+    line = next(iter(told.stdout.decode(errors="replace").splitlines()), "")
+    # A pattern stands for everybody whom it fits, and so for itself.
+    named = [each for each in line.split(",") if _SIGNER.fullmatch(each)]
+    if told.returncode or not named:
         return f"{SIGNATURE_FILE}: is of no allowed signer"
+    signer = named[0]
     names = ["-n", NAMESPACE, "-I", signer]
     files = ["-f", str(signers), "-s", str(signature)]
     if _keygen(["verify", *names, *files], statement).returncode:

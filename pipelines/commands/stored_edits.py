@@ -4,7 +4,7 @@ Not by `Store.load`, which moves damage aside. Whoever can write a store can let
 another's object: all digests are right then, and only the file itself says whom it erases.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from conceptprune.errors import StoreError, UserError
@@ -16,12 +16,14 @@ from ..console.names import some
 from ..records.combined import REWORD, how_combined, inside
 from ..records.ledger import is_combined, open_ledger
 from ..records.runs import finished_masks, recorded
+from ..records.whose import delta_header
 from ..scheduling.graph import committed_in
 
 
 def bad_edits(store: Store) -> Iterator[str]:
     """What is wrong with the finished masks and rewordings of a store's runs."""
     seen: set[tuple[str, ...]] = set()
+    bad: set[str] = set()
     for run in store.runs():
         try:
             record = recorded(store, run)
@@ -43,7 +45,11 @@ def bad_edits(store: Store) -> Iterator[str]:
             try:
                 _check(store, kind, key, names)
             except (StoreError, UserError) as error:
+                bad.add(key)
                 yield f"{what}: {error}"
+        if record:
+            good = {name: key for name, key in masks.items() if key not in bad}
+            yield from _bad_deltas(store, run, good)
 
 
 def _combined(store: Store, run: str) -> list[tuple[str, str, tuple[str, ...], str]]:
@@ -61,6 +67,28 @@ def _combined(store: Store, run: str) -> list[tuple[str, str, tuple[str, ...], s
             known = names if row["needs"] else ()
             found.append((row["kind"], row["key"], known, f"{what} of {some(names)}"))
     return found
+
+
+def _bad_deltas(store: Store, run: str, masks: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the deltas of single concepts, which people take from a store as files."""
+    ledger = open_ledger(store, run)
+    names_of = {key: name for name, key in masks.items()}
+    for row in [] if ledger.is_later else ledger.rows:
+        name = names_of.get(row["mask"] or "")
+        if row["kind"] != "checkpoint" or row["detail"] != "delta" or name is None:
+            continue
+        try:
+            commit = find_commit(store, row["kind"], row["key"])
+            mask = find_commit(store, "mask", row["mask"])
+            for role, ref in commit.objects.items() if commit and mask else ():
+                header = delta_header(store, ref)
+                theirs = header.concepts if header else ()
+                if list(map(concept_key, theirs)) != [concept_key(name)]:
+                    yield f"delta of {name}: its file ({role}) is a delta of {some(theirs)}"
+                elif header and mask and header.mask != mask.objects["mask"].digest:
+                    yield f"delta of {name}: its file ({role}) is of another mask than its own"
+        except (StoreError, UserError, LookupError) as error:
+            yield f"delta of {name}: {error}"
 
 
 def _check(store: Store, kind: str, key: str, names: tuple[str, ...]) -> None:

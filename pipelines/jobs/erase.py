@@ -262,7 +262,8 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
     seconds = _seconds_by_concept(result)
     for name, key in masks:
         row = by_key[key]
-        if row["entries"] is None:
+        # The row may be of an earlier ledger, which anybody may have written.
+        if row["entries"] is None or not row["site_weights"]:
             table.add_row(Text(name), "-", "-", "-", "-", Text(f"{row['status']}"))
             continue
         table.add_row(
@@ -282,8 +283,7 @@ def _print_result(result: JobResult, store: str, denoiser_weights: int, console:
 def _artifact(paths: Iterable[str]) -> str:
     kinds = ("mask", "delta")
     found = [(kind, path) for path in paths for kind in kinds if f"objects/{kind}/" in path]
-    ((kind, path),) = found
-    return f"{kind} {path.rsplit('/', 1)[-1][:12]}"
+    return ", ".join(f"{kind} {path.rsplit('/', 1)[-1][:12]}" for kind, path in found[:1])
 
 
 def _seconds_by_concept(result: JobResult) -> dict[str, float]:

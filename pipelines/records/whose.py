@@ -6,6 +6,7 @@ right then: only the mask's own file says whom it erases. The same holds of a re
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from conceptprune.checkpoints.delta_header import MOST_HEADER_BYTES, DeltaHeader, begun_header
@@ -82,7 +83,26 @@ class Whose:
         if kind == REWORD:
             header = delta_header(self._store, ref)
             return header.concepts if header else ()
-        return named_concepts(_header(self._store, ref), ref.size)
+        mask = begun_mask(self._store, ref)
+        return mask.concepts if mask else None
+
+
+@dataclass(frozen=True, slots=True)
+class BegunMask:
+    """What the beginning of a mask's file says."""
+
+    concepts: tuple[str, ...]
+
+
+def begun_mask(store: Store, ref: ObjectRef) -> BegunMask | None:
+    """Whom a mask's file says that it erases, from its beginning; None if it cannot be told.
+
+    Raises:
+        StoreError: it is missing.
+        UserError: it is no mask.
+    """
+    names = named_concepts(_header(store, ref), ref.size)
+    return None if names is None else BegunMask(names)
 
 
 def delta_header(store: Store, ref: ObjectRef) -> DeltaHeader | None:

@@ -19,7 +19,7 @@ from conceptprune.units.results import check_whose
 
 from ..records.asked import AskedConcept
 from ..records.collected import Collected, compared
-from ..records.combined import REWORD, combined_row, how_combined, lacking, role_of
+from ..records.combined import combined_row, how_combined, inside, lacking, role_of
 from ..records.evaluation import SUMMARY_KINDS
 from ..records.ledger import Ledger, is_combined, is_own_mask, open_ledger, read_ledger
 from ..records.recognised import Recognised, seen_in_preview_2
@@ -265,14 +265,14 @@ class _Reader:
         names = [each.name for each in self.concepts if each.name not in without]
         shots = self.image_pairs(names, row["key"], self.rows)
         kind = self.concepts[0].kind
-        commit = self.find(row["kind"], row["key"]) if row["kind"] == REWORD else None
+        commit = self.find(row["kind"], row["key"]) if row["objects"] else None
         return CombinedReport(
             how=how_combined(row),
             facts=self.mask_facts(row),
             accuracy=judge_pairs(shots, kind=kind),
             strips=self.strips(shots, kind),
             lacking=without,
-            strengths=strengths(self.store, commit) if commit else {},
+            strengths=strengths(self.store, commit, row, inside(row, self.rows)) if commit else {},
         )
 
     def image_pairs(

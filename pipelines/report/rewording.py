@@ -1,27 +1,39 @@
-"""What a report says of a rewording besides what it says of any edit."""
+"""What a report says of a combined edit besides what it says of any, and whose it must be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from conceptprune.checkpoints.delta_header import DeltaHeader
 from conceptprune.errors import UserError
 from conceptprune.store import Commit, Store
+from conceptprune.units.results import check_whose
 
-from ..records.whose import delta_header
+from ..records.combined import REWORD, role_of
+from ..records.whose import begun_mask, delta_header
 
 
-def strengths(store: Store, commit: Commit) -> Mapping[str, float]:
-    """How strongly it keeps what stays, as its file says; empty where another version wrote it.
+def strengths(
+    store: Store, commit: Commit, row: Mapping[str, Any], names: Sequence[str]
+) -> Mapping[str, float]:
+    """How strongly a rewording keeps what stays, as its file says.
+
+    Empty for a fused mask, and where another version wrote it.
 
     Raises:
-        StoreError: it is missing.
+        StoreError: it is missing, or its file says that it is of others than the concepts `names`.
     """
-    ref = commit.objects.get("delta")
+    ref = commit.objects.get(role_of(row))
     if ref is None:
         return {}
+    is_rewording = row["kind"] == REWORD
     try:
-        header = delta_header(store, ref)
+        edit = delta_header(store, ref) if is_rewording else begun_mask(store, ref)
     except UserError:
         return {}
-    settings = header.provenance.get("settings") if header else None
+    # Ledgers before ledger/3 do not say of whom it is.
+    if edit is not None and row["needs"]:
+        check_whose(store, commit, edit, *names)
+    settings = edit.provenance.get("settings") if isinstance(edit, DeltaHeader) else None
     if not isinstance(settings, dict):
         return {}
     return {name: value for name, value in settings.items() if isinstance(value, int | float)}

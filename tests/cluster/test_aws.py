@@ -2,6 +2,7 @@
 
 import copy
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def test_workers_are_spot_gpus_that_come_with_the_work() -> None:
     assert workers["min_workers"] == 0
     assert workers["max_workers"] == CONFIG["max_workers"]
     assert "InstanceMarketOptions" not in CONFIG["available_node_types"]["head"]["node_config"]
+
+
+def test_keys_beside_the_code_are_not_sent_along() -> None:
+    excluded = CONFIG["rsync_exclude"]
+    for name in (".env", ".env.prod", "a.pem", "id_ed25519", "kubeconfig-prod", ".netrc"):
+        assert any(fnmatch(name, pattern) for pattern in excluded), name
+    kept = ("pyproject.toml", "constraints.txt", "README.md", "conceptprune", "pipelines")
+    assert not [name for name in kept if any(fnmatch(name, each) for each in excluded)]
 
 
 def test_s3_is_reached_by_roles_and_nodes_by_token() -> None:

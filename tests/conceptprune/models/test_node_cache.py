@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from conceptprune.errors import UserError
 from conceptprune.models import node_cache
-from conceptprune.models.node_cache import made_once
+from conceptprune.models.node_cache import cache_folder, made_once
+
+
+def test_a_cache_in_the_home_of_nobody_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCEPTPRUNE_CACHE", "~nobody-has-this-name/x")
+    with pytest.raises(UserError, match="knows no home of that user; set CONCEPTPRUNE_CACHE"):
+        cache_folder()
 
 
 def test_of_two_that_ask_at_once_one_makes_it_and_the_other_says_what_it_waits_for(

@@ -314,6 +314,7 @@ def test_a_folder_may_have_an_at_sign(tmp_path: Path) -> None:
 
 
 MISSPELT = [
+    ("~nobody-has-this-name/x", "knows no home of that user"),
     ("", "--store is empty; give a folder, or s3://bucket/prefix"),
     ("  ", "--store is empty"),
     ("s3:/bucket/x", "write s3://bucket/x"),

@@ -1,14 +1,17 @@
 """A statement of provenance counts as signed only by an allowed signer, for this, and as it is."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from conceptprune.checkpoints.statement import SIGNATURE_FILE, STATEMENT_FILE, state
+from conceptprune.checkpoints.card import METADATA_FILE
+from conceptprune.checkpoints.statement import SIGNATURE_FILE, STATEMENT_FILE, Statement, state
 from conceptprune.errors import UserError
 from pipelines.commands.signature import signature_problem
 from pipelines.commands.verify import verify_export
+from tests.conceptprune.masks.test_mask import make_mask, make_model
 
 
 def keygen(*arguments: object) -> None:
@@ -32,8 +35,16 @@ def signers(tmp_path: Path, key: Path) -> Path:
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "export"
     folder.mkdir()
-    (folder / "mask.safetensors").write_bytes(b"mask")
-    (folder / STATEMENT_FILE).write_bytes(state(folder, {"concepts": []}).to_bytes())
+    mask = make_mask(make_model(), "Ada", [5], [])
+    mask.save(folder / "mask.safetensors")
+    said = {"concepts": mask.concepts, "mask_digest": mask.digest, "model_digest": "m"}
+    (folder / METADATA_FILE).write_text(json.dumps(said), encoding="utf-8")
+    predicate = {
+        "base_model": {"digest": "m"},
+        "concepts": [{"concept": "Ada"}],
+        "export": {"form": "mask", "mask_sha256": mask.digest},
+    }
+    (folder / STATEMENT_FILE).write_bytes(state(folder, predicate).to_bytes())
     return folder
 
 
@@ -54,6 +65,17 @@ def test_a_signed_export_is_as_stated_and_its_signature_is_no_foreign_file(
     assert problems(folder, signers) == problems(folder, None) == ()
 
 
+@pytest.mark.parametrize("who", ["*@example.org", "someone@x,officer@example.org", "*,!bad@x.org"])
+def test_an_allowed_signer_may_be_named_by_a_pattern_or_in_a_list(
+    folder: Path, key: Path, signers: Path, who: str
+) -> None:
+    signers.write_text(f"{who} {key.with_suffix('.pub').read_text()}")
+    sign(folder, key)
+    assert problems(folder, signers) == ()
+    (folder / STATEMENT_FILE).write_bytes((folder / STATEMENT_FILE).read_bytes() + b"\n")
+    assert "signature of provenance.json" in problems(folder, signers)[0]
+
+
 def test_an_export_without_a_signature_is_refused_where_signers_are_named(
     folder: Path, signers: Path
 ) -> None:
@@ -66,7 +88,8 @@ def test_a_statement_that_was_written_anew_is_not_what_was_signed(
 ) -> None:
     sign(folder, key)
     (folder / "mask.safetensors").write_bytes(b"another's mask")
-    (folder / STATEMENT_FILE).write_bytes(state(folder, {"concepts": []}).to_bytes())
+    said = Statement.from_bytes((folder / STATEMENT_FILE).read_bytes(), source="here").predicate
+    (folder / STATEMENT_FILE).write_bytes(state(folder, said).to_bytes())
     assert "is not officer@example.org's signature" in "".join(problems(folder, signers))
 
 

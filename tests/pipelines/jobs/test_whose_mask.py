@@ -19,6 +19,7 @@ from pipelines.commands.status_json import status_document
 from pipelines.commands.verify import audit
 from pipelines.records import whose
 from pipelines.records.reuse import find_units
+from pipelines.report.data import read_report
 from tests.pipelines.commands.test_gc import paths
 from tests.pipelines.commands.test_status import status
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
@@ -96,6 +97,33 @@ def test_a_job_that_verifies_computes_both_again(tiny_store: TinyStore, store: S
     masks = {unit.key for unit in found.todo if isinstance(unit, MaskUnit | FusedMaskUnit)}
     assert tiny_store.plan.combined
     assert masks == {ada.key, tiny_store.plan.combined.key}
+
+
+def test_an_audit_names_the_concept_whose_delta_is_anothers(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    store = copied(tiny_store, tmp_path / "deltas")
+    ada, cy = (
+        next(unit for unit in plan.checkpoints if unit.form == "delta")
+        for plan in tiny_store.plan.concepts[:2]
+    )
+    swap(store, ada, cy)
+    assert audit(store.uri).problems == (f"delta of {ADA}: its file (delta) is a delta of {CY}",)
+
+
+@pytest.mark.parametrize("combined_alone", [True, False])
+def test_no_report_shows_one_concepts_mask_under_anothers_name(
+    store: Store, tiny_store: TinyStore, combined_alone: bool
+) -> None:
+    assert read_report(tiny_store.uri, None).combined
+    whose = ADA
+    if combined_alone:
+        ada = tiny_store.plan.concepts[0].mask
+        store.remove([f"commits/{ada.kind}/{ada.key}.json"])
+        store.commit(tiny_store.commits[ada.key])
+        whose = f'{ADA}", "{CY}'
+    with pytest.raises(StoreError, match=f'recorded as the mask of "{whose}".*mask of {CY}'):
+        read_report(store.uri, None)
 
 
 def test_an_audit_of_the_store_names_the_concept_whose_mask_it_is_not(

@@ -26,7 +26,8 @@ from conceptprune.units.units import (
     WindowUnit,
 )
 from pipelines.jobs.erase import erase
-from tests.pipelines.conftest import TinyStore, copied, worker_of
+from pipelines.records.ledger import LEDGER_FILE, read_ledger, write_ledger
+from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
 from tests.pipelines.jobs.test_whose_mask import swap
 from tests.support.units_here import units_here
 
@@ -125,6 +126,31 @@ def test_results_of_a_version_whose_objects_did_not_say_are_still_used(
         store.commit(replace(commit, objects={**commit.objects, role: ref}))
         made_again = worker_of(made.prepared, store).make(user)
         assert made_again.objects == made.commits[user.key].objects
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site_weights": 0},
+        {"objects": ["objects/x"]},
+        {"objects": ["objects/mask/a"] * 3},
+        {"site_weights": None},
+        {"entries": 0},
+    ],
+)
+def test_a_job_that_reuses_what_an_odd_ledger_has_prints_its_table(
+    tiny_store: TinyStore, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    store = copied(tiny_store, tmp_path / "store")
+    run = tiny_store.plan.run
+    rows = read_ledger(store, run)
+    Path(store.uri, "runs", f"run={run}", LEDGER_FILE).unlink()
+    write_ledger(store, run, [{**row, **changes} if row["entries"] else row for row in rows])
+    sink = StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.jobs.erase.unit_runner", units_here())
+        assert erase(tiny_store.manifest, store.uri, Console(file=sink, width=200)) == 0
+    assert CONCEPTS[0] in sink.getvalue()
 
 
 def without_unit(data: bytes) -> bytes:

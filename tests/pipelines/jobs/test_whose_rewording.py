@@ -20,6 +20,7 @@ from conceptprune.units.units import CheckpointUnit, PreviewUnit
 from pipelines.commands.status_json import status_document
 from pipelines.commands.verify import audit
 from pipelines.records.reuse import find_units
+from pipelines.report.data import read_report
 from tests.pipelines.commands.test_gc import collect, orphan, paths
 from tests.pipelines.commands.test_status import status
 from tests.pipelines.conftest import CONCEPTS, TinyStore, copied, worker_of
@@ -72,6 +73,8 @@ def test_one_of_other_concepts_is_refused_named_and_made_again(
     (problem,) = audit(store.uri).problems
     assert problem.startswith(f"rewording of {ADA}, {CY}, {LAST}: ")
     assert f"its file is a rewording of {CY}: somebody changed" in problem
+    with pytest.raises(StoreError, match=f'as the rewording of "{ADA}".*rewording of {CY}'):
+        read_report(store.uri, None)
     text = status(store.uri)
     assert f"wrong     combined checkpoint: its file is a rewording of {CY}: somebody" in text
     assert "compute nothing; what is wrong, it computes again with --verify" in text
