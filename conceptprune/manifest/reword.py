@@ -9,6 +9,7 @@ from conceptprune.manifest.fields import Float, Int, Section
 Method = Literal["conceptprune", "reword"]
 
 _STRENGTH = Field(gt=0, description="a number above 0")
+_WORDS = Field(ge=0, le=100_000, description="a whole number from 0 to 100000")
 
 
 class Reword(Section):
@@ -25,7 +26,9 @@ class Reword(Section):
     """The empty prompt, which guidance uses in every image."""
     vocabulary: Annotated[Float, _STRENGTH] = 1.0
     """Base prompts with common words of the text encoder's vocabulary as fillers."""
-    words: Annotated[Int, Field(ge=0, le=100_000)] = 1000
+    words: Annotated[
+        Int, Field(ge=0, le=100_000, description="a whole number from 0 to 100000")
+    ] = 1000
     """How many such words, at most; 0 leaves them out."""
     ridge: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 1e-3
     """The edit itself: how strongly it is kept small, against the mean of all prompts."""

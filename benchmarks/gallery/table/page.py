@@ -19,7 +19,8 @@ from benchmarks.gallery.table.rows import METHODS, REWORD
 from conceptprune.evaluation.bootstrap import wilson
 
 PAGE = Path(__file__).with_name("RESULTS.md")
-FIGURE = Path(__file__).with_name("frontier.png")
+KINDS = {"unet": "The UNet", "transformer": "The transformer"}
+"""The gallery's denoisers, and their titles."""
 
 INTRODUCTION = f"""# Up to a hundred artists in one checkpoint of a model that was not made for it
 
@@ -79,11 +80,12 @@ Line = dict[str, Any]
 Rows = Mapping[tuple[str, int], Sequence[Line]]
 
 
-def rows(lines: Iterable[Line]) -> Rows:
-    """Rounds by method and size, in the table's order."""
+def rows(lines: Iterable[Line], kind: str) -> Rows:
+    """Rounds of a denoiser by method and size, in the table's order."""
     found: defaultdict[tuple[str, int], list[Line]] = defaultdict(list)
     for line in lines:
-        found[line["method"], line["size"]].append(line)
+        if line["kind"] == kind:
+            found[line["method"], line["size"]].append(line)
     order = list(METHODS)
     return dict(sorted(found.items(), key=lambda each: (each[0][1], order.index(each[0][0]))))
 
@@ -182,10 +184,18 @@ def attacks_table(lines: Iterable[Line]) -> str:
     return table(header, body)
 
 
-def page(lines: Iterable[Line], attacked: Iterable[Line]) -> str:
+def page(lines: Sequence[Line], attacked: Iterable[Line]) -> str:
     """The page."""
-    parts = [results_table(rows(lines)), f"![erased against kept]({FIGURE.name})", ATTACKED]
-    return "\n\n".join([INTRODUCTION.rstrip(), *parts, attacks_table(attacked), MISSING])
+    parts = [INTRODUCTION.rstrip()]
+    for kind, title in KINDS.items():
+        picture = f"![{title}: erased against kept]({figure_of(kind).name})"
+        parts += [f"## {title}", results_table(rows(lines, kind)), picture]
+    return "\n\n".join([*parts, ATTACKED, attacks_table(attacked), MISSING])
+
+
+def figure_of(kind: str) -> Path:
+    """The figure of a denoiser's rows."""
+    return PAGE.with_name("frontier.png" if kind == "unet" else f"frontier-{kind}.png")
 
 
 def read(path: Path) -> list[Line]:
@@ -196,7 +206,8 @@ def read(path: Path) -> list[Line]:
 def main() -> None:
     """Write the page and the figure."""
     PAGE.write_text(page(read(RESULTS), read(ATTACKED_RESULTS)))
-    draw(rows(read(RESULTS)), FIGURE)
+    for kind in KINDS:
+        draw(rows(read(RESULTS), kind), figure_of(kind))
 
 
 if __name__ == "__main__":
