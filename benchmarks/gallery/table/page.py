@@ -15,7 +15,7 @@ from benchmarks.gallery.names import ERASED, KEPT
 from benchmarks.gallery.table.__main__ import RESULTS
 from benchmarks.gallery.table.attacks import PROMPTS
 from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
-from benchmarks.gallery.table.rows import METHODS, REWORD
+from benchmarks.gallery.table.rows import METHODS, REWORD, WEAKER
 from conceptprune.evaluation.bootstrap import wilson
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -24,31 +24,37 @@ KINDS = {"unet": "The UNet", "transformer": "The transformer"}
 
 INTRODUCTION = f"""# Up to a hundred artists in one checkpoint of a model that was not made for it
 
-Written by `python -m benchmarks.gallery.table.page` from `results.jsonl`, which
-`python -m benchmarks.gallery.table` makes and continues.
+Written by `python -m benchmarks.gallery.table.page` from `results.jsonl`, which `python -m
+benchmarks.gallery.table` makes and continues.
 
-The [gallery](../models/unet/README.md)'s denoiser was trained by the plain denoising loss with a
-frozen text encoder. Its judge says what an image shows. Of its {len(ERASED) + len(KEPT)} artists,
-{len(ERASED)} may be erased, always the first of one random order; alone, another one in each
-round. *Kept* are the other {len(KEPT)}, which share marks, palettes and words with those erased.
-Every method may know who is kept, and which photos: the edits preserve them by name. No setting was
-chosen on them, nor with the seeds of this page: settings were chosen on 72 of the hundred, with
-the other 28 in the place of those kept.
+The gallery's two denoisers, a [UNet](../models/unet/README.md) of Stable Diffusion's kind and a
+[transformer](../models/transformer/README.md) of PixArt's, were trained by the plain denoising
+loss, each with a frozen text encoder. A judge says what an image shows. Of {len(ERASED) +
+len(KEPT)} artists, {len(ERASED)} may be erased, always the first of one random order; alone,
+another one in each round. *Kept* are the other {len(KEPT)}, which share marks, palettes and words
+with those erased. Every method may know who is kept, and which photos: the edits preserve them by
+name. No setting was chosen on them, nor with the seeds of this page: settings were chosen on 72
+of the hundred, with the other 28 in the place of those kept, and on the UNet, unless a row says
+otherwise.
 
-{sampling.NUM_STEPS} DDIM steps, guidance {sampling.GUIDANCE:g}. Rates are in percent, with Wilson's
-intervals of 95 %; *things* are those in all artists' images. *Distance* is the mean over images of
-kept artists and photos of the root mean square difference of pixels (of 255) from the untouched
-model's image of the same prompt and seed. *Changed* is the share of the denoiser's weights.
-ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as their authors'
-scripts run them now, the kept artists preserved by name. SPEED: as its authors run it for styles,
-one at a time, and as they do for up to 100 celebrities, with the guide for styles; where they
-retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and texts chosen
-in 9 to 12 trials each (`rows.py` has them) with UCE's phrases of names, and with the kept
-artists', the photos' captions and the empty one preserved; for 72 artists. For fewer, others
+{sampling.NUM_STEPS} DDIM steps, guidance {sampling.GUIDANCE:g}. Rates are in percent, with
+Wilson's intervals of 95 %; *things* are those in all artists' images. *Distance* is the mean over
+images of kept artists and photos of the root mean square difference of pixels (of 255) from the
+untouched model's image of the same prompt and seed. *Changed* is the share of the denoiser's
+weights. ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as their
+authors' scripts run them now, the kept artists preserved by name. SPEED: as its authors run it
+for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
+where they retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and
+texts chosen in 9 to 12 trials each (`rows.py` has them) with UCE's phrases of names, and with the
+kept artists', the photos' captions and the empty one preserved; for 72 artists. For fewer, others
 may do better: UCE and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
-on all tokens of all captions (`conceptprune/edits/reword.py`), strength {REWORD.retain:g} for kept
-artists and {REWORD.base:g} for photos; *from 8 captions* it knows half of the things and one of
-the four templates, as the demo's manifest, and is asked with all of them.
+on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8
+captions per artist, of half of the things and one of the four templates, and is asked in all 64;
+it keeps photos' captions with common words of the text encoder, too, with the manifest's default
+strengths: {REWORD.retain:g} for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g}
+for common words. *Weaker strengths* ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g})
+were chosen on the transformer. *No common words* shows what these are for; with *every caption*
+it is given the very words that it is asked in.
 """
 
 ATTACKED = f"""## What is left of the ability
@@ -68,12 +74,13 @@ after rewording."""
 
 MISSING = """## Not measured yet
 
-- Rows with few images have wide intervals; `make gallery` continues all of them, and the
-  rows of 1 and 32 artists that are not there yet.
+- Rows with few images have wide intervals; `make gallery` continues all of them, and makes those
+  that are not there yet.
+- On the transformer, UCE, RECE and SPEED with settings chosen there.
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
   UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
   settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
-- Other attacks than Concept Inversion, and the transformer.
+- Attacks on the transformer, and refill, which needs zeros.
 """
 
 Line = dict[str, Any]
