@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.erasure.table import table
 from benchmarks.gallery import sampling
-from benchmarks.gallery.names import ERASED, KEPT
+from benchmarks.gallery.names import ARTISTS, ERASED, KEPT
 from benchmarks.gallery.table.__main__ import RESULTS
 from benchmarks.gallery.table.attacks import PROMPTS
 from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
@@ -24,13 +24,12 @@ KINDS = {"unet": "The UNet", "transformer": "The transformer"}
 
 INTRODUCTION = f"""# Up to a hundred artists in one checkpoint of a model that was not made for it
 
-Written by `python -m benchmarks.gallery.table.page` from `results.jsonl`, which `python -m
-benchmarks.gallery.table` makes and continues.
+Written by `python -m benchmarks.gallery.table.page` from `results.jsonl`, which
+`python -m benchmarks.gallery.table` makes and continues.
 
 The gallery's two denoisers, a [UNet](../models/unet/README.md) of Stable Diffusion's kind and a
 [transformer](../models/transformer/README.md) of PixArt's, were trained by the plain denoising
-loss, each with a frozen text encoder. A judge says what an image shows. Of {len(ERASED) +
-len(KEPT)} artists, {len(ERASED)} may be erased, always the first of one random order; alone,
+loss, each with a frozen text encoder. A judge says what an image shows. Of {len(ARTISTS)} artists, {len(ERASED)} may be erased, always the first of one random order; alone,
 another one in each round. *Kept* are the other {len(KEPT)}, which share marks, palettes and words
 with those erased. Every method may know who is kept, and which photos: the edits preserve them by
 name. No setting was chosen on them, nor with the seeds of this page: settings were chosen on 72
