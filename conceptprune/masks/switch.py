@@ -1,7 +1,6 @@
 """Switch masks of a live model on and off: all checks first, then all changes."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ from conceptprune.masks.apply import (
     what_was_written,
     zero_entries,
 )
-from conceptprune.masks.live import live_weight, locked
+from conceptprune.masks.live import live_weight
+from conceptprune.models.lock import writing
 from conceptprune.models.sites import split_layer
 from conceptprune.models.weights import component_of, known_as, precision_of, read_weights
 from conceptprune.models.wrappers import modules_of, unwrapped
@@ -43,13 +43,6 @@ class Place:
     """The linear's name in its component, as the mask has it."""
     folder: Path | None
     """Of the component's files."""
-
-
-def exclusively(pipe: Any) -> AbstractContextManager[None]:
-    """Keep other threads from applying or removing masks of this model."""
-    if isinstance(pipe, nn.Module):
-        return locked([pipe])
-    return locked(value for value in vars(pipe).values() if isinstance(value, nn.Module))
 
 
 def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
@@ -190,20 +183,21 @@ def switch(
         ModelMismatchError: a mask to apply is not for this model.
         UserError: a mask to remove is fused, is not applied, or was overwritten.
     """
-    leaving = {mask.digest for mask in off}
-    found = {mask.digest: places(pipe, mask) for mask in (*off, *on)}
-    for mask in off:
-        _check_leaves(mask, found[mask.digest], leaving, force=force)
-    for mask in on:
-        if not force:
-            check_weights(mask, found[mask.digest])
-    for mask in off:
-        for place in found[mask.digest].values():
-            if mask.digest in applied_masks(place.linear):
-                restore_entries(place.linear, place.weight, {mask.digest})
-    for mask in on:
-        for name, place in found[mask.digest].items():
-            zero_entries(place.linear, place.weight, mask.digest, mask.layers[name].entries)
+    with writing(pipe):
+        leaving = {mask.digest for mask in off}
+        found = {mask.digest: places(pipe, mask) for mask in (*off, *on)}
+        for mask in off:
+            _check_leaves(mask, found[mask.digest], leaving, force=force)
+        for mask in on:
+            if not force:
+                check_weights(mask, found[mask.digest])
+        for mask in off:
+            for place in found[mask.digest].values():
+                if mask.digest in applied_masks(place.linear):
+                    restore_entries(place.linear, place.weight, {mask.digest})
+        for mask in on:
+            for name, place in found[mask.digest].items():
+                zero_entries(place.linear, place.weight, mask.digest, mask.layers[name].entries)
 
 
 def _check_leaves(
