@@ -5,11 +5,15 @@ applied to what the model computes with, so hooks are looked into.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
+from conceptprune.models.weights import read_weights
+from conceptprune.models.wrappers import unwrapped
 
 
 def live_weight(linear: nn.Linear, name: str) -> Tensor:
@@ -36,3 +40,24 @@ def live_weight(linear: nn.Linear, name: str) -> Tensor:
 def _hooks(module: nn.Module) -> Iterator[Any]:
     hook = getattr(module, "_hf_hook", None)
     yield from getattr(hook, "hooks", (hook,))
+
+
+def folder_of(module: nn.Module, component: str) -> Path | None:
+    """The folder of a component's files, where it was loaded from one that is still here."""
+    origin = getattr(getattr(unwrapped(module), "config", None), "_name_or_path", None)
+    if not origin or not isinstance(origin, str):
+        return None
+    # Loaded by its pipeline, or with `subfolder`.
+    folders = (Path(origin), Path(origin, component))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def stored_weight(folder: Path | None, module: str) -> Tensor | None:
+    """The weight [R, W] of a linear as a component's files have it, where they can be read."""
+    if folder is None:
+        return None
+    try:
+        (weight,) = read_weights(folder, [module]).values()
+    except (UserError, OSError, SafetensorError):
+        return None
+    return weight

@@ -176,10 +176,11 @@ def test_a_pipeline_is_not_lent_for_statistics_while_a_task_generates_with_masks
 
     async def collects() -> None:
         inside, over = asyncio.Event(), asyncio.Event()
+        once = Collection(steps=STEPS, tau=1)
         task = asyncio.create_task(generates(inside, over))
         await inside.wait()
         with pytest.raises(UserError, match="another task"):
-            conceptprune.collect(tiny_pipe, [Prompt(text="a cat", seed=0)], Collection(steps=STEPS))
+            conceptprune.collect(tiny_pipe, [Prompt(text="a cat", seed=0)], once)
         over.set()
         await task
 
