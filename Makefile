@@ -48,20 +48,20 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[batch,dev,evaluate]'
 	touch $@
 
-# Not part of `make test`: they fetch packages. torch and what only the jobs need are as installed.
-lower-bounds: $(VENV)/installed-dev ## the library at the lowest versions that pyproject.toml allows
+# Not part of `make test`: they fetch packages. torch is as installed.
+lower-bounds: $(VENV)/installed-dev ## library and jobs at the lowest versions that pyproject.toml allows
 	$(call in_versions,lower,)
 
-newest: $(VENV)/installed-dev ## the library at the newest versions that there are
+newest: $(VENV)/installed-dev ## library and jobs at the newest versions that there are
 	$(call in_versions,newest,--newest)
 
 define in_versions
 rm -rf $(VENV)/$(1)
 $(BIN)/python tests/lower_bounds.py $(2) > $(VENV)/$(1).txt
 $(BIN)/python tests/lower_bounds.py $(2) --alone > $(VENV)/$(1)-alone.txt
-$(BIN)/pip install --quiet --target $(VENV)/$(1) --requirement $(VENV)/$(1).txt
-$(BIN)/pip install --quiet --target $(VENV)/$(1) --no-deps --requirement $(VENV)/$(1)-alone.txt
-PYTHONPATH=$(VENV)/$(1) $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py
+$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/$(1) --requirement $(VENV)/$(1).txt
+$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/$(1) --no-deps --requirement $(VENV)/$(1)-alone.txt
+PYTHONPATH=$(CURDIR)/$(VENV)/$(1) $(BIN)/python -m pytest -q tests/conceptprune/test_any_versions.py tests/end_to_end/any_versions.py
 endef
 
 sbom: $(VENV)/installed ## a bill of materials of .venv, in CycloneDX's format

@@ -57,11 +57,17 @@ _HOMES = {
 """Names imported on first use: their modules import torch, which planning does not need."""
 
 
+_MODULES = ("diffusers",)
+"""Modules that are found in the same way, as they are named in full."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"conceptprune.{name}")
     if name in _HOMES:
         return getattr(import_module(f"conceptprune.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -8,7 +8,8 @@ delete_masks(pipe, "van-gogh")  # no longer loaded
 
 Loaded masks are recorded on the pipeline, and a mask is active if its weights are zero there. There
 is no global state, so `PruningMask.apply`, `remove` and `applied` can be used alongside. One thread
-at a time changes a model; a server should generate inside `with mask.applied(pipe):`.
+at a time changes a model; a server should generate inside `with mask.applied(pipe):`, and without a
+mask inside `with exclusively(pipe):`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,8 @@ from typing import Any
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.mask import load_mask as read_mask
-from conceptprune.masks.switch import exclusively, switch
+from conceptprune.masks.switch import switch
+from conceptprune.models.lock import exclusively as exclusively
 
 _ATTRIBUTE = "_conceptprune_masks"
 
@@ -59,7 +61,7 @@ def active_masks(pipe: Any) -> list[str]:
 
     A mask is not active if something else has written to its weights.
     """
-    with exclusively(pipe):
+    with exclusively(pipe, reads=True):
         return [name for name, mask in loaded_masks(pipe).items() if mask.is_active(pipe)]
 
 

@@ -9,10 +9,11 @@ selector. A job makes its masks with the same functions; it only spreads prompts
 workers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from conceptprune.collection.collect import collect
@@ -21,6 +22,8 @@ from conceptprune.manifest import Collection, Concept, Kind, Pruning, SelectorNa
 from conceptprune.manifest.loading import checked_section
 from conceptprune.masks.apply import applied_masks
 from conceptprune.masks.by_call import MasksByCall
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.live import folder_of, stored_weight
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.selectors import (
     Evidence,
@@ -108,6 +111,7 @@ def find_mask(
             weights,
             Evidence(target=target, base=base),
             chosen,
+            stored=_stored(model, weights),
             concept=erased.name,
             component=model.component,
             provenance={
@@ -144,10 +148,12 @@ def select(
         returns something that is not a set of entries. EmptyMaskError: no weight was selected.
     """
     with borrowed(pipe) as model:
+        weights = _weights(model, evidence.target.layers)
         return select_mask(
-            _weights(model, evidence.target.layers),
+            weights,
             evidence,
             _selector(selector),
+            stored=_stored(model, weights),
             concept=concept,
             component=model.component,
             provenance=_origin(model),
@@ -169,6 +175,7 @@ def select_by_call(
     """
     with borrowed(pipe) as model:
         weights = _weights(model, evidence.target.layers)
+        stored = _stored(model, weights)
         first, chosen = evidence.target.first_call, _selector(selector)
         return MasksByCall(
             tuple(
@@ -176,6 +183,7 @@ def select_by_call(
                     weights,
                     evidence.at_call(call),
                     chosen,
+                    stored=stored,
                     concept=concept,
                     component=model.component,
                     provenance={**_origin(model), "call": call},
@@ -235,6 +243,20 @@ def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
             )
         weights[layer] = linear.weight.detach()
     return weights
+
+
+def _stored(model: DiffusionModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those weights as the model's files have them, where these are here and are the pipeline's.
+
+    What a pipeline was loaded in has rounded them, and a mask should fit every rounding of them.
+    """
+    stored = {}
+    for layer, weight in weights.items():
+        component, name = split_layer(layer, model.component)
+        file = stored_weight(folder_of(component_of(model.pipe, component), component), name)
+        if file is not None and LayerMask.of(file, np.empty(0, np.int64)).fits(weight):
+            stored[layer] = file
+    return stored
 
 
 def _origin(model: DiffusionModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import torch
 import yaml
 from diffusers import StableDiffusionPipeline
 
+import conceptprune
 from conceptprune.manifest import parse_manifest
 from pipelines.cli import main
+from tests.support.sd15_shaped import build_pipeline
+from tests.support.threads import in_threads
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,6 +141,43 @@ def test_the_three_lines_of_the_readme_erase_and_restore(
     assert any(not before[k].equal(v) for k, v in pipe.unet.state_dict().items())
     exec("mask.remove" + removal, variables)
     assert all(before[k].equal(v) for k, v in pipe.unet.state_dict().items())
+
+
+def test_the_server_of_the_documents_gives_each_request_its_own_masks() -> None:
+    pipe = build_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    masks = {
+        name: conceptprune.find_mask(
+            pipe, name, pairs=[("a photo", f"a photo by {name}")], steps=4, tau=2, sparsity=0.2
+        )
+        for name in ("Ada Bell", "Carl Dorn")
+    }
+    text = (ROOT / "docs" / "TOOLS.md").read_text(encoding="utf-8").split("## In a server")[1]
+    (block,) = re.findall(r"```python\n(.*?)```", text.split("\n## ")[0], flags=re.DOTALL)
+    variables: dict[str, Any] = {"pipe": pipe, "masks": masks}
+    exec(block.replace("steps=20", "steps=3"), variables)
+    seen: dict[str, int] = {}
+
+    def zeros() -> int:
+        layers = masks["Ada Bell"].layers
+        return sum(int((pipe.unet.get_submodule(name).weight == 0).sum()) for name in layers)
+
+    def look(*_: object) -> None:
+        seen.setdefault(threading.current_thread().name, zeros())
+        assert seen[threading.current_thread().name] == zeros()
+
+    untouched = zeros()
+    pipe.unet.register_forward_pre_hook(look)
+    requests = [None, *masks, None, *masks]
+
+    def answer(index: int) -> None:
+        threading.current_thread().name = str(index)
+        variables["answer"]("a photo", requests[index])
+
+    in_threads(answer, len(requests))
+    for index, name in enumerate(requests):
+        assert seen[str(index)] - untouched == (masks[name].num_entries if name else 0)
+    assert zeros() == untouched
 
 
 def test_the_queries_of_the_readme_answer_for_the_demo(

@@ -6,6 +6,7 @@ Both are built as a user's pip builds them and looked at in fresh environments.
 import json
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,3 +169,12 @@ def test_what_the_library_offers_is_there() -> None:
     for name in conceptprune.__all__:
         assert getattr(conceptprune, name).__module__.startswith("conceptprune")
     assert set(conceptprune.__all__) <= set(dir(conceptprune))
+
+
+def test_the_verbs_are_found_without_an_import_of_their_own() -> None:
+    code = "import conceptprune; print('diffusers' in dir(conceptprune), end=' '); "
+    code += "print(conceptprune.diffusers.delete_masks.__name__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    assert ran.stdout.split() == ["True", "delete_masks"]

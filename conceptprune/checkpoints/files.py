@@ -13,7 +13,7 @@ from torch import Tensor
 from conceptprune.digest import canonical_json
 from conceptprune.masks.layer_mask import LayerMask
 from conceptprune.masks.mask import PruningMask
-from conceptprune.models.components import INDEX, read_index
+from conceptprune.models.components import INDEX, parameter_names, read_index
 from conceptprune.models.families import components
 from conceptprune.models.weights import (
     PICKLED,
@@ -89,8 +89,16 @@ def delta_file(
 
 
 def whole_component(tensors: Mapping[str, Tensor], component_folder: Path) -> Mapping[str, Tensor]:
-    """A component's state dict, for a strict `load_state_dict`, with edited tensors in it."""
-    others = read_tensors(component_folder)
+    """A component's state dict, for a strict `load_state_dict`, with edited tensors in it.
+
+    Other tensors of its files, such as an adapter's that were saved with it, are left out.
+    """
+    known = parameter_names(component_folder.parent, component_folder.name)
+    others = {
+        name: tensor
+        for name, tensor in read_tensors(component_folder).items()
+        if known_as(name, known) is not None
+    }
     keys = {known_as(name, others) or name: name for name in tensors}
     return others | {key: tensors[name] for key, name in keys.items()}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conceptprune.collection.statistics import LayerStatistics, Statistics
 from conceptprune.collection.window import Window as Window
-from conceptprune.errors import NumericalError
+from conceptprune.errors import NumericalError, UserError
 from conceptprune.manifest import Collection
 from conceptprune.models.base import Batch, DenoiserCall, DiffusionModel
 from conceptprune.models.borrowed import borrowed
@@ -57,9 +57,11 @@ def collect(
     only apply when a job loads the model.
 
     Raises:
-        UserError: the scheduler makes fewer than tau calls, or the pipeline lacks a site.
-        NumericalError: an activation overflowed or is not a number.
+        UserError: there are no prompts, the scheduler makes fewer than tau calls, or the pipeline
+        lacks a site. NumericalError: an activation overflowed or is not a number.
     """
+    if not prompts:
+        raise UserError("collect: no prompts are given; statistics need at least one")
     window = Window(0, collection.tau)
     with borrowed(pipe, resolution=collection.resolution) as model:
         return collect_window(

@@ -1,14 +1,15 @@
 """Prompts from files: one prompt per line, or a CSV like those of published data sets.
 
-I2P, P4D, UnlearnDiffAtk, Ring-A-Bell's violence prompts and COCO's published lists have `prompt`
-and `evaluation_seed`; some have `case_number` and `evaluation_guidance` too. MMA-Diffusion's
+I2P has `prompt`, `sd_seed` and `sd_guidance_scale`. Its copies in erasures' repositories, P4D,
+UnlearnDiffAtk, Ring-A-Bell's violence prompts and COCO's published lists have `prompt` and
+`evaluation_seed`; some have `case_number` and `evaluation_guidance` too. MMA-Diffusion's
 benchmark has `adv_prompt`, Ring-A-Bell's nudity prompts `sensitive prompt`, both without seeds.
 Other columns are ignored.
 """
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,8 @@ from conceptprune.strict_reading import open_regular
 
 PROMPT_COLUMNS = ("prompt", "adv_prompt", "sensitive prompt")
 """Columns with a CSV's prompts: the first of these that it has is used."""
+SEED_COLUMNS = ("evaluation_seed", "sd_seed")
+GUIDANCE_COLUMNS = ("evaluation_guidance", "sd_guidance_scale")
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PROMPT_CHARS = 10_000
@@ -87,19 +90,26 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[FilePrompt]:
                 raise refusal_here(f"prompts of at most {MAX_PROMPT_CHARS} characters: {where}")
             yield FilePrompt(
                 text=prompt,
-                seed=_number(row.get("evaluation_seed"), int, f"{where}: evaluation_seed"),
-                guidance=_number(
-                    row.get("evaluation_guidance"), float, f"{where}: evaluation_guidance"
-                ),
+                seed=_number_in(row, SEED_COLUMNS, int, where),
+                guidance=_number_in(row, GUIDANCE_COLUMNS, float, where),
                 case=row.get("case_number") or None,
             )
     except csv.Error as error:
         raise refusal_here(f"a CSV file: {path}:{reader.line_num}: {error}") from error
 
 
-def _number(text: str | None, kind: Callable[[str], N], where: str) -> N | None:
-    if text is None or not text.strip():
-        return None
+def _number_in(
+    row: Mapping[str, str | None], columns: Iterable[str], kind: Callable[[str], N], where: str
+) -> N | None:
+    """The number in the first of these columns that has one."""
+    for name in columns:
+        text = row.get(name)
+        if text and text.strip():
+            return _number(text, kind, f"{where}: {name}")
+    return None
+
+
+def _number(text: str, kind: Callable[[str], N], where: str) -> N:
     try:
         number = kind(text)
     except ValueError:

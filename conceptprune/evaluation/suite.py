@@ -152,8 +152,7 @@ class Source(Section):
         if path is None:
             raise refusal_here("nothing: only a file or a csv has one")
         try:
-            with open_regular(Path(path), MAX_BYTES) as stream:
-                found = hashlib.sha256(stream.read(MAX_BYTES)).hexdigest()
+            found = _digest_of(path)
         except (OSError, ValueError):
             # Refused where its prompts are read, with the field that names it.
             return digest
@@ -162,9 +161,22 @@ class Source(Section):
         return digest
 
     @property
+    def unpinned(self) -> tuple[str, str] | None:
+        """The file of prompts that has no `sha256`, and what that would be now."""
+        path = self.file or self.csv
+        if path is None or self.sha256 is not None:
+            return None
+        return path, _digest_of(path)
+
+    @property
     def title(self) -> str:
         """The subject of its prompts."""
         return self.name or ""
+
+
+def _digest_of(path: str) -> str:
+    with open_regular(Path(path), MAX_BYTES) as stream:
+        return hashlib.sha256(stream.read(MAX_BYTES)).hexdigest()
 
 
 Sources = Annotated[

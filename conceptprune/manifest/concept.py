@@ -329,6 +329,16 @@ class Concept(Section):
         refuse_duplicates(map(concept_key, captions), "caption")
         return captions
 
+    @field_validator("caption_base")
+    @classmethod
+    def _captions_differ_from_their_base(cls, base: str | None, info: ValidationInfo) -> str | None:
+        captions = info.data.get("captions") or ()
+        if base is not None and concept_key(base) in map(concept_key, captions):
+            raise refusal_here(
+                "another text than each caption: equal prompts have nothing to compare"
+            )
+        return base
+
 
 def _filler_key(filler: str | FillerPair) -> tuple[str, ...]:
     if isinstance(filler, str):

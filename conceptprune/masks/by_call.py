@@ -17,6 +17,8 @@ from typing import Any
 
 from conceptprune.errors import UserError
 from conceptprune.masks.mask import PruningMask, check_same_weights, load_mask
+from conceptprune.masks.switch import is_held, places, switch
+from conceptprune.models.lock import exclusively, writing
 
 _ATTRIBUTE = "_conceptprune_by_call"
 
@@ -36,20 +38,28 @@ class MasksByCall:
     def apply(self, pipe: Any, *, force: bool = False) -> None:
         """From now on, apply each mask during its denoiser call in `pipe`, a whole pipeline.
 
+        They follow its present scheduler: after setting another one, apply them again.
+
         Raises:
             ModelMismatchError: the masks were made for other weights (unless `force`).
             UserError: masks by call are applied already, or `pipe` has no scheduler.
         """
+        with exclusively(pipe):
+            self._begin(pipe, force=force)
+
+    def _begin(self, pipe: Any, *, force: bool) -> "_Turns":
         if not hasattr(pipe, "scheduler"):
             raise UserError(
                 f"masks by call need a whole pipeline with its scheduler, and this is a "
                 f"{type(pipe).__name__}"
             )
-        if hasattr(pipe, _ATTRIBUTE):
+        if _turns_of(pipe.scheduler):
             raise UserError("masks by call are applied to this pipeline already: remove them first")
         if not force:
             self.masks[0].check(pipe)
-        setattr(pipe, _ATTRIBUTE, _Turns(pipe, self.masks))
+        if before := _turns_of(pipe):
+            before.end()
+        return _Turns(pipe, self.masks)
 
     def remove(self, pipe: Any) -> None:
         """Stop applying masks: `pipe` has all of its weights at every call again.
@@ -57,26 +67,44 @@ class MasksByCall:
         Raises:
             UserError: these masks are not applied to it.
         """
-        if not self.is_applied(pipe):
-            raise UserError("these masks by call are not applied to this pipeline")
-        getattr(pipe, _ATTRIBUTE).end()
-        delattr(pipe, _ATTRIBUTE)
+        with exclusively(pipe):
+            turns = _turns_of(getattr(pipe, "scheduler", None)) or _turns_of(pipe)
+            if turns is None or not self._are_of(turns):
+                raise UserError("these masks by call are not applied to this pipeline")
+            turns.end()
 
     def is_applied(self, pipe: Any) -> bool:
-        """Whether these masks are applied to `pipe`."""
-        turns: _Turns | None = getattr(pipe, _ATTRIBUTE, None)
-        if turns is None:
-            return False
-        return [mask.digest for mask in turns.masks] == [mask.digest for mask in self.masks]
+        """Whether the next image from `pipe` is generated with these masks.
+
+        It is not after another scheduler has been set.
+        """
+        return self._are_of(_turns_of(getattr(pipe, "scheduler", None)))
+
+    def _are_of(self, turns: "_Turns | None") -> bool:
+        return turns is not None and turns.masks == self.masks
 
     @contextmanager
     def applied(self, pipe: Any, *, force: bool = False) -> Iterator[None]:
-        """Applied inside the context, and removed even after an error; see `apply`."""
-        self.apply(pipe, force=force)
-        try:
-            yield
-        finally:
-            self.remove(pipe)
+        """Applied inside the context, and removed even after an error; see `apply`.
+
+        Other threads that apply or remove masks of this model wait, as with `PruningMask.applied`.
+
+        Raises:
+            ModelMismatchError, UserError: as `apply`, or another task is inside, or `pipe` was
+            given another scheduler inside the context.
+        """
+        with exclusively(pipe):
+            turns = self._begin(pipe, force=force)
+            try:
+                yield
+                if pipe.scheduler is not turns.scheduler:
+                    raise UserError(
+                        f"masks by call follow the pipeline's {type(turns.scheduler).__name__}, "
+                        "and it was given another scheduler meanwhile: images since then lack "
+                        "them; set the scheduler first"
+                    )
+            finally:
+                turns.end()
 
     def save(self, folder: Path | str) -> None:
         """Write one mask file per call into a folder, which must not exist yet.
@@ -116,6 +144,9 @@ class _Turns:
         self.scheduler = pipe.scheduler
         self.call = 0
         self.on: PruningMask | None = None
+        # Pipelines that share the scheduler share the masks; one given another must find them, too.
+        for owner in (pipe, self.scheduler):
+            setattr(owner, _ATTRIBUTE, self)
         self._follow("set_timesteps", lambda: self.turn(0))
         self._follow("step", lambda: self.turn(self.call + 1))
 
@@ -133,20 +164,35 @@ class _Turns:
 
     def turn(self, call: int) -> None:
         """Switch to the mask of this call; after the last one, to none."""
-        self.take_off()
-        self.call = call
-        if call < min(len(self.masks), len(self.scheduler.timesteps)):
-            self.masks[call].apply(self.pipe, force=True)
-            self.on = self.masks[call]
+        # Not `exclusively`: what has the model in use may generate in a thread of its own.
+        with writing(self.pipe):
+            self.call = call
+            wanted = call < min(len(self.masks), len(self.scheduler.timesteps))
+            self._switch(self.masks[call] if wanted else None)
 
-    def take_off(self) -> None:
-        """Remove the active mask."""
+    def _switch(self, mask: PruningMask | None) -> None:
+        if mask == self.on:
+            return
         if self.on is not None:
-            self.on.remove(self.pipe)
+            if is_held(self.on, places(self.pipe, self.on)):
+                switch(self.pipe, off=[self.on])
             self.on = None
+        # One that was applied for longer than this call stays when the call is over.
+        if mask is not None and not is_held(mask, places(self.pipe, mask)):
+            switch(self.pipe, on=[mask], force=True)
+            self.on = mask
 
     def end(self) -> None:
-        """Remove the active mask and restore the scheduler."""
-        self.take_off()
-        for name in ("set_timesteps", "step"):
-            delattr(self.scheduler, name)
+        """Remove the active mask, and leave the pipeline and its scheduler as they were."""
+        with writing(self.pipe):
+            self._switch(None)
+            for name in ("set_timesteps", "step"):
+                vars(self.scheduler).pop(name, None)
+            for owner in (self.pipe, self.scheduler):
+                vars(owner).pop(_ATTRIBUTE, None)
+
+
+def _turns_of(owner: Any) -> _Turns | None:
+    """The turns recorded on a pipeline or a scheduler."""
+    turns = vars(owner).get(_ATTRIBUTE) if hasattr(owner, "__dict__") else None
+    return turns if isinstance(turns, _Turns) else None

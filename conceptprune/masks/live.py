@@ -1,22 +1,19 @@
-"""The weights of a live model wherever they are, and one thread at a time that changes them.
+"""The weights of a live model, wherever they are.
 
 accelerate's offload leaves a module without its weights and keeps these in a hook. Masks are
 applied to what the model computes with, so hooks are looked into.
 """
 
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conceptprune.errors import UserError
+from conceptprune.models.weights import read_weights
 from conceptprune.models.wrappers import unwrapped
-
-_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
 
 
 def live_weight(linear: nn.Linear, name: str) -> Tensor:
@@ -45,14 +42,22 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
     yield from getattr(hook, "hooks", (hook,))
 
 
-@contextmanager
-def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let one thread at a time work on these models; the same thread may enter again."""
-    # All threads take several locks in the same order, so that there is no deadlock.
-    owners = sorted({unwrapped(module) for module in modules}, key=id)
-    with _locks_guard:
-        locks = [_locks.setdefault(owner, threading.RLock()) for owner in owners]
-    with ExitStack() as held:
-        for lock in locks:
-            held.enter_context(lock)
-        yield
+def folder_of(module: nn.Module, component: str) -> Path | None:
+    """The folder of a component's files, where it was loaded from one that is still here."""
+    origin = getattr(getattr(unwrapped(module), "config", None), "_name_or_path", None)
+    if not origin or not isinstance(origin, str):
+        return None
+    # Loaded by its pipeline, or with `subfolder`.
+    folders = (Path(origin), Path(origin, component))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def stored_weight(folder: Path | None, module: str) -> Tensor | None:
+    """The weight [R, W] of a linear as a component's files have it, where they can be read."""
+    if folder is None:
+        return None
+    try:
+        (weight,) = read_weights(folder, [module]).values()
+    except (UserError, OSError, SafetensorError):
+        return None
+    return weight

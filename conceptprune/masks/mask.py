@@ -27,7 +27,6 @@ from conceptprune.masks.layer_mask import LayerMask, narrowed
 from conceptprune.masks.mask_file import FORMAT, MOST_BYTES, read_mask_file, write_mask
 from conceptprune.masks.switch import (
     check_weights,
-    exclusively,
     fuse,
     is_active,
     is_fused,
@@ -36,6 +35,7 @@ from conceptprune.masks.switch import (
     places,
     switch,
 )
+from conceptprune.models.lock import exclusively, writing
 from conceptprune.models.sites import split_layer
 from conceptprune.strict_reading import read_regular
 
@@ -152,10 +152,17 @@ class PruningMask:
             are not in memory.
         """
         with exclusively(pipe):
+            if not self._switched_on(pipe, force=force):
+                raise UserError(f"the mask of {self.title} is already applied")
+
+    def _switched_on(self, pipe: Any, *, force: bool) -> bool:
+        """Apply it, unless it is applied already."""
+        with writing(pipe):
             found = places(pipe, self)
             if is_held(self, found) and is_zeroed(self, found):
-                raise UserError(f"the mask of {self.title} is already applied")
+                return False
             switch(pipe, on=[self], force=force)
+            return True
 
     def remove(self, pipe: Any, *, force: bool = False) -> None:
         """Restore the original bytes of every entry that no other applied mask zeroes.
@@ -175,22 +182,21 @@ class PruningMask:
         """Inside the context, `pipe` lacks this mask's weights; afterwards it is as before.
 
         Other threads that apply or remove masks of this model wait, so that each request of a
-        server generates with its own masks: `with mask.applied(pipe): pipe(prompt)`. `force` skips
-        the check of the weights, which reads all weights of the site.
+        server generates with its own masks: `with mask.applied(pipe): pipe(prompt)`. Tasks of an
+        event loop share a thread: run the whole block in `asyncio.to_thread`. `force` skips the
+        check of the weights, which reads all weights of the site.
 
         Raises:
-            ModelMismatchError, UserError: as `apply` and `remove`.
+            ModelMismatchError, UserError: as `apply` and `remove`, or another task is inside.
         """
         with exclusively(pipe):
-            found = places(pipe, self)
-            if is_held(self, found) and is_zeroed(self, found):
-                yield
-                return
-            switch(pipe, on=[self], force=force)
+            mine = self._switched_on(pipe, force=force)
             try:
                 yield
             finally:
-                self.remove(pipe)
+                # Not `remove`: this may run in another thread, for which the model is in use.
+                if mine:
+                    switch(pipe, off=[self])
 
     def check(self, pipe: Any) -> None:
         """Check that the mask was made for the weights of `pipe`, whatever masks are applied there.
@@ -198,27 +204,27 @@ class PruningMask:
         Raises:
             ModelMismatchError: it was not.
         """
-        with exclusively(pipe):
+        with exclusively(pipe, reads=True):
             check_weights(self, places(pipe, self))
 
     def is_applied(self, pipe: Any) -> bool:
         """Whether all of this mask's entries are zero in `pipe`."""
-        with exclusively(pipe):
+        with exclusively(pipe, reads=True):
             return is_zeroed(self, places(pipe, self))
 
     def is_active(self, pipe: Any) -> bool:
         """The same, and not only because other applied masks cover all of its entries."""
-        with exclusively(pipe):
+        with exclusively(pipe, reads=True):
             return is_active(self, places(pipe, self))
 
     def is_held(self, pipe: Any) -> bool:
         """Whether it was applied and not removed, whatever happened to the weights since."""
-        with exclusively(pipe):
+        with exclusively(pipe, reads=True):
             return is_held(self, places(pipe, self))
 
     def is_fused(self, pipe: Any) -> bool:
         """Whether it must not be removed; see `conceptprune.diffusers.fuse_masks`."""
-        with exclusively(pipe):
+        with exclusively(pipe, reads=True):
             return is_fused(pipe, self)
 
     def fuse(self, pipe: Any, *, fused: bool = True) -> None:

@@ -187,6 +187,7 @@ def select_mask(
     selector: Selector,
     *,
     dtype: torch.dtype | None = None,
+    stored: Mapping[str, Tensor] | None = None,
     concept: str,
     component: str,
     provenance: Mapping[str, Any],
@@ -199,6 +200,8 @@ def select_mask(
             the site.
         selector: the selector with its settings.
         dtype: the model's dtype, used to select; by default that of the weights.
+        stored: the weights as files have them, by which the mask knows the model, where `weights`
+            are those of a pipeline that may have rounded them.
         concept: name to record in the mask.
         component: the pipeline's name for the denoiser.
         provenance: what the mask records about its origin, besides selector and timesteps; JSON.
@@ -215,7 +218,7 @@ def select_mask(
         columns = weight.shape[1]
         first_column = columns - site_weights[name].shape[1]
         flat = widened(entries[name], columns, first_column)
-        layers[name] = LayerMask.of(weight, flat, first_column)
+        layers[name] = LayerMask.of((stored or {}).get(name, weight), flat, first_column)
     return PruningMask(
         concepts=(concept,),
         component=component,

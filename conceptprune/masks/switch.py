@@ -1,14 +1,12 @@
 """Switch masks of a live model on and off: all checks first, then all changes."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conceptprune.errors import ModelMismatchError, UserError
@@ -23,10 +21,11 @@ from conceptprune.masks.apply import (
     what_was_written,
     zero_entries,
 )
-from conceptprune.masks.live import live_weight, locked
+from conceptprune.masks.live import folder_of, live_weight, stored_weight
+from conceptprune.models.lock import writing
 from conceptprune.models.sites import split_layer
-from conceptprune.models.weights import component_of, known_as, precision_of, read_weights
-from conceptprune.models.wrappers import modules_of, unwrapped
+from conceptprune.models.weights import component_of, known_as, precision_of
+from conceptprune.models.wrappers import modules_of
 
 if TYPE_CHECKING:
     from conceptprune.masks.mask import PruningMask
@@ -45,13 +44,6 @@ class Place:
     """Of the component's files."""
 
 
-def exclusively(pipe: Any) -> AbstractContextManager[None]:
-    """Keep other threads from applying or removing masks of this model."""
-    if isinstance(pipe, nn.Module):
-        return locked([pipe])
-    return locked(value for value in vars(pipe).values() if isinstance(value, nn.Module))
-
-
 def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
     """Find a mask's layers in `pipe`, by layer.
 
@@ -66,7 +58,7 @@ def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
         )
     components = {part: component_of(pipe, part) for part in mask.components}
     modules = {part: modules_of(component) for part, component in components.items()}
-    folders = {part: _folder_of(component, part) for part, component in components.items()}
+    folders = {part: folder_of(component, part) for part, component in components.items()}
     found = {}
     for name, layer in mask.layers.items():
         component, module = split_layer(name, mask.component)
@@ -87,16 +79,6 @@ def places(pipe: Any, mask: "PruningMask") -> dict[str, Place]:
     return found
 
 
-def _folder_of(module: nn.Module, component: str) -> Path | None:
-    """The folder of a component's files, where it was loaded from one that is still here."""
-    origin = getattr(getattr(unwrapped(module), "config", None), "_name_or_path", None)
-    if not origin or not isinstance(origin, str):
-        return None
-    # Loaded by its pipeline, or with `subfolder`.
-    folders = (Path(origin), Path(origin, component))
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
-
-
 def check_weights(mask: "PruningMask", found: Mapping[str, Place]) -> None:
     """Check that a mask was made for these weights, whatever masks are applied to them.
 
@@ -105,46 +87,40 @@ def check_weights(mask: "PruningMask", found: Mapping[str, Place]) -> None:
     """
     for name, place in found.items():
         original = original_weight(place.linear, place.weight)
-        if not mask.layers[name].fits(original) and not _fits_by_file(mask, name, place, original):
-            raise ModelMismatchError(
-                f"the mask of {mask.title} was made for {mask.model_name}, and {name} "
-                f"{difference(mask, name, original)}; pass force=True to apply it all the same"
-            )
+        if mask.layers[name].fits(original):
+            continue
+        file = stored_weight(place.folder, place.module)
+        if file is not None and mask.layers[name].fits_file(original, file):
+            continue
+        raise ModelMismatchError(
+            f"the mask of {mask.title} was made for {mask.model_name}, and {name} "
+            f"{difference(mask, name, original, by_file=file is not None)}; pass force=True to "
+            "apply it all the same"
+        )
 
 
-def _fits_by_file(mask: "PruningMask", name: str, place: Place, weight: Tensor) -> bool:
-    """Whether the model's own files show that a mask of before is for a `weight` [R, W] of theirs.
-
-    Such a mask has one digest, of the weight in the precision that it was made in. In another one
-    the weight has lost what that is of; its file has not.
-    """
-    layer = mask.layers[name]
-    if layer.rounded_digests or place.folder is None:
-        return False
-    try:
-        (file,) = read_weights(place.folder, [place.module]).values()
-    except (UserError, OSError, SafetensorError):
-        return False
-    return layer.fits_file(weight, file)
-
-
-def difference(mask: "PruningMask", name: str, weight: Tensor) -> str:
+def difference(mask: "PruningMask", name: str, weight: Tensor, *, by_file: bool = False) -> str:
     """How a weight [R, W] differs from the one that a mask was made for.
 
-    It belongs to another model, is in another precision, or was pruned earlier.
+    It belongs to another model, is in another precision, or was pruned earlier. `by_file`: the
+    model's own file has been compared, too, which tells in each usual precision.
     """
     layer, precision = mask.layers[name], precision_of(weight)
     known = [torch.float32, torch.float16, torch.bfloat16]
-    if not layer.rounded_digests:
+    if not layer.rounded_digests and not by_file:
         # Older masks have one digest: of values in bfloat16, or else in float16.
         known.remove(torch.float16 if mask.collected_in == torch.bfloat16 else torch.bfloat16)
+    elif len(set(layer.rounded_digests)) == 1 and not by_file:
+        # It was made from rounded values, which tell nothing about another rounding of the model's.
+        coarse = layer.weight_digest in layer.rounded_digests
+        known.remove(torch.float16 if coarse else torch.bfloat16)
     if len(layer.entries) and are_zero(weight, layer.entries):
         return "is zero already where the mask prunes: the model was pruned before; load its base"
     if precision not in known:
         here, *there = (str(dtype).removeprefix("torch.") for dtype in (precision, *known))
         return (
             f"is in another precision, {here}, in which the mask does not know its weights: load "
-            f"the model in {' or '.join(there)}"
+            f"the model in {' or '.join(there)}, which tells whether it is the same model"
         )
     return "has other weights: it is another model, or one that was trained or edited since"
 
@@ -190,20 +166,21 @@ def switch(
         ModelMismatchError: a mask to apply is not for this model.
         UserError: a mask to remove is fused, is not applied, or was overwritten.
     """
-    leaving = {mask.digest for mask in off}
-    found = {mask.digest: places(pipe, mask) for mask in (*off, *on)}
-    for mask in off:
-        _check_leaves(mask, found[mask.digest], leaving, force=force)
-    for mask in on:
-        if not force:
-            check_weights(mask, found[mask.digest])
-    for mask in off:
-        for place in found[mask.digest].values():
-            if mask.digest in applied_masks(place.linear):
-                restore_entries(place.linear, place.weight, {mask.digest})
-    for mask in on:
-        for name, place in found[mask.digest].items():
-            zero_entries(place.linear, place.weight, mask.digest, mask.layers[name].entries)
+    with writing(pipe):
+        leaving = {mask.digest for mask in off}
+        found = {mask.digest: places(pipe, mask) for mask in (*off, *on)}
+        for mask in off:
+            _check_leaves(mask, found[mask.digest], leaving, force=force)
+        for mask in on:
+            if not force:
+                check_weights(mask, found[mask.digest])
+        for mask in off:
+            for place in found[mask.digest].values():
+                if mask.digest in applied_masks(place.linear):
+                    restore_entries(place.linear, place.weight, {mask.digest})
+        for mask in on:
+            for name, place in found[mask.digest].items():
+                zero_entries(place.linear, place.weight, mask.digest, mask.layers[name].entries)
 
 
 def _check_leaves(

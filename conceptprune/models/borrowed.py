@@ -9,6 +9,7 @@ from torch import nn
 from conceptprune.errors import UserError
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
+from conceptprune.models.lock import exclusively
 from conceptprune.models.other import OtherPipeline
 from conceptprune.models.wrappers import compiled_inside, unwrapped
 
@@ -17,17 +18,25 @@ from conceptprune.models.wrappers import compiled_inside, unwrapped
 def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionModel]:
     """Wrap `pipe` as a model of its family; a `DiffusionModel` is passed through.
 
-    On exit, the pipeline's components, attributes, scheduler state and training modes are restored,
-    and with `enable_model_cpu_offload` its modules are back on the host. `resolution` is the side
-    of the images in pixels; by default, the model's own.
+    Other threads that borrow it or change its masks wait. On exit, the pipeline's components,
+    attributes, scheduler state and training modes are restored, and with `enable_model_cpu_offload`
+    its modules are back on the host. `resolution` is the side of the images in pixels; by default,
+    the model's own.
 
     Raises:
-        UserError: `pipe` is not a diffusers text-to-image pipeline.
+        UserError: `pipe` is not a diffusers text-to-image pipeline, or is in use.
     """
     if isinstance(pipe, DiffusionModel):
         yield pipe
         return
     family = family_of_pipeline(pipe)
+    with exclusively(pipe), _lent(pipe):
+        yield family(pipe, resolution=resolution)
+
+
+@contextmanager
+def _lent(pipe: Any) -> Iterator[None]:
+    """Inside the context, nothing of `pipe` is wrapped, and its scheduler is a copy."""
     attributes = dict(vars(pipe))
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     modules = {module: None for part in parts.values() for module in part.modules()}
@@ -44,7 +53,7 @@ def borrowed(pipe: Any, *, resolution: int | None = None) -> Iterator[DiffusionM
             parent._modules[name] = unwrapped(wrapper)
         for module in modules:
             module._compiled_call_impl = None
-        yield family(pipe, resolution=resolution)
+        yield
     finally:
         vars(pipe).clear()
         vars(pipe).update(attributes)

@@ -159,6 +159,19 @@ def check_component(kind: Any, folder: Path) -> None:
     _loaded(kind, folder, device_map="meta")
 
 
+def parameter_names(folder: Path, component: str) -> frozenset[str]:
+    """The tensors that a component of a pipeline's folder has once it is loaded.
+
+    Raises:
+        UserError: as `check_component`, or the pipeline has no such component.
+    """
+    others = read_index(folder).keys() - {component}
+    kind = module_classes(folder, read_index(folder), others).get(component)
+    if kind is None:
+        raise UserError(f"model: {folder / INDEX}: no component {component} with weights")
+    return frozenset(_loaded(kind, folder / component, device_map="meta").state_dict())
+
+
 def load_component(kind: Any, folder: Path, dtype: torch.dtype, **how: Any) -> Any:
     """Load a component from its `from_pretrained` folder; memory-mapped if the files are in
     `dtype`.

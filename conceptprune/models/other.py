@@ -18,7 +18,7 @@ from conceptprune.errors import UserError
 from conceptprune.models.base import Batch, Conditions, DenoiserCall, DiffusionModel, OnCall
 from conceptprune.models.components import ABSENT, INDEX
 from conceptprune.models.prompt import Prompt
-from conceptprune.models.trajectory import Trajectory, TrajectoryState, seed_hidden_noise
+from conceptprune.models.trajectory import Trajectory, TrajectoryState, seeded_steps
 from conceptprune.models.watching import Enough, GuidanceBranches, SeenCall, watched
 
 DENOISERS = ("transformer", "unet")
@@ -233,11 +233,11 @@ class OtherPipeline(DiffusionModel):
         if self.resolution:
             wanted |= {"height": self.resolution, "width": self.resolution}
         generators = [torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts]
-        seed_hidden_noise(self.pipe.scheduler, generators)
-        return self.pipe(
-            [prompt.text for prompt in prompts],
-            num_inference_steps=steps,
-            generator=generators,
-            output_type=output_type,
-            **{name: value for name, value in wanted.items() if name in accepted},
-        ).images
+        with seeded_steps(self.pipe.scheduler, generators):
+            return self.pipe(
+                [prompt.text for prompt in prompts],
+                num_inference_steps=steps,
+                generator=generators,
+                output_type=output_type,
+                **{name: value for name, value in wanted.items() if name in accepted},
+            ).images

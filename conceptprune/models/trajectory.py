@@ -1,7 +1,9 @@
 """A batch of denoising trajectories that can stop after any call and continue elsewhere."""
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,6 +98,35 @@ def seed_hidden_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> 
     ]
     # Made at the first step, from the seeds.
     scheduler.noise_sampler = None
+
+
+@contextmanager
+def seeded_steps(scheduler: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Inside the context, the noise of a pipeline's own loop is the samples' own.
+
+    Pipelines of flow models call `step` without a generator, and it would draw noise without one.
+    """
+    seed_hidden_noise(scheduler, generators)
+    step, replaced = scheduler.step, vars(scheduler).get("step")
+    signature = inspect.signature(step)
+    if "generator" not in signature.parameters:
+        yield
+        return
+
+    @functools.wraps(step)
+    def seeded(*args: Any, **kwargs: Any) -> Any:
+        if signature.bind_partial(*args, **kwargs).arguments.get("generator") is None:
+            kwargs["generator"] = list(generators)
+        return step(*args, **kwargs)
+
+    scheduler.step = seeded
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del scheduler.step
+        else:
+            scheduler.step = replaced
 
 
 class Trajectory:

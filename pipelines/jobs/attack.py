@@ -16,7 +16,7 @@ from conceptprune.store import Store
 from ..console import exits
 from ..console.logs import identified, job_console, log_format
 from ..scheduling.metrics import StoreMetrics
-from .evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary
+from .evaluate import PreparedEvaluation, prepare, run_on_suite, tell_summary, tell_unpinned
 
 
 def attack(
@@ -36,6 +36,7 @@ def attack(
     console = job_console(form, console)
     prepared = prepare(suite, of, store)
     check_attacks(names, prepared)
+    tell_unpinned(console, prepared.suite)
     judged = judgement(prepared.suite, prepared.facts)
     opened = Store(store, StoreMetrics())
     opened.check()

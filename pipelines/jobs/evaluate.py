@@ -18,6 +18,7 @@ from conceptprune.evaluation.checkpoint import (
     parse_of,
     resolve,
 )
+from conceptprune.evaluation.items import GROUPS
 from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.suite import Suite, load_suite
@@ -103,6 +104,7 @@ def evaluate(
     form = log_format(asked_format)
     console = job_console(form, console)
     prepared = prepare(suite, of, store)
+    tell_unpinned(console, prepared.suite)
     opened = Store(store, StoreMetrics())
     opened.check()
     plan = prepared.plan(opened)
@@ -178,6 +180,18 @@ def prepare(suite_path: Path, of: Sequence[str], store: str) -> PreparedEvaluati
         if labels.count(label) > 1:
             raise UserError(f"--of: two checkpoints are called {label}; give LABEL=KIND:VALUE")
     return PreparedEvaluation(suite=suite, base=base, facts=facts, checkpoints=checkpoints)
+
+
+def tell_unpinned(console: Console, suite: Suite) -> None:
+    """Say what would make sure that files of prompts stay the ones they are."""
+    for group in GROUPS:
+        for source in getattr(suite.groups, group):
+            if source.unpinned:
+                path, digest = source.unpinned
+                say(
+                    console,
+                    f"{path}: the suite has no digest of it; this file's is\n  sha256: {digest}",
+                )
 
 
 def base_model(suite: Suite) -> ImageModel:

@@ -364,3 +364,55 @@ def test_a_mask_of_before_is_known_in_half_a_pipelines_precision_by_its_folder(
     getattr(coarse, component).config._name_or_path = ""
     with pytest.raises(ModelMismatchError, match="in another precision, bfloat16"):
         old.apply(coarse)
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("made_in", HALVES)
+@pytest.mark.parametrize("select_again", [False, True])
+def test_a_mask_found_in_half_precision_fits_its_model_in_every_precision(
+    tiny_folder: Path, made_in: torch.dtype, select_again: bool
+) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=made_in)
+    mask = conceptprune.find_mask(pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+    if select_again:
+        texts = (text for pair in PAIRS for text in pair[::-1])
+        target, base = (
+            conceptprune.collect(
+                pipe, [Prompt(text=next(texts), seed=0)], Collection(steps=4, tau=2)
+            )
+            for _ in range(2)
+        )
+        mask = conceptprune.select(pipe, Evidence(target=target, base=base), concept="Ada Bell")
+    for dtype in (torch.float32, *HALVES):
+        live = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=dtype)
+        # The mask itself knows the weights, wherever they come from.
+        live.unet.config._name_or_path = ""
+        mask.apply(live)
+        assert mask.is_applied(live)
+
+
+@pytest.mark.parametrize("made_in", HALVES)
+def test_a_mask_found_without_the_models_files_is_compared_by_them_or_says_what_it_cannot_know(
+    tiny_folder: Path, made_in: torch.dtype
+) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=made_in)
+    pipe.unet.config._name_or_path = ""
+    mask = conceptprune.find_mask(pipe, "Ada Bell", pairs=PAIRS, **QUICK)
+    for dtype in (torch.float32, *HALVES):
+        live = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=dtype)
+        mask.apply(live)
+        mask.remove(live)
+        name = f"{next(iter(mask.layers))}.weight"
+        with torch.no_grad():
+            live.unet.get_parameter(name)[0] *= 3
+        with pytest.raises(ModelMismatchError, match="has other weights"):
+            mask.apply(live)
+    (other,) = set(HALVES) - {made_in}
+    live = StableDiffusionPipeline.from_pretrained(tiny_folder, torch_dtype=other)
+    live.unet.config._name_or_path = ""
+    with pytest.raises(
+        ModelMismatchError, match=f"in another precision, {str(other)[6:]}, .* tells"
+    ):
+        mask.apply(live)

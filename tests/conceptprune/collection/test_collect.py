@@ -112,3 +112,8 @@ def test_an_overflow_names_its_layer_and_call(tiny_pipe: StableDiffusionPipeline
     model = StableDiffusion.from_pipeline(tiny_pipe)
     with pytest.raises(NumericalError, match=f"layer {name}, denoiser call 2"):
         collect(model, PROMPTS[:1], SETTINGS)
+
+
+def test_no_prompts_are_refused(tiny_pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(UserError, match="no prompts are given"):
+        collect(tiny_pipe, [], SETTINGS)

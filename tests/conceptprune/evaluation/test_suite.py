@@ -1,6 +1,7 @@
 """What a suite may say, which prompts it means, and what is refused before any work."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from conceptprune.errors import ManifestError
 from conceptprune.evaluation.items import derived_seed, suite_items
@@ -19,6 +21,7 @@ from conceptprune.evaluation.suite import Suite, load_suite
 from conceptprune.evaluation.summarise import scorer_settings
 from conceptprune.manifest import load_manifest
 from conceptprune.manifest.files import allow_files_from
+from pipelines.jobs.evaluate import tell_unpinned
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "manifests" / "suites").glob("*.yaml"))
@@ -108,6 +111,19 @@ def test_a_file_of_prompts_must_be_the_one_that_is_meant(tmp_path: Path) -> None
     assert len(suite_items(with_digest(digest))) == 1
     with pytest.raises(ManifestError, match=rf"sha256(.|\n)*which is {digest}"):
         with_digest("0" * 64)
+
+
+def test_a_file_of_prompts_without_a_digest_is_told_with_the_one_it_has(tmp_path: Path) -> None:
+    content = b"prompt,sd_seed\na title,3\n"
+    (tmp_path / "i2p.csv").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    source = {"name": "nudity", "csv": "i2p.csv"}
+    printed = io.StringIO()
+    for given in ({}, {"sha256": digest}):
+        found = suite(tmp_path, groups={"erased": [{**source, **given}]})
+        tell_unpinned(Console(file=printed, width=40), found)
+    assert printed.getvalue().count(f"sha256: {digest}\n") == 1
+    assert f"{tmp_path / 'i2p.csv'}: " in printed.getvalue()
 
 
 @pytest.mark.parametrize("name", ["paper-artists", "paper-nudity", "paper-memorised"])

@@ -318,3 +318,14 @@ def test_a_field_may_have_the_name_that_it_had_before() -> None:
     former = parse(MINIMAL + "collection: {guidance_halves: conditional}\n")
     assert former == parse(MINIMAL + "collection: {guidance_branches: conditional}\n")
     assert former.collection.guidance_branches == "conditional"
+
+
+def test_a_caption_that_is_its_own_base_prompt_is_refused() -> None:
+    captions = "captions: [A  cover, another], caption_base: a cover"
+    with pytest.raises(ManifestError, match=r"caption_base(.|\n)*nothing to compare"):
+        parse_manifest(
+            f"version: 1\nmodel: {{builtin: studio}}\n"
+            f"concepts: [{{name: x, kind: memorised, {captions}}}]\n",
+            source="m.yaml",
+            folder=Path(),
+        )

@@ -1,16 +1,20 @@
 """Masks by denoiser call: each is on at its own call, in every image, and leaves nothing behind."""
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import conceptprune
 from conceptprune import Collection, Evidence, MasksByCall, Prompt, UserError
 from tests.support.sd15_shaped import build_pipeline
+from tests.support.threads import in_threads
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +110,123 @@ def test_after_an_image_of_fewer_calls_and_after_one_that_failed_no_weight_is_mi
     with pytest.raises(RuntimeError, match="no memory left"), masks.applied(tiny_pipe):
         generate(tiny_pipe)
     assert same()
+
+
+def test_threads_that_each_generate_with_their_own_masks_by_call_get_the_images_of_one_thread(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline, hasty_threads: None
+) -> None:
+    before = weights(tiny_pipe)
+    others = MasksByCall(masks.masks[::-1])
+    mine = (masks, masks.masks[1], others)
+    expected = []
+    for each in mine:
+        with each.applied(tiny_pipe):
+            expected.append(generate(tiny_pipe, steps=2))
+    assert not torch.equal(expected[0], expected[2])
+
+    def work(index: int) -> None:
+        for _ in range(2):
+            with mine[index].applied(tiny_pipe):
+                assert torch.equal(generate(tiny_pipe, steps=2), expected[index])
+
+    in_threads(work, len(mine))
+    assert all(torch.equal(before[name], now) for name, now in weights(tiny_pipe).items())
+
+
+def test_threads_that_apply_remove_and_turn_at_once_leave_no_weight_missing(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline, hasty_threads: None
+) -> None:
+    before = weights(tiny_pipe)
+    scheduler = tiny_pipe.scheduler
+
+    def work(index: int) -> None:
+        for _ in range(6):
+            with suppress(UserError):
+                if index == 0:
+                    with masks.masks[0].applied(tiny_pipe):
+                        pass
+                else:
+                    masks.apply(tiny_pipe)
+                    scheduler.set_timesteps(STEPS)
+                    masks.remove(tiny_pipe)
+
+    in_threads(work, 4)
+    with suppress(UserError):
+        masks.remove(tiny_pipe)
+    assert all(torch.equal(before[name], now) for name, now in weights(tiny_pipe).items())
+    assert not {"step", "set_timesteps"} & vars(scheduler).keys()
+
+
+def test_within_applied_an_image_may_come_from_another_thread(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    with masks.applied(tiny_pipe):
+        expected = generate(tiny_pipe)
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.equal(pool.submit(generate, tiny_pipe).result(timeout=60), expected)
+
+
+def test_a_pipeline_is_not_lent_for_statistics_while_a_task_generates_with_masks(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    async def generates(inside: asyncio.Event, over: asyncio.Event) -> None:
+        with masks.applied(tiny_pipe):
+            inside.set()
+            await over.wait()
+
+    async def collects() -> None:
+        inside, over = asyncio.Event(), asyncio.Event()
+        once = Collection(steps=STEPS, tau=1)
+        task = asyncio.create_task(generates(inside, over))
+        await inside.wait()
+        with pytest.raises(UserError, match="another task"):
+            conceptprune.collect(tiny_pipe, [Prompt(text="a cat", seed=0)], once)
+        over.set()
+        await task
+
+    asyncio.run(collects())
+
+
+def test_another_scheduler_has_no_masks_until_they_are_applied_again(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    before = weights(tiny_pipe)
+    scheduler = tiny_pipe.scheduler
+    masks.apply(tiny_pipe)
+    tiny_pipe.scheduler.set_timesteps(STEPS)
+    tiny_pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
+    assert not masks.is_applied(tiny_pipe)
+    masks.apply(tiny_pipe)
+    assert masks.is_applied(tiny_pipe)
+    assert not {"step", "set_timesteps"} & vars(scheduler).keys()
+    tiny_pipe.scheduler = scheduler
+    assert not masks.is_applied(tiny_pipe)
+    masks.remove(tiny_pipe)
+    assert all(torch.equal(before[name], now) for name, now in weights(tiny_pipe).items())
+    meanwhile = pytest.raises(UserError, match="given another scheduler meanwhile")
+    with meanwhile, masks.applied(tiny_pipe):
+        tiny_pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
+    assert "step" not in vars(scheduler)
+
+
+def test_a_pipeline_that_shares_the_scheduler_shares_the_masks(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    other = StableDiffusionPipeline(**tiny_pipe.components, requires_safety_checker=False)
+    with masks.applied(tiny_pipe):
+        assert masks.is_applied(other)
+        assert torch.equal(generate(other), generate(tiny_pipe))
+    assert not masks.is_applied(other)
+
+
+def test_a_mask_that_was_on_before_its_call_stays_on_after_it(
+    masks: MasksByCall, tiny_pipe: StableDiffusionPipeline
+) -> None:
+    (first, *_) = masks.masks
+    first.apply(tiny_pipe)
+    with masks.applied(tiny_pipe):
+        generate(tiny_pipe)
+    assert first.is_applied(tiny_pipe)
 
 
 def test_they_are_refused_twice_and_by_what_is_no_pipeline(

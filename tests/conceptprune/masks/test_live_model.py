@@ -1,8 +1,8 @@
 """Masks on live models: what others write to the weights, what wraps them, and many threads."""
 
-import sys
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +15,9 @@ from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
 
 from conceptprune import UserError
+from conceptprune.masks.mask import PruningMask
 from tests.conceptprune.masks.test_mask import bytes_of, make_mask, make_model
+from tests.support.threads import in_threads
 
 A = make_mask(make_model(), "a", [1, 2, 3], [0, 5, 17])
 B = make_mask(make_model(), "b", [3, 4, 9], [5, 6, 7])
@@ -128,27 +130,6 @@ def test_within_applied_it_is_on_and_afterwards_as_before() -> None:
     assert A.is_applied(model)
 
 
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Threads that take turns all the time."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def in_threads(work: Callable[[int], None], count: int) -> None:
-    start = threading.Barrier(count)
-
-    def begin(index: int) -> None:
-        start.wait()
-        work(index)
-
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(begin, index) for index in range(count)]:
-            done.result()
-
-
 @pytest.mark.usefixtures("hasty_threads")
 def test_threads_that_apply_and_remove_overlapping_masks_leave_every_byte() -> None:
     model = make_model()
@@ -186,6 +167,124 @@ def test_a_request_within_applied_sees_its_own_masks_alone() -> None:
 
     in_threads(work, len(masks))
     assert bytes_of(model) == original
+
+
+def requests(model: nn.Module, masks: list[PruningMask], *, whole: bool) -> list[bytes | Exception]:
+    """What concurrent requests of one event loop see under their own masks.
+
+    `whole`: each runs in a thread as a whole; else it is suspended while its mask is on.
+    """
+
+    def in_thread(mask: PruningMask) -> bytes:
+        with mask.applied(model):
+            return bytes_of(model)
+
+    async def in_loop(mask: PruningMask) -> bytes:
+        with mask.applied(model):
+            return await asyncio.to_thread(bytes_of, model)
+
+    async def all_of_them() -> list[bytes | Exception]:
+        each: list[Awaitable[bytes]] = [
+            asyncio.to_thread(in_thread, mask) if whole else in_loop(mask) for mask in masks
+        ]
+        return await asyncio.gather(*each, return_exceptions=True)  # type: ignore[arg-type]
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_task_is_refused_while_another_of_its_event_loop_generates() -> None:
+    model = make_model()
+    original = bytes_of(model)
+    with A.applied(model):
+        expected = bytes_of(model)
+    first, *others = requests(model, [A, B, BOTH], whole=False)
+    assert first == expected
+    for other in others:
+        assert isinstance(other, UserError)
+        assert "asyncio.to_thread" in str(other)
+        assert "\n" not in str(other)
+    assert bytes_of(model) == original
+    with B.applied(model):
+        assert not A.is_applied(model)
+
+
+def test_tasks_whose_requests_run_in_threads_wait_for_each_other() -> None:
+    model = make_model()
+    expected = []
+    for mask in (A, B, BOTH):
+        with mask.applied(model):
+            expected.append(bytes_of(model))
+    assert requests(model, [A, B, BOTH], whole=True) == expected
+
+
+def test_a_task_sees_what_is_on_while_another_generates() -> None:
+    model = make_model()
+
+    async def generate(inside: asyncio.Event, seen: asyncio.Event) -> None:
+        with A.applied(model), B.applied(model):
+            inside.set()
+            await seen.wait()
+
+    async def look() -> tuple[bool, bool]:
+        inside, seen = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(generate(inside, seen))
+        await inside.wait()
+        found = A.is_applied(model), BOTH.is_held(model)
+        with pytest.raises(UserError, match="another task"):
+            A.remove(model)
+        seen.set()
+        await task
+        return found
+
+    assert asyncio.run(look()) == (True, False)
+    assert not A.is_applied(model)
+
+
+def test_a_request_may_end_in_another_thread_than_it_began() -> None:
+    model = make_model()
+    original = bytes_of(model)
+    context = A.applied(model)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(context.__enter__).result(timeout=60)
+    waiting = threading.Event()
+
+    def other() -> bytes:
+        waiting.set()
+        with B.applied(model):
+            return bytes_of(model)
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(other)
+        waiting.wait()
+        assert not found.done()
+        context.__exit__(None, None, None)
+        seen = found.result(timeout=60)
+    with B.applied(model):
+        assert bytes_of(model) == seen
+    assert bytes_of(model) == original
+
+
+def test_a_pool_thread_whose_last_request_is_not_over_is_not_in_it_with_the_next() -> None:
+    """As frameworks run the two halves of a dependency, each with the request's own context."""
+    model = make_model()
+    context = A.applied(model)
+
+    async def begin() -> None:
+        await asyncio.to_thread(context.__enter__)
+
+    async def next_one() -> None:
+        await asyncio.to_thread(B.apply, model)
+
+    async def both() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await asyncio.create_task(begin())
+        with pytest.raises(UserError, match="another task of this thread"):
+            await asyncio.create_task(next_one())
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+    asyncio.run(both())
+    assert not A.is_applied(model)
+    assert not B.is_applied(model)
 
 
 def compiled(model: nn.Module) -> nn.Module:

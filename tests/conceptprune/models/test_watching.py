@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+)
 
 from conceptprune.collection.collect import collect
 from conceptprune.errors import UserError
@@ -155,3 +159,35 @@ def test_a_pipeline_that_hides_its_prompts_is_refused() -> None:
         GuidanceBranches([seen(NOTHING)], [seen(NOTHING)])
     with pytest.raises(UserError, match="not the same for every prompt"):
         GuidanceBranches([seen(NOTHING)], [seen(NOTHING, NOTHING)])
+
+
+NOISY: list[tuple[type[Any], dict[str, Any]]] = [
+    (FlowMatchLCMScheduler, {}),
+    (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
+]
+"""Schedulers that draw noise at each step; these pipelines give their `step` no generator."""
+
+
+@pytest.mark.parametrize(("kind", "config"), NOISY, ids=["lcm", "stochastic"])
+@pytest.mark.parametrize("build", [case[0] for case in CASES], ids=lambda build: build.__name__)
+def test_noise_at_each_step_is_decided_by_the_prompts_seeds(
+    build: Callable[[], DiffusionPipeline], kind: type[Any], config: dict[str, Any]
+) -> None:
+    pipe = built(build)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **config)
+    settings = Collection(steps=STEPS, tau=3, guidance=GUIDANCE, batch_size=2)
+    one, other = (
+        collect(OtherPipeline(pipe, resolution=RESOLUTION), PROMPTS, settings, site=f"re:{FFN}")
+        for _ in range(2)
+    )
+    for name, layer in one.layers.items():
+        assert np.array_equal(layer.sum_sq, other.layers[name].sum_sq)
+    model = OtherPipeline(pipe, resolution=RESOLUTION)
+    together, again = (model.generate(PROMPTS, steps=STEPS, guidance=GUIDANCE) for _ in "01")
+    assert torch.equal(together, again)
+    alone = model.generate(PROMPTS[1:], steps=STEPS, guidance=GUIDANCE)
+    assert (together[1].int() - alone[0].int()).abs().max() <= 2
+    reseeded = [PROMPTS[0], Prompt(text=PROMPTS[1].text, seed=5)]
+    changed = model.generate(reseeded, steps=STEPS, guidance=GUIDANCE)
+    assert not torch.equal(changed[1], together[1])
+    assert "step" not in vars(pipe.scheduler)

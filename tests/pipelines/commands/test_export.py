@@ -19,6 +19,7 @@ from torch import Tensor
 
 import conceptprune
 from conceptprune.checkpoints.card import Exported, code_span, load_lines, model_card
+from conceptprune.checkpoints.files import whole_component
 from conceptprune.checkpoints.single_file import write_single_file
 from conceptprune.errors import StoreError, UserError
 from conceptprune.masks.mask import PruningMask, union_masks
@@ -98,6 +99,22 @@ def only_safetensors(folder: Path) -> Path:
 def metadata(folder: Path) -> dict[str, object]:
     content: dict[str, object] = json.loads((folder / "conceptprune.json").read_text())
     return content
+
+
+def test_an_exported_unet_has_no_tensors_that_its_class_does_not_know(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("to_q.weight"))
+    adapter = {name.replace("weight", f"lora_{part}.weight"): torch.ones(1) for part in "AB"}
+    save_file({**tensors, **adapter}, file)
+    state = whole_component({"conv_out.bias": torch.ones(4)}, folder / "unet")
+    config = UNet2DConditionModel.load_config(folder / "unet")
+    UNet2DConditionModel.from_config(config).load_state_dict(state, strict=True)
+    assert state["conv_out.bias"].eq(1).all()
 
 
 def test_an_exported_unet_is_the_whole_state_dict_of_the_base_with_the_mask(
