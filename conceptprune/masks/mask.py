@@ -336,7 +336,8 @@ def check_same_weights(first: PruningMask, second: PruningMask) -> None:
     )
     if second.component != first.component or not same_layers:
         raise ModelMismatchError(
-            f"the masks of {first.title} and {second.title} were made for different models or sites"
+            f"the masks of {first.title} and {second.title} were made for different models or "
+            "sites, or found in different precisions without the model's files"
         )
 
 

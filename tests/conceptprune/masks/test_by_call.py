@@ -15,6 +15,7 @@ import conceptprune
 from conceptprune import Collection, Evidence, MasksByCall, Prompt, UserError
 from tests.support.sd15_shaped import build_pipeline
 from tests.support.threads import in_threads
+from tests.support.tiny_models import ONE_A_FAMILY
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +90,29 @@ def test_each_is_on_at_its_call_in_every_image_and_none_after(
     assert not masks.is_applied(tiny_pipe)
     assert torch.equal(generate(tiny_pipe), untouched)
     assert not {"step", "set_timesteps"} & vars(tiny_pipe.scheduler).keys()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev"])
+def test_in_other_families_each_is_on_at_its_call_too(name: str) -> None:
+    (tiny,) = (tiny for tiny in ONE_A_FAMILY if tiny.name == name)
+    pipe = tiny.pipeline()
+    settings = Collection(steps=STEPS, tau=2, resolution=tiny.resolution)
+    target, base = (
+        conceptprune.collect(pipe, [Prompt(text=text, seed=0)], settings)
+        for text in ("a cat by Ada Bell", "a photo of a cat")
+    )
+    masks = conceptprune.select_by_call(
+        pipe, Evidence(target=target, base=base), concept="Ada Bell"
+    )
+    on: list[list[bool]] = []
+    denoiser = getattr(pipe, masks.masks[0].component)
+    denoiser.register_forward_pre_hook(
+        lambda *_: on.append([mask.is_applied(pipe) for mask in masks.masks])
+    )
+    with masks.applied(pipe):
+        size = {"height": tiny.resolution, "width": tiny.resolution} if tiny.resolution else {}
+        pipe("a cat", num_inference_steps=STEPS, output_type="latent", **size)
+    assert on == [[True, False], [False, True], *[[False, False]] * (STEPS - 2)]
 
 
 def test_after_an_image_of_fewer_calls_and_after_one_that_failed_no_weight_is_missing(
