@@ -12,10 +12,10 @@ from ..records.combined import REWORD, role_of
 from ..records.whose import begun_mask, delta_header
 
 
-def strengths(
+def settings_of(
     store: Store, commit: Commit, row: Mapping[str, Any], names: Sequence[str]
 ) -> Mapping[str, float]:
-    """How strongly a rewording keeps what stays, as its file says.
+    """The settings of a rewording, as its file says.
 
     Empty for a fused mask, and where another version wrote it.
 

@@ -155,8 +155,8 @@ class CombinedReport:
     strips: tuple[Strip, ...]
     lacking: tuple[str, ...]
     """Concepts that are not in it because their masks or sums are missing."""
-    strengths: Mapping[str, float] = field(default_factory=dict)
-    """How much a rewording keeps of what stays, as its file says."""
+    rewording: Mapping[str, float] = field(default_factory=dict)
+    """The settings of a rewording, as its file says."""
 
     @property
     def words(self) -> Words:

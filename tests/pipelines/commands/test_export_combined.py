@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from conceptprune.checkpoints.statement import STATEMENT_FILE, Statement
 from conceptprune.errors import UserError
+from conceptprune.manifest import Reword
 from conceptprune.store import Store
 from conceptprune.store.events import check_events
 from conceptprune.units.reword_units import RewordUnit
@@ -131,7 +132,7 @@ def test_it_says_what_it_is_how_to_load_it_and_its_limits(
     assert (found["form"], found["method"]) == (form, "reword")
     assert found["concepts"] == list(CONCEPTS)
     assert found["delta_digest"] == ref.digest
-    assert found["settings"] == {"retain": 3.0, "base": 6.0, "empty": 1.5}
+    assert found["settings"] == Reword().key_parts
     assert found["retained"] == ["Gil Hart"]
     assert found["entries"] == number
 

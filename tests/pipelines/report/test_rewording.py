@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conceptprune.checkpoints.card import Share
+from conceptprune.manifest import Reword
 from conceptprune.store import Store
 from pipelines.commands.export_combined import export_combined
 from pipelines.jobs.preparation import prepare
@@ -94,7 +95,7 @@ def test_its_numbers_are_those_of_the_delta(run: Run) -> None:
     facts = combined.facts
     assert (facts.digest, facts.path, facts.size) == (ref.digest, ref.path, ref.size)
     assert facts.entries > 10_000
-    assert combined.strengths == {"base": 6.0, "empty": 1.5, "retain": 3.0}
+    assert combined.rewording == Reword().key_parts
     assert combined.lacking == ()
     # The judge looks at the images of both concepts, with all reworded.
     assert combined.accuracy
@@ -138,7 +139,7 @@ def test_its_page_speaks_of_a_rewording_and_leads_to_what_was_measured_of_it(sit
     assert "All reworded" in overview
     assert "All in one mask" not in overview
     assert "all concepts at once, by UCE's equation on whole prompts" in overview
-    assert "base 6.0, empty 1.5, retain 3.0" in overview
+    assert "base 6.0, empty 1.5, retain 4.5, ridge 0.001, vocabulary 1.0, words 1000" in overview
 
 
 def test_a_concepts_page_has_what_is_left_of_it_with_all_reworded(site: Path) -> None:
