@@ -64,7 +64,7 @@ class Rewording:
 
     @property
     def settings(self) -> Mapping[str, float]:
-        """Its settings, of which most say how much what stays counts, against 1 for what is erased."""
+        """Its settings; most say how much what stays counts, against 1 for what is erased."""
         return self._made.settings
 
     @property

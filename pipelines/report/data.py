@@ -29,7 +29,7 @@ from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
-from .rewording import settings_of
+from .rewording import settings
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shared_images import SharedImages
 from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
@@ -272,7 +272,7 @@ class _Reader:
             accuracy=judge_pairs(shots, kind=kind),
             strips=self.strips(shots, kind),
             lacking=without,
-            rewording=settings_of(self.store, commit, row, inside(row, self.rows)) if commit else {},
+            rewording=settings(self.store, commit, row, inside(row, self.rows)) if commit else {},
         )
 
     def image_pairs(

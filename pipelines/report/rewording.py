@@ -12,7 +12,7 @@ from ..records.combined import REWORD, role_of
 from ..records.whose import begun_mask, delta_header
 
 
-def settings_of(
+def settings(
     store: Store, commit: Commit, row: Mapping[str, Any], names: Sequence[str]
 ) -> Mapping[str, float]:
     """The settings of a rewording, as its file says.
@@ -33,7 +33,7 @@ def settings_of(
     # Ledgers before ledger/3 do not say of whom it is.
     if edit is not None and row["needs"]:
         check_whose(store, commit, edit, *names)
-    settings = edit.provenance.get("settings") if isinstance(edit, DeltaHeader) else None
-    if not isinstance(settings, dict):
+    found = edit.provenance.get("settings") if isinstance(edit, DeltaHeader) else None
+    if not isinstance(found, dict):
         return {}
-    return {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}

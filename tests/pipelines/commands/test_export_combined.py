@@ -115,7 +115,7 @@ def test_it_says_what_it_is_how_to_load_it_and_its_limits(
         "Gandikota et al., WACV 2024",
         "closed form",
         f"{number:,}, in {len(tensors)} tensors",
-        "base 6, empty 1.5, retain 3",
+        "base 6, empty 1.5, retain 4.5, ridge 0.001, vocabulary 1, words 1000",
         "| concepts retained | `Gil Hart` |",
         reworded_store.prepared.model.identity,
         ref.digest,
