@@ -54,7 +54,7 @@ class Stated(_Open):
     model_digest: Line | None = None
     dtype: Literal["float64", "float32", "float16", "bfloat16"] | None = None
     kind: Word | None = None
-    site: Word | list[Word] | None = None
+    site: Line | list[Line] | None = None
     seed: int | None = None
     base: Word | None = None
     selector: Line | None = None

@@ -15,7 +15,7 @@ from uuid import uuid4
 from conceptprune.digest import digest_bytes
 from conceptprune.errors import NondeterminismError, StoreError
 from conceptprune.store.access import Observer, deadline_from_environment
-from conceptprune.store.backend import Backend, Entry
+from conceptprune.store.backend import MOST_BYTES_IN, Backend, Entry
 from conceptprune.store.opening import open_backend
 from conceptprune.store.records import Commit, LostUnitError, ObjectRef
 from conceptprune.store.uri import check_uri, odd_prefix
@@ -341,8 +341,8 @@ class Store:
         self._hurried(deadline).replace(f"claims/{path}", data, durable=False)
 
     def read_claim(self, path: str) -> bytes | None:
-        """A claim, or None if there is none."""
-        return self._backend.read(f"claims/{path}")
+        """A claim, or None if there is none; what is longer than any claim is cut."""
+        return self._backend.read(f"claims/{path}", MOST_BYTES_IN["claims"])
 
     def claims(self) -> Iterator[Entry]:
         """All claims, expired ones too."""
