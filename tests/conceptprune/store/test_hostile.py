@@ -20,6 +20,7 @@ from conceptprune.store import (
     parquet_to_table,
     table_to_parquet,
 )
+from conceptprune.store.claims import Claim
 
 DIGEST = digest_bytes(b"data")
 GOOD = f"objects/mask/model=m/{DIGEST}.bin"
@@ -223,8 +224,7 @@ def test_a_table_of_more_rows_than_anybody_holds_is_refused_before_they_are_read
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["commits/mask/k.json", "claims/mask/k.json", "events/0000000001.json", "runs/run=r/a.json"],
+    "path", ["commits/mask/k.json", "events/0000000001.json", "runs/run=r/a.json"]
 )
 def test_a_file_larger_than_any_of_its_kind_is_not_read(store: Store, path: str) -> None:
     place = Path(store.uri, path)
@@ -233,12 +233,22 @@ def test_a_file_larger_than_any_of_its_kind_is_not_read(store: Store, path: str)
     os.truncate(place, 1 << 29)  # Sparse: reading it would take as much memory.
     read = {
         "commits": lambda: store.find("mask", "k"),
-        "claims": lambda: store.read_claim("mask/k.json"),
         "events": lambda: store.read_event("0000000001.json"),
         "runs": lambda: store.read_run_file("r", "a.json"),
     }
     with pytest.raises(StoreError, match="larger than"):
         read[path.partition("/")[0]]()
+
+
+def test_of_a_claim_larger_than_any_only_the_beginning_is_read_which_is_none(store: Store) -> None:
+    place = Path(store.uri, "claims/mask/k.json")
+    place.parent.mkdir(parents=True)
+    place.touch()
+    os.truncate(place, 1 << 29)
+    data = store.read_claim("mask/k.json")
+    assert data is not None
+    assert len(data) < 1 << 17
+    assert Claim.from_bytes(data, "mask/k.json") is None
 
 
 @pytest.mark.parametrize(
