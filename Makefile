@@ -33,7 +33,7 @@ bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of C
 gallery: $(VENV)/installed-dev ## the table of up to a hundred artists at once, from where it stopped; hours
 	$(BIN)/python -m benchmarks.gallery.table
 	$(BIN)/python -m benchmarks.gallery.table --kind transformer
-	$(BIN)/python -m benchmarks.gallery.table.attacks --sizes 10 100
+	$(BIN)/python -m benchmarks.gallery.table.attacks --methods untouched "UCE, tuned" rewording
 	$(BIN)/python -m benchmarks.gallery.table.page
 
 chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; minutes, not part of CI

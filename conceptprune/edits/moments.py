@@ -85,8 +85,8 @@ def shift_map(
         + ridge * (mean diagonal of what is inverted) * |M - I|^2
 
     which is UCE's equation (Gandikota et al., WACV 2024, arXiv 2308.14761, equation 7) with means
-    in place of sums, so that strengths do not depend on how many prompts there are. The ridge only
-    makes the equations solvable where no input has been.
+    in place of sums, so that strengths do not depend on how many prompts there are. A small ridge
+    makes the equations solvable where no input has been; a larger one also keeps the edit small.
 
     Raises:
         ValueError: a strength or the ridge is negative.

@@ -79,7 +79,8 @@ MISSING = """## Not measured yet
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
   UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
   settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
-- Attacks on the transformer, and refill, which needs zeros.
+- Other attacks than Concept Inversion, more than one artist of it after an edit, any after the edit
+  with common words, and all on the transformer.
 """
 
 Line = dict[str, Any]
