@@ -1,22 +1,13 @@
 """The single-machine head of `cluster/`: a real head with token authentication, and real jobs.
 
-The commands are those of the documents. All tests share one head; a job's processes take seconds to
-start, so there are few jobs.
+The commands are those of the documents.
 """
 
-import os
 import re
 import secrets
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
@@ -31,125 +22,12 @@ from conceptprune.store import Store, parquet_to_table
 from pipelines.cli import main
 from pipelines.records.evaluation import evaluation_records
 from pipelines.records.ledger import read_ledger
-from tests.cluster.documents import ROOT, documented, runnable
+from tests.cluster.documents import documented, runnable
+from tests.end_to_end.head.conftest import ADDRESS, PORT, Head, Story, submit, write_manifest
 from tests.support.networks import save_vision
-from tests.support.s3_server import free_ports
+from tests.support.s3_server import SECRET_KEY
 from tests.support.sockets import documented as addresses_in_security_md
 from tests.support.sockets import listening
-
-BIN = Path(sys.executable).parent
-PORT, DASHBOARD_PORT = free_ports(2)
-ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
-SECRET = "planted-secret"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    token: str
-    environment: dict[str, str]
-
-    def run(
-        self, command: list[str], *, cwd: Path = ROOT, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a documented command as one who has set the address and the token."""
-        words = [ADDRESS if word == "http://127.0.0.1:8265" else word for word in command]
-        return subprocess.run(
-            words,
-            cwd=cwd,
-            env={**self.environment, **environment},
-            text=True,
-            capture_output=True,
-            timeout=250,
-            check=False,
-        )
-
-    def ask(self, path: str) -> str:
-        """What the Jobs API answers, as it is sent."""
-        request = Request(ADDRESS + path, headers={"Authorization": f"Bearer {self.token}"})
-        with urlopen(request, timeout=60) as answer:
-            return answer.read().decode()
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    # Ray puts sockets here, whose paths may not be long.
-    folder = Path(tempfile.mkdtemp(prefix="cp-head-"))
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    token = secrets.token_hex(32)
-    (folder / "token").write_text(token, encoding="utf-8")
-    (folder / "token").chmod(0o600)
-    environment = {
-        **os.environ,
-        "BIN": str(BIN),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PORT": str(PORT),
-        "DASHBOARD_PORT": str(DASHBOARD_PORT),
-        "STATE": str(folder),
-        "RAY_API_SERVER_ADDRESS": ADDRESS,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "RAY_TMPDIR": str(elsewhere),
-        # Ray runs workers at 15: where other programs are busy, they would hardly run at all.
-        "RAY_worker_niceness": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    head = Head(token=token, environment=environment)
-    started = head.run(documented("bash cluster/local-head.sh start"))
-    assert started.returncode == 0, started.stdout + started.stderr
-    # As if another head had started since, with Ray's own choice of a folder.
-    (elsewhere / "ray").mkdir(exist_ok=True)
-    (elsewhere / "ray" / "ray_current_cluster").write_text("127.0.0.1:1", encoding="utf-8")
-    yield head
-    assert head.run(documented("bash cluster/local-head.sh stop")).returncode == 0
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def work(tmp_path: Path, tiny_folder: Path) -> Path:
-    """A working directory with a manifest where the documents have theirs."""
-    folder = tmp_path / "work"
-    write_manifest(folder / "manifests" / "demo.yaml", tiny_folder)
-    return folder
-
-
-def write_manifest(path: Path, model: Path) -> Path:
-    content = {
-        "version": 1,
-        "model": {"folder": str(model)},
-        "concepts": [{"name": "Ada Bell", "kind": "style", "fillers": ["cat", "car"]}],
-        "collection": {"steps": 5, "tau": 2, "dtype": "float32"},
-        "pruning": {"sparsity": 0.02},
-        "compute": {"actors": 1, "cpus_per_actor": 0.5},
-    }
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-def submit(store: Path, manifest: str = "manifests/demo.yaml") -> list[str]:
-    words = {"runs/cluster": str(store), "manifests/demo.yaml": manifest}
-    return documented("conceptprune submit manifests", **words)
-
-
-def interrupted_submit(head: Head, work: Path, store: Path) -> tuple[str, str]:
-    """Submit, press Ctrl-C as soon as the job is known; its id, and what was said."""
-    process = subprocess.Popen(
-        submit(store),
-        cwd=work,
-        env=head.environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A process that a shell has put into the background ignores Ctrl-C, and its children do.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout
-    first_line = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    return first_line.split()[-1], errors
 
 
 def shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -161,7 +39,7 @@ def shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_head_listens_where_security_md_says(head: Head) -> None:
-    pid = Path(head.environment["STATE"], f"conceptprune-head-{PORT}.pid")
+    pid = head.state / f"conceptprune-head-{PORT}.pid"
     found = listening(psutil.Process(int(pid.read_text())))
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
     where = addresses_in_security_md("cluster/local-head.sh")
@@ -169,41 +47,38 @@ def test_the_head_listens_where_security_md_says(head: Head) -> None:
 
 
 def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
-    head: Head, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: Head, story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = tmp_path / "store"
-    run, said = interrupted_submit(head, work, store)
-    assert f"ray job logs --address {ADDRESS} --follow {run}" in said
+    run = story.run
+    assert f"ray job logs --address {ADDRESS} --follow {run}" in story.left
 
-    live = head.run(submit(store), cwd=work)
-    assert live.returncode == 2
-    assert "nothing was submitted" in live.stderr
-    assert run in live.stderr
+    assert story.live.returncode == 2
+    assert "nothing was submitted" in story.live.stderr
+    assert run in story.live.stderr
 
-    stopped = head.run(documented("ray job stop", JOB=run))
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert run in head.run(documented("ray job list")).stdout
+    assert story.stopped.returncode == 0, story.stopped.stdout + story.stopped.stderr
+    assert run in story.listed
 
-    again = head.run(submit(store), cwd=work)
+    again = story.again
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"submitted {run}-2" in again.stdout
     assert "1/1 concepts" in again.stdout
-    opened = Store(str(store))
+    opened = Store(story.store)
     (recorded,) = opened.runs()
     assert {row["status"] for row in read_ledger(opened, recorded)} <= {"done", "reused"}
     assert "1/1 concepts" in head.run(documented("ray job logs", JOB=f"{run}-2")).stdout
 
-    ours = {"manifests/demo.yaml": str(work / "manifests/demo.yaml")}
+    ours = {"manifests/demo.yaml": str(story.work / "manifests/demo.yaml")}
     assert "1 concepts to erase" in shown(documented("conceptprune validate", **ours), capsys)
-    plan = documented("conceptprune plan", **ours, **{"runs/cluster": str(store)})
+    plan = documented("conceptprune plan", **ours, **{"runs/cluster": story.store})
     assert "nothing to compute" in shown(plan, capsys)
-    status = documented("conceptprune status", **{"runs/cluster": str(store)})
+    status = documented("conceptprune status", **{"runs/cluster": story.store})
     assert "a rerun would compute nothing" in shown(status, capsys)
 
     told = head.ask("/api/jobs/") + head.ask(f"/api/jobs/{run}-2/logs")
     assert "pipelines.erase" in told
     assert head.token not in told
-    assert SECRET not in told
+    assert SECRET_KEY not in told
 
 
 def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
@@ -293,6 +168,7 @@ def test_a_head_is_not_started_twice(head: Head) -> None:
 
 
 def test_every_documented_command_is_run_here() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
+    files = (Path(__file__), Path(__file__).with_name("conftest.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
     run = set(re.findall(r'documented\(\s*"([^"]+)"', text))
     assert [command for command in runnable() if not command.startswith(tuple(run))] == []
