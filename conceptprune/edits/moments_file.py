@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from conceptprune.digest import canonical_json
+from conceptprune.edits.formats import SUMS_FORMAT
 from conceptprune.edits.moments import Moments, Shift
 from conceptprune.errors import UserError
 from conceptprune.strict_reading import plain_json
 
-FORMAT = "conceptprune.moments/1"
 METADATA_KEY = "conceptprune"
 
 
@@ -22,7 +22,7 @@ def moments_bytes(moments: Moments | Shift, unit: str) -> bytes:
     tensors = {"gram": moments.gram}
     if isinstance(moments, Shift):
         tensors["cross"] = moments.cross
-    header = canonical_json({"format": FORMAT, "rows": moments.rows, "unit": unit})
+    header = canonical_json({"format": SUMS_FORMAT, "rows": moments.rows, "unit": unit})
     return safetensors.torch.save(tensors, {METADATA_KEY: header})
 
 
@@ -53,12 +53,14 @@ def _read(data: bytes, names: set[str]) -> tuple[dict[str, Tensor], int, str | N
         tensors = safetensors.torch.load(data)
         rows = header["rows"]
         unit = header.pop("unit", None)
-        sound = header == {"format": FORMAT, "rows": rows} and type(rows) is int and rows > 0
+        sound = header == {"format": SUMS_FORMAT, "rows": rows} and type(rows) is int and rows > 0
         sound = sound and isinstance(unit, str | None)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
         raise UserError(f"not a file of second moments: {e!s:.200}") from e
     if not sound or tensors.keys() != names or len({t.shape for t in tensors.values()}) != 1:
-        raise UserError(f"not a file of second moments of format {FORMAT} with {sorted(names)}")
+        raise UserError(
+            f"not a file of second moments of format {SUMS_FORMAT} with {sorted(names)}"
+        )
     for name, tensor in tensors.items():
         square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 0
         if tensor.dtype != torch.float64 or not square or not tensor.isfinite().all():

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conceptprune.digest import unit_key
+from conceptprune.edits.formats import SUMS_FORMAT
 from conceptprune.manifest import Reword
 from conceptprune.manifest.model_settings import ModelSettings
 from conceptprune.units.unit import Need, Unit
 
 if TYPE_CHECKING:
     from conceptprune.units.sizes import Sizes
-
-FORMAT = "conceptprune.moments/1"
-"""Of the sums' files, as in `edits.moments_file`, which imports torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ class ShiftUnit(Unit):
     def key(self) -> str:
         """Identity: the model, the texts, and the name that marks the concept's own words."""
         pairs = [list(pair) for pair in self.pairs]
-        about = {"kind": "shift", "format": FORMAT, **self.model}
+        about = {"kind": "shift", "format": SUMS_FORMAT, **self.model}
         return unit_key({**about, "concept": self.concept, "pairs": pairs})
 
     @property
@@ -62,7 +60,7 @@ class MomentsUnit(Unit):
     @property
     def key(self) -> str:
         """Identity: the model and the texts, in order."""
-        about = {"kind": "moments", "format": FORMAT, **self.model}
+        about = {"kind": "moments", "format": SUMS_FORMAT, **self.model}
         return unit_key({**about, "texts": list(self.texts)})
 
     @property
@@ -95,7 +93,7 @@ class VocabularyUnit(Unit):
     @property
     def key(self) -> str:
         """Identity: the model, and all that decides the texts."""
-        about = {"kind": "vocabulary", "format": FORMAT, **self.model}
+        about = {"kind": "vocabulary", "format": SUMS_FORMAT, **self.model}
         texts = {"templates": list(self.templates), "without": list(self.without)}
         return unit_key({**about, **texts, "words": self.words})
 

@@ -19,11 +19,12 @@ from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.stored_prompts import load_pairs
 from conceptprune.units.unit import Unit
-from conceptprune.units.units import MaskUnit, PreviewUnit, WindowUnit
+from conceptprune.units.units import PreviewUnit, WindowUnit
 
 from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format, one_line, say
 from ..console.names import some
+from ..records.combined import part_kind
 from ..records.concepts import ConceptStates
 from ..records.effects import concept_states
 from ..records.journal import new_job
@@ -36,8 +37,6 @@ from .preparation import Prepared, prepare
 from .run import Outcome, RunUnits, run_plan, tell_outcome, unit_runner
 
 LOOKS_AT_PROMPTS = 3
-OF_ONE_CONCEPT = (MaskUnit.kind, ShiftUnit.kind)
-"""Kinds of units whose failure keeps one concept out of the combined checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ class _Rest:
         lacking = {
             name
             for kind, key in combined.needs
-            if kind in OF_ONE_CONCEPT and key in results and results[key].error
+            if kind == part_kind(combined.kind) and key in results and results[key].error
             for name in self.plan.labels[key]
         }
         if not lacking or len(lacking) == len(self.plan.concepts):

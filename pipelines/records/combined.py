@@ -11,9 +11,6 @@ Row = Mapping[str, Any]
 REWORD = "reword"
 """The kind of the units that reword all concepts at once; every other combined row is of a mask."""
 
-OF_ONE_CONCEPT = {REWORD: "shift"}
-"""By kind, what it needs of each concept: by default the concept's own mask."""
-
 
 def combined_row(rows: Iterable[Row]) -> Row | None:
     """The row of what combines the concepts, a mask or a rewording; None if the run asks for none.
@@ -24,6 +21,11 @@ def combined_row(rows: Iterable[Row]) -> Row | None:
     found = [row for row in rows if is_combined(row)]
     made = [row for row in found if row["objects"]]
     return next(iter(made or found[-1:]), None)
+
+
+def part_kind(kind: str) -> str:
+    """By the kind of what combines the concepts, the kind of the unit that makes one's part."""
+    return "shift" if kind == REWORD else "mask"
 
 
 def how_combined(row: Row) -> How:
@@ -53,7 +55,7 @@ def lacking(combined: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 def parts_of(combined: Row, rows: Sequence[Row]) -> dict[str, Row]:
     """By concept, the row of the unit that makes, or should make, its part: its mask or sums."""
-    kind = OF_ONE_CONCEPT.get(combined["kind"], "mask")
+    kind = part_kind(combined["kind"])
     return {
         row["concepts"][0]: row for row in rows if row["kind"] == kind and len(row["concepts"]) == 1
     }
