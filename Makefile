@@ -33,6 +33,8 @@ bench: $(VENV)/installed-dev ## speed, memory and size, as ratios; not part of C
 gallery: $(VENV)/installed-dev ## the table of up to a hundred artists at once, from where it stopped; hours
 	$(BIN)/python -m benchmarks.gallery.table
 	$(BIN)/python -m benchmarks.gallery.table --kind transformer
+	$(BIN)/python -m benchmarks.gallery.table.costs
+	$(BIN)/python -m benchmarks.gallery.table.costs --kind transformer
 	$(BIN)/python -m benchmarks.gallery.table.attacks --methods untouched "UCE, tuned" rewording
 	$(BIN)/python -m benchmarks.gallery.table.page
 

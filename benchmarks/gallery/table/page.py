@@ -15,6 +15,8 @@ from benchmarks.gallery.names import ARTISTS, ERASED, KEPT
 from benchmarks.gallery.table.__main__ import RESULTS
 from benchmarks.gallery.table.attacks import PROMPTS
 from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
+from benchmarks.gallery.table.costs import RESULTS as COSTS
+from benchmarks.gallery.table.costs import SIDES
 from benchmarks.gallery.table.rows import METHODS, REWORD, WEAKER
 from conceptprune.evaluation.bootstrap import wilson
 
@@ -40,19 +42,22 @@ other 28 in the place of those kept, and on the UNet, unless a row says otherwis
 Wilson's intervals of 95 %; *things* are those in all artists' images. *Distance* is the mean over
 images of kept artists and photos of the root mean square difference of pixels (of 255) from the
 untouched model's image of the same prompt and seed. *Changed* is the share of the denoiser's
-weights. ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as their
-authors' scripts run them now, the kept artists preserved by name. SPEED: as its authors run it
-for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
+weights. *Seconds* are those of one core, without a GPU, from the loaded pipeline to the changed
+weights; for methods that prune, with the statistics of every artist, timed on {SIDES} of them. *kB*
+is the file that a user keeps: a mask where weights are only zeroed, else the changed keys and
+values in float16. ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as
+their authors' scripts run them now, the kept artists preserved by name. SPEED: as its authors run
+it for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
 where they retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and
 texts chosen in 9 to 12 trials each (`rows.py` has them) with UCE's phrases of names, and with the
 kept artists', the photos' captions and the empty one preserved; for 72 artists. For fewer, others
 may do better: UCE and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
-on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8
-captions per artist, of half of the things and one of the four templates, and is asked in all 64;
-it keeps photos' captions with common words of the text encoder, too, with the manifest's default
-strengths: {REWORD.retain:g} for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g}
-for common words. *Weaker strengths* ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g})
-were chosen on the transformer. *No common words* shows what these are for; with *every caption*
+on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8 captions
+per artist, of half of the things and one of the four templates, and is asked in all 64; it keeps
+photos' captions with common words of the text encoder, too, with the manifest's default strengths:
+{REWORD.retain:g} for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g} for common
+words. *Weaker strengths* ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g}) were chosen on
+the transformer. *No common words* shows what these are for; with *every caption*
 it is given the very words that it is asked in.
 """
 
@@ -85,6 +90,7 @@ MISSING = """## Not measured yet
 
 Line = dict[str, Any]
 Rows = Mapping[tuple[str, int], Sequence[Line]]
+Costs = Mapping[tuple[str, int], Line]
 
 
 def rows(lines: Iterable[Line], kind: str) -> Rows:
@@ -114,10 +120,23 @@ def mean(rounds: Sequence[Line], name: str) -> float:
     return float(sum(line[name] for line in rounds) / len(rounds))
 
 
-def results_table(found: Rows) -> str:
+def costs_of(lines: Iterable[Line], kind: str) -> Costs:
+    """What each method and size costs on a denoiser."""
+    return {(each["method"], each["size"]): each for each in lines if each["kind"] == kind}
+
+
+def cost(costs: Costs, method: str, size: int) -> list[str]:
+    """Seconds, and kilobytes; dashes where there is nothing to make, or it was not measured."""
+    found = costs.get((method, size))
+    if found is None:
+        return ["-", "-"]
+    return [f"{found['seconds']:.2g}", f"{found['bytes'] / 1000:.0f}"]
+
+
+def results_table(found: Rows, costs: Costs) -> str:
     """One row for each method and size."""
     header = ["artists", "method", "changed, %", "erased seen", "kept seen", "things", "photos"]
-    header += ["distance", "images"]
+    header += ["distance", "seconds", "kB", "images"]
     body = [
         [
             str(size),
@@ -125,6 +144,7 @@ def results_table(found: Rows) -> str:
             f"{100 * mean(rounds, 'share'):.2f}",
             *(rate(*total(rounds, name)) for name in ("erased", "kept", "thing", "photo")),
             f"{mean(rounds, 'distance'):.1f}",
+            *cost(costs, method, size),
             str(sum(total(rounds, name)[1] for name in ("erased", "kept", "photo"))),
         ]
         for (method, size), rounds in found.items()
@@ -191,12 +211,13 @@ def attacks_table(lines: Iterable[Line]) -> str:
     return table(header, body)
 
 
-def page(lines: Sequence[Line], attacked: Iterable[Line]) -> str:
+def page(lines: Sequence[Line], attacked: Iterable[Line], costs: Sequence[Line]) -> str:
     """The page."""
     parts = [INTRODUCTION.rstrip()]
     for kind, title in KINDS.items():
         picture = f"![{title}: erased against kept]({figure_of(kind).name})"
-        parts += [f"## {title}", results_table(rows(lines, kind)), picture]
+        found = results_table(rows(lines, kind), costs_of(costs, kind))
+        parts += [f"## {title}", found, picture]
     return "\n\n".join([*parts, ATTACKED, attacks_table(attacked), MISSING])
 
 
@@ -212,7 +233,7 @@ def read(path: Path) -> list[Line]:
 
 def main() -> None:
     """Write the page and the figure."""
-    PAGE.write_text(page(read(RESULTS), read(ATTACKED_RESULTS)))
+    PAGE.write_text(page(read(RESULTS), read(ATTACKED_RESULTS), read(COSTS)))
     for kind in KINDS:
         draw(rows(read(RESULTS), kind), figure_of(kind))
 

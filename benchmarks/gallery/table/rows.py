@@ -183,6 +183,9 @@ METHODS: Mapping[str, Method] = {
     "rewording, weaker strengths": lambda gallery, looks: gallery.texts.reworded(
         looks, WEAKER, FEW
     ),
+    "rewording, weaker strengths, every caption": lambda gallery, looks: gallery.texts.reworded(
+        looks, WEAKER
+    ),
     "rewording, no common words": lambda gallery, looks: gallery.texts.reworded(
         looks, NAMED_ONLY, FEW
     ),
@@ -190,6 +193,16 @@ METHODS: Mapping[str, Method] = {
         looks, NAMED_ONLY
     ),
 }
+
+PRUNING = (
+    "ConceptPrune, as published (union)",
+    "ConceptPrune, retain-shared",
+    "ConceptPrune, budget",
+    "Forget-It-All",
+    "random weights, as many",
+    "largest weights, as many",
+)
+"""Methods that need each artist's statistics, if only to know how many weights to take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

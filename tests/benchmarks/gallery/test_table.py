@@ -7,8 +7,9 @@ from benchmarks.gallery import autoencoder
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS
-from benchmarks.gallery.table import attacks, page
-from benchmarks.gallery.table.__main__ import RESULTS, measure
+from benchmarks.gallery.table import __main__ as results
+from benchmarks.gallery.table import attacks, costs, page
+from benchmarks.gallery.table.__main__ import measure
 from benchmarks.gallery.table.measure import distance
 from benchmarks.gallery.table.questions import (
     ERASED_LOOKS,
@@ -118,8 +119,19 @@ def test_distance_is_the_root_mean_square_of_an_images_pixels_averaged_over_imag
 
 
 def test_the_page_is_what_its_generator_makes_of_the_results():
-    made = page.page(page.read(RESULTS), page.read(attacks.RESULTS))
+    made = page.page(*(page.read(each.RESULTS) for each in (results, attacks, costs)))
     assert page.PAGE.read_text() == made
+
+
+def test_a_row_costs_the_bytes_of_a_mask_if_it_zeroes_and_else_those_of_its_tensors(gallery):
+    weights = {n: p.detach() for n, p in gallery.model.denoiser.named_parameters()}
+    name = next(n for n, p in weights.items() if p.ndim == 2 and p.numel() > 4000)
+    whole = weights[name]
+    zeroed = whole.clone()
+    zeroed[0, :10] = 0
+    assert 10 < costs.kept_bytes(gallery, {name: zeroed}) < whole.numel()
+    changed = costs.kept_bytes(gallery, {name: whole + 1})
+    assert 0 <= changed - 2 * whole.numel() < 500
 
 
 @pytest.mark.slow
