@@ -28,12 +28,13 @@ from ..records.runs import find_run, sound_records
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
+from .erased import times_beside
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
 from .rewording import settings
 from .rows import Row, cost_of, failures_of, files_of, status_of
 from .shared_images import SharedImages
 from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
-from .where import Contrast, heat_map
+from .where import Contrast, fits, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
@@ -137,6 +138,7 @@ class _Reader:
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
         self.shared = SharedImages(self.rows, self.preview_rows)
+        self.times = times_beside(store, record.run)
 
     def collected(self, ledger: Ledger) -> Collected:
         try:
@@ -222,6 +224,7 @@ class _Reader:
             accuracy=judge_pairs(image_pairs, kind=asked.kind),
             where=heat_map(mask, self.contrast(mask_row, mask)) if mask and mask_row else None,
             erased_at=mask_row["finished"] if mask_row else None,
+            times=self.times.get(asked.name),
         )
 
     def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
@@ -342,7 +345,7 @@ class _Reader:
         if target is None or base is None or len(retained) < len(others):
             return None
         sides = (target, base, *retained)
-        if not all(_fits(side, mask, target.num_calls) for side in sides):
+        if not all(fits(side, mask, target.num_calls) for side in sides):
             self.not_shown["which calls selected the weights (statistics do not fit a mask)"] = None
             return None
         try:
@@ -390,11 +393,3 @@ class _Reader:
             return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
         seen = self.recognised.of(key)
         return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]
-
-
-def _fits(side: Statistics, mask: PruningMask, num_calls: int) -> bool:
-    """Whether statistics are of so many calls, and of the layers and columns that a mask prunes."""
-    widths = {name: layer.sum_sq.shape[1] for name, layer in side.layers.items()}
-    return side.num_calls == num_calls and widths == {
-        name: layer.shape[1] - layer.first_column for name, layer in mask.layers.items()
-    }

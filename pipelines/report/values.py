@@ -12,6 +12,7 @@ from ..records.combined import How
 from ..records.concepts import UNCHANGED
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
+from .erased import Times
 from .image_pairs import Strip
 from .where import HeatMap
 
@@ -90,6 +91,8 @@ class ConceptReport:
     where: HeatMap | None
     erased_at: datetime | None = None
     """When its mask was made."""
+    times: Times | None = None
+    """When it was first and last erased, if not only then and by this run."""
 
     @property
     def flag(self) -> Flag:
