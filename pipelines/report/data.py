@@ -31,7 +31,7 @@ from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
 from .erased import times_beside
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
 from .rewording import settings
-from .rows import Row, cost_of, failures_of, files_of, status_of
+from .rows import Row, blocked_in, cost_of, failures_of, files_of, status_of
 from .shared_images import SharedImages
 from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
 from .where import Contrast, fits, heat_map
@@ -170,6 +170,7 @@ class _Reader:
                 own_settings |= any(chosen[name] != asked.get("pruning", name) for name in chosen)
             concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
+        of_all = [row for row in self.rows if not row["concepts"]]
         finished = [row["finished"] for row in self.rows if row["finished"]]
         kinds = dict.fromkeys(row["kind"] for row in self.rows if class_of(row["kind"]) is None)
         if kinds:
@@ -183,7 +184,8 @@ class _Reader:
             calls=asked.get("pruning", "tau") or asked.get("collection", "tau"),
             own_settings=own_settings,
             concepts=tuple(concepts),
-            failures=failures_of([row for row in self.rows if not row["concepts"]]),
+            failures=failures_of(of_all),
+            blocked=blocked_in(of_all),
             combined=self.combined(combined) if combined else None,
             untouched=judge_pairs(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
@@ -213,6 +215,7 @@ class _Reader:
             kind=asked.kind,
             status=status_of(rows),
             failures=failures_of(rows),
+            blocked=blocked_in(rows),
             cost=cost_of(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
             mask=self.mask_facts(mask_row) if mask_row else None,
             checkpoints=tuple(

@@ -82,6 +82,8 @@ class ConceptReport:
     kind: str
     status: Status
     failures: tuple[Failure, ...]
+    blocked: tuple[str, ...] = ()
+    """What could not be made for want of something that failed, and why."""
     cost: Cost
     mask: MaskFacts | None
     checkpoints: tuple[tuple[str, int], ...]
@@ -184,6 +186,8 @@ class ReportData:
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Failed units that belong to no single concept."""
+    blocked: tuple[str, ...] = ()
+    """The same of what could not be made for want of something that failed."""
     combined: CombinedReport | None
     """None if the run asks for none."""
     untouched: Accuracy | None
