@@ -690,8 +690,8 @@ def test_sliders_uncover_what_is_behind_by_keyboard(browser: Browser, site: Path
 def test_a_rate_that_should_be_low_is_called_what_is_still_recognised(hostile: Path) -> None:
     page = (hostile / "index.html").read_text(encoding="utf-8")
     table = page.partition('<table class="concepts"')[2].partition("</thead>")[0]
-    headings = re.findall(r"<th[^>]*>([^<]+, %)", table)
-    assert headings[:2] == ["Still recognised, %", "Others recognised, %"]
+    headings = re.findall(r"<th[^>]*>([^<]+),\s%", table)
+    assert headings[:2] == ["Still recognised", "Others recognised"]
     assert not any(heading.startswith("Erased") for heading in headings)
 
 
