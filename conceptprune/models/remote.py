@@ -3,8 +3,9 @@
 All workers of a node load the same files, so memory-mapped weights are in its memory only once.
 """
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -19,6 +20,7 @@ from conceptprune import progress
 from conceptprune.digest import digest_json
 from conceptprune.errors import StoreError, UserError
 from conceptprune.models.node_cache import cache_folder, made_once
+from conceptprune.models.weights import CHECKPOINT_NAMES
 from conceptprune.redaction import shortened
 
 T = TypeVar("T")
@@ -29,6 +31,13 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 VERSION_KEYS = ("ETag", "mtime", "LastModified", "created")
 """Keys of a listing that may hold a file's version, the most reliable first."""
+
+VARIANT = re.compile(
+    rf"(?P<folder>[^/]*)/(?P<stem>{'|'.join(CHECKPOINT_NAMES)})"
+    r"(\.[^.-]+(-\d+-of-\d+)?\.safetensors|-\d+-of-\d+\.[^.]+\.safetensors"
+    r"|\.safetensors\.index\.[^.]+\.json)"
+)
+"""Paths of files of a variant, in all spellings of diffusers and transformers."""
 
 Listing = Mapping[str, tuple[int, str]]
 """Files below a URI, by relative path: size in bytes, and version."""
@@ -92,9 +101,23 @@ def _list(uri: str, files: Sequence[str]) -> Listing:
         if ".." in PurePosixPath(path).parts:
             raise UserError(f"model: {uri} has a file of the name {path!r}, which is refused")
         found[path] = (int(entry["size"]), _version(entry))
+    for path in _needless(found):
+        del found[path]
     if not found:
         raise UserError(f"model: {uri} has no file of a model ({', '.join(files)})")
     return found
+
+
+def _needless(paths: Collection[str]) -> list[str]:
+    """Variants of weights (such as fp16) beside the plain ones, which are those that are loaded."""
+    plain = {
+        (folder, stem)
+        for folder, _, name in (path.rpartition("/") for path in paths)
+        for stem in CHECKPOINT_NAMES
+        if name in (f"{stem}.safetensors", f"{stem}.safetensors.index.json")
+    }
+    variants = ((path, VARIANT.fullmatch(path)) for path in paths)
+    return [path for path, found in variants if found and found.group("folder", "stem") in plain]
 
 
 def _while_it_moves(call: Callable[[], T], moved: Callable[[], int], what: str) -> T:
@@ -139,7 +162,8 @@ def _version(entry: Mapping[str, Any]) -> str:
 
 
 def _digest(uri: str, listing: Listing) -> str:
-    return digest_json([uri, {path: list(entry) for path, entry in listing.items()}])
+    # With a slash at its end it is the same place.
+    return digest_json([uri.rstrip("/"), {path: list(entry) for path, entry in listing.items()}])
 
 
 @contextmanager

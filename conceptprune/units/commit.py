@@ -72,7 +72,12 @@ class UnitWorker(ABC):
                 kind=unit.kind,
                 key=unit.key,
                 objects=made.objects,
-                provenance={**made.facts, **_how_made(time.perf_counter() - started)},
+                provenance={
+                    **made.facts,
+                    **_how_made(time.perf_counter() - started),
+                    # A job that is killed does not come to record what it made.
+                    "job": self.claims.job if self.claims else None,
+                },
             )
             self.store.commit(commit)
             return Done(commit=commit, computed=True)

@@ -272,7 +272,12 @@ def _states(status: RunStatus) -> Iterator[str]:
     if made:
         first = min(each.first.at for each in made if each.first)
         last = max(each.last.at for each in made if each.last)
-        yield f"  erased    the first {_when(first)}, the last {_when(last)} (each: --json)"
+        run = status.record.run
+        others = [each.name for each in made if each.first and each.first.run not in (None, run)]
+        by_others = f"; first by another run: {some(others)}" if others else ""
+        yield "  erased    " + one_line(
+            f"the first {_when(first)}, the last {_when(last)}{by_others} (each: --json)"
+        )
 
 
 def _combined(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

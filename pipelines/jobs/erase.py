@@ -99,7 +99,7 @@ def run_job(
             then=rest.planned,
         )
         plan = rest.plan
-        states = concept_states(plan, outcome.rows, store, job)
+        states = concept_states(plan, outcome.rows, store, job, model=prepared.model.identity)
         states.write(store, plan.run)
     return JobResult(plan=plan, outcome=outcome, seconds=time.time() - started, states=states)
 

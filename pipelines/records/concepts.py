@@ -27,12 +27,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """When a concept's mask was made, and by which job of the run."""
+    """When a concept's mask was made, and by which job of which run of the store."""
 
     at: float
     """Seconds since 1970."""
+    run: str | None = None
+    """None if not known: a job of an earlier version was stopped before it recorded its masks."""
     job: str | None
-    """None if the job that first recorded it had only reused it."""
+    """None if `run` is."""
     mask: str
     """Key of the mask's unit."""
 
@@ -53,6 +55,7 @@ class ConceptState:
     after: tuple[int, int] | None = None
     """The same with its mask applied."""
     first: Made | None = None
+    """The first time that it was erased, by any run of the store on the same model."""
     last: Made | None = None
 
     @property
@@ -132,11 +135,11 @@ class ConceptStates:
             content = json_object(data)
             if is_later(content, FORMAT):
                 return None
-            return cls(tuple(_state(each) for each in read_field(content, "concepts", list)))
+            return cls(tuple(_state(each, run) for each in read_field(content, "concepts", list)))
 
 
-def _state(content: Any) -> ConceptState:
-    """The state of one concept; raises an error if `content` is not what `write` writes."""
+def _state(content: Any, run: str) -> ConceptState:
+    """The state of a run's concept; raises an error if `content` is not what `write` writes."""
     state: Mapping[str, Any] = read_field({"": content}, "", dict)
     return ConceptState(
         name=read_field(state, "name", str),
@@ -146,8 +149,8 @@ def _state(content: Any) -> ConceptState:
         metric=read_field(state, "metric", str, "") or None,
         before=_images(state.get("before")),
         after=_images(state.get("after")),
-        first=_when_made(state.get("first")),
-        last=_when_made(state.get("last")),
+        first=_when_made(state.get("first"), run),
+        last=_when_made(state.get("last"), run),
     )
 
 
@@ -159,12 +162,15 @@ def _images(value: Any) -> tuple[int, int] | None:
     return count_field(both, "hits"), count_field(both, "images")
 
 
-def _when_made(value: Any) -> Made | None:
+def _when_made(value: Any, run: str) -> Made | None:
     if value is None:
         return None
     made: Mapping[str, Any] = read_field({"": value}, "", dict)
+    job = read_field(made, "job", str, "") or None
     return Made(
         at=time_field(made, "at"),
-        job=read_field(made, "job", str, "") or None,
+        # The first versions named jobs of the same run only.
+        run=read_field(made, "run", str, "") or (run if job else None),
+        job=job,
         mask=read_field(made, "mask", str),
     )

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from conceptprune.errors import StoreError
 from conceptprune.evaluation.scorers import declared
 from conceptprune.evaluation.scorers.base import Metric
 from conceptprune.evaluation.units import PreviewScoresUnit
@@ -12,56 +11,44 @@ from conceptprune.store import Commit, Store, UnknownFormatError, load_table
 from conceptprune.units.plan import ConceptPlan, Plan
 from conceptprune.units.units import PreviewUnit
 
-from .concepts import UNCHANGED, ConceptState, ConceptStates, Made, Row
+from .concepts import UNCHANGED, ConceptState, ConceptStates, Row
+from .history import History
 from .ledger import READERS
 from .run_files import told_if_strange
 
 
-def concept_states(plan: Plan, rows: Sequence[Row], store: Store, job: str) -> ConceptStates:
+def concept_states(
+    plan: Plan, rows: Sequence[Row], store: Store, job: str, *, model: str
+) -> ConceptStates:
     """What became of a run's concepts after `job`, from its ledger and what its scorers saw.
 
-    The time when a concept was first erased stays as an earlier job recorded it.
+    When each was first and last erased is that of all runs of the store on the same model, whose
+    identity is `model`.
     """
     by_key = {row["key"]: row for row in rows}
     looked: dict[str, list[PreviewScoresUnit]] = {}
     for unit in plan.of(PreviewScoresUnit).values():
         if by_key[unit.key]["objects"]:
             looked.setdefault(unit.preview, []).append(unit)
-    try:
-        earlier = ConceptStates.read(store, plan.run)
-    except StoreError:
-        # Only the dates are lost; everything else is read again here.
-        earlier = None
-    firsts = {each.name: each.first for each in earlier.states} if earlier else {}
-    lasts = {each.name: each.last for each in earlier.states} if earlier else {}
+    history = History(store, model, [each.concept.name for each in plan.concepts])
 
     def state(each: ConceptPlan) -> ConceptState:
         name = each.concept.name
         mask = by_key[each.mask.key]
-        made = _made(mask, job, lasts.get(name))
+        made = history.add(name, mask, run=plan.run, job=job)
         after = by_key[each.preview_after.key] if each.preview_after else None
         seen = _seen(each, _previews_after(plan, each), looked, store) if made else None
         return ConceptState(
             name=name,
             has_mask=made is not None,
             unchanged=bool(after and (after["error"] or "").startswith(UNCHANGED)),
-            first=firsts.get(name) or made,
-            last=made or lasts.get(name),
+            first=history.first(name),
+            last=history.last(name),
             **(seen or {}),
         )
 
     with ThreadPoolExecutor(READERS) as readers:
         return ConceptStates(tuple(readers.map(state, plan.concepts)))
-
-
-def _made(row: Row, job: str, last: Made | None) -> Made | None:
-    if not row["objects"]:
-        return None
-    finished = row["finished"]
-    at = finished.timestamp() if hasattr(finished, "timestamp") else (finished or 0) / 1000
-    if last is not None and (last.mask, last.at) == (row["key"], at):
-        return last
-    return Made(at=at, job=job if row["status"] == "done" else None, mask=row["key"])
 
 
 def _previews_after(plan: Plan, each: ConceptPlan) -> list[PreviewUnit]:

@@ -28,12 +28,13 @@ from ..records.runs import find_run, sound_records
 from ..records.unknown import unknown_to_this_version
 from ..scheduling.kinds import class_of
 from .accuracy import Accuracy, judge_pairs, metrics_in, still_seen
+from .erased import times_beside
 from .image_pairs import EMBEDDED, NEEDED, Gallery, ImagePair, Role, Strip, make_strip, pair_images
 from .rewording import settings
-from .rows import Row, cost_of, failures_of, files_of, status_of
+from .rows import Row, blocked_in, cost_of, failures_of, files_of, status_of
 from .shared_images import SharedImages
 from .values import CombinedReport, ConceptReport, MaskFacts, ReportData
-from .where import Contrast, heat_map
+from .where import Contrast, fits, heat_map
 
 STRIP_LIMITS: dict[Role, int] = {"own": 8, "photo": 3, "retained": 8}
 FULL_STRIPS = 50
@@ -137,6 +138,7 @@ class _Reader:
         self.preview_rows = lru_cache(CACHED)(self._preview_rows)
         self.statistics = lru_cache(CACHED)(self._statistics)
         self.shared = SharedImages(self.rows, self.preview_rows)
+        self.times = times_beside(store, record.run)
 
     def collected(self, ledger: Ledger) -> Collected:
         try:
@@ -168,6 +170,7 @@ class _Reader:
                 own_settings |= any(chosen[name] != asked.get("pruning", name) for name in chosen)
             concepts.append(self.concept(each, row, mask))
         untouched = list(self.untouched.values())
+        of_all = [row for row in self.rows if not row["concepts"]]
         finished = [row["finished"] for row in self.rows if row["finished"]]
         kinds = dict.fromkeys(row["kind"] for row in self.rows if class_of(row["kind"]) is None)
         if kinds:
@@ -181,7 +184,8 @@ class _Reader:
             calls=asked.get("pruning", "tau") or asked.get("collection", "tau"),
             own_settings=own_settings,
             concepts=tuple(concepts),
-            failures=failures_of([row for row in self.rows if not row["concepts"]]),
+            failures=failures_of(of_all),
+            blocked=blocked_in(of_all),
             combined=self.combined(combined) if combined else None,
             untouched=judge_pairs(untouched, kind=self.concepts[0].kind),
             scorers=tuple(dict.fromkeys(metric.scorer for metric in metrics_in(untouched))),
@@ -211,6 +215,7 @@ class _Reader:
             kind=asked.kind,
             status=status_of(rows),
             failures=failures_of(rows),
+            blocked=blocked_in(rows),
             cost=cost_of(rows, {row["key"]: 1 / len(row["concepts"]) for row in rows}),
             mask=self.mask_facts(mask_row) if mask_row else None,
             checkpoints=tuple(
@@ -222,6 +227,7 @@ class _Reader:
             accuracy=judge_pairs(image_pairs, kind=asked.kind),
             where=heat_map(mask, self.contrast(mask_row, mask)) if mask and mask_row else None,
             erased_at=mask_row["finished"] if mask_row else None,
+            times=self.times.get(asked.name),
         )
 
     def strips(self, image_pairs: Sequence[ImagePair], kind: str) -> tuple[Strip, ...]:
@@ -342,7 +348,7 @@ class _Reader:
         if target is None or base is None or len(retained) < len(others):
             return None
         sides = (target, base, *retained)
-        if not all(_fits(side, mask, target.num_calls) for side in sides):
+        if not all(fits(side, mask, target.num_calls) for side in sides):
             self.not_shown["which calls selected the weights (statistics do not fit a mask)"] = None
             return None
         try:
@@ -390,11 +396,3 @@ class _Reader:
             return [{**row, "seen": seen_in_preview_2(row, self.bases)} for row in rows]
         seen = self.recognised.of(key)
         return [{**row, "seen": seen.get((row["prompt"], row["seed"]), ())} for row in rows]
-
-
-def _fits(side: Statistics, mask: PruningMask, num_calls: int) -> bool:
-    """Whether statistics are of so many calls, and of the layers and columns that a mask prunes."""
-    widths = {name: layer.sum_sq.shape[1] for name, layer in side.layers.items()}
-    return side.num_calls == num_calls and widths == {
-        name: layer.shape[1] - layer.first_column for name, layer in mask.layers.items()
-    }

@@ -55,6 +55,19 @@ def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
     )
 
 
+def blocked_in(rows: Iterable[Row]) -> tuple[str, ...]:
+    """What could not be made because it needs something that failed, in a line per reason."""
+    groups: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row["status"] == "blocked":
+            groups.setdefault(row["error"] or "", Counter())[row["kind"]] += 1
+    return tuple(
+        ", ".join(f"{number} {kind} {'unit' if number == 1 else 'units'}" for kind, number in these)
+        + (f": {reason}" if reason else "")
+        for reason, these in ((reason, kinds.items()) for reason, kinds in groups.items())
+    )
+
+
 def files_of(paths: Sequence[str]) -> str:
     """The path of a single file, or the number of files."""
     return paths[0] if len(paths) == 1 else f"{len(paths)} files"

@@ -12,6 +12,7 @@ from ..records.combined import How
 from ..records.concepts import UNCHANGED
 from ..scheduling.kinds import title_of
 from .accuracy import Accuracy
+from .erased import Times
 from .image_pairs import Strip
 from .where import HeatMap
 
@@ -81,6 +82,8 @@ class ConceptReport:
     kind: str
     status: Status
     failures: tuple[Failure, ...]
+    blocked: tuple[str, ...] = ()
+    """What could not be made for want of something that failed, and why."""
     cost: Cost
     mask: MaskFacts | None
     checkpoints: tuple[tuple[str, int], ...]
@@ -90,6 +93,8 @@ class ConceptReport:
     where: HeatMap | None
     erased_at: datetime | None = None
     """When its mask was made."""
+    times: Times | None = None
+    """When it was first and last erased, if not only then and by this run."""
 
     @property
     def flag(self) -> Flag:
@@ -181,6 +186,8 @@ class ReportData:
     concepts: tuple[ConceptReport, ...]
     failures: tuple[Failure, ...]
     """Failed units that belong to no single concept."""
+    blocked: tuple[str, ...] = ()
+    """The same of what could not be made for want of something that failed."""
     combined: CombinedReport | None
     """None if the run asks for none."""
     untouched: Accuracy | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from conceptprune.collection.statistics import Statistics
 from conceptprune.masks.mask import PruningMask
 
 
@@ -79,3 +80,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 def _short(parts: list[str]) -> str:
     numbers = ".".join(part for part in parts[1:] if part.isdigit())
     return f"{parts[0].removesuffix('_blocks').removesuffix('_block')} {numbers}".strip()
+
+
+def fits(side: Statistics, mask: PruningMask, num_calls: int) -> bool:
+    """Whether statistics are of so many calls, and of the layers and columns that a mask prunes."""
+    widths = {name: layer.sum_sq.shape[1] for name, layer in side.layers.items()}
+    return side.num_calls == num_calls and widths == {
+        name: layer.shape[1] - layer.first_column for name, layer in mask.layers.items()
+    }

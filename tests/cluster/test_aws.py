@@ -50,6 +50,18 @@ def test_workers_are_spot_gpus_that_come_with_the_work() -> None:
     assert "InstanceMarketOptions" not in CONFIG["available_node_types"]["head"]["node_config"]
 
 
+def test_every_package_is_installed_under_the_constraints() -> None:
+    commands = [
+        command
+        for where in ("initialization", "setup", "head_setup", "worker_setup")
+        for command in CONFIG[f"{where}_commands"]
+        if re.search(r"\bpip3? install\b", command)
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        assert " --constraint ~/conceptprune/constraints.txt " in command
+
+
 def test_keys_beside_the_code_are_not_sent_along() -> None:
     excluded = CONFIG["rsync_exclude"]
     for name in (".env", ".env.prod", "a.pem", "id_ed25519", "kubeconfig-prod", ".netrc"):

@@ -68,6 +68,42 @@ def test_workers_that_ask_at_once_fetch_each_file_once(
     assert not list(folder.rglob("*.bin"))
 
 
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+def test_it_is_one_copy_whatever_slash_its_uri_ends_with(
+    place: Path, fetches: list[str], slash: str
+) -> None:
+    first = fetched(f"file://{place}", PIPELINE_FILES)
+    number = len(fetches)
+    assert fetched(f"file://{place}{slash}", PIPELINE_FILES) == first
+    assert len(fetches) == number
+
+
+def test_no_variant_of_weights_is_fetched_beside_the_plain_ones(place: Path) -> None:
+    unet = "unet/diffusion_pytorch_model"
+    variants = [
+        f"{unet}.fp16.safetensors",
+        f"{unet}.non_ema.safetensors",
+        f"{unet}.fp16-00001-of-00002.safetensors",
+        f"{unet}-00001-of-00002.fp16.safetensors",
+        f"{unet}.safetensors.index.fp16.json",
+        "text_encoder/model.fp16.safetensors",
+    ]
+    whole = {path.relative_to(place) for path in place.rglob("*.safetensors")}
+    for variant in variants:
+        (place / variant).write_bytes(b"{}")
+    folder = fetched(f"file://{place}", PIPELINE_FILES)
+    assert {path.relative_to(folder) for path in folder.rglob("*.safetensors")} == whole
+    assert not any((folder / variant).exists() for variant in variants)
+    # Shards of the plain weights stay, and a variant where there is nothing else.
+    (place / f"{unet}.safetensors").rename(place / f"{unet}-00001-of-00001.safetensors")
+    (place / f"{unet}.safetensors.index.json").write_bytes(b"{}")
+    (place / "text_encoder/model.safetensors").unlink()
+    folder = fetched(f"file://{place}", PIPELINE_FILES)
+    for path in (f"{unet}-00001-of-00001.safetensors", "text_encoder/model.fp16.safetensors"):
+        assert (folder / path).is_file()
+    assert not (folder / variants[0]).exists()
+
+
 def test_a_remote_that_falls_silent_is_given_up(
     place: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

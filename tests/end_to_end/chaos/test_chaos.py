@@ -28,6 +28,8 @@ from tests.support.s3_server import SeaweedServer, use_server
 pytestmark = pytest.mark.timeout(600)
 
 UV = Path(sys.executable).with_name("uv")
+LASTING = 3600.0
+"""Seconds of a claim that no test outlasts: the proxy takes its renewal for another beginning."""
 SECONDS_TO_NOTICE = SECONDS_OF_SILENCE + 60.0
 """In which a driver has to end once its cluster's head is gone: Ray itself waits for 60."""
 
@@ -302,17 +304,20 @@ def test_the_driver_is_started_by_uv(scene: MakeScene, write: Write, judge: Judg
     judge(job, "started by `uv run`", in_flight=set())
 
 
-@pytest.mark.parametrize(
+WITH_AND_WITHOUT_RAY = pytest.mark.parametrize(
     "actors",
     # Ray has no part in it, and takes longest to start.
     [0, pytest.param(2, marks=pytest.mark.chaos_long)],
 )
+
+
+@WITH_AND_WITHOUT_RAY
 def test_the_s3_store_refuses_a_fifth_of_the_requests(
     scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, seed: int, actors: int
 ) -> None:
     job = scene(proxy=proxy)
     proxy.choose = share(20, ["503"], seed)
-    job.finish(job.start(write(claim_seconds=200.0, actors=actors)))
+    job.finish(job.start(write(claim_seconds=LASTING, actors=actors)))
     proxy.choose = lambda request: None
     job.faults += proxy.injected["503"]
     assert job.attempts() == 1
@@ -324,7 +329,7 @@ def test_the_s3_store_is_slow(
     scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge
 ) -> None:
     job = scene(proxy=proxy)
-    driver = job.start(write(claim_seconds=200.0))
+    driver = job.start(write(claim_seconds=LASTING))
     job.wait_for_commits(job.moment(), driver)
     proxy.delay = 0.5
     job.faults += 1
@@ -339,7 +344,7 @@ def test_the_s3_server_is_killed_and_restarted(
     scene: MakeScene, proxy: FaultProxy, server: SeaweedServer, write: Write, judge: Judge
 ) -> None:
     job = scene(proxy=proxy)
-    driver = job.start(write(claim_seconds=200.0))
+    driver = job.start(write(claim_seconds=LASTING))
     job.wait_for_commits(job.moment(), driver)
     in_flight = set(job.claims())
     server.kill()
@@ -361,7 +366,7 @@ def test_one_put_of_a_whole_job_gets_no_answer(
     proxy.choose = first(
         1, "silent", lambda request: request.method == "PUT" and part in request.path
     )
-    job.finish(job.start(write(claim_seconds=200.0), CONCEPTPRUNE_STORE_DEADLINE="60"))
+    job.finish(job.start(write(claim_seconds=LASTING), CONCEPTPRUNE_STORE_DEADLINE="60"))
     assert proxy.injected == {"silent": 1}
     proxy.choose = lambda request: None
     job.faults += 1
@@ -370,11 +375,12 @@ def test_one_put_of_a_whole_job_gets_no_answer(
 
 
 @pytest.mark.chaos_long
+@WITH_AND_WITHOUT_RAY
 def test_the_s3_store_falls_silent(
-    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge
+    scene: MakeScene, proxy: FaultProxy, write: Write, judge: Judge, actors: int
 ) -> None:
     job = scene(proxy=proxy)
-    manifest = write(claim_seconds=200.0)
+    manifest = write(claim_seconds=LASTING, actors=actors)
     driver = job.start(manifest, CONCEPTPRUNE_STORE_DEADLINE="10")
     job.wait_for_commits(job.moment(), driver)
     in_flight = set(job.claims())
@@ -385,13 +391,13 @@ def test_the_s3_store_falls_silent(
     assert "no answer within" in driver.said
     proxy.choose = lambda request: None
     in_flight |= set(job.claims())
-    # What its workers could not release; nobody waits 200 s for them here.
+    # What its workers could not release; nobody waits an hour for them here.
     job.store.remove([entry.path for entry in job.store.claims()])
     job.finish(job.start(manifest))
     judge(job, "S3: silent for good", in_flight=in_flight)
 
 
-@pytest.mark.chaos_long
+@WITH_AND_WITHOUT_RAY
 def test_the_s3_store_is_behind_https_with_an_authority_of_its_own(
     scene: MakeScene,
     server: SeaweedServer,
@@ -399,6 +405,7 @@ def test_the_s3_store_is_behind_https_with_an_authority_of_its_own(
     judge: Judge,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    actors: int,
 ) -> None:
     certificate = Certificate.make(tmp_path)
     with FaultProxy(server.port, certificate) as proxy:
@@ -407,7 +414,7 @@ def test_the_s3_store_is_behind_https_with_an_authority_of_its_own(
         # And knows no checksums behind a body, as many a server.
         proxy.choose = lambda request: "411" if "x-amz-trailer" in request.headers else None
         job = scene(proxy=proxy)
-        job.finish(job.start(write(claim_seconds=200.0)))
+        job.finish(job.start(write(claim_seconds=LASTING, actors=actors)))
         job.faults += 1
         judge(job, "S3: https, without checksum trailers", in_flight=set())
 

@@ -223,7 +223,8 @@ def test_what_became_of_the_concepts_is_on_record_and_shown(
     tiny_store: TinyStore, tmp_path: Path
 ) -> None:
     store = copied(tiny_store, tmp_path / "store")
-    first = Made(at=1.7e9, job="a", mask="m")
+    run_id = tiny_store.plan.run
+    first = Made(at=1.7e9, run=run_id, job="a", mask="m")
     states = ConceptStates(
         (
             ConceptState(
@@ -243,7 +244,7 @@ def test_what_became_of_the_concepts_is_on_record_and_shown(
     effect = run["concepts"]["effect"]
     assert (effect["masks"], effect["checked"], effect["not_checked"]) == (3, 2, 1)
     assert effect["never_there"] == ["Cy Dow"]
-    assert effect["each"][0]["first"] == {"at": 1.7e9, "job": "a", "mask": "m"}
+    assert effect["each"][0]["first"] == {"at": 1.7e9, "run": run_id, "job": "a", "mask": "m"}
     assert ConceptStates.read(store, tiny_store.plan.run) == states
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,44 @@ def test_a_wrong_suite_is_refused_as_a_suite(tmp_path: Path) -> None:
     message = refused(path)
     assert "groups.general" in message
     assert "concepts" not in message
+
+
+@pytest.mark.parametrize("form", ["manifest", "list", "suite"])
+def test_twice_as_many_concepts_take_twice_the_work_and_no_more(tmp_path: Path, form: str) -> None:
+    """Counted in calls, which no machine's clock changes; 60,000 take 2 to 7 s of a CPU."""
+
+    def of(number: int) -> Path:
+        names = [f"Painter {index} of {index * 7919}" for index in range(number)]
+        concepts = [{"name": name, "kind": "style"} for name in names]
+        if form == "manifest":
+            return written(tmp_path, concepts=concepts)
+        if form == "list":
+            (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+            return written(tmp_path, concepts={"file": "names.txt", "kind": "style"})
+        suite = yaml.safe_load((ROOT / "manifests" / "suites" / "studio.yaml").read_text())
+        suite["groups"]["erased"] = [{"concept": concept} for concept in concepts]
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump(suite), encoding="utf-8")
+        return path
+
+    def calls(path: Path) -> int:
+        count = 0
+
+        def counted(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(counted)
+        try:
+            validate(path)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    # What is made at the first use only.
+    validate(of(10))
+    some, twice = (calls(of(number)) for number in (200, 400))
+    assert 1.5 * some < twice < 2.2 * some
 
 
 def test_every_folder_that_is_named_and_missing_is_told_at_once(tmp_path: Path) -> None:

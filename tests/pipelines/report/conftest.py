@@ -21,7 +21,7 @@ from pipelines.jobs.preparation import Prepared, prepare
 from pipelines.records.ledger import Made, ledger_rows, made_by, write_ledger
 from pipelines.records.run_record import RunRecord
 from pipelines.scheduling.graph import Graph
-from pipelines.scheduling.loop import Result
+from pipelines.scheduling.loop import Result, needs
 from tests.pipelines.conftest import whole_plan
 from tests.support.browser import Browser, chromium
 
@@ -109,7 +109,9 @@ def run_here(
         if failing(unit):
             results[unit.key] = Result(unit=unit, status="failed", attempts=3, error=ERROR)
             for blocked in graph.fail(unit):
-                results[blocked.key] = Result(unit=blocked, status="blocked", attempts=0)
+                results[blocked.key] = Result(
+                    unit=blocked, status="blocked", attempts=0, error=needs(unit)
+                )
             continue
         reused[unit.key] = made_by(worker.run(unit))
         graph.finish(unit)

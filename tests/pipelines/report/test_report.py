@@ -1,7 +1,9 @@
 """The report's numbers are those of the store, and its page holds in a real browser."""
 
 import base64
+import html
 import io
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ from pipelines.report.image_pairs import ImagePair, SeenImage, make_strip
 from pipelines.report.render import render
 from pipelines.report.values import ConceptReport, ReportData
 from pipelines.report.where import short_names
+from pipelines.scheduling.loop import needs
 from tests.pipelines.report.conftest import ERROR, FAILING, HOSTILE, Run
 from tests.support.browser import Browser
 
@@ -196,6 +199,22 @@ def test_a_failed_concept_keeps_what_it_has_and_says_why(runs: dict[str, Run]) -
     assert concept.mask is None
     assert concept.strips
     assert all(column.before and not column.after for column in concept.strips[0].columns)
+
+
+def test_what_a_failure_blocks_is_told_with_the_reason(runs: dict[str, Run]) -> None:
+    run = runs["judged"]
+    report = read_report(run.store.uri, run.plan.run)
+    (failing,) = (concept for concept in report.concepts if concept.name == FAILING)
+    (mask,) = (each.mask for each in run.plan.concepts if each.concept.name == FAILING)
+    blocked = [unit for unit in run.plan.units() if ("mask", mask.key) in unit.needs]
+    assert blocked
+    told = (*failing.blocked, *report.blocked)
+    assert all(line.endswith(f": {needs(mask)}") for line in told)
+    number = sum(int(part) for line in told for part in re.findall(r"(\d+) [a-z-]+ units?", line))
+    assert number >= len(blocked)
+    page = html.unescape(render(report))
+    for line in told:
+        assert f"Blocked</strong>: {line}" in page
 
 
 def begun(run: Run, store: Store, *, failed: str = "") -> ReportData:

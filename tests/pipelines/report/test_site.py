@@ -687,6 +687,14 @@ def test_sliders_uncover_what_is_behind_by_keyboard(browser: Browser, site: Path
     assert browser.messages == []
 
 
+def test_a_rate_that_should_be_low_is_called_what_is_still_recognised(hostile: Path) -> None:
+    page = (hostile / "index.html").read_text(encoding="utf-8")
+    table = page.partition('<table class="concepts"')[2].partition("</thead>")[0]
+    headings = re.findall(r"<th[^>]*>([^<]+),\s%", table)
+    assert headings[:2] == ["Still recognised", "Others recognised"]
+    assert not any(heading.startswith("Erased") for heading in headings)
+
+
 def test_a_plot_s_marks_are_links_that_the_keyboard_reaches(browser: Browser, site: Path) -> None:
     browser.open(site / "index.html", width=1200)
     links = browser.value(
@@ -694,7 +702,12 @@ def test_a_plot_s_marks_are_links_that_the_keyboard_reaches(browser: Browser, si
              .map(a => [a.getAttribute('href'), a.ariaLabel])"""
     )
     first = names(COUNT)[0]
-    assert [concept_page(first), f"mask {first}: 10.0 erased, 10.0 retained"] in links
+    (told,) = (label for page, label in links if page == concept_page(first))
+    # What its numbers are of: a low one on what should go is a success.
+    assert re.fullmatch(
+        f"mask {re.escape(first)}: .+ on what should go, % 10.0; .+ on what should stay, % 10.0",
+        told,
+    )
     browser.value("document.querySelector('.scatter a').focus()")
     assert browser.value("document.activeElement.tagName") == "a"
     in_first = "document.querySelector('.tradeoff')"
