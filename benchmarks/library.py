@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.models import Subject
 from conceptprune import Collection, Evidence, Prompt, collect, named_selector, select
+from conceptprune.models.borrowed import borrowed
 
 SEED = 0
 
@@ -25,19 +26,21 @@ class ErasedConcept:
 def erase_concepts(
     subject: Subject, concepts: Sequence[str], collection: Collection, *, sparsity: float
 ) -> Iterator[ErasedConcept]:
-    """Collect the base once, then each concept's target; masks come one by one."""
+    """Collect the base once, then each concept's target; masks come one by one.
+
+    The pipeline is borrowed once for all of them, as a job's worker has its model.
+    """
     selector = named_selector("conceptprune", sparsity=sparsity)
-    base = collect(subject.pipe, as_prompts(subject.base_prompts), collection)
-    for concept in concepts:
-        prompts = as_prompts(subject.target_prompts(concept))
-        target = collect(subject.pipe, prompts, collection)
-        started = time.perf_counter()
-        evidence = Evidence(target=target, base=base)
-        mask = select(subject.pipe, evidence, selector, concept=concept)
-        yield ErasedConcept(
-            entries={name: layer.entries for name, layer in mask.layers.items()},
-            select_seconds=time.perf_counter() - started,
-        )
+    with borrowed(subject.pipe) as model:
+        base = collect(model, as_prompts(subject.base_prompts), collection)
+        for concept in concepts:
+            target = collect(model, as_prompts(subject.target_prompts(concept)), collection)
+            started = time.perf_counter()
+            mask = select(model, Evidence(target=target, base=base), selector, concept=concept)
+            yield ErasedConcept(
+                entries={name: layer.entries for name, layer in mask.layers.items()},
+                select_seconds=time.perf_counter() - started,
+            )
 
 
 def as_prompts(texts: Sequence[str]) -> list[Prompt]:

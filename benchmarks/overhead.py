@@ -7,9 +7,9 @@ from statistics import median
 from benchmarks.library import as_prompts
 from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.results import Measurement
-from conceptprune.collection.collect import collect
+from conceptprune.collection.collect import Window, collect_window
 from conceptprune.manifest import Collection
-from conceptprune.models.base import DiffusionModel
+from conceptprune.models.base import DenoiserCall, DiffusionModel
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 
@@ -59,7 +59,8 @@ def paired(
         started = time.perf_counter()
         _denoise(model, prompts, settings)
         between = time.perf_counter()
-        collect(model, prompts, settings)
+        # With its states: otherwise it would leave the last call early, which the loop does not.
+        collect_window(model, prompts, settings, Window(0, settings.tau))
         bare.append(between - started)
         collected.append(time.perf_counter() - between)
     ratios = [watched / alone for watched, alone in zip(collected[1:], bare[1:], strict=True)]
@@ -80,5 +81,8 @@ def _denoise(model: DiffusionModel, prompts: Sequence[Prompt], settings: Collect
             steps=settings.steps,
             guidance=settings.guidance,
         )
-        for _ in range(settings.tau):
-            model.advance(batch)
+        model.run(batch, settings.tau, _nothing)
+
+
+def _nothing(_call: DenoiserCall) -> None:
+    """Observe nothing."""

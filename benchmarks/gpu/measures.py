@@ -13,19 +13,20 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.device import MIB, Peak, seconds
 from benchmarks.gpu.settings import CALLS, PROMPTS, OutOfTimeError, Settings
-from conceptprune.collection.collect import collect
+from conceptprune.collection.collect import Window, collect, collect_window
 from conceptprune.collection.statistics import Statistics
 from conceptprune.errors import NumericalError
 from conceptprune.manifest import Collection
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.select_conceptprune import top_columns
 from conceptprune.masks.selectors import Evidence, named_selector, select_mask
-from conceptprune.models.base import DiffusionModel
+from conceptprune.models.base import DenoiserCall, DiffusionModel
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -76,9 +77,22 @@ class Measures:
         return {"seconds_a_prompt": spent / len(texts)}
 
     def operations(self) -> dict[str, Any]:
-        """Products, convolutions and attention of one evaluation, counted in a real call."""
-        with FlopCounterMode(display=False) as counted:
-            self._bare(1, 1)
+        """Products, convolutions and attention of one evaluation, counted without computing them.
+
+        Attention is counted as products, because torch knows no count for a CPU's fused kernel.
+        """
+        batch = self.model.begin(prompts(1), steps=STEPS, guidance=GUIDANCE)
+        # A scheduler asks for values, which there are none of below.
+        latents, timestep = batch.trajectory.model_input(), batch.trajectory.timestep
+        samples = latents.expand(self.num_branches, *latents.shape).flatten(0, 1)
+        conditions = {name: tensor.flatten(0, 1) for name, tensor in batch.conditions.items()}
+        with (
+            torch.no_grad(),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counted,
+        ):
+            self.model.predict(samples, timestep, conditions, GUIDANCE)
         return {"tflop": counted.get_total_flops() / self.num_branches / 1e12}
 
     def speeds(self, peak_rate: float, tflop: float) -> list[dict[str, Any]]:
@@ -210,11 +224,11 @@ class Measures:
     def _bare(self, batch: int, calls: int) -> None:
         """The same denoiser calls as collection makes, with no hook anywhere."""
         begun = self.model.begin(prompts(batch), steps=STEPS, guidance=GUIDANCE)
-        for _ in range(calls):
-            self.model.advance(begun)
+        self.model.run(begun, calls, _nothing)
 
     def _collect(self, batch: int, calls: int) -> None:
-        collect(self.model, prompts(batch), self._collection(batch, calls))
+        """With its states: else it would leave the last call early, which the loop does not."""
+        collect_window(self.model, prompts(batch), self._collection(batch, calls), Window(0, calls))
 
     def _calls_in_time(self, batch: int) -> int:
         """The number of calls that fits the time for all loops of a batch size; at least two.
@@ -222,10 +236,12 @@ class Measures:
         The calls made to find out also warm caches, and let the device choose its kernels.
         """
         calls = self.settings.calls
+        if calls <= 2:
+            return calls
         self._bare(batch, 1)
-        one = seconds(lambda: self._bare(batch, 1), self.device) if calls > 2 else 0.0
-        in_time = int(self.settings.seconds / (2 * self.settings.repeats * one)) if one else calls
-        return max(min(2, calls), min(calls, in_time))
+        one = seconds(lambda: self._bare(batch, 1), self.device)
+        in_time = int(self.settings.seconds / (2 * self.settings.repeats * one))
+        return max(2, min(calls, in_time))
 
     def _collection(self, batch: int, calls: int) -> Collection:
         return Collection(steps=STEPS, tau=calls, guidance=GUIDANCE, batch_size=batch)
@@ -314,6 +330,10 @@ def prompts(count: int, more: str = "") -> list[Prompt]:
         Prompt(text=f"a {THINGS[index % len(THINGS)]} {more}".strip(), seed=index)
         for index in range(count)
     ]
+
+
+def _nothing(_call: DenoiserCall) -> None:
+    """Observe nothing."""
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:

@@ -22,6 +22,7 @@ from conceptprune.models.borrowed import borrowed
 from conceptprune.models.pipeline_modules import SiteLinear
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import TrajectoryState
+from conceptprune.models.watching import Enough
 
 EPSILON = 1e-12
 """Lower bound for a token row's L2 norm (as in torch's `normalize`)."""
@@ -101,7 +102,9 @@ def collect_window(
         model.check_calls(batch, window.stop)
         if states is not None:
             batch.trajectory.restore(states[index])
-        part = _collect_batch(model, batch, linears, collection, window, at_once)
+        part = _collect_batch(
+            model, batch, linears, collection, window, at_once, continues=keep_states
+        )
         part = replace(
             part, num_prompts=len(batch_prompts), layers={**part.layers, **text_layers[index]}
         )
@@ -121,6 +124,8 @@ def _collect_batch(
     collection: Collection,
     window: Window,
     at_once: int | None,
+    *,
+    continues: bool,
 ) -> Statistics:
     """Collect a batch at the denoiser's linears."""
     calls = range(window.start, window.stop)
@@ -136,8 +141,9 @@ def _collect_batch(
 
         def on_call(call: DenoiserCall) -> None:
             if not call.continues:
-                meter.begin(call.number - window.start, in_parts=call.in_parts)
+                meter.begin(call.number - window.start, in_parts=call.in_parts, unused=call.unused)
             meter.counted = counted(call.conditional)
+            meter.shared = call.shared
             timestep_of[call.number] = call.timestep
 
         with meter.attached():
@@ -147,6 +153,7 @@ def _collect_batch(
                 on_call,
                 at_once=at_once,
                 tell_branches=collection.guidance_branches == "conditional",
+                continues=continues,
             )
         timesteps = [timestep_of[call] for call in calls]
         layers = meter.layers(window.start)
@@ -215,7 +222,14 @@ class _Meter:
         self.counted: tuple[bool, ...] = ()
         """For each guidance branch of the current call, whether it is summed. Empty before the
         first announced call, because a pipeline may run some steps as a trial."""
+        self.shared = False
+        """Whether the first branch has one sample for all prompts."""
         self._in_parts = False
+        self._unused = False
+        self._num_seen = 0
+        """How many inputs of linears this call has shown so far."""
+        self._num_a_call = 0
+        """How many a call shows, as the first one did."""
         self._pending: dict[str, Tensor] = {}
         """Sums of this step's prompts so far, by layer: [B, W] float64."""
         self.num_rows: dict[str, int] = {}  # Filled by the first call, in forward order.
@@ -244,6 +258,11 @@ class _Meter:
     def _hook(self, name: str, first_column: int) -> Any:
         def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.add([name], inputs[0][..., first_column:])
+            self._num_seen += 1
+            if self.call == 0:
+                self._num_a_call = self._num_seen
+            elif self._unused and self._num_seen == self._num_a_call:
+                raise Enough
 
         return add
 
@@ -260,10 +279,20 @@ class _Meter:
         counted = [branch for branch, summed in enumerate(self.counted) if summed]
         if not counted:
             return
-        # Branches are consecutive along the batch, and those that are summed are adjacent.
-        rows = inputs.unflatten(0, (len(self.counted), -1))[counted[0] : counted[-1] + 1]
-        num_branches, num_prompts = rows.shape[:2]
-        energy = neuron_energy(rows.flatten(0, 1).flatten(1, -2))
+        num_branches = len(counted)
+        if self.shared:
+            # The one sample of the first branch, then those of the second.
+            rows = inputs[counted[0] :]
+            num_prompts = len(inputs) - 1
+            energy = neuron_energy(rows.flatten(1, -2))
+            if num_branches == 2:
+                energy = torch.cat([energy[:1].expand(num_prompts, -1), energy[1:]])
+        else:
+            # Branches are consecutive along the batch, and those that are summed are adjacent.
+            every = inputs.unflatten(0, (len(self.counted), -1))
+            rows = every[counted[0] : counted[-1] + 1].flatten(0, 1)
+            num_prompts = every.shape[1]
+            energy = neuron_energy(rows.flatten(1, -2))
         per_prompt = energy.unflatten(0, (num_branches, num_prompts)).sum(0, dtype=torch.float64)
         for name in names:
             if self._in_parts:
@@ -272,14 +301,20 @@ class _Meter:
             seen = self._pending.get(name)
             self._pending[name] = per_prompt if seen is None else seen + per_prompt
             if self.call == 0:
-                self.num_rows[name] = self.num_rows.get(name, 0) + rows.shape[:-1].numel()
+                num_rows = num_branches * num_prompts * rows.shape[1:-1].numel()
+                self.num_rows[name] = self.num_rows.get(name, 0) + num_rows
 
-    def begin(self, call: int, *, in_parts: bool) -> None:
-        """Begin a step of a batch, whose prompts may go through the denoiser in parts."""
+    def begin(self, call: int, *, in_parts: bool, unused: bool = False) -> None:
+        """Begin a step of a batch, whose prompts may go through the denoiser in parts.
+
+        If it is `unused`, the denoiser is left once all inputs have been seen.
+        """
         for name in list(self._pending):
             self._add_pending(name)
         self.call = call
         self._in_parts = in_parts
+        self._unused = unused
+        self._num_seen = 0
 
     def _add_pending(self, name: str) -> None:
         """Add a layer's sums for prompts whose branches are all complete."""

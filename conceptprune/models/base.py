@@ -18,9 +18,14 @@ from conceptprune.errors import UserError
 from conceptprune.models.pipeline_modules import PipelineModules
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import Trajectory
+from conceptprune.models.watching import Enough
 
 KEPT_ENCODINGS = 256
 """How many prompts' conditions stay cached on the host, besides those in use: 1 GiB for FLUX.1."""
+
+SHARED_FROM = 6
+"""Prompts in the smallest batch that computes a common unconditional branch only once. With fewer
+there is little to save, and so few samples take other kernels on a CPU, which change last bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,10 @@ class DenoiserCall:
     """True if this call runs another branch of the last call's prompts, in the same step."""
     in_parts: bool = False
     """True if the prompts go through the denoiser a few at a time."""
+    shared: bool = False
+    """True if the first branch has one sample, which stands for those of all prompts."""
+    unused: bool = False
+    """True if nothing uses the denoiser's output: whoever has seen enough may raise `Enough`."""
 
 
 OnCall = Callable[[DenoiserCall], None]
@@ -54,6 +63,8 @@ class Batch:
     """Each [H, B, ...]: the unconditional branch first (H = 2), or only the conditional one."""
     num_branches: int
     guidance: float
+    same_noise: bool = False
+    """True if all prompts start from the same latents."""
 
 
 class DiffusionModel(PipelineModules, ABC):
@@ -179,6 +190,7 @@ class DiffusionModel(PipelineModules, ABC):
             conditions={name: tensor.to(self.device) for name, tensor in conditions.items()},
             num_branches=num_branches,
             guidance=guidance,
+            same_noise=len(set(seeds)) == 1,
         )
 
     def check_calls(self, batch: Batch, stop: int) -> None:
@@ -198,13 +210,16 @@ class DiffusionModel(PipelineModules, ABC):
         *,
         at_once: int | None = None,
         tell_branches: bool = True,
+        continues: bool = True,
     ) -> None:
         """Run the batch from its current call up to `stop`, with `on_call` before each call.
 
         Pass `tell_branches=False` if `on_call` does not need to know which branches are
-        conditional.
+        conditional, and `continues=False` if nothing continues from the batch's end.
         """
         trajectory = batch.trajectory
+        num_prompts = len(trajectory.latents)
+        together = at_once is None or at_once >= num_prompts
         # All at once: to ask a GPU at each call would be to wait for the call before.
         timesteps = trajectory.timesteps.tolist()
         while trajectory.call < stop:
@@ -213,9 +228,20 @@ class DiffusionModel(PipelineModules, ABC):
                 timestep=float(timesteps[trajectory.call]),
                 conditional=(False, True)[-batch.num_branches :],
                 in_parts=at_once is not None,
+                shared=(
+                    trajectory.call == 0
+                    and batch.same_noise
+                    and batch.num_branches == 2
+                    and together
+                    and num_prompts >= SHARED_FROM
+                ),
+                unused=not continues and together and trajectory.call == stop - 1,
             )
             on_call(call)
-            self.advance(batch, at_once=at_once)
+            try:
+                self.advance(batch, at_once=at_once, shared=call.shared)
+            except Enough:
+                break
 
     def generate(
         self, prompts: Sequence[Prompt], *, steps: int, guidance: float, at_once: int | None = None
@@ -237,37 +263,43 @@ class DiffusionModel(PipelineModules, ABC):
         )
 
     @torch.no_grad()
-    def advance(self, batch: Batch, *, at_once: int | None = None) -> None:
+    def advance(self, batch: Batch, *, at_once: int | None = None, shared: bool = False) -> None:
         """Make one denoiser call on all branches of the batch, apply guidance, and step the
         scheduler.
 
         `at_once` prompts go through the denoiser together (all of them by default). A smaller
-        number takes less memory, and may change the last bits.
+        number takes less memory, and may change the last bits. If the latents of all prompts are
+        still the same, the unconditional branch can be `shared`: one sample in place of B.
         """
         trajectory = batch.trajectory
         # [branches, prompts, ...]: a slice of prompts includes all of their branches.
         samples = trajectory.model_input().expand(batch.num_branches, *trajectory.latents.shape)
         num_prompts = samples.shape[1]
-        size = at_once or num_prompts
-        predictions = [
-            self.predict(
-                samples[:, first : first + size].flatten(0, 1),
+        size = num_prompts if shared else at_once or num_prompts
+        # The unconditional samples that are left out.
+        spared = num_prompts - 1 if shared else 0
+        branches: list[Sequence[Tensor]] = []
+        for first in range(0, num_prompts, size):
+            prediction = self.predict(
+                samples[:, first : first + size].flatten(0, 1)[spared:],
                 trajectory.timestep,
                 {
-                    name: tensor[:, first : first + size].flatten(0, 1)
+                    name: tensor[:, first : first + size].flatten(0, 1)[spared:]
                     for name, tensor in batch.conditions.items()
                 },
                 batch.guidance,
-            ).unflatten(0, (batch.num_branches, -1))
-            for first in range(0, num_prompts, size)
-        ]
-        prediction = torch.cat(predictions, dim=1)
-        if batch.num_branches == 2:
-            unconditional, conditional = prediction
-            prediction = unconditional + batch.guidance * (conditional - unconditional)
+            )
+            branches.append(
+                prediction.split([1, num_prompts])
+                if shared
+                else prediction.unflatten(0, (batch.num_branches, -1)).unbind()
+            )
+        *unconditional, conditional = (torch.cat(parts) for parts in zip(*branches, strict=True))
+        if unconditional:
+            (other,) = unconditional
+            trajectory.advance(other + batch.guidance * (conditional - other))
         else:
-            (prediction,) = prediction
-        trajectory.advance(prediction)
+            trajectory.advance(conditional)
 
     @torch.no_grad()
     def decode(

@@ -40,8 +40,11 @@ def _lent(pipe: Any) -> Iterator[None]:
     attributes = dict(vars(pipe))
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     modules = {module: None for part in parts.values() for module in part.modules()}
-    modes = [(module, module.training) for module in modules]
-    compiled = [(module, module._compiled_call_impl) for module in modules]
+    # Only of these: setting an attribute of a thousand modules takes as long as a denoiser call.
+    training = [module for module in modules if module.training]
+    compiled = [
+        (module, call) for module in modules if (call := module._compiled_call_impl) is not None
+    ]
     inside = [wrapper for part in parts.values() for wrapper in compiled_inside(part)]
     try:
         # Use a copy of the scheduler: a pipeline that runs as a whole changes its own.
@@ -51,7 +54,7 @@ def _lent(pipe: Any) -> Iterator[None]:
             vars(pipe)[name] = unwrapped(part)
         for parent, name, wrapper in inside:
             parent._modules[name] = unwrapped(wrapper)
-        for module in modules:
+        for module, _ in compiled:
             module._compiled_call_impl = None
         yield
     finally:
@@ -61,8 +64,9 @@ def _lent(pipe: Any) -> Iterator[None]:
             parent._modules[name] = wrapper
         for module, call in compiled:
             module._compiled_call_impl = call
-        for module, training in modes:
-            module.training = training
+        # A borrower only ever switches training off.
+        for module in training:
+            module.training = True
         pipe.maybe_free_model_hooks()
 
 

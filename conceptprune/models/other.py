@@ -149,6 +149,7 @@ class OtherPipeline(DiffusionModel):
         *,
         at_once: int | None = None,
         tell_branches: bool = True,
+        continues: bool = True,
     ) -> None:
         """Run the pipeline until it has made `stop` steps, each of one denoiser call or several.
 

@@ -68,13 +68,13 @@ class PipelineModules:
         """
         self.pipe = pipe
         self.scheduler = pipe.scheduler
-        self.denoiser: nn.Module = getattr(pipe, self.component).eval()
+        self.denoiser: nn.Module = getattr(pipe, self.component)
         self.config: Mapping[str, Any] = getattr(pipe, self.component).config
         side = resolution and resolution // pipe.vae_scale_factor
         self.latent_size = (side, side) if side else self.default_size(self.config)
         self._residency: Residency | None = None
         for module in pipe.components.values():
-            if isinstance(module, nn.Module):
+            if isinstance(module, nn.Module) and any(part.training for part in module.modules()):
                 module.eval()
 
     @classmethod

@@ -43,7 +43,7 @@ class SeenCall:
 
 
 class Enough(Exception):  # noqa: N818 - not an error: it leaves the loop of a pipeline
-    """Raised to leave a pipeline's loop after enough steps."""
+    """Raised to leave a pipeline's loop after enough steps, or a denoiser's last call."""
 
 
 @contextmanager

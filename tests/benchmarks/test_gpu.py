@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.capacity import measured_rows
 from benchmarks.gpu.cli import main
@@ -16,8 +19,10 @@ from benchmarks.gpu.measures import Measures, same_bytes
 from benchmarks.gpu.settings import PARTS, OutOfTimeError, Settings
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.table import table
+from conceptprune.models.families import family_named
 from conceptprune.models.stable_diffusion import StableDiffusion
 from tests.support.sd15_shaped import build_pipeline
+from tests.support.tiny_models import TINY_MODELS
 
 MODELS = ("sdxl", "flux")
 """With two guidance branches and with one, a U-Net and a transformer; one of them offloaded."""
@@ -103,6 +108,45 @@ def test_fewer_calls_are_made_where_they_would_take_longer_than_there_is_time() 
     assert Measures(model, _settings(seconds=3600))._calls_in_time(1) == 10
 
 
+def test_one_or_two_calls_are_not_timed_first() -> None:
+    """Where a call takes half an hour, as in bfloat16 on some CPUs, each that is spared counts."""
+    model = StableDiffusion.from_pipeline(build_pipeline())
+    seen = []
+    model.denoiser.register_forward_hook(lambda *_: seen.append(True))
+    assert Measures(model, _settings(calls=1))._calls_in_time(1) == 1
+    assert not seen
+
+
+@pytest.mark.parametrize("name", ["sd1", "flux-dev"])
+def test_operations_are_counted_with_attention_and_without_a_denoiser_call(name: str) -> None:
+    (tiny,) = (model for model in TINY_MODELS if model.name == name)
+    pipe = tiny.pipeline()
+    model = family_named(type(pipe).__name__)(pipe, resolution=tiny.resolution)
+    measures = Measures(model, _settings())
+    # Once before, because texts are encoded only once.
+    measures._bare(1, 1)
+    # The products of attention are counted here, and not in a CPU's fused kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        measures._bare(1, 1)
+    expected = counted.get_total_flops() / measures.num_branches / 1e12
+    model.predict = lambda sample, *rest: _faked(type(model).predict(model, sample, *rest))  # type: ignore[method-assign]
+    assert measures.operations()["tflop"] == pytest.approx(expected)
+
+
+def test_collection_is_compared_with_a_loop_that_makes_whole_calls() -> None:
+    model = StableDiffusion.from_pipeline(build_pipeline())
+    ends = []
+    handle = model.denoiser.get_submodule("conv_out").register_forward_hook(
+        lambda *_: ends.append(True)
+    )
+    measures = Measures(model, _settings())
+    measures._bare(1, 3)
+    assert len(ends) == 3
+    measures._collect(1, 3)
+    handle.remove()
+    assert len(ends) == 6
+
+
 def test_what_takes_longer_than_is_left_is_not_begun() -> None:
     settings = _settings(minutes=1)
     settings.check_time()
@@ -167,14 +211,20 @@ def test_what_is_not_there_is_refused_in_a_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def _settings(*, seconds: float = 1, minutes: float = 1) -> Settings:
+def _faked(prediction: torch.Tensor) -> torch.Tensor:
+    """The prediction, which must have a shape alone."""
+    assert isinstance(prediction, FakeTensor)
+    return prediction
+
+
+def _settings(*, seconds: float = 1, minutes: float = 1, calls: int = 10) -> Settings:
     return Settings(
         device=CPU,
         small=True,
         models=(),
         dtypes=(),
         parts=PARTS,
-        calls=10,
+        calls=calls,
         most=1,
         repeats=1,
         seconds=seconds,

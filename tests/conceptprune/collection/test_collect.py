@@ -1,5 +1,8 @@
 """Collection: the same sums whatever the windows, only the site's inputs, and loud failures."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -13,6 +16,7 @@ from conceptprune.collection.collect import (
 from conceptprune.collection.statistics import join_calls
 from conceptprune.errors import NumericalError, UserError
 from conceptprune.manifest import Collection
+from conceptprune.models.base import SHARED_FROM
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.models.trajectory import TrajectoryState
@@ -117,3 +121,80 @@ def test_an_overflow_names_its_layer_and_call(tiny_pipe: StableDiffusionPipeline
 def test_no_prompts_are_refused(tiny_pipe: StableDiffusionPipeline) -> None:
     with pytest.raises(UserError, match="no prompts are given"):
         collect(tiny_pipe, [], SETTINGS)
+
+
+def _rows(pipe: StableDiffusionPipeline, settings: Collection, prompts: list[Prompt]) -> list[int]:
+    """How many samples the denoiser is given at each call of a collection."""
+    seen: list[int] = []
+    handle = pipe.unet.conv_in.register_forward_pre_hook(
+        lambda _, inputs: seen.append(len(inputs[0]))
+    )
+    try:
+        collect(StableDiffusion.from_pipeline(pipe), prompts, settings)
+    finally:
+        handle.remove()
+    return seen
+
+
+SAME_NOISE = [Prompt(text=f"a photo of {number} cats", seed=0) for number in range(SHARED_FROM)]
+
+
+def test_the_first_calls_unconditional_branch_is_computed_once_for_prompts_with_the_same_latents(
+    tiny_pipe: StableDiffusionPipeline,
+) -> None:
+    own_noise = [replace(prompt, seed=seed) for seed, prompt in enumerate(SAME_NOISE)]
+    settings = {"steps": 20, "tau": 3, "batch_size": SHARED_FROM}
+    twice = 2 * SHARED_FROM
+    assert _rows(tiny_pipe, Collection(**settings), SAME_NOISE) == [SHARED_FROM + 1, twice, twice]
+    assert _rows(tiny_pipe, Collection(**settings), own_noise) == [twice] * 3
+    one_branch = Collection(**settings, guidance=1.0)
+    assert _rows(tiny_pipe, one_branch, SAME_NOISE) == [SHARED_FROM] * 3
+
+
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_a_shared_unconditional_branch_counts_for_every_prompt(
+    tiny_pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch, branches: str
+) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    settings = Collection.model_validate(
+        {"steps": 20, "tau": 3, "batch_size": SHARED_FROM, "guidance_branches": branches}
+    )
+    shared = collect(model, SAME_NOISE, settings)
+    monkeypatch.setattr("conceptprune.models.base.SHARED_FROM", SHARED_FROM + 1)
+    each = collect(model, SAME_NOISE, settings)
+    for name, layer in each.layers.items():
+        assert shared.layers[name].num_rows == layer.num_rows
+        # No bit differs on the machine that this was written on.
+        np.testing.assert_allclose(shared.layers[name].sum_sq, layer.sum_sq, rtol=1e-5)
+        np.testing.assert_allclose(shared.layers[name].sum_norm, layer.sum_norm, rtol=1e-5)
+
+
+def test_parts_of_a_batch_share_nothing(tiny_pipe: StableDiffusionPipeline) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    settings, window = Collection(steps=20, tau=2, batch_size=SHARED_FROM), Window(0, 2)
+    parts = collect_window(model, SAME_NOISE, settings, window, at_once=4, keep_states=False)
+    whole = collect_window(model, SAME_NOISE, settings, window, keep_states=False)
+    for name, layer in whole.statistics.layers.items():
+        np.testing.assert_allclose(
+            parts.statistics.layers[name].sum_sq, layer.sum_sq, rtol=1e-4, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_nothing_after_the_sites_last_linear_is_computed_at_the_last_call(
+    tiny_pipe: StableDiffusionPipeline, at_once: int | None
+) -> None:
+    model = StableDiffusion.from_pipeline(tiny_pipe)
+    ends = []
+    handle = tiny_pipe.unet.conv_out.register_forward_hook(lambda *_: ends.append(True))
+    window = Window(0, 3)
+    try:
+        left = collect_window(
+            model, PROMPTS[:2], SETTINGS, window, keep_states=False, at_once=at_once
+        )
+        assert len(ends) == 2
+        whole = collect_window(model, PROMPTS[:2], SETTINGS, window, at_once=at_once)
+        assert len(ends) == 2 + 3
+    finally:
+        handle.remove()
+    assert left.statistics.to_arrow().equals(whole.statistics.to_arrow())
