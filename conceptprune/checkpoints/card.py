@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import yaml
@@ -338,6 +339,7 @@ def code_span(text: str) -> str:
     return f"{fence}{padding}{shown}{padding}{fence}"
 
 
+@cache
 def card_environment() -> Environment:
     """The environment that renders cards; text from others goes through its filters."""
     # Markdown, not HTML: text from others goes through `code_span`.

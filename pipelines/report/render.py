@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from math import log10
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -29,8 +29,9 @@ def heat_top(concepts: Iterable[ConceptReport]) -> float:
     )
 
 
+@cache
 def environment() -> Environment:
-    """The templates and their filters; all inserted text is escaped."""
+    """The templates, compiled once, and their filters; all inserted text is escaped."""
     templates = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -45,6 +46,7 @@ def environment() -> Environment:
         size=size,
         when=when,
         grouped=grouped,
+        number=number,
         recorded=recorded,
         recorded_percent=recorded_percent,
         verdict=verdict,
@@ -55,6 +57,11 @@ def environment() -> Environment:
 def percent(share: float, digits: int = 1) -> str:
     """0.0278 as "2.8 %"."""
     return f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def number(value: float, is_share: bool) -> str:
+    """A measured number: a share in per cent, anything else to three digits."""
+    return f"{100 * value:.1f}" if is_share else f"{value:.3g}"
 
 
 def recorded(value: object) -> str:

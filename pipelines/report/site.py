@@ -175,14 +175,13 @@ def write_site(store_uri: str, *, out: Path, run: str | None) -> tuple[str, ...]
 
 def pages(site: Site) -> Iterator[tuple[str, str]]:
     """Every page by its path, one after the other."""
-    templates = _templates(site)
+    known = _known_to_all(site)
 
     def page(template: str, path: str, **values: Any) -> tuple[str, str]:
         root = "../" * path.count("/")
         scores = panels(site.scores.get(path, ()))
-        text = templates.get_template(template).render(
-            path=path, root=root, scores=scores, **values
-        )
+        shown = {**known, "path": path, "root": root, "scores": scores, **values}
+        text = environment().get_template(template).render(shown)
         return path, text
 
     if site.report:
@@ -213,38 +212,32 @@ def _combined(report: ReportData, combined: CombinedReport) -> Checkpoint:
     )
 
 
-def _templates(site: Site) -> Environment:
+def _known_to_all(site: Site) -> dict[str, Any]:
+    """What every page of a site may show."""
     templates = environment()
     style = "".join(_source(templates, name) for name in ("report.css", "site.css"))
     script = _source(templates, "site.js")
     top = heat_top(site.concepts)
-    templates.globals.update(
-        site=site,
-        report=site.report,
-        links=site.links,
-        concept_page=concept_page,
-        panel_plot=partial(plots.of_panel, links=site.links),
-        chart=partial(heat_chart, top=top),
-        heat_top=top,
+    return {
+        "site": site,
+        "report": site.report,
+        "links": site.links,
+        "concept_page": concept_page,
+        "panel_plot": partial(plots.of_panel, links=site.links),
+        "chart": partial(heat_chart, top=top),
+        "heat_top": top,
         # Nothing in these comes from a manifest, and escaping would break them.
-        style=Markup(style),
-        script=Markup(script),
-        policy=(
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": (
             "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
             f"style-src {_allowed(style)}; script-src {_allowed(script)}"
         ),
-        COMBINED=COMBINED,
-        words=WORDS,
-        EVALUATION=site.evaluation_page,
-        OVERVIEW=OVERVIEW,
-    )
-    templates.filters["number"] = number
-    return templates
-
-
-def number(value: float, is_share: bool) -> str:
-    """A measured number: a share in per cent, anything else to three digits."""
-    return f"{100 * value:.1f}" if is_share else f"{value:.3g}"
+        "COMBINED": COMBINED,
+        "words": WORDS,
+        "EVALUATION": site.evaluation_page,
+        "OVERVIEW": OVERVIEW,
+    }
 
 
 def _source(templates: Environment, name: str) -> str:
