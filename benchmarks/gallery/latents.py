@@ -1,5 +1,6 @@
 """The encoded renderings and captions that the text encoders and the denoisers are trained on."""
 
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -52,12 +53,8 @@ class Latents:
 
 def captions_as_ids(painter: Painter) -> Tensor:
     """All captions as token ids, int64 [things, looks, templates, tokens]."""
-    return torch.tensor(
-        [
-            [
-                [painter.token_ids(caption(thing, look, n)) for n in range(NUM_TEMPLATES)]
-                for look in range(NUM_LOOKS)
-            ]
-            for thing in range(len(THINGS))
-        ]
-    )
+    shape = (len(THINGS), NUM_LOOKS, NUM_TEMPLATES)
+    texts = [
+        caption(thing, look, template) for thing, look, template in product(*map(range, shape))
+    ]
+    return torch.tensor(painter.tokens_of(texts)).view(*shape, -1)
