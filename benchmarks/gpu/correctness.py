@@ -50,7 +50,7 @@ class Demo:
 
     def __init__(self, dtype: torch.dtype, device: torch.device, *, small: bool) -> None:
         self.calls = 2 if small else 10
-        self.things = THINGS[: 3 if small else None]
+        self.things = THINGS[: 2 if small else None]
         if small:
             pipe = build_pipeline().to(device, dtype)
             self.model = Float32Noise.from_pipeline(pipe)

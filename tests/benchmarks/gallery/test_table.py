@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gallery import autoencoder
+from benchmarks.gallery import autoencoder, sampling
 from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS
@@ -103,7 +103,14 @@ def same(found, wanted):
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Images of two steps instead of twelve: an untrained model's are noise in any case."""
+    monkeypatch.setattr(sampling, "NUM_STEPS", 2)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
 def test_the_untouched_row_is_at_no_distance_from_itself(gallery):
     found = measure(gallery, Judge.load(), Row(method="untouched", size=1), 0)
     assert found["distance"] == 0
@@ -135,6 +142,7 @@ def test_a_row_costs_the_bytes_of_a_mask_if_it_zeroes_and_else_those_of_its_tens
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
 def test_an_attacker_sees_the_untouched_models_images_and_attacks_the_edited_one(gallery):
     look = ERASED_LOOKS[0]
     changed = Row(method="UCE, the authors' settings", size=1).weights(gallery, (look,))
@@ -146,7 +154,7 @@ def test_an_attacker_sees_the_untouched_models_images_and_attacks_the_edited_one
     assert not any(scene.concept in text for text in scene.plain)
     with torch.no_grad():
         gallery.put({})
-        again = attacks.sampling.draw(
+        again = sampling.draw(
             gallery.pipeline, [p.text for p in scene.asked], [p.seed for p in scene.asked]
         )
     assert (again == scene.base_images).all()
