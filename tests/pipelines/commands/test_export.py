@@ -1,10 +1,7 @@
 """`export` writes checkpoints that load, that say what they are, and never half of one."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partialmethod
@@ -32,6 +29,7 @@ from pipelines.commands import export_files
 from pipelines.commands.export import export_concepts
 from pipelines.console.names import slug
 from pipelines.records.reuse import _is_lost
+from tests.pipelines.commands.conftest import RunCards
 from tests.pipelines.conftest import (
     CONCEPTS,
     HOSTILE_NAME,
@@ -43,7 +41,6 @@ from tests.pipelines.conftest import (
 )
 from tests.support.sd15_shaped import build_pipeline
 
-ROOT = Path(conceptprune.__file__).parents[1]
 ADA, CY, LAST = CONCEPTS
 
 Run = Callable[..., Path]
@@ -388,25 +385,12 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-RUN_CARDS = """
-import os, re, sys
-from functools import partialmethod
-from pathlib import Path
-from diffusers import StableDiffusionPipeline as Pipeline
-Pipeline.__call__ = partialmethod(Pipeline.__call__, num_inference_steps=2)
-del partialmethod, Pipeline
-for folder in sys.argv[1:]:
-    os.chdir(folder)
-    code, = re.findall(r"```python\\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL)
-    names = {}
-    exec(code, names)
-    print([int((p == 0).sum()) for p in names["pipe"].unet.parameters()])
-"""
-"""Runs the code of model cards, each with names of its own: to start a process takes seconds."""
-
-
 def test_the_code_of_every_card_runs_as_it_is_in_a_fresh_process(
-    run_export: Run, tiny_store: TinyStore, tiny_pipe: StableDiffusionPipeline, tmp_path: Path
+    run_export: Run,
+    run_cards: RunCards,
+    tiny_store: TinyStore,
+    tiny_pipe: StableDiffusionPipeline,
+    tmp_path: Path,
 ) -> None:
     forms = ["mask", "pipeline", "single-file", "unet", "delta"]
     folders = []
@@ -414,19 +398,11 @@ def test_the_code_of_every_card_runs_as_it_is_in_a_fresh_process(
         folders.append(run_export(ADA, form=form, out=tmp_path / form))
         if form != "pipeline":  # Which is said above the code: the base model's folder is there.
             (folders[-1] / "tiny").symlink_to(tiny_store.model)
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_CARDS, *map(str, folders)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    of_mask, *others = done.stdout.splitlines()[-len(forms) :]
+    of_mask, *others = run_cards(folders)
     # The code of a mask takes it off again.
-    assert of_mask == str(num_zeros(tiny_pipe))
+    assert of_mask == num_zeros(tiny_pipe)
     mask_of(tiny_store, ADA).apply(tiny_pipe)
-    assert others == [str(num_zeros(tiny_pipe))] * len(others)
+    assert others == [num_zeros(tiny_pipe)] * len(others)
 
 
 def num_zeros(pipe: StableDiffusionPipeline) -> list[int]:
