@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,25 @@ def _class_of(library: str, name: str, *, where: str) -> type:
 def check_component(kind: Any, folder: Path) -> None:
     """Check that a component's files have every tensor that its class and config require.
 
-    Only headers are read: the module is built on the meta device, without data.
+    Only headers are read: the module is built on the meta device, without data. What was found to
+    be right is not looked at again by this process unless a file's size or times have changed.
 
     Raises:
         UserError: a file is missing or damaged, or a tensor is missing or has another shape.
     """
+    _check_component(kind, folder, _state(folder))
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """What changes when anything changes in a folder's files."""
+    found = ((path.name, path.stat()) for path in sorted(folder.glob("*")) if path.exists())
+    return tuple(
+        (name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in found
+    )
+
+
+@lru_cache(maxsize=64)
+def _check_component(kind: Any, folder: Path, _state: tuple[object, ...]) -> None:
     for path in find_checkpoint(folder).files:
         try:
             with safe_open(path, framework="pt") as stream:

@@ -1,6 +1,7 @@
 """A model folder that lacks something is refused, beforehand and by every loader, by name."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_a_folder_that_lacks_a_tensor_is_refused_by_the_check_and_by_the_loader(
         assert file in str(error.value)
         assert lost.removeprefix("text_model.") in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_a_file_changed_since_it_was_right_is_checked_again_whatever_its_size_and_time(
+    copied: Callable[[str], Path],
+) -> None:
+    folder = copied("sd2")
+    check_model(folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data, times = file.read_bytes(), file.stat()
+    file.write_bytes(data.replace(b'"conv_in.weight"', b'"conv_on.weight"'))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file.stat().st_size == times.st_size
+    with pytest.raises(UserError, match=r"no tensor conv_in\.weight"):
+        check_model(folder)
+    file.write_bytes(data)
+    check_model(folder)
 
 
 def test_tied_weights_that_a_file_has_once_are_not_missing(copied: Callable[[str], Path]) -> None:
