@@ -6,6 +6,7 @@ Errors name the list's file and line.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,8 @@ def _check_columns(path: Path, names: list[str], kind: str | None) -> None:
     shown = ", ".join(repr(name[:40]) for name in wrong or twice)
     allowed = f"columns {', '.join(COLUMNS)}, each once, name always"
     if wrong or twice:
-        raise _refused(f"{allowed}: {path}:1 has {shown}")
+        hint = " (commas separate columns)" if re.search(r"[;\t|]", "".join(wrong)) else ""
+        raise _refused(f"{allowed}: {path}:1 has {shown}{hint}")
     if "name" not in names:
         raise _refused(f"{allowed}: {path}:1 has no column name")
     if "kind" not in names and kind is None:

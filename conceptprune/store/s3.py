@@ -20,10 +20,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ClientError,
     HTTPClientError,
     IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
 )
 from botocore.exceptions import ConnectionError as UnreachableError
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
+from conceptprune.errors import UserError
 from conceptprune.store.access import SHORTEST_TRY, Access, passes, reason_of
 from conceptprune.store.backend import Entry, most_bytes
 from conceptprune.store.objects import FsspecObjects
@@ -36,10 +40,26 @@ REMOVERS = 8
 """Threads that remove objects one by one, for stores without bulk deletes."""
 
 CHECKSUMS_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
+CHECKSUMS = ("when_required", "when_supported")
+AUTHORITY_VARIABLE = "AWS_CA_BUNDLE"
 
 
 def file_system_options() -> dict[str, Any]:
-    """Options of s3fs for requests to S3."""
+    """Options of s3fs for requests to S3.
+
+    Raises:
+        UserError: a variable of the environment has a value that S3 cannot be asked with.
+    """
+    checksums = os.environ.get(CHECKSUMS_VARIABLE) or CHECKSUMS[0]
+    if checksums.lower() not in CHECKSUMS:
+        raise UserError(f"{CHECKSUMS_VARIABLE}={checksums}: give {' or '.join(CHECKSUMS)}")
+    authority = os.environ.get(AUTHORITY_VARIABLE)
+    # botocore would name neither the file nor the variable, and count it as a transient error.
+    if authority and not os.access(authority, os.R_OK):
+        raise UserError(
+            f"{AUTHORITY_VARIABLE}={authority}: cannot be read; name a file of certificates, or "
+            "unset it to trust the usual authorities"
+        )
     return {
         # One connection and one request per read, without asking for the size first.
         "max_concurrency": 1,
@@ -53,7 +73,7 @@ def file_system_options() -> dict[str, Any]:
             "response_checksum_validation": "when_required",
             # Many servers that are not AWS do not support checksums as trailers over https; without
             # them, botocore signs a digest of the body. Buckets with object lock may require them.
-            "request_checksum_calculation": os.environ.get(CHECKSUMS_VARIABLE, "when_required"),
+            "request_checksum_calculation": checksums,
         },
     }
 
@@ -63,6 +83,21 @@ PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSH
 """Sent with status 400 for a request that was damaged or cut off in transit."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """OpenSSL's message about a certificate from an authority unknown to this machine."""
+NO_TLS = "WRONG_VERSION_NUMBER"
+"""OpenSSL's message about a server that does not speak https."""
+
+ADVICE_BY_TYPE = {
+    NoCredentialsError: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give "
+    "this machine a role",
+    PartialCredentialsError: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY both, or neither",
+    ProfileNotFound: "give AWS_PROFILE a name that is in ~/.aws/config or ~/.aws/credentials",
+}
+ADVICE_BY_TEXT = {
+    UNTRUSTED: f"name the file with your own authority's certificate in {AUTHORITY_VARIABLE}",
+    NO_TLS: "the server does not speak https: write http:// in AWS_ENDPOINT_URL",
+    "Invalid endpoint": "give AWS_ENDPOINT_URL as https://HOST:PORT or http://HOST:PORT",
+}
+"""What to do about errors that only a change of the settings ends."""
 
 PASSING_FAULTS = (
     UnreachableError,
@@ -311,7 +346,7 @@ def _code(error: BaseException) -> str:
 
 
 def _passes(error: BaseException) -> bool:
-    if UNTRUSTED in str(error):
+    if UNTRUSTED in str(error) or NO_TLS in str(error):
         return False
     if _response(error):
         return _status(error) in PASSING_STATUSES or _code(error) in PASSING_CODES
@@ -320,8 +355,11 @@ def _passes(error: BaseException) -> bool:
 
 def _reason_of(error: Exception) -> str:
     reason = reason_of(error)
-    if UNTRUSTED in reason:
-        return f"{reason}; name the file with your own authority's certificate in AWS_CA_BUNDLE"
+    advice = ADVICE_BY_TYPE.get(type(error))
+    if not _response(error):
+        advice = advice or next((do for text, do in ADVICE_BY_TEXT.items() if text in reason), None)
+    if advice:
+        return f"{reason}; {advice}"
     if not _response(error):
         return reason
     return f"S3 answered {_status(error)} {_code(error)}: {reason}"

@@ -12,8 +12,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
+import grpc  # type: ignore[import-untyped]
 import ray
 from ray._private import ray_constants
+from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state  # Only this shows which nodes are draining.
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -25,6 +27,7 @@ from ..console.stopping import sigterm_as_before
 
 SECONDS_TO_ANSWER = 2.0
 SECONDS_TO_CONNECT = 10.0
+SECONDS_TO_SPEAK = 30.0
 TEMP_VARIABLE: Final = "RAY_TMPDIR"
 TOKEN_VARIABLE: Final = "RAY_AUTH_TOKEN_PATH"
 OWN_CLUSTER: Final = {
@@ -36,6 +39,9 @@ OWN_CLUSTER: Final = {
 """Environment of the processes of a cluster on this machine only."""
 
 
+_HOST_AND_PORT: Final = re.compile(r"\[?([^\s/]+?)\]?:(\d+)")
+
+
 @contextmanager
 def connected(compute: Compute) -> Iterator[bool]:
     """Connect to the cluster this process belongs to or `RAY_ADDRESS` names; else start one.
@@ -44,15 +50,17 @@ def connected(compute: Compute) -> Iterator[bool]:
         Whether one was started: a cluster of one node, which never gets another.
 
     Raises:
-        ClusterError: there is no cluster at `RAY_ADDRESS`, or a local one does not start.
+        ClusterError: there is no cluster at `RAY_ADDRESS`, it cannot be joined, or a local one does
+            not start.
         UserError: `RAY_ADDRESS` is the address of something else, or no actor would ever fit into
             the local cluster.
     """
     if ray.is_initialized():
         yield False
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    # "local" is Ray's word for a new cluster on this machine; its own would be open to others.
+    if address in ("", "local"):
         # Logical CPUs for all actors and one task, however few cores there are: tasks are short,
         # and without a CPU they would wait forever.
         actor_cpus = ceil(compute.actors * compute.cpus_per_actor)
@@ -105,7 +113,7 @@ def check_address(address: str) -> None:
     """Check that a driver can join a cluster at an address.
 
     Raises:
-        UserError: it is the address of the Jobs API or of Ray Client.
+        UserError: it is the address of the Jobs API or of Ray Client, or no address.
     """
     scheme, found, _ = address.partition("://")
     if found and scheme in ("http", "https"):
@@ -118,6 +126,11 @@ def check_address(address: str) -> None:
         raise UserError(
             f"RAY_ADDRESS={address}: jobs do not run through Ray Client; use `conceptprune submit "
             "--address http://HOST:8265`, or give HOST:PORT of the head (6379 as a rule)"
+        )
+    if address != "auto" and not _HOST_AND_PORT.fullmatch(address):
+        raise UserError(
+            f"RAY_ADDRESS={address}: is not HOST:PORT; give those of the head, the port is 6379 as "
+            "a rule, or unset RAY_ADDRESS to run on this machine alone"
         )
 
 
@@ -192,18 +205,46 @@ def not_started(error: Exception, folder: Path) -> str:
 
 def _join(address: str) -> None:
     check_address(address)
-    found = re.fullmatch(r"\[?(.+?)\]?:(\d+)", address)
+    found = _HOST_AND_PORT.fullmatch(address)
     try:
         if found:
             # Ray itself retries for many minutes if nobody answers.
             socket.create_connection((found[1], int(found[2])), SECONDS_TO_CONNECT).close()
+            _check_head(address)
         with sigterm_as_before():
-            ray.init(log_to_driver=False)
+            ray.init(address=address, log_to_driver=False)
+    except ClusterError:
+        raise
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset "
             "RAY_ADDRESS to run on this machine alone; what is committed stays"
         ) from error
+    except Exception as error:
+        # Ray has no error type for these: another version, a token that is missing or wrong.
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: this process cannot join that cluster: "
+            f"{one_line(str(error)) or type(error).__name__}"
+        ) from error
+
+
+def _check_head(address: str) -> None:
+    """Check that who answers speaks gRPC, as a cluster's head does; Ray would ask for minutes.
+
+    Raises:
+        ClusterError: nobody did.
+    """
+    channel = create_gcs_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(SECONDS_TO_SPEAK)
+    except grpc.FutureTimeoutError as error:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: whoever answers there is not the head of a Ray cluster; give "
+            "HOST:PORT of the head (6379 as a rule), or unset RAY_ADDRESS to run on this machine "
+            "alone"
+        ) from error
+    finally:
+        channel.close()
 
 
 def is_up(node: str) -> bool:

@@ -83,6 +83,7 @@ WRONG_ROWS = [
     ("name,kind,fillers\nx,style,cat|cat\n", "l.csv:2: concepts[0].fillers[1]", "no filler twice"),
     ("name,kind\nx,style,more\n", "m.yaml:3: concepts.file", "l.csv:2 has 3"),
     ("name,kindd\nx,style\n", "m.yaml:3: concepts.file", "l.csv:1 has 'kindd'"),
+    ("name;kind\nx;style\n", "concepts.file", "has 'name;kind' (commas separate columns)"),
     ("name,name,kind\nx,y,style\n", "m.yaml:3: concepts.file", "l.csv:1 has 'name'"),
     ("kind\nstyle\n", "m.yaml:3: concepts.file", "l.csv:1 has no column name"),
     ("name\nx\n", "m.yaml:3: concepts.file", "l.csv:1 has no column kind"),

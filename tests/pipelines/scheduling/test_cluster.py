@@ -7,14 +7,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 from ray._private import ray_constants
 
 from conceptprune.errors import ClusterError, UserError
 from conceptprune.manifest import Compute
 from pipelines.cli import main
+from pipelines.scheduling import cluster
 from pipelines.scheduling.cluster import check_fits, connected, lack, not_started
 from pipelines.scheduling.workers import ActorSlot, WorkerPool
 from tests.pipelines.conftest import write_manifest
@@ -49,6 +52,9 @@ def test_a_cluster_that_does_not_answer_is_one_message_and_exit_1(
         ),
         ("https://ray.example.org", "is the address of the Jobs API"),
         ("ray://10.0.0.7:10001", "jobs do not run through Ray Client"),
+        ("10.0.0.7", "is not HOST:PORT"),
+        ("10.0.0.7:6379/", "is not HOST:PORT"),
+        ("head:", "is not HOST:PORT"),
     ],
 )
 def test_an_address_of_something_else_is_refused_with_what_to_use(
@@ -59,6 +65,61 @@ def test_an_address_of_something_else_is_refused_with_what_to_use(
         pass
     assert str(refused.value).startswith(f"RAY_ADDRESS={address}: ")
     assert "HOST:PORT" in str(refused.value)
+
+
+def test_who_is_no_head_of_a_cluster_is_not_asked_for_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_SPEAK", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        no_head = pytest.raises(ClusterError, match="is not the head of a Ray cluster")
+        with no_head, connected(Compute()):
+            pass
+
+
+def test_a_cluster_that_does_not_let_this_process_in_is_one_line(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    # A process of its own: Ray reads its way of authentication once.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipelines", "erase"),
+            str(write_manifest(tmp_path / "m.yaml", tiny_folder)),
+            *("--store", str(tmp_path / "store")),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "RAY_ADDRESS": address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "",
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    server.stop(None)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: RAY_ADDRESS={address}: this process cannot join that cluster: ")
+    assert "token" in last
+
+
+def test_the_word_local_means_a_cluster_of_this_machine_with_a_token_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Ray's own local cluster listens on all interfaces, and lets everybody in.
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "missing"))
+    ours = pytest.raises(ClusterError, match="no folder can be made in RAY_TMPDIR")
+    with ours, connected(Compute()):
+        pass
 
 
 def test_a_local_cluster_that_does_not_start_is_one_line_with_its_log_and_the_fix(

@@ -610,3 +610,60 @@ def test_a_record_that_would_fill_the_memory_is_refused_within_little_of_it(
         else:
             with pytest.raises(StoreError, match="larger than 100 bytes"):
                 store.read_run_file("r", "run.json")
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"AWS_PROFILE": "nobody-s"}, r"nobody-s.*; give AWS_PROFILE a name"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, r"127\.0\.0\.1:9000; give AWS_ENDPOINT_URL as"),
+        ({"AWS_SECRET_ACCESS_KEY": None}, "AWS_SECRET_ACCESS_KEY both, or neither"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or",
+        ),
+    ],
+)
+def test_settings_that_s3_cannot_be_asked_with_are_named_with_the_fix(
+    server: SeaweedServer,
+    uri: str,
+    variables: dict[str, str | None],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_server(monkeypatch, server.endpoint)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in variables.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=told):
+        Store(uri).check()
+
+
+def test_https_asked_of_a_server_without_it_is_not_tried_again(
+    server: SeaweedServer, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_server(monkeypatch, server.endpoint.replace("http:", "https:"))
+    with pytest.raises(StoreError, match="write http:// in AWS_ENDPOINT_URL") as refused:
+        Store(uri).check()
+    assert "tried for" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AWS_CA_BUNDLE", "/nowhere.pem", "AWS_CA_BUNDLE=/nowhere.pem: cannot be read; name a"),
+        (
+            "AWS_REQUEST_CHECKSUM_CALCULATION",
+            "never",
+            "AWS_REQUEST_CHECKSUM_CALCULATION=never: give when_required or when_supported",
+        ),
+    ],
+)
+def test_variables_with_unusable_values_are_refused_before_any_request(
+    name: str, value: str, told: str, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
+        Store(uri)
