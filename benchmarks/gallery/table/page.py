@@ -64,9 +64,10 @@ it is given the very words that it is asked in.
 ATTACKED = f"""## What is left of the ability
 
 Concept Inversion learns a word of two tokens for one artist, from {PROMPTS} of the untouched
-model's images, against the edited model (300 steps of 8 images; `attacks.py` has all budgets). The
-word then stands in the artist's prompts. All that these edits take away is the name: a learned word
-brings the style back.
+model's images, against the edited model (300 steps of 8 images). The word then stands in the
+artist's prompts. UnlearnDiffAtk changes a prefix of each prompt, by gradients at 5 timesteps, for 10
+iterations (`attacks.py` has all budgets); it shares no word among prompts. All that these edits take
+away is the name: a learned word brings the style back.
 
 Why: every mark and every palette is kept in somebody. The 28 kept artists' prompts span 93 % of
 what tells the erased ones' from photos' (in 60 directions), and keys and values are linear in the
@@ -84,8 +85,8 @@ MISSING = """## Not measured yet
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
   UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
   settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
-- Other attacks than Concept Inversion, more than one artist of it after an edit, any after the edit
-  with common words, and all on the transformer.
+- Ring-A-Bell; refills, which need zeroed weights and so are of masks alone; more artists of each
+  attack, and all attacks on the transformer.
 """
 
 Line = dict[str, Any]
@@ -130,7 +131,8 @@ def cost(costs: Costs, method: str, size: int) -> list[str]:
     found = costs.get((method, size))
     if found is None:
         return ["-", "-"]
-    return [f"{found['seconds']:.2g}", f"{found['bytes'] / 1000:.0f}"]
+    seconds = found["seconds"]
+    return [f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", f"{found['bytes'] / 1000:.0f}"]
 
 
 def results_table(found: Rows, costs: Costs) -> str:
