@@ -1,6 +1,6 @@
 """Concepts from a file: a text file with one name per line, or a CSV with one concept per row.
 
-Each row becomes a concept as if it were written in the manifest, and is checked by the same rules.
+`ConceptList` is the schema for editors, `listed_concepts` reads the file. Each row becomes a concept as if it were written in the manifest, and is checked by the same rules.
 Errors name the list's file and line.
 """
 
@@ -17,6 +17,7 @@ from pydantic import ValidationInfo
 from conceptprune.manifest.concept import Kind
 from conceptprune.manifest.fields import FieldPath, PromptText, Section, refusal
 from conceptprune.manifest.files import text_below
+from conceptprune.manifest.pruning import ConceptPruning
 from conceptprune.strict_reading import open_regular
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -24,6 +25,8 @@ BETWEEN = "|"
 """Separates the entries of a cell that holds several."""
 KINDS = get_args(Kind)
 KEYS = ("file", "kind")
+PRUNING = "pruning"
+"""The section whose fields may be numbers."""
 
 COLUMNS = (
     "name",
@@ -34,13 +37,19 @@ COLUMNS = (
     "direction",
     "captions",
     "caption_base",
+    *(f"{PRUNING}.{name}" for name in ConceptPruning.model_fields),
 )
 SEVERAL = frozenset({"fillers", "captions"})
 LISTS = "{file: NAMES.csv or NAMES.txt, kind}"
 
 
 class ConceptList(Section):
-    """A file of concepts (the schema for editors; `listed_concepts` reads it)."""
+    """A file of concepts: a text file with one name per line, or a CSV with one concept per row.
+
+    Columns of a CSV: `name`, `kind`, `fillers` and `captions` (entries between `|`),
+    `template.base`, `template.target`, `direction`, `caption_base`, and `pruning.sparsity`,
+    `pruning.tau` and so on. An empty cell says nothing.
+    """
 
     file: PromptText
     kind: Kind | None = None
@@ -177,6 +186,15 @@ def _check_columns(path: Path, names: list[str], kind: str | None) -> None:
         raise _refused(f"{allowed}: {path}:1 has no column kind, nor is one given beside the file")
 
 
+def _number_or_text(text: str) -> int | float | str:
+    """As YAML reads a number; what is none stays text, which the field's own rule refuses."""
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?[0-9]{0,18}\.?[0-9]{1,18}(e[+-]?[0-9]{1,3})?", text, re.IGNORECASE):
+        return float(text)
+    return text
+
+
 def _concept(row: dict[str, str], kind: str | None) -> dict[str, Any]:
     """A row as a manifest would write it; empty cells are left out."""
     concept: dict[str, Any] = {} if kind is None else {"kind": kind}
@@ -186,7 +204,8 @@ def _concept(row: dict[str, str], kind: str | None) -> dict[str, Any]:
             continue
         section, _, field = column.partition(".")
         if field:
-            concept.setdefault(section, {})[field] = text
+            value = _number_or_text(text) if section == PRUNING else text
+            concept.setdefault(section, {})[field] = value
         elif column in SEVERAL:
             concept[column] = [part.strip() for part in text.split(BETWEEN)]
         else:

@@ -65,9 +65,9 @@ ATTACKED = f"""## What is left of the ability
 
 Concept Inversion learns a word of two tokens for one artist, from {PROMPTS} of the untouched
 model's images, against the edited model (300 steps of 8 images). The word then stands in the
-artist's prompts. UnlearnDiffAtk changes a prefix of each prompt, by gradients at 5 timesteps, for 10
-iterations (`attacks.py` has all budgets); it shares no word among prompts. All that these edits take
-away is the name: a learned word brings the style back.
+artist's prompts. UnlearnDiffAtk searches a few tokens before each prompt, by gradients at 5
+timesteps, 10 iterations each (`attacks.py` has all budgets). All that these edits take away is the
+name: a learned word brings the style back.
 
 Why: every mark and every palette is kept in somebody. The 28 kept artists' prompts span 93 % of
 what tells the erased ones' from photos' (in 60 directions), and keys and values are linear in the

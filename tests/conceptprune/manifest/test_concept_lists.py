@@ -59,6 +59,21 @@ def test_a_csv_has_columns_for_kind_and_own_settings_and_an_empty_cell_says_noth
     assert load_manifest(path) == load_manifest(manifest(tmp_path, written))
 
 
+def test_a_csv_has_columns_for_each_concepts_own_pruning(tmp_path: Path) -> None:
+    table = (
+        "name,kind,pruning.sparsity,pruning.tau,pruning.selector,pruning.r2\n"
+        "x,style,0.02,3,,\n"
+        "y,style,,,,\n"
+        "z,object,,,fia,1e-2\n"
+    )
+    path = manifest(tmp_path, "{file: list.csv}", "list.csv", table)
+    written = """
+  - {name: x, kind: style, pruning: {sparsity: 0.02, tau: 3}}
+  - {name: y, kind: style}
+  - {name: z, kind: object, pruning: {selector: fia, r2: 0.01}}"""
+    assert load_manifest(path) == load_manifest(manifest(tmp_path, written))
+
+
 def test_retained_concepts_can_be_listed_too(tmp_path: Path) -> None:
     (tmp_path / "keep.csv").write_text("kind,name\nobject,dog\n", encoding="utf-8")
     path = manifest(tmp_path, "[{name: x, kind: style}]\nretain: {file: keep.csv}")
@@ -79,6 +94,9 @@ WRONG_ROWS = [
     ('name,kind\n"a\nb",style\nx,stile\n', "l.csv:4: concepts[1].kind", '"stile"'),
     ('name,kind\n"a\nb",style\n', "l.csv:2: concepts[0].name", "one line of text"),
     ("name,kind,direction\nx,style,male_to_female\n", "l.csv:2: concepts[0].direction", "takes"),
+    ("name,kind,pruning.sparsity\nx,style,7\n", "l.csv:2: concepts[0].pruning.sparsity", "at most"),
+    ("name,kind,pruning.tau\nx,style,2.5\n", "l.csv:2: concepts[0].pruning.tau", "whole number"),
+    ("name,kind,pruning.tau\nx,style,two\n", "l.csv:2: concepts[0].pruning.tau", "whole number"),
     ("name,kind\nx,custom\n", "l.csv:2: concepts[0].prompts", "custom has no templates"),
     ("name,kind,fillers\nx,style,cat|cat\n", "l.csv:2: concepts[0].fillers[1]", "no filler twice"),
     ("name,kind\nx,style,more\n", "m.yaml:3: concepts.file", "l.csv:2 has 3"),
