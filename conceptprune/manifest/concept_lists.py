@@ -1,8 +1,8 @@
 """Concepts from a file: a text file with one name per line, or a CSV with one concept per row.
 
-`ConceptList` is the schema for editors, `listed_concepts` reads the file. Each row becomes a concept
-as if it were written in the manifest, and is checked by the same rules. Errors name the list's file
-and line.
+`ConceptList` is the schema for editors; `listed_concepts` reads the file. Each row becomes a
+concept as if it were written in the manifest, and is checked by the same rules. Errors name the
+list's file and line.
 """
 
 import csv
