@@ -72,8 +72,10 @@ def parquet_to_table(
         StoreError: the bytes are damaged, or not such a table.
     """
     try:
+        # Arrow's own buffers: its threads would need Python to read from a file of Python's, and
+        # one that still does so when the interpreter ends aborts the process.
         _check_expanded(data, most_rows)
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"a Parquet table is damaged: {error}") from error
     try:
@@ -110,7 +112,7 @@ def _check_expanded(data: bytes, most_rows: int) -> None:
         StoreError: it would be larger than `MOST_BYTES`, or has more rows.
         ArrowException, OSError: it is damaged.
     """
-    found = pq.ParquetFile(io.BytesIO(data)).metadata
+    found = pq.ParquetFile(pa.BufferReader(data)).metadata
     if found.num_rows > most_rows:
         raise StoreError(f"a Parquet table of {found.num_rows:,} rows, more than {most_rows:,}")
     groups = [found.row_group(index) for index in range(found.num_row_groups)]
@@ -125,7 +127,7 @@ def _check_expanded(data: bytes, most_rows: int) -> None:
     }
     if texts and size <= MOST_BYTES:
         # Each distinct text is in memory once, however often it is repeated.
-        coded = pq.ParquetFile(io.BytesIO(data), read_dictionary=sorted(texts))
+        coded = pq.ParquetFile(pa.BufferReader(data), read_dictionary=sorted(texts))
         for batch in coded.iter_batches(columns=sorted(texts)):
             size += sum(_text_bytes(column) for column in batch.columns)
             if size > MOST_BYTES:

@@ -57,9 +57,9 @@ def test_a_site_alone_has_its_statistics_among_others_and_denoises_only_if_it_se
 
 
 def collect_alone(model: DiffusionModel, site: str) -> tuple[Statistics, int]:
-    """The statistics of one site, and how many denoiser calls they took."""
+    """The statistics of one site, and how many denoiser calls were begun for them."""
     calls = []
-    handle = model.denoiser.register_forward_hook(lambda *_: calls.append(None))
+    handle = model.denoiser.register_forward_pre_hook(lambda *_: calls.append(None))
     try:
         return collect(model, PROMPTS, SETTINGS, site=site), len(calls)
     finally:
