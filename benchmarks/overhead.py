@@ -9,7 +9,7 @@ from benchmarks.models import CONCEPTS, Subject, compute_bound, minimal, studio
 from benchmarks.results import Measurement
 from conceptprune.collection.collect import Window, collect_window
 from conceptprune.manifest import Collection
-from conceptprune.models.base import DenoiserCall, DiffusionModel
+from conceptprune.models.base import DiffusionModel
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
 
@@ -81,8 +81,4 @@ def _denoise(model: DiffusionModel, prompts: Sequence[Prompt], settings: Collect
             steps=settings.steps,
             guidance=settings.guidance,
         )
-        model.run(batch, settings.tau, _nothing)
-
-
-def _nothing(_call: DenoiserCall) -> None:
-    """Observe nothing."""
+        model.run(batch, settings.tau, lambda _: None)

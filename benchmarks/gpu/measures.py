@@ -26,7 +26,7 @@ from conceptprune.manifest import Collection
 from conceptprune.masks.mask import PruningMask
 from conceptprune.masks.select_conceptprune import top_columns
 from conceptprune.masks.selectors import Evidence, named_selector, select_mask
-from conceptprune.models.base import DenoiserCall, DiffusionModel
+from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.settings import Offload
@@ -224,7 +224,7 @@ class Measures:
     def _bare(self, batch: int, calls: int) -> None:
         """The same denoiser calls as collection makes, with no hook anywhere."""
         begun = self.model.begin(prompts(batch), steps=STEPS, guidance=GUIDANCE)
-        self.model.run(begun, calls, _nothing)
+        self.model.run(begun, calls, lambda _: None)
 
     def _collect(self, batch: int, calls: int) -> None:
         """With its states: else it would leave the last call early, which the loop does not."""
@@ -330,10 +330,6 @@ def prompts(count: int, more: str = "") -> list[Prompt]:
         Prompt(text=f"a {THINGS[index % len(THINGS)]} {more}".strip(), seed=index)
         for index in range(count)
     ]
-
-
-def _nothing(_call: DenoiserCall) -> None:
-    """Observe nothing."""
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:

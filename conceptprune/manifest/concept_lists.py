@@ -188,7 +188,7 @@ def _check_columns(path: Path, names: list[str], kind: str | None) -> None:
 
 
 def _number_or_text(text: str) -> int | float | str:
-    """As YAML reads a number; what is none stays text, which the field's own rule refuses."""
+    """A number; what is none stays text, which the field's own rule may refuse."""
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
     if re.fullmatch(r"[+-]?[0-9]{0,18}\.?[0-9]{1,18}(e[+-]?[0-9]{1,3})?", text, re.IGNORECASE):

@@ -43,26 +43,20 @@ def seconds_a_side(gallery: Gallery) -> float:
 def kept_bytes(gallery: Gallery, weights: Mapping[str, Tensor]) -> int:
     """Of the file with these changes."""
     untouched = dict(gallery.model.denoiser.named_parameters())
-    before = {name: untouched[name].detach() for name in weights}
-    if all(bool(((new == old) | (new == 0)).all()) for new, old in _pairs(weights, before)):
+    changes = {name: (new, untouched[name].detach()) for name, new in weights.items()}
+    if all(bool(((new == old) | (new == 0)).all()) for new, old in changes.values()):
         layers = {
             name.removesuffix(".weight"): LayerMask(
                 shape=(new.shape[0], new.shape[1]),
                 entries=((new == 0) & (old != 0)).flatten().nonzero().flatten().numpy(),
                 weight_digest=weight_digest(old),
             )
-            for name, (new, old) in zip(weights, _pairs(weights, before), strict=True)
+            for name, (new, old) in changes.items()
         }
         component = gallery.model.component
         mask = PruningMask(concepts=("all",), component=component, layers=layers, provenance={})
         return len(mask.to_bytes())
     return len(safetensors.torch.save({name: w.half() for name, w in weights.items()}))
-
-
-def _pairs(
-    weights: Mapping[str, Tensor], before: Mapping[str, Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    return [(weights[name], before[name]) for name in weights]
 
 
 def main() -> None:
