@@ -38,6 +38,8 @@ ALL: Which = tuple(
 """Things within templates."""
 FEW: Which = tuple((THINGS.index(thing), 0) for thing in DEMO_THINGS)
 """Those that the demo's manifest has, of one template and half of the things."""
+EVERY_THING: Which = ALL[: len(THINGS)]
+"""Every thing once, in the published prompt: the other three wordings are only asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
