@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from conceptprune.manifest.concept import DefaultFillers
 from conceptprune.manifest.fields import Float, Int, Section
 
 Method = Literal["conceptprune", "reword"]
@@ -32,8 +33,17 @@ class Reword(Section):
     """How many such words, at most; 0 leaves them out."""
     ridge: Annotated[Float, Field(ge=0, description="a number of at least 0")] = 1e-3
     """The edit itself: how strongly it is kept small, against the mean of all prompts."""
+    fillers: DefaultFillers = DefaultFillers()
+    """More fillers by kind, for concepts with a template: their prompts are reworded or kept, too,
+    and cost texts alone, no images."""
 
     @property
     def key_parts(self) -> dict[str, Any]:
-        """The settings that decide the edit."""
-        return self.model_dump(mode="json")
+        """The settings that decide the edit; fillers do as texts of its sums."""
+        return self.model_dump(mode="json", exclude={"fillers"})
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that a manifest asks for; without fillers, the same as before there were any."""
+        fillers = self.fillers.model_dump(mode="json", exclude_none=True)
+        return self.key_parts | ({"fillers": fillers} if fillers else {})

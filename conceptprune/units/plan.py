@@ -13,7 +13,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview_plan import Previews, preview_unit, retained_beside
 from conceptprune.units.prompts_units import concepts_in
-from conceptprune.units.reword_plan import reword_units, shift_unit
+from conceptprune.units.reword_plan import reword_units, shift_unit, texts_of
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
@@ -176,8 +176,9 @@ class _ErasePlanner(Planner):
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
-            if self.manifest.method == "reword":
-                units.append(shift_unit(plan.concept.name, plan.pairs, self.model))
+            if rewording := self.manifest.rewording:
+                texts = texts_of(plan.concept, plan.pairs, rewording)
+                units.append(shift_unit(plan.concept.name, texts, self.model))
             yield plan.concept.name, [unit.key for unit in units]
         erased = {plan.concept.name for plan in concepts}
         for unit in prompts:

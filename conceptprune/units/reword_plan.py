@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from conceptprune.manifest import Manifest, concept_key
+from conceptprune.manifest import Concept, Manifest, Reword, concept_key
 from conceptprune.manifest.model_settings import ModelSettings
-from conceptprune.prompts.pairs import PromptPair, base_template
+from conceptprune.prompts.pairs import PromptPair, base_template, prompt_pairs
 from conceptprune.prompts.vocabulary import words_of
 from conceptprune.units.reword_units import (
     MomentsUnit,
@@ -16,11 +16,25 @@ from conceptprune.units.reword_units import (
 from conceptprune.units.unit import Unit
 from conceptprune.versions import versions
 
+Texts = tuple[tuple[str, str], ...]
+"""Of each prompt pair, the base and the target."""
 
-def shift_unit(concept: str, pairs: Sequence[PromptPair], model: ModelSettings) -> ShiftUnit:
-    """The sums of one concept; equal texts count once."""
-    texts = dict.fromkeys((pair.base.text, pair.target.text) for pair in pairs)
-    return ShiftUnit(concept=concept, pairs=tuple(texts), model=text_model(model))
+
+def texts_of(concept: Concept, pairs: Sequence[PromptPair], settings: Reword) -> Texts:
+    """A concept's texts: of its prompt pairs, and of its template with the settings' own fillers.
+
+    Equal texts count once.
+    """
+    fillers = dict(settings.fillers).get(concept.kind)
+    more: Sequence[PromptPair] = ()
+    if fillers and concept.prompts is None:
+        more = prompt_pairs(concept.model_copy(update={"fillers": fillers}), seed=0)
+    return tuple(dict.fromkeys((pair.base.text, pair.target.text) for pair in (*pairs, *more)))
+
+
+def shift_unit(concept: str, texts: Texts, model: ModelSettings) -> ShiftUnit:
+    """The sums of one concept."""
+    return ShiftUnit(concept=concept, pairs=texts, model=text_model(model))
 
 
 def reword_units(
@@ -45,21 +59,24 @@ def reword_units(
     concepts = {concept.name: concept for concept in manifest.concepts}
     names = {concept_key(name) for name in concepts}
     spared = [other for other in manifest.retain if concept_key(other.name) not in names]
-    shifts = [shift_unit(name, pairs[name], model) for name in erased]
+    own = {
+        each.name: texts_of(each, pairs[each.name], settings)
+        for each in (*(concepts[name] for name in erased), *spared)
+    }
+    shifts = [shift_unit(name, own[name], model) for name in erased]
 
     def stays(*of: str) -> MomentsUnit:
         return MomentsUnit(texts=tuple(dict.fromkeys(of)), model=texts)
 
-    retained = [stays(*(pair.target.text for pair in pairs[other.name])) for other in spared]
+    retained = [stays(*(target for _, target in own[other.name])) for other in spared]
     bases = {
-        unit.key: unit
-        for unit in (stays(*(pair.base.text for pair in pairs[name])) for name in erased)
+        unit.key: unit for unit in (stays(*(base for base, _ in own[name])) for name in erased)
     }
     empty = stays("")
     vocabulary = VocabularyUnit(
         templates=tuple(dict.fromkeys(base_template(concepts[name]) for name in erased)),
         words=settings.words,
-        without=tuple(sorted(set().union(*(_own_words(name, pairs[name]) for name in erased)))),
+        without=tuple(sorted(set().union(*(_own_words(name, own[name]) for name in erased)))),
         model=texts,
     )
     common = [vocabulary] if settings.words else []
@@ -83,7 +100,7 @@ def reword_units(
     return edit, [*shifts, *retained, *bases.values(), empty, *common, edit]
 
 
-def _own_words(name: str, pairs: Sequence[PromptPair]) -> frozenset[str]:
+def _own_words(name: str, texts: Texts) -> frozenset[str]:
     """Words of a concept's name and of its target prompts that none of its base prompts has."""
-    targets = words_of(pair.target.text for pair in pairs)
-    return words_of([name]) | (targets - words_of(pair.base.text for pair in pairs))
+    targets = words_of(target for _, target in texts)
+    return words_of([name]) | (targets - words_of(base for base, _ in texts))

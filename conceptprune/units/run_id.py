@@ -26,7 +26,7 @@ def run_id(manifest: Manifest, model: ModelSettings) -> str:
         # The id is the same as in versions before there were methods.
         without |= {"method": True, "reword": True}
     else:
-        asked_of["reword"] = manifest.rewording and manifest.rewording.key_parts
+        asked_of["reword"] = manifest.rewording and manifest.rewording.asked
         without["reword"] = True
     if manifest.prompts.generator is None:
         without["prompts"] = True

@@ -137,6 +137,7 @@ REWORD: Mapping[str, tuple[Content, set[str]]] = {
     "reword.vocabulary": ({"vocabulary": 2.0}, REWORDED),
     "reword.words": ({"words": 100}, {"vocabulary", *REWORDED}),
     "reword.ridge": ({"ridge": 0.01}, REWORDED),
+    "reword.fillers.style": ({"fillers": {"style": ["boat"]}}, {"shift", "moments", *REWORDED}),
     "collection.dtype": ({"dtype": "float16"}, {*SUMS, *REWORDED, *COLLECTED, *SELECTED}),
     # What a prompt's words are is decided without denoising.
     "collection.steps": ({"steps": 21}, FROM_STATISTICS - {"fused-mask"}),
@@ -308,6 +309,9 @@ ELSEWHERE = {
     "reword.vocabulary": "REWORD",
     "reword.words": "REWORD",
     "reword.ridge": "REWORD",
+    "reword.fillers.style": "REWORD",
+    "reword.fillers.nudity": "as reword.fillers.style",
+    "reword.fillers.object": "as reword.fillers.style",
     "fillers.nudity": "as fillers.style",
     "templates.nudity": "as templates.style",
     "templates.object": "as templates.style",
