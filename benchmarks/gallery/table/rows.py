@@ -67,8 +67,10 @@ WEAKER = Reword(retain=1.5, base=3.0, empty=0.75, vocabulary=0.3, ridge=1e-4)
 NAMED_ONLY = Reword(retain=3.0, words=0, ridge=1e-7)
 """The same without common words, also chosen so, with all captions."""
 
-THINGS_NAMED = Reword(retain=6.0, vocabulary=0.3, ridge=1e-5)
-"""Chosen in the same way, of 8 trials, for captions of every thing; asked in other wordings."""
+THINGS_NAMED = Reword(vocabulary=0.3, ridge=1e-5)
+"""Chosen in the same way, between two of 9 trials, with captions of every thing in one wording, and
+asked in the other three: `retain` 6 left 4.6 % and kept 98 % of the untouched, 3 left 1.4 % and
+kept 91 %."""
 
 
 def zeroed_site(gallery: Gallery, _looks: Looks) -> Weights:
@@ -191,6 +193,9 @@ METHODS: Mapping[str, Method] = {
     ),
     "rewording, every thing named": lambda gallery, looks: gallery.texts.reworded(
         looks, THINGS_NAMED, EVERY_THING
+    ),
+    "rewording, weaker strengths, every thing named": lambda gallery, looks: gallery.texts.reworded(
+        looks, WEAKER, EVERY_THING
     ),
     "rewording, no common words": lambda gallery, looks: gallery.texts.reworded(
         looks, NAMED_ONLY, FEW
