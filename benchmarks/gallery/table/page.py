@@ -17,7 +17,7 @@ from benchmarks.gallery.table.attacks import PROMPTS
 from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
 from benchmarks.gallery.table.costs import RESULTS as COSTS
 from benchmarks.gallery.table.costs import SIDES
-from benchmarks.gallery.table.rows import METHODS, REWORD, WEAKER
+from benchmarks.gallery.table.rows import METHODS, REWORD, THINGS_NAMED, WEAKER
 from conceptprune.evaluation.bootstrap import wilson
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -58,7 +58,10 @@ photos' captions with common words of the text encoder, too, with the manifest's
 {REWORD.retain:g} for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g} for common
 words. *Weaker strengths* ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g}) were chosen on
 the transformer. *No common words* shows what these are for; with *every caption*
-it is given the very words that it is asked in.
+it is given the very words that it is asked in. *Every thing named*: one template, as in the
+published prompts, with all 16 things ({THINGS_NAMED.retain:g}, {THINGS_NAMED.base:g},
+{THINGS_NAMED.vocabulary:g}, ridge {THINGS_NAMED.ridge:g} on the UNet); three quarters of what is
+asked is in other wordings. A manifest says it by `reword: {{fillers: ...}}`, at no cost in images.
 """
 
 ATTACKED = f"""## What is left of the ability
