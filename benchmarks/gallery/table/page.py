@@ -174,7 +174,7 @@ def draw(found: Rows, path: Path) -> None:
         named[method] = panels.flat[sizes.index(size)].scatter(
             across,
             up,
-            s=230 - 11 * place,
+            s=230 - 200 * place / len(order),
             marker="os^Dv"[place % 5],
             facecolors="none",
             edgecolors=f"C{place % 9}",
