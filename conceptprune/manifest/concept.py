@@ -190,7 +190,8 @@ Words = Annotated[
 
 
 class DefaultFillers(Section):
-    """Fillers, by kind, for concepts that define none themselves."""
+    """Fillers by kind: the manifest's, for concepts that define none themselves, or a rewording's,
+    beside those that a concept's template has."""
 
     style: Words | None = None
     nudity: Words | None = None

@@ -13,7 +13,7 @@ from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 from conceptprune.units.preview_plan import Previews, preview_unit, retained_beside
 from conceptprune.units.prompts_units import concepts_in
-from conceptprune.units.reword_plan import reword_units, shift_unit, texts_of
+from conceptprune.units.reword_plan import reword_units
 from conceptprune.units.reword_units import MomentsUnit, RewordUnit, ShiftUnit, VocabularyUnit
 from conceptprune.units.run_id import run_id
 from conceptprune.units.sweep_units import SweepTableUnit, SweepUnit
@@ -144,7 +144,7 @@ class _ErasePlanner(Planner):
         return Plan(
             run=run_id(self.manifest, self.model),
             by_key=by_key,
-            labels=labels_of(by_key, self.labelled(concepts, prompts)),
+            labels=labels_of(by_key, self.labelled(concepts, combined, prompts)),
             model=self.model,
             concepts=concepts,
             combined=combined,
@@ -170,16 +170,19 @@ class _ErasePlanner(Planner):
         )
 
     def labelled(
-        self, concepts: Sequence[ConceptPlan], prompts: Sequence[AnyPromptsUnit]
+        self,
+        concepts: Sequence[ConceptPlan],
+        combined: Combined | None,
+        prompts: Sequence[AnyPromptsUnit],
     ) -> Iterator[tuple[str, list[str]]]:
         """Concept names, and the keys of the units that are for them."""
         for plan in concepts:
             units = [plan.mask, *plan.checkpoints, *plan.sweeps, *plan.previews_before]
             units += [plan.preview_after] if plan.preview_after else []
-            if rewording := self.manifest.rewording:
-                texts = texts_of(plan.concept, plan.pairs, rewording)
-                units.append(shift_unit(plan.concept.name, texts, self.model))
             yield plan.concept.name, [unit.key for unit in units]
+        if isinstance(combined, RewordUnit):
+            for name, shift in zip(combined.erased, combined.shifts, strict=True):
+                yield name, [shift]
         erased = {plan.concept.name for plan in concepts}
         for unit in prompts:
             made = {concept.name for concept in concepts_in(unit)}

@@ -32,11 +32,6 @@ def texts_of(concept: Concept, pairs: Sequence[PromptPair], settings: Reword) ->
     return tuple(dict.fromkeys((pair.base.text, pair.target.text) for pair in (*pairs, *more)))
 
 
-def shift_unit(concept: str, texts: Texts, model: ModelSettings) -> ShiftUnit:
-    """The sums of one concept."""
-    return ShiftUnit(concept=concept, pairs=texts, model=text_model(model))
-
-
 def reword_units(
     manifest: Manifest,
     model: ModelSettings,
@@ -63,7 +58,7 @@ def reword_units(
         each.name: texts_of(each, pairs[each.name], settings)
         for each in (*(concepts[name] for name in erased), *spared)
     }
-    shifts = [shift_unit(name, own[name], model) for name in erased]
+    shifts = [ShiftUnit(concept=name, pairs=own[name], model=texts) for name in erased]
 
     def stays(*of: str) -> MomentsUnit:
         return MomentsUnit(texts=tuple(dict.fromkeys(of)), model=texts)
