@@ -2,6 +2,7 @@
 
 import gc
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from hypothesis import settings
 
+from tests.support.forking.start import servers
 from tests.support.sd15_shaped import build_pipeline
 
 torch.set_num_threads(1)
@@ -71,6 +73,14 @@ def pytest_collection_finish() -> None:
     # end: the collector need not go through it again and again, 0.3 s each time.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Worth its start where the whole suite runs, in processes of which this is not one.
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        running = ExitStack()
+        running.enter_context(servers())
+        config.add_cleanup(running.close)
 
 
 def pytest_unconfigure() -> None:

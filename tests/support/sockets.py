@@ -5,6 +5,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.forking.start import real
+
 SECURITY = Path(__file__).parents[2] / "SECURITY.md"
 
 
@@ -14,6 +16,7 @@ def listening(*processes: psutil.Process) -> set[tuple[str, str]]:
     for root in processes:
         for process in (root, *root.children(recursive=True)):
             try:
+                process = real(process)
                 connections = process.net_connections("inet")
                 name = process.name()
             except psutil.NoSuchProcess:

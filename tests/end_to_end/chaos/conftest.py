@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,7 @@ from tests.end_to_end.chaos.scene import (
     table_of,
 )
 from tests.end_to_end.chaos.witness import FolderWitness, ProxyWitness
+from tests.support.forking.start import real
 from tests.support.s3_faults import FaultProxy
 from tests.support.s3_server import BUCKET, SeaweedServer, running_server, use_server
 
@@ -189,7 +191,7 @@ class Nodes:
 
     def of(self, worker: psutil.Process) -> Any:
         """The node that a worker is on."""
-        (node,) = (node for node in self.workers if self.raylet(node).pid == worker.ppid())
+        (node,) = (node for node in self.workers if worker in self._children(node))
         return node
 
     def raylet(self, node: Any) -> psutil.Process:
@@ -204,7 +206,12 @@ class Nodes:
 
     def workers_of(self, node: Any) -> list[psutil.Process]:
         """Processes that have been given something to do."""
-        return [child for child in self.raylet(node).children() if at_work(child)]
+        return [child for child in self._children(node) if at_work(child)]
+
+    def _children(self, node: Any) -> Iterator[psutil.Process]:
+        for child in self.raylet(node).children():
+            with suppress(psutil.NoSuchProcess):
+                yield real(child)
 
     def forget(self, node: Any) -> None:
         """Clear away what is left of a node."""
