@@ -8,7 +8,7 @@ from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS
 from benchmarks.gallery.table import __main__ as results
-from benchmarks.gallery.table import attacks, costs, page
+from benchmarks.gallery.table import attacks, choose, costs, page
 from benchmarks.gallery.table.__main__ import measure
 from benchmarks.gallery.table.measure import distance
 from benchmarks.gallery.table.questions import (
@@ -22,6 +22,7 @@ from benchmarks.gallery.table.questions import (
 from benchmarks.gallery.table.rows import METHODS, Gallery, Row
 from benchmarks.gallery.table.texts import Texts, Wording, captions
 from conceptprune.baselines.texts import PHRASES
+from conceptprune.manifest import Reword
 
 
 def asked(round_):
@@ -50,6 +51,26 @@ def test_a_round_asks_for_those_erased_all_those_kept_and_photos(size):
     assert [question.look for question in round_.kept] == list(KEPT_LOOKS)
     assert {question.look for question in round_.photos} == {0}
     assert {question.thing for question in round_.photos} == set(range(16))
+
+
+def test_strengths_are_chosen_with_other_captions_and_seeds_than_the_tables_and_no_kept_artist():
+    chosen = choose.questions()
+    table = [question for number in range(20) for question in round_of(100, number).erased]
+    assert {question.look for question in chosen} == set(ERASED_LOOKS)
+    assert len(set(chosen)) == len(chosen)
+    assert {question.template for question in chosen} == {0, 1, 2, 3}
+    assert not {(q.look, q.thing, q.template) for q in chosen} & {
+        (q.look, q.thing, q.template) for q in table
+    }
+    assert max(question.seed for question in chosen) < FIRST_SEED
+
+
+def test_a_factor_goes_to_every_strength_of_what_stays():
+    default = Reword()
+    half = choose.times(default, 0.5)
+    for name in ("retain", "base", "empty", "vocabulary"):
+        assert getattr(half, name) == getattr(default, name) / 2
+    assert (half.words, half.ridge, half.fillers) == (default.words, default.ridge, default.fillers)
 
 
 @pytest.fixture(scope="module")
