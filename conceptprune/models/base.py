@@ -25,9 +25,9 @@ KEPT_ENCODINGS = 256
 """How many prompts' conditions stay cached on the host, besides those in use: 1 GiB for FLUX.1."""
 
 SHARED_FROM = 6
-"""Prompts in the smallest batch that computes only once what its branches or prompts have in common.
-With fewer there is little to save, and so few samples take other kernels on a CPU, which change
-last bits."""
+"""Prompts in the smallest batch that computes only once what its branches or prompts share. With
+fewer there is little to save, and so few samples take other kernels on a CPU, which change last
+bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
