@@ -226,9 +226,13 @@ def _weights(model: DiffusionModel, layers: Iterable[str]) -> dict[str, Tensor]:
         UserError: a mask is applied to a layer, or its weights are not in memory.
     """
     weights = {}
+    # Once for each component: to look through all of its modules takes longer than the rest.
+    modules: dict[str, dict[str, nn.Module]] = {}
     for layer in layers:
         component, name = split_layer(layer, model.component)
-        linear = modules_of(component_of(model.pipe, component)).get(name)
+        if component not in modules:
+            modules[component] = modules_of(component_of(model.pipe, component))
+        linear = modules[component].get(name)
         if not isinstance(linear, nn.Linear):
             raise ModelMismatchError(f"{type(model.pipe).__name__} has no linear {layer}")
         if applied_masks(linear):

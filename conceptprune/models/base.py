@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptprune.errors import UserError
+from conceptprune.models.branches import computed_once, unwatched
 from conceptprune.models.pipeline_modules import PipelineModules
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.trajectory import Trajectory
@@ -24,8 +25,9 @@ KEPT_ENCODINGS = 256
 """How many prompts' conditions stay cached on the host, besides those in use: 1 GiB for FLUX.1."""
 
 SHARED_FROM = 6
-"""Prompts in the smallest batch that computes a common unconditional branch only once. With fewer
-there is little to save, and so few samples take other kernels on a CPU, which change last bits."""
+"""Prompts in the smallest batch that computes only once what its branches or prompts share. With
+fewer there is little to save, and so few samples take other kernels on a CPU, which change last
+bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,11 @@ class DiffusionModel(PipelineModules, ABC):
         self, sample: Tensor, timestep: Tensor, conditions: Conditions, guidance: float
     ) -> Tensor:
         """One denoiser call: the prediction [N, ...] for `sample` [N, ...] at a scalar timestep."""
+
+    def before_the_text(self) -> list[nn.Module]:
+        """Modules of the denoiser whose inputs are the same in all guidance branches of a prompt,
+        and which take and give samples along the first dimension only."""
+        return []
 
     def prompt_states(self, conditions: Conditions) -> Tensor:
         """The input [N, tokens, dim] of linear layers at sites that see only the prompt."""
@@ -222,6 +229,7 @@ class DiffusionModel(PipelineModules, ABC):
         together = at_once is None or at_once >= num_prompts
         # All at once: to ask a GPU at each call would be to wait for the call before.
         timesteps = trajectory.timesteps.tolist()
+        once = unwatched(self.before_the_text()) if batch.num_branches > 1 else []
         while trajectory.call < stop:
             call = DenoiserCall(
                 number=trajectory.call,
@@ -239,7 +247,7 @@ class DiffusionModel(PipelineModules, ABC):
             )
             on_call(call)
             try:
-                self.advance(batch, at_once=at_once, shared=call.shared)
+                self.advance(batch, at_once=at_once, shared=call.shared, once=once)
             except Enough:
                 break
 
@@ -263,13 +271,21 @@ class DiffusionModel(PipelineModules, ABC):
         )
 
     @torch.no_grad()
-    def advance(self, batch: Batch, *, at_once: int | None = None, shared: bool = False) -> None:
+    def advance(
+        self,
+        batch: Batch,
+        *,
+        at_once: int | None = None,
+        shared: bool = False,
+        once: Sequence[nn.Module] = (),
+    ) -> None:
         """Make one denoiser call on all branches of the batch, apply guidance, and step the
         scheduler.
 
         `at_once` prompts go through the denoiser together (all of them by default). A smaller
         number takes less memory, and may change the last bits. If the latents of all prompts are
-        still the same, the unconditional branch can be `shared`: one sample in place of B.
+        still the same, the unconditional branch can be `shared`: one sample in place of B. In other
+        calls of enough prompts, the modules `once` compute one branch, which stands for all.
         """
         trajectory = batch.trajectory
         # [branches, prompts, ...]: a slice of prompts includes all of their branches.
@@ -280,15 +296,16 @@ class DiffusionModel(PipelineModules, ABC):
         spared = num_prompts - 1 if shared else 0
         branches: list[Sequence[Tensor]] = []
         for first in range(0, num_prompts, size):
-            prediction = self.predict(
-                samples[:, first : first + size].flatten(0, 1)[spared:],
-                trajectory.timestep,
-                {
-                    name: tensor[:, first : first + size].flatten(0, 1)[spared:]
-                    for name, tensor in batch.conditions.items()
-                },
-                batch.guidance,
-            )
+            part = samples[:, first : first + size]
+            conditions = {
+                name: tensor[:, first : first + size].flatten(0, 1)[spared:]
+                for name, tensor in batch.conditions.items()
+            }
+            alike = not shared and part.shape[1] >= SHARED_FROM
+            with computed_once(once if alike else (), batch.num_branches):
+                prediction = self.predict(
+                    part.flatten(0, 1)[spared:], trajectory.timestep, conditions, batch.guidance
+                )
             branches.append(
                 prediction.split([1, num_prompts])
                 if shared

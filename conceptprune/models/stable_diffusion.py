@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptprune.errors import UserError
 from conceptprune.models.base import Conditions, DiffusionModel
+from conceptprune.models.branches import before_the_text
 
 
 class StableDiffusion(DiffusionModel):
@@ -50,6 +51,10 @@ class StableDiffusion(DiffusionModel):
                 f"{cls.added_conditions} for the pipeline that model_index.json names: the UNet is "
                 "of another kind of model"
             )
+
+    def before_the_text(self) -> list[nn.Module]:
+        """See `DiffusionModel`; added conditions come of the text, and reach every block."""
+        return before_the_text(self.denoiser) if self.added_conditions is None else []
 
     def encode_prompt(self, text: str) -> Conditions:
         """The text encoder's last states [1, tokens, dim]."""
