@@ -359,12 +359,12 @@ def test_every_field_of_a_suite_has_its_row() -> None:
 
 
 GOLDEN = {
-    "images": "5cb6aa88a02735e56ce624407e7aa90a7392d9e790d6f7c94d079de75b63ece7",
-    "scores": "244f7b15e285d07576af6a18b20294d48f7eea75cf2d6e5b0fbba1e06141ffb8",
-    "set-scores": "724193be20b12f317ca115767e709fca6f03a8496cc1f04291b0c4a2fadcf6d5",
-    "evaluation": "55a47629e69ef4809b0efc87d4aefb60670274cdf1a943b30a920bc96233d184",
-    "attack": "edc74d08363cfe679026289b4f09b7849f6df502142a9deca6bb6150991c0993",
-    "attack-summary": "8ee4bd3c41c9fcdf71b6b74a7c5eb34b91d932e2bce8a1488628bd45e8054013",
+    "images": "90706f1902cbaa18062bb938be453094a952c2db17921946becdcf8c98277a2e",
+    "scores": "4f314d6f6b7b06606131b14b424558f02471f4507a2dbf2ed29818a64770fa80",
+    "set-scores": "dba979e65d95311dc19c1d11a9513d74cf71b258fd5704445e2c021c954dff3b",
+    "evaluation": "fce5e35b5fbee2873b99798098e125c99afde706f13e780e5bfdf81e0f9f716f",
+    "attack": "b0b4a04cca4370239df74965a8f8c32ff7ac3f6687cf162a0648b9aa57149527",
+    "attack-summary": "1d771f3acb82f552c4f25b3522663b5c56101fac5f19e7a337a271110730f4b0",
 }
 """SHA-256 of all keys of a kind, sorted, one a line."""
 
