@@ -8,6 +8,27 @@ import typer
 from ..console.terminal import tell_json, terminal
 from .options import FilesFromOption, JsonOption, LogFormatOption, ManifestPath, StoreUri
 
+GONE, HOLD = 0.05, 0.95
+GoneOption = Annotated[
+    float,
+    typer.Option("--gone", help="The share of its images that may still show a concept."),
+]
+HoldOption = Annotated[
+    float,
+    typer.Option(
+        "--hold", help="The share that must be left of what is right in the other images."
+    ),
+]
+ValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--values",
+        metavar="A,B,...",
+        help="The sparsities to choose from, by default 0.0025 to 0.16; with method: reword "
+        "factors of its strengths, by default 8 to 0.125.",
+    ),
+]
+
 
 def erase(
     manifest: ManifestPath,
@@ -37,6 +58,41 @@ def sweep(
 
     tell = tell_json if as_json else None
     raise typer.Exit(run(manifest, store, terminal(stderr=as_json), log_format, tell))
+
+
+def tune(
+    manifest: ManifestPath,
+    suite: Annotated[Path, typer.Argument(help="The suite that chooses, a YAML file.")],
+    store: StoreUri,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The tuned manifest to write; the store gets it in any case."),
+    ] = None,
+    gone: GoneOption = GONE,
+    hold: HoldOption = HOLD,
+    values: ValuesOption = None,
+    log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find each concept's least strength after which a suite sees it no more; resumable."""
+    from ..jobs.tune import tune as run
+
+    console = terminal(stderr=as_json)
+    tell = tell_json if as_json else None
+    code = run(
+        manifest,
+        suite,
+        store,
+        console,
+        log_format,
+        out=out,
+        gone=gone,
+        hold=hold,
+        values=values,
+        tell=tell,
+    )
+    raise typer.Exit(code)
 
 
 def evaluate(
