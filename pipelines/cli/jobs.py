@@ -148,13 +148,17 @@ def submit(
         str,
         typer.Argument(
             metavar="MANIFEST|COMMAND",
-            help="The manifest to erase by; or erase, sweep, evaluate or attack, and then FILE.",
+            help="The manifest to erase by; or erase, sweep, tune, evaluate or attack, and then "
+            "FILE.",
         ),
     ],
     store: StoreUri,
     file: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="The COMMAND's manifest or suite."),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Argument(metavar="SUITE", help="Of tune: the suite that chooses.")
     ] = None,
     of: Annotated[
         list[str] | None,
@@ -167,6 +171,11 @@ def submit(
     ] = None,
     names: Annotated[
         list[str] | None, typer.Option("--attack", metavar="NAME", help="As of attack.")
+    ] = None,
+    gone: Annotated[float | None, typer.Option("--gone", help="As of tune.")] = None,
+    hold: Annotated[float | None, typer.Option("--hold", help="As of tune.")] = None,
+    values: Annotated[
+        str | None, typer.Option("--values", metavar="A,B,...", help="As of tune.")
     ] = None,
     address: Annotated[
         str,
@@ -198,6 +207,12 @@ def submit(
         command=command,
         of=of or (),
         attacks=names or (),
+        suite=suite,
+        tuning={
+            name: value
+            for name, value in (("gone", gone), ("hold", hold), ("values", values))
+            if value is not None
+        },
         files_from=files_from or (),
     )
     raise typer.Exit(run(submission, address=address))

@@ -32,6 +32,13 @@ class Search:
         return ceil(log2(len(self.subject.strengths) + 1))
 
     @property
+    def latest(self) -> Seen | None:
+        """What the last measurement saw; None before the first."""
+        return (
+            self.measured[next(reversed(self.measured))].seen(self.there) if self.measured else None
+        )
+
+    @property
     def there(self) -> tuple[str, ...]:
         """The concepts that are seen on the untouched model, and so can be seen to go."""
         if self.untouched is None:
@@ -72,6 +79,7 @@ class Search:
             kept_before=None if self.untouched is None else self.untouched.kept,
             at=tried.get(self._index),
             tried=tuple(tried.values()),
+            least=self._index == 0,
         )
 
     def of_concept(self, name: str, judge: Judge, hold: float) -> Found:
@@ -93,6 +101,7 @@ class Search:
             kept_before=None if self.untouched is None else self.untouched.kept,
             at=at,
             tried=tuple(tried.values()),
+            least=self._index == 0 and not self.subject.reworded,
         )
 
     @property

@@ -37,6 +37,24 @@ class Subject:
         return "(all, reworded)" if self.reworded else self.names[0]
 
 
+def check_shares(gone: float, hold: float) -> None:
+    """Check `--gone` and `--hold`.
+
+    Raises:
+        UserError: one is no such share.
+    """
+    if not 0 <= gone < 1:
+        raise UserError(
+            f"--gone {gone:g}: give the share of its images that may still show a concept, from 0 "
+            "to below 1"
+        )
+    if not 0 <= hold <= 1:
+        raise UserError(
+            f"--hold {hold:g}: give the share that must be left of what is right in the other "
+            "images, from 0 to 1"
+        )
+
+
 def read_strengths(text: str | None, *, reworded: bool) -> tuple[float, ...]:
     """The numbers of `--values`, or the usual ones; the one that changes the least first.
 

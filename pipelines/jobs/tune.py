@@ -34,7 +34,7 @@ from .judging import Judge, Measured, judge_of, judged_on
 from .preparation import Prepared, prepare
 from .run import Outcome, tell_outcome
 from .search import Search
-from .strengths import Subject, read_strengths, scaled, subjects_of, with_strengths
+from .strengths import Subject, check_shares, read_strengths, scaled, subjects_of, with_strengths
 from .tuned_manifest import Choosing, check_out, tuned_text
 from .tuning import Step, Tuning, show
 
@@ -65,7 +65,7 @@ def tune(
     """
     form = log_format(asked_format)
     console = job_console(form, console)
-    _check_shares(gone, hold)
+    check_shares(gone, hold)
     check_out(out, manifest)
     job = _prepared(manifest, suite, store, console, form, gone=gone, hold=hold, values=values)
     tuning = job.run()
@@ -95,17 +95,6 @@ def _keep(tuning: Tuning, text: str | None, store: Store, out: Path | None) -> N
             out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-
-
-def _check_shares(gone: float, hold: float) -> None:
-    if not 0 <= gone < 1:
-        raise UserError(
-            f"--gone {gone:g}: the share of images that may still show a concept, from 0 to below 1"
-        )
-    if not 0 <= hold <= 1:
-        raise UserError(
-            f"--hold {hold:g}: the share of what must stay that has to be left, from 0 to 1"
-        )
 
 
 def _prepared(
@@ -193,11 +182,19 @@ class _Job:
             number = len(self.steps) + 1
             say(self.console, f"step {number} of at most {most}: {_shown(chosen)}")
             run = self._step(chosen)
+            say(self.console, self._progress())
         found = self._chosen()
         if found and found != chosen:
             say(self.console, f"what was found: {_shown(found)}")
             run = self._erase(found)[0].run
         return self._tuning(run if found else None)
+
+    def _progress(self) -> str:
+        """What the last step brought, in one line."""
+        if len(self.searches) == 1 and (seen := self.searches[0].latest):
+            return f"seen in {seen.hits} of {seen.images} images"
+        settled = sum(not search.open for search in self.searches)
+        return f"settled: {settled} of {len(self.searches)} concepts"
 
     def _chosen(self) -> dict[Subject, float]:
         """By subject, the strength to measure now, or the one that was found."""

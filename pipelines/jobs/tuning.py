@@ -50,6 +50,8 @@ class Found:
     at: Tried | None
     """What was measured at the strength, or for a concept at that of all together."""
     tried: tuple[Tried, ...]
+    least: bool = False
+    """Whether nothing weaker was to choose from."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -180,7 +182,7 @@ def _share(kept: float | None) -> str:
 def _status(found: Found, tuning: Tuning) -> str:
     match found.status:
         case "gone":
-            return "gone"
+            return "gone" + (", and nothing weaker was tried" if found.least else "")
         case "harms":
             return f"gone, but harms: less than {tuning.hold:g} of what must stay is left"
         case "recognised":
