@@ -11,11 +11,11 @@ from conceptprune.evaluation.items import Item, own_items
 from conceptprune.evaluation.plan import EvaluationPlan
 from conceptprune.evaluation.scorers.base import Facts
 from conceptprune.evaluation.scoring import read_rows
-from conceptprune.evaluation.suite import Suite
+from conceptprune.evaluation.suite import Source, Suite
 from conceptprune.evaluation.summarise import CaseKey, case_key
 from conceptprune.evaluation.tables import labels_from_json
 from conceptprune.evaluation.units import Entry, ImagesUnit, ScoresUnit
-from conceptprune.manifest import concept_key
+from conceptprune.manifest import Concept, concept_key
 from conceptprune.store import Store
 from conceptprune.units.find import find_commit
 
@@ -113,22 +113,31 @@ class Judge:
         return Seen(hits=found.count(True), images=len(found))
 
 
-def judged_on(suite: Suite, names: Iterable[str], source: object, manifest: object) -> Suite:
-    """The suite with these concepts alone in `erased`; `source` and `manifest` name the files.
+def judged_on(suite: Suite, concepts: Iterable[Concept]) -> tuple[Suite, tuple[str, ...]]:
+    """The suite with these concepts alone in `erased`, in their order.
 
-    Raises:
-        UserError: it has no prompts of one of them.
+    Of one that it does not name, it gets the prompts that a source with that concept has.
+
+    Returns:
+        The suite, and the names of such concepts.
     """
     sources = {concept_key(each.title): each for each in suite.groups.erased}
-    missing = [name for name in names if concept_key(name) not in sources]
-    if missing:
-        raise UserError(
-            f"{source}: groups.erased: has no prompts of {missing[0]}, which {manifest} erases"
-            + (f", nor of {len(missing) - 1} more of its concepts" if missing[1:] else "")
-            + f"; add - concept: {{name: {missing[0]}, kind: ...}}"
-        )
-    erased = tuple(sources[concept_key(name)] for name in names)
-    return suite.model_copy(update={"groups": suite.groups.model_copy(update={"erased": erased})})
+    erased = {
+        concept.name: sources.get(concept_key(concept.name)) or _source(concept, suite)
+        for concept in concepts
+    }
+    added = tuple(name for name in erased if concept_key(name) not in sources)
+    groups = suite.groups.model_copy(update={"erased": tuple(erased.values())})
+    return suite.model_copy(update={"groups": groups}), added
+
+
+def _source(concept: Concept, suite: Suite) -> Source:
+    """A source of a concept's prompts, as if the suite named it: with the suite's own fillers."""
+    fields = {name: getattr(concept, name) for name in Concept.model_fields}
+    fillers = getattr(suite.fillers, concept.kind, None)
+    if fillers and concept.prompts is None:
+        fields["fillers"] = fillers
+    return Source(concept=Concept(**fields))
 
 
 def judge_of(suite: Suite, facts: tuple[Facts, ...], names: Iterable[str], source: object) -> Judge:

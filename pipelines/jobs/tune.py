@@ -27,6 +27,7 @@ from conceptprune.units.run_id import run_id
 
 from ..console import exits
 from ..console.logs import LogFormat, identified, job_console, log_format, say
+from ..console.names import some
 from ..scheduling.metrics import StoreMetrics
 from .erase import run_job
 from .evaluate import PreparedEvaluation, base_model, run_evaluation, tell_unpinned
@@ -117,8 +118,9 @@ def _prepared(
     rewords = prepared.manifest.rewording is not None
     strengths = read_strengths(values, reworded=rewords)
     subjects, too_little = subjects_of(prepared, strengths, manifest)
-    names = tuple(concept.name for concept in prepared.manifest.concepts)
-    suite = judged_on(load_suite(suite_path), names, suite_path, manifest)
+    concepts = prepared.manifest.concepts
+    names = tuple(concept.name for concept in concepts)
+    suite, added = judged_on(load_suite(suite_path), concepts)
     base = base_model(suite)
     if base.model.identity != prepared.model.identity:
         raise UserError(
@@ -128,6 +130,8 @@ def _prepared(
     facts = tuple(scorer.check() for scorer in suite.scorers)
     judge = judge_of(suite, facts, names, suite_path)
     tell_unpinned(console, suite)
+    if added:
+        say(console, f"{suite_path}: does not name {some(added)}: prompts of their kind are used")
     if too_little:
         say(
             console,

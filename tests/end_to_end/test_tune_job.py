@@ -255,7 +255,9 @@ def test_what_fails_is_named_the_others_go_on_and_a_later_job_does_what_is_missi
     computed = [step["computed"] for one in (first, second) for step in one.document["steps"]]
     commits = [path.parent.name for path in (tmp_path / "s").glob("commits/*/*.json")]
     assert sum(computed) == len(commits) - commits.count("prompts")
-    assert (tmp_path / "tuned.yaml").read_text("utf-8") == (folder / "tuned.yaml").read_text("utf-8")
+    assert (tmp_path / "tuned.yaml").read_text("utf-8") == (folder / "tuned.yaml").read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,9 +270,7 @@ def test_what_fails_is_named_the_others_go_on_and_a_later_job_does_what_is_missi
         (["--values", "0.0001"], "the largest, 0.0001, is less than one of the"),
     ],
 )
-def test_bad_options_exit_2_and_write_nothing(
-    tmp_path: Path, options: list[str], fix: str
-) -> None:
+def test_bad_options_exit_2_and_write_nothing(tmp_path: Path, options: list[str], fix: str) -> None:
     manifest(tmp_path)
     suite(tmp_path)
     refused = tune(tmp_path, *options)
@@ -283,9 +283,9 @@ def test_bad_options_exit_2_and_write_nothing(
     ("of_the_manifest", "of_the_suite", "fix"),
     [
         (
-            {"concepts": [{"name": "bram ilvet", "kind": "style"}]},
+            {"concepts": [{"name": "cat", "kind": "object"}, {"name": "x", "kind": "nudity"}]},
             {},
-            "groups.erased: has no prompts of bram ilvet",
+            "x: attacks.judged: a metric that falls with erasure is needed",
         ),
         ({"pruning": {"selector": "fia"}}, {}, "needs selector: conceptprune"),
         (

@@ -98,9 +98,7 @@ def test_what_failed_has_no_strength() -> None:
 
 
 def test_what_is_reworded_together_is_judged_together() -> None:
-    made = search(
-        measured(a=0, b=1), measured(a=5, b=5), before=measured(a=9, b=10), reworded=True
-    )
+    made = search(measured(a=0, b=1), measured(a=5, b=5), before=measured(a=9, b=10), reworded=True)
     assert (made.whole(HOLD).status, made.whole(HOLD).strength) == ("gone", 0.02)
     assert [(of(made, name).status, of(made, name).strength) for name in "ab"] == [
         ("gone", None),

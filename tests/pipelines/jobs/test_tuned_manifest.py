@@ -54,14 +54,18 @@ def is_name(text: str) -> bool:
 
 
 NAMES = st.one_of(
-    st.sampled_from(["1e3", "yes", "null", "~", "0o7", "1:30", "- a", "a: b", "# x", "'", '"', "é"]),
+    st.sampled_from(
+        ["1e3", "yes", "null", "~", "0o7", "1:30", "- a", "a: b", "# x", "'", '"', "é"]
+    ),
     st.text(min_size=1, max_size=30).filter(is_name),
 )
 
 
 def write(folder: Path, **changes: Any) -> Path:
     path = folder / "m.yaml"
-    path.write_text(yaml.dump({**CONTENT, **changes}, Dumper=Quoting, sort_keys=False), encoding="utf-8")
+    path.write_text(
+        yaml.dump({**CONTENT, **changes}, Dumper=Quoting, sort_keys=False), encoding="utf-8"
+    )
     return path
 
 
@@ -82,7 +86,9 @@ def test_whatever_the_names_the_manifest_reads_back_as_it_was_but_for_the_streng
     concepts = [{"name": name, "kind": "style", "pruning": {"tau": 3}} for name in names]
     manifest = write(folder, concepts=concepts, retain=[{"name": "Cy Dow", "kind": "style"}])
     before = load_job_manifest(manifest)
-    after = load_job_manifest(written(manifest, tuned_text(manifest, CHOOSING, {names[0]: k}, None)))
+    after = load_job_manifest(
+        written(manifest, tuned_text(manifest, CHOOSING, {names[0]: k}, None))
+    )
     assert [concept.name for concept in after.concepts] == names
     assert after.pruning_of(after.concepts[0]).sparsity == k
     assert after.pruning_of(after.concepts[0]).tau == 3
@@ -94,7 +100,9 @@ def test_a_list_of_concepts_is_written_out_with_its_own_settings(tmp_path: Path)
     text = "name,pruning.tau,fillers\nAda Bell,2,cat|car\nCy Dow,,\n"
     (tmp_path / "names.csv").write_text(text, encoding="utf-8")
     manifest = write(tmp_path, concepts={"file": "names.csv", "kind": "style"})
-    path = written(manifest, tuned_text(manifest, CHOOSING, {"Cy Dow": 0.04, "Ada Bell": 0.01}, None))
+    path = written(
+        manifest, tuned_text(manifest, CHOOSING, {"Cy Dow": 0.04, "Ada Bell": 0.01}, None)
+    )
     assert yaml.safe_load(path.read_text("utf-8"))["concepts"] == [
         {
             "kind": "style",
