@@ -70,6 +70,12 @@ class Judge:
     kept: Mapping[str, MetricName | None]
     """By concept, what says whether other prompts' images are as they should be."""
 
+    @property
+    def scorers(self) -> frozenset[str]:
+        """Titles of the scorers that it needs."""
+        judging = (how.scorer.title for how in self.of.values())
+        return frozenset([*judging, *(metric[0] for metric in self.kept.values() if metric)])
+
     def measured(
         self, plan: EvaluationPlan, entry: Entry, names: Iterable[str], store: Store
     ) -> Measured | None:

@@ -129,6 +129,13 @@ def _prepared(
         )
     facts = tuple(scorer.check() for scorer in suite.scorers)
     judge = judge_of(suite, facts, names, suite_path)
+    # The others' numbers choose nothing, and cost images or cannot be had of one concept alone.
+    asked = [
+        (scorer, fact)
+        for scorer, fact in zip(suite.scorers, facts, strict=True)
+        if scorer.title in judge.scorers
+    ]
+    suite = suite.model_copy(update={"scorers": tuple(scorer for scorer, _ in asked)})
     tell_unpinned(console, suite)
     if added:
         say(console, f"{suite_path}: does not name {some(added)}: prompts of their kind are used")
@@ -149,7 +156,11 @@ def _prepared(
     return _Job(
         prepared=prepared,
         evaluation=PreparedEvaluation(
-            suite=suite, base=base, facts=facts, checkpoints=(), own=True
+            suite=suite,
+            base=base,
+            facts=tuple(fact for _, fact in asked),
+            checkpoints=(),
+            own=True,
         ),
         judge=judge,
         store=opened,
