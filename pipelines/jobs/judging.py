@@ -76,45 +76,53 @@ class Judge:
         judging = (how.scorer.title for how in self.of.values())
         return frozenset([*judging, *(metric[0] for metric in self.kept.values() if metric)])
 
-    def measured(
-        self, plan: EvaluationPlan, entry: Entry, names: Iterable[str], store: Store
-    ) -> Measured | None:
-        """What the scorers say of a checkpoint of an evaluation, about some concepts.
-
-        None if a score of it is missing.
+    def read(self, plan: EvaluationPlan, entry: Entry, store: Store) -> "Scores | None":
+        """What the scorers say of a checkpoint of an evaluation; None if a score is missing.
 
         Raises:
             StoreError: a score is damaged.
         """
-        names = tuple(names)
-        stay = dict.fromkeys(metric for name in names if (metric := self.kept[name]))
-        metrics = {(one.scorer.title, one.metric): None for one in map(self.of.get, names) if one}
-        values = _values(plan, entry, {*metrics, *stay}, store)
+        judging = ((how.scorer.title, how.metric) for how in self.of.values())
+        values = _values(plan, entry, [*judging, *filter(None, self.kept.values())], store)
         if values is None:
             return None
         items = plan.evaluation.items
         items = own_items(items, entry.checkpoint.erased) if entry.own else items
+        return Scores(judge=self, items=items, values=values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The scores of one checkpoint, read once for all concepts."""
+
+    judge: Judge
+    items: tuple[Item, ...]
+    values: Mapping[MetricName, Mapping[CaseKey, float]]
+
+    def measured(self, names: Iterable[str]) -> Measured:
+        """What they say about some concepts, and of what must stay, by these concepts' metrics."""
+        names = tuple(names)
+        stay = dict.fromkeys(metric for name in names if (metric := self.judge.kept[name]))
         kept = [
-            values[metric][case]
+            value
             for metric in stay
-            for item in items
-            if item.group != "erased" and (case := case_key(item)) in values[metric]
+            for item in self.items
+            if item.group != "erased"
+            if (value := self.values[metric].get(case_key(item))) is not None
         ]
         return Measured(
-            erased={name: self._seen(name, items, values) for name in names},
+            erased={name: self._seen(name) for name in names},
             kept=sum(kept) / len(kept) if kept else None,
         )
 
-    def _seen(
-        self, name: str, items: Iterable[Item], values: Mapping[MetricName, Mapping[CaseKey, float]]
-    ) -> Seen:
-        how = self.of[name]
-        mine = values[how.scorer.title, how.metric]
+    def _seen(self, name: str) -> Seen:
+        how = self.judge.of[name]
+        values = self.values[how.scorer.title, how.metric]
         found = [
-            mine[case] >= how.at_least
-            for item in items
+            value >= how.at_least
+            for item in self.items
             if item.group == "erased" and concept_key(item.name) == concept_key(name)
-            if (case := case_key(item)) in mine
+            if (value := values.get(case_key(item))) is not None
         ]
         return Seen(hits=found.count(True), images=len(found))
 

@@ -4,6 +4,7 @@ It is a bisection over runs of the erase and the evaluation job in one store, an
 itself: what a run has computed, none computes again.
 """
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from conceptprune.units.rewording import check_rewording
 from conceptprune.units.run_id import run_id
 
 from ..console import exits
-from ..console.logs import LogFormat, identified, job_console, log_format, say
+from ..console.logs import LogFormat, identified, job_console, log_format, say, say_failure
 from ..console.names import some
 from ..scheduling.metrics import StoreMetrics
 from .erase import run_job
@@ -70,32 +71,33 @@ def tune(
     check_out(out, manifest)
     job = _prepared(manifest, suite, store, console, form, gone=gone, hold=hold, values=values)
     tuning = job.run()
-    text = None
-    if tuning.run is not None:
-        text = tuned_text(manifest, job.choosing, tuning.sparsities, tuning.reword)
-    _keep(tuning, text, job.store, out)
     show(tuning, console)
-    if text is not None:
-        say(console, f"tuned manifest: runs/run={tuning.run}/{MANIFEST} in {store}")
-    if out is not None and text is not None:
-        say(console, f"and {out}; next: conceptprune erase {out} --store {store}")
     if tell is not None:
         tell(tuning.as_json())
-    return exits.of_job(not tuning.good)
+    written = True
+    if tuning.run is None:
+        say(console, "nothing was found, so there is no tuned manifest")
+    else:
+        text = tuned_text(manifest, job.choosing, tuning.sparsities, tuning.reword)
+        job.store.write_run_file(tuning.run, DOCUMENT, canonical_json(tuning.as_json()).encode())
+        job.store.write_run_file(tuning.run, MANIFEST, text.encode())
+        say(console, f"tuned manifest: runs/run={tuning.run}/{MANIFEST} in {store}")
+        written = out is None or _written(out, text, store, console)
+    return exits.of_job(not (tuning.good and written))
 
 
-def _keep(tuning: Tuning, text: str | None, store: Store, out: Path | None) -> None:
-    """Write what was found into the store, and the manifest to `out`, too."""
-    if text is None or tuning.run is None:
-        return
-    document = canonical_json(tuning.as_json()).encode()
-    store.write_run_file(tuning.run, DOCUMENT, document)
-    store.write_run_file(tuning.run, MANIFEST, text.encode())
-    if out is not None:
-        try:
-            out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+def _written(out: Path, text: str, store: str, console: Console) -> bool:
+    """Write the manifest; if that fails after all, it is in the store and not lost."""
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        say_failure(console, f"--out {out}: cannot be written: {error.strerror}")
+        return False
+    say(
+        console,
+        f"and {out}; next: {shlex.join(['conceptprune', 'erase', f'{out}', '--store', store])}",
+    )
+    return True
 
 
 def _prepared(
@@ -228,17 +230,12 @@ class _Job:
             if search.subject in chosen and (edit := self._edit(plan, search.subject))
         }
         evaluation = self._evaluate(list(made.values())) if made else None
+        scores = self._scores(evaluation[0], made) if evaluation else {}
         for search in self.searches:
-            if search.subject not in chosen:
-                continue
-            edit = made.get(search.subject)
-            both = (
-                self._measured(evaluation[0], edit, search.subject) if evaluation and edit else None
-            )
-            if both is None:
+            if search.subject in scores:
+                search.tell(*scores[search.subject])
+            elif search.subject in chosen:
                 search.failed = True
-            else:
-                search.tell(*both)
         outcomes = [erased, *([evaluation[1]] if evaluation else [])]
         self.steps.append(
             Step(
@@ -265,11 +262,16 @@ class _Job:
             return self._rewording(plan, subject)
         (name,) = subject.names
         (key,) = (each.mask.key for each in plan.concepts if each.concept.name == name)
-        if find_commit(self.store, "mask", key) is None:
+        commit = find_commit(self.store, "mask", key)
+        if commit is None:
             return None
         mask = read_mask(self.store, key, of=name)
         return Resolved(
-            label=name, kind="mask", digest=mask.digest, erased=mask.concepts, data=mask.to_bytes()
+            label=name,
+            kind="mask",
+            digest=mask.digest,
+            erased=mask.concepts,
+            ref=commit.objects["mask"],
         )
 
     def _rewording(self, plan: Plan, subject: Subject) -> Resolved | None:
@@ -284,7 +286,7 @@ class _Job:
             kind="delta",
             digest=digest_bytes(data),
             erased=header.concepts,
-            data=data,
+            ref=commit.objects["delta"],
         )
 
     def _evaluate(self, edits: Sequence[Resolved]) -> tuple[EvaluationPlan, Outcome]:
@@ -302,15 +304,23 @@ class _Job:
             tell_outcome(self.console, title, outcome, seconds, self.store.uri)
         return plan, outcome
 
-    def _measured(
-        self, plan: EvaluationPlan, edit: Resolved, subject: Subject
-    ) -> tuple[Measured, Measured] | None:
-        """What is seen on the untouched model, and with the edit; None if a score is missing."""
+    def _scores(
+        self, plan: EvaluationPlan, made: Mapping[Subject, Resolved]
+    ) -> dict[Subject, tuple[Measured, Measured]]:
+        """By subject, what is seen on the untouched model and with its edit, if all scores are
+        there."""
         base, *others = plan.evaluation.entries
-        (own,) = (each for each in others if each.checkpoint.label == edit.label)
-        before = self.judge.measured(plan, base, subject.names, self.store)
-        after = self.judge.measured(plan, own, subject.names, self.store)
-        return (before, after) if before and after else None
+        untouched = self.judge.read(plan, base, self.store)
+        if untouched is None:
+            return {}
+        by_label = {entry.checkpoint.label: entry for entry in others}
+        found = {}
+        for subject, edit in made.items():
+            edited = self.judge.read(plan, by_label[edit.label], self.store)
+            if edited is not None:
+                names = subject.names
+                found[subject] = (untouched.measured(names), edited.measured(names))
+        return found
 
     def _tuning(self, run: str | None) -> Tuning:
         combined, reword = None, None
