@@ -102,7 +102,7 @@ def test_every_command_of_the_readme_runs_after_the_demo(
     monkeypatch.chdir(demo)
     names = [command[1] for command in commands()]
     made = ["validate", "plan", "erase", "status", "export", "report"]
-    assert names == [*made, "evaluate", "attack"]
+    assert names == [*made, "evaluate", "attack", "tune"]
     shown = {}
     for command in commands():
         run(command)
@@ -111,6 +111,7 @@ def test_every_command_of_the_readme_runs_after_the_demo(
     assert "a rerun would compute nothing" in shown["status"]
     assert "lower is better" in shown["evaluate"]
     assert "attack/refill-amplify" in shown["attack"]
+    assert "(all, reworded)" in shown["tune"]
     StableDiffusionPipeline.from_pretrained(demo / "exported", torch_dtype=torch.float32)
     assert (demo / "report.html").exists()
 

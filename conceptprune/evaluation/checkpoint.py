@@ -117,21 +117,24 @@ def images_identity(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A checkpoint that was found, and the bytes of its edit, to be written to the store."""
+    """A checkpoint that was found, and its edit: bytes to be written to the store, or there."""
 
     label: str
     kind: Kind
     digest: str
     erased: tuple[str, ...]
     data: bytes | None = None
+    ref: ObjectRef | None = None
+    """Where the edit is in the store already: a hundred masks need not be in memory at once."""
     model: ModelSettings | None = None
     """The model, for a folder."""
 
     def placed(self, base: ImageModel, put: Callable[[bytes, str], ObjectRef]) -> Checkpoint:
         """The checkpoint, with its edit written to the store by `put` (bytes, kind)."""
         image_model = base
-        if self.kind in ("mask", "delta") and self.data is not None:
-            edit = Edit(kind=self.kind, ref=put(self.data, self.kind))
+        ref = self.ref or (put(self.data, self.kind) if self.data is not None else None)
+        if self.kind in ("mask", "delta") and ref is not None:
+            edit = Edit(kind=self.kind, ref=ref)
             image_model = ImageModel(model=base.model, identity=base.identity, edit=edit)
         elif self.model is not None:
             image_model = ImageModel(

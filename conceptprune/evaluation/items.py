@@ -1,6 +1,6 @@
 """A suite's prompts as a flat list: each with its seed, its group, and what it should show."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from conceptprune.evaluation.scorers.base import Case, Group, Labels
 from conceptprune.evaluation.suite import Generation, Source, Suite
 from conceptprune.manifest import Concept
 from conceptprune.manifest.concept import DefaultFillers, DefaultTemplates
+from conceptprune.manifest.fields import concept_key
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import THINGS, prompt_pairs
 
@@ -59,6 +60,23 @@ def suite_items(suite: Suite) -> tuple[Item, ...]:
                     )
                     items[item] = None
     return tuple(items)
+
+
+def claimed_by(items: Iterable[Item], erased: Iterable[str]) -> frozenset[str]:
+    """Which of the suite's erased concepts a checkpoint claims, in the form of `concept_key`.
+
+    `erased` are the names that it says it erased. One that claims none is judged on all.
+    """
+    names = {concept_key(item.name) for item in items if item.group == "erased"}
+    return frozenset(names.intersection(map(concept_key, erased)) or names)
+
+
+def own_items(items: Sequence[Item], erased: Iterable[str]) -> tuple[Item, ...]:
+    """The items without those of erased concepts that a checkpoint does not claim."""
+    claimed = claimed_by(items, erased)
+    return tuple(
+        item for item in items if item.group != "erased" or concept_key(item.name) in claimed
+    )
 
 
 def with_defaults(

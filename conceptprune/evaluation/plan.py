@@ -7,7 +7,7 @@ from typing import Any
 from conceptprune.digest import unit_key
 from conceptprune.errors import UserError
 from conceptprune.evaluation.checkpoint import Checkpoint, ImageModel
-from conceptprune.evaluation.items import Item, suite_items
+from conceptprune.evaluation.items import Item, own_items, suite_items
 from conceptprune.evaluation.scorers.base import Case, Facts, ScorerSettings
 from conceptprune.evaluation.suite import Generation, Suite, erased_domain
 from conceptprune.evaluation.summarise import scorer_key, scorer_settings
@@ -89,16 +89,27 @@ def images_unit(shard: Shard, image_model: ImageModel, generation: Generation) -
 
 
 def build_plan(
-    suite: Suite, base: ImageModel, checkpoints: Sequence[Checkpoint], facts: Sequence[Facts]
+    suite: Suite,
+    base: ImageModel,
+    checkpoints: Sequence[Checkpoint],
+    facts: Sequence[Facts],
+    *,
+    own: bool = False,
 ) -> EvaluationPlan:
-    """The plan of an evaluation; `facts` are the suite's scorers'."""
-    return _EvaluationPlanner(suite, base, tuple(facts)).plan(checkpoints)
+    """The plan of an evaluation; `facts` are the suite's scorers'.
+
+    With `own`, no checkpoint is asked for an erased concept that it does not claim: a hundred masks
+    and the prompts of a hundred concepts are a hundred sets of images then, not ten thousand.
+    """
+    return _EvaluationPlanner(suite, base, tuple(facts), own=own).plan(checkpoints)
 
 
 class _EvaluationPlanner(Planner):
     """Gathers the units of an evaluation."""
 
-    def __init__(self, suite: Suite, base: ImageModel, facts: tuple[Facts, ...]) -> None:
+    def __init__(
+        self, suite: Suite, base: ImageModel, facts: tuple[Facts, ...], *, own: bool
+    ) -> None:
         super().__init__()
         self.suite = suite
         self.base = base
@@ -106,7 +117,7 @@ class _EvaluationPlanner(Planner):
             zip(suite.scorers, facts, strict=True)
         )
         self.items = suite_items(suite)
-        self.shards = shards_of(self.items, suite.generation.shard_prompts)
+        self.own = own
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> EvaluationPlan:
         entries = tuple(self.entry(checkpoint) for checkpoint in checkpoints)
@@ -160,29 +171,42 @@ class _EvaluationPlanner(Planner):
         )
 
     def entry(self, checkpoint: Checkpoint) -> Entry:
-        images = tuple(self.images_key(shard, checkpoint.image_model) for shard in self.shards)
+        items = own_items(self.items, checkpoint.erased) if self.own else self.items
+        shards = shards_of(items, self.suite.generation.shard_prompts)
+        images = tuple(self.images_key(shard, checkpoint.image_model) for shard in shards)
         return Entry(
             checkpoint=checkpoint,
             images=images,
-            scored=tuple(self.scored(settings, facts, images) for settings, facts in self.scorers),
+            scored=tuple(
+                self.scored(settings, facts, items, shards, images)
+                for settings, facts in self.scorers
+            ),
+            own=self.own,
         )
 
     def images_key(self, shard: Shard, image_model: ImageModel) -> str:
         return self.add(images_unit(shard, image_model, self.suite.generation)).key
 
-    def references(self) -> tuple[str, ...]:
+    def references(self, shards: Sequence[Shard]) -> tuple[str, ...]:
         """The base model's images, generated even if it is not evaluated itself."""
-        return tuple(self.images_key(shard, self.base) for shard in self.shards)
+        return tuple(self.images_key(shard, self.base) for shard in shards)
 
-    def scored(self, settings: ScorerSettings, facts: Facts, images: tuple[str, ...]) -> ScoredBy:
-        references = self.references() if settings.compares else ()
+    def scored(
+        self,
+        settings: ScorerSettings,
+        facts: Facts,
+        items: Sequence[Item],
+        shards: Sequence[Shard],
+        images: tuple[str, ...],
+    ) -> ScoredBy:
+        references = self.references(shards) if settings.compares else ()
         if settings.of_sets:
-            sets = tuple(self.set_scores(settings, facts, images, references))
+            sets = tuple(self.set_scores(settings, facts, items, images, references))
             return ScoredBy(scorer=settings, facts=facts, sets=sets)
         paired = references or (None,) * len(images)
         scores = tuple(
             self.shard_scores(settings, facts, key, reference, shard)
-            for key, reference, shard in zip(images, paired, self.shards, strict=True)
+            for key, reference, shard in zip(images, paired, shards, strict=True)
         )
         return ScoredBy(scorer=settings, facts=facts, scores=scores)
 
@@ -218,14 +242,13 @@ class _EvaluationPlanner(Planner):
         self,
         settings: ScorerSettings,
         facts: Facts,
+        items: Sequence[Item],
         images: tuple[str, ...],
         references: tuple[str, ...],
     ) -> Iterator[tuple[str, str]]:
         """One unit per group that has prompts: (group, key)."""
-        for group in dict.fromkeys(item.group for item in self.items):
-            prompts = tuple(
-                dict.fromkeys(item.prompt for item in self.items if item.group == group)
-            )
+        for group in dict.fromkeys(item.group for item in items):
+            prompts = tuple(dict.fromkeys(item.prompt for item in items if item.group == group))
             if len(prompts) < 2:
                 raise UserError(
                     f"scorers: {settings.title} compares sets of images, and the group {group} "

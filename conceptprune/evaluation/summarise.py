@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from conceptprune.digest import canonical_json
 from conceptprune.evaluation.bootstrap import interval_settings, mean_interval
-from conceptprune.evaluation.items import Item
+from conceptprune.evaluation.items import Item, claimed_by
 from conceptprune.evaluation.scorers.base import PLACES, Better, Facts, Labels, ScorerSettings
 from conceptprune.evaluation.summary import SCHEMA
 from conceptprune.evaluation.tables import sorted_table
@@ -134,11 +134,10 @@ def _groups(items: Sequence[Item], erased: Sequence[str]) -> dict[str, list[Item
     If a checkpoint says which of the suite's concepts it `erased`, only these count for it;
     otherwise all count.
     """
-    claimed = {concept_key(name) for name in erased}
-    claimed &= {concept_key(item.name) for item in items if item.group == "erased"}
+    claimed = claimed_by(items, erased)
     found: dict[str, list[Item]] = {}
     for item in items:
-        if item.group != "erased" or not claimed or concept_key(item.name) in claimed:
+        if item.group != "erased" or concept_key(item.name) in claimed:
             found.setdefault(item.group, []).append(item)
         if item.group in SUBGROUPS:
             found.setdefault(f"{item.group}/{item.name}", []).append(item)

@@ -125,6 +125,8 @@ class Entry:
     images: tuple[str, ...]
     """Keys of its images, one per shard."""
     scored: tuple[ScoredBy, ...]
+    own: bool = False
+    """Whether it has no images of erased concepts that the checkpoint does not claim."""
 
     @property
     def needs(self) -> tuple[Need, ...]:

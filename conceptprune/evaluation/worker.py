@@ -8,6 +8,7 @@ import torch
 
 from conceptprune.checkpoints.delta import Delta, applied, load_edit
 from conceptprune.evaluation.checkpoint import ImageModel, images_identity
+from conceptprune.evaluation.items import own_items
 from conceptprune.evaluation.scorers.base import Facts, ScorerSettings
 from conceptprune.evaluation.scoring import Row, Scorers, read_rows
 from conceptprune.evaluation.summarise import CaseKey, Scored, case_key, summary_table
@@ -208,7 +209,8 @@ class Evaluator(UnitWorker):
             by_scorer = [self._scored(one, guidances) for one in entry.scored]
             scored.append([found for found, _ in by_scorer])
             about = {"checkpoint": entry.checkpoint.label}
-            for item in unit.items:
+            items = own_items(unit.items, entry.checkpoint.erased) if entry.own else unit.items
+            for item in items:
                 row = rows[item.prompt.text, item.prompt.seed, item.guidance]
                 place = {
                     **about,

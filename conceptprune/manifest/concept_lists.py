@@ -91,6 +91,13 @@ def listed_concepts(value: Any, info: ValidationInfo) -> Any:
     return listed.concepts
 
 
+def written_out(section: dict[str, Any], folder: Path) -> list[Any]:
+    """The concepts of a section `{file: path, kind: kind}` that was checked, as a manifest in
+    `folder` would write them itself."""
+    path = folder / section["file"]
+    return [concept for _, concept in _rows(path, _text(path), section.get("kind"))]
+
+
 def place_of(index: int, info: ValidationInfo) -> str:
     """How messages refer to the concept at an index: by file and line if it comes from a list."""
     listed = info.context["listed"].get(info.field_name) if info.context else None

@@ -128,8 +128,9 @@ class ErasedConcept(Concept):
 class Pruning(Selection):
     """How the weights to zero are selected from the collected statistics.
 
-    `sparsity` is k, the fraction of each row's columns that one denoiser call may select. An entry
-    is pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row` is
+    `sparsity` is k, the fraction of each row's columns that one denoiser call may select
+    (`conceptprune tune` finds the least that is enough for each concept of a model). An entry is
+    pruned when more than `threshold * tau` calls select it; 0 is a plain union. `min_per_row` is
     the least number of columns per row, for narrow layers in which k rounds down to none. `r1` is
     the fraction of a layer's weights that count as salient at one call; an entry is pruned when it
     is among the fraction `r2` both of its row and of its layer. Only the first `tau` of the

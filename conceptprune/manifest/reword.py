@@ -16,7 +16,8 @@ _WORDS = Field(ge=0, le=100_000, description="a whole number from 0 to 100000")
 class Reword(Section):
     """How strongly rewording keeps what stays, against 1 for what is erased.
 
-    Means are compared, not sums, so that no strength depends on the number of prompts.
+    Means are compared, not sums, so that no strength depends on the number of prompts. How large
+    they should be depends on the model: `conceptprune tune` finds it.
     """
 
     retain: Annotated[Float, _STRENGTH] = 4.5

@@ -39,6 +39,7 @@ for command in (
     manifests.plan,
     jobs.erase,
     jobs.sweep,
+    jobs.tune,
     jobs.evaluate,
     jobs.attack,
     jobs.submit,

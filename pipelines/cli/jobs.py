@@ -8,6 +8,27 @@ import typer
 from ..console.terminal import tell_json, terminal
 from .options import FilesFromOption, JsonOption, LogFormatOption, ManifestPath, StoreUri
 
+GONE, HOLD = 0.05, 0.95
+GoneOption = Annotated[
+    float,
+    typer.Option("--gone", help="The share of its images that may still show a concept."),
+]
+HoldOption = Annotated[
+    float,
+    typer.Option(
+        "--hold", help="The share that must be left of what is right in the other images."
+    ),
+]
+ValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--values",
+        metavar="A,B,...",
+        help="The sparsities to choose from, by default 0.0025 to 0.16; with method: reword "
+        "factors of its strengths, by default 8 to 0.125.",
+    ),
+]
+
 
 def erase(
     manifest: ManifestPath,
@@ -37,6 +58,41 @@ def sweep(
 
     tell = tell_json if as_json else None
     raise typer.Exit(run(manifest, store, terminal(stderr=as_json), log_format, tell))
+
+
+def tune(
+    manifest: ManifestPath,
+    suite: Annotated[Path, typer.Argument(help="The suite that chooses, a YAML file.")],
+    store: StoreUri,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The tuned manifest to write; the store gets it in any case."),
+    ] = None,
+    gone: GoneOption = GONE,
+    hold: HoldOption = HOLD,
+    values: ValuesOption = None,
+    log_format: LogFormatOption = None,
+    files_from: FilesFromOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find each concept's least strength after which a suite sees it no more; resumable."""
+    from ..jobs.tune import tune as run
+
+    console = terminal(stderr=as_json)
+    tell = tell_json if as_json else None
+    code = run(
+        manifest,
+        suite,
+        store,
+        console,
+        log_format,
+        out=out,
+        gone=gone,
+        hold=hold,
+        values=values,
+        tell=tell,
+    )
+    raise typer.Exit(code)
 
 
 def evaluate(
@@ -92,13 +148,17 @@ def submit(
         str,
         typer.Argument(
             metavar="MANIFEST|COMMAND",
-            help="The manifest to erase by; or erase, sweep, evaluate or attack, and then FILE.",
+            help="The manifest to erase by; or erase, sweep, tune, evaluate or attack, and then "
+            "FILE.",
         ),
     ],
     store: StoreUri,
     file: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="The COMMAND's manifest or suite."),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Argument(metavar="SUITE", help="Of tune: the suite that chooses.")
     ] = None,
     of: Annotated[
         list[str] | None,
@@ -111,6 +171,11 @@ def submit(
     ] = None,
     names: Annotated[
         list[str] | None, typer.Option("--attack", metavar="NAME", help="As of attack.")
+    ] = None,
+    gone: Annotated[float | None, typer.Option("--gone", help="As of tune.")] = None,
+    hold: Annotated[float | None, typer.Option("--hold", help="As of tune.")] = None,
+    values: Annotated[
+        str | None, typer.Option("--values", metavar="A,B,...", help="As of tune.")
     ] = None,
     address: Annotated[
         str,
@@ -142,6 +207,12 @@ def submit(
         command=command,
         of=of or (),
         attacks=names or (),
+        suite=suite,
+        tuning={
+            name: value
+            for name, value in (("gone", gone), ("hold", hold), ("values", values))
+            if value is not None
+        },
         files_from=files_from or (),
     )
     raise typer.Exit(run(submission, address=address))

@@ -13,7 +13,7 @@ from conceptprune.units.unit import Unit
 
 from ..console.logs import one_line, say
 from ..jobs.preparation import Prepared, plan_here, prepare
-from .sizes import sizes_of
+from ..jobs.sizes import sizes_of
 
 SHOWN = 12
 """Names per category shown in the text; the JSON has all."""

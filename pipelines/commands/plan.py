@@ -27,10 +27,10 @@ from conceptprune.units.units import (
 
 from ..console.logs import say
 from ..jobs.preparation import Prepared, count_weights, plan_here, prepare
+from ..jobs.sizes import sizes_of
 from ..scheduling.graph import committed_in, units_to_do
 from .estimate import Estimate, check_prices
 from .plan_json import plan_document
-from .sizes import sizes_of
 
 SHOWN_CONCEPTS = 8
 TIMED_CALLS = 3

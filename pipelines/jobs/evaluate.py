@@ -55,10 +55,12 @@ class PreparedEvaluation:
     base: ImageModel
     facts: tuple[Facts, ...]
     checkpoints: tuple[Resolved, ...]
+    own: bool = False
+    """See `build_plan`."""
 
     def plan(self, store: Store) -> EvaluationPlan:
         """The plan of the evaluation; writes masks and deltas to the store."""
-        return build_plan(self.suite, self.base, self.placed(store), self.facts)
+        return build_plan(self.suite, self.base, self.placed(store), self.facts, own=self.own)
 
     def placed(self, store: Store) -> list[Checkpoint]:
         """The checkpoints, with their masks and deltas written to the store."""
@@ -225,10 +227,12 @@ def run_evaluation(
     store: Store,
     console: Console,
     form: LogFormat = "plain",
+    command: str = "evaluate",
 ) -> Outcome:
     """Run what the store lacks of an evaluation, on the current cluster or on a local one."""
     checkpoints = [entry.checkpoint for entry in plan.evaluation.entries]
-    return run_on_suite(prepared, plan, plan.evaluation.key, checkpoints, store, console, form)
+    key = plan.evaluation.key
+    return run_on_suite(prepared, plan, key, checkpoints, store, console, form, command)
 
 
 def run_on_suite(

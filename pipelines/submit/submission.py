@@ -28,7 +28,7 @@ from conceptprune.store.uri import check_uri
 from ..console.logs import log_format as checked_format
 from .upload import StaysBehind, Travelling, Upload, check_size
 
-Command = Literal["erase", "sweep", "evaluate", "attack"]
+Command = Literal["erase", "sweep", "tune", "evaluate", "attack"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 ON_SUITES: tuple[Command, ...] = ("evaluate", "attack")
 
@@ -64,37 +64,54 @@ class Submission:
         command: Command = "erase",
         of: Sequence[str] = (),
         attacks: Sequence[str] = (),
+        suite: Path | None = None,
+        tuning: Mapping[str, float | str] | None = None,
         files_from: Sequence[Path] = (),
     ) -> "Submission":
         """The call for a manifest or suite and a store, and the format of the job's log.
+
+        `suite` and `tuning` are of `tune`: the suite that chooses, and options by their names.
 
         Raises:
             UserError: the file or an argument is wrong; it, the store, or something that they name
                 is out of a cluster's reach; or it is more than Ray takes.
         """
+        tuning = tuning or {}
         _check_arguments(command, of, attacks)
+        _check_tuning(command, suite, tuning)
         # The command line decides what is sent along, so it may also name prompts.
         allow_files_from((*files_from, working_dir))
-        content, named = _content(file, command)
+        documents = [_Document.of(file, command)]
+        if suite is not None:
+            documents.append(_Document.of(suite, "evaluate"))
+            _check_values(tuning.get("values"), documents[0])
+        named = [one for document in documents for one in document.named]
         _check_store(store)
         upload = Upload.of(working_dir)
-        travelling = _must_travel(upload, file, f"{file}", ELSEWHERE)
-        places = _travelling_with(file, named, upload)
+        travelling = [
+            _must_travel(upload, document.file, f"{document.file}", ELSEWHERE)
+            for document in documents
+        ]
+        places = {
+            found: travels
+            for document in documents
+            for found, travels in _travelling_with(document.file, document.named, upload).items()
+        }
         checkpoints = [_checkpoint(text, upload) for text in of]
         code = upload.code()
         parts = {
-            f"{file}": travelling,
+            **{f"{each.file}": one for each, one in zip(documents, travelling, strict=True)},
             **{one.written: places[one.found] for one in named if one.found in places},
             **{f"--of {text}": found for text, found in checkpoints if found},
         }
         check_size(code, parts)
-        words = ["python", "-m", f"{upload.jobs}.{command}", travelling.path, "--store", store]
+        words = ["python", "-m", f"{upload.jobs}.{command}", *(one.path for one in travelling)]
+        words += ["--store", store]
         words += [word for text, _ in checkpoints for word in ("--of", text)]
         words += [word for name in attacks for word in ("--attack", name)]
+        words += [word for name, value in tuning.items() for word in (f"--{name}", f"{value}")]
         folders = [upload.folder(place) for place in files_from]
-        beside = file.parent.resolve()
-        texts = [Path(one.found).resolve() for one in named if one.field in TEXT_FIELDS]
-        if not all(path.is_relative_to(beside) for path in texts):
+        if any(document.has_texts_elsewhere for document in documents):
             folders = [".", *folders]
         words += [word for folder in folders for word in ("--files-from", folder)]
         if log_format is not None:
@@ -107,11 +124,13 @@ class Submission:
             )
         asked = {
             "command": command,
-            "content": _relocated(content, places),
+            "content": _relocated(documents[0].content, places),
             "store": store,
             "of": [(text, found.digest if found else "") for text, found in checkpoints],
             "attacks": list(attacks),
         }
+        if suite is not None:
+            asked |= {"suite": _relocated(documents[1].content, places), "tuning": dict(tuning)}
         return cls(
             run="conceptprune-" + digest_json(asked)[:16],
             entrypoint=entrypoint,
@@ -164,16 +183,34 @@ def refuse_credentials(option: str, url: str) -> None:
         )
 
 
-def _content(file: Path, command: Command) -> tuple[Any, tuple[NamedPath, ...]]:
-    """The content of a manifest or suite, and the files and folders that it names."""
-    schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
-    checked, named = load_with_paths(file, schema)
-    if command == "sweep" and isinstance(checked, JobManifest):
-        # Imported here and below because these import torch.
-        from ..jobs.preparation import check_sweep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Document:
+    """A manifest or suite that a command runs on."""
 
-        check_sweep(checked, file)
-    return checked.model_dump(mode="json", exclude={"compute"}), named
+    file: Path
+    content: Any
+    named: tuple[NamedPath, ...]
+    """The files and folders that it names."""
+
+    @classmethod
+    def of(cls, file: Path, command: Command) -> "_Document":
+        """Read and check it as the command does."""
+        schema: type[JobManifest | Suite] = Suite if command in ON_SUITES else JobManifest
+        checked, named = load_with_paths(file, schema)
+        if command == "sweep" and isinstance(checked, JobManifest):
+            # Imported here and below because these import torch.
+            from ..jobs.preparation import check_sweep
+
+            check_sweep(checked, file)
+        content = checked.model_dump(mode="json", exclude={"compute"})
+        return cls(file=file, content=content, named=named)
+
+    @property
+    def has_texts_elsewhere(self) -> bool:
+        """Whether it names text files that do not lie below its own folder."""
+        beside = self.file.parent.resolve()
+        texts = [Path(one.found).resolve() for one in self.named if one.field in TEXT_FIELDS]
+        return not all(path.is_relative_to(beside) for path in texts)
 
 
 def _check_store(store: str) -> None:
@@ -196,6 +233,27 @@ def _check_arguments(command: Command, of: Sequence[str], attacks: Sequence[str]
         check_names(attacks)
     elif attacks:
         raise UserError(f"--attack is for attack, and this is {command}")
+
+
+def _check_tuning(command: Command, suite: Path | None, tuning: Mapping[str, float | str]) -> None:
+    if command != "tune":
+        if suite is not None:
+            raise UserError(f"submit {command} takes one file, not also {suite}")
+        if tuning:
+            raise UserError(f"--{next(iter(tuning))} is for tune, and this is {command}")
+        return
+    if suite is None:
+        raise UserError("submit tune: give a manifest, and the suite that chooses its strengths")
+    from ..jobs.strengths import check_shares
+
+    check_shares(float(tuning.get("gone", 0)), float(tuning.get("hold", 1)))
+
+
+def _check_values(values: float | str | None, manifest: _Document) -> None:
+    from ..jobs.strengths import read_strengths
+
+    if values is not None:
+        read_strengths(f"{values}", reworded=manifest.content["method"] == "reword")
 
 
 def _must_travel(upload: Upload, path: Path, what: str, instead: str) -> Travelling:

@@ -19,8 +19,8 @@ from conceptprune.units.results import read_mask
 from conceptprune.units.units import WindowUnit
 from conceptprune.units.worker import Worker
 from pipelines.cli import main
-from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
+from pipelines.jobs.sizes import sizes_of
 from tests.support.tiny_models import TINY_MODELS, TinyModel
 
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from conceptprune.errors import ModelMismatchError, UserError
-from conceptprune.evaluation.plan import EvaluationPlan
+from conceptprune.evaluation.plan import EvaluationPlan, build_plan
 from conceptprune.evaluation.units import ImagesUnit, ScoresUnit
 from conceptprune.evaluation.worker import Evaluator
 from conceptprune.store import Store
@@ -95,6 +95,36 @@ def test_what_is_compared_with_the_base_needs_its_images_even_where_it_is_not_ev
     needed = {key for unit in found.of(ScoresUnit).values() for _, key in unit.needs}
     assert needed == found.of(ImagesUnit).keys()
     assert set(found.labels.values()) == {("tiny",)}
+
+
+def test_a_checkpoint_may_be_asked_for_its_own_concepts_and_what_must_stay_alone(
+    tmp_path: Path,
+) -> None:
+    def of(name: str) -> dict[str, Any]:
+        return {"concept": {"name": name, "kind": "style"}}
+
+    names = ("Ada", "Bo", "Cy")
+    perceptual = {"scorer": "perceptual", "features": {"folder": str(save_vision(tmp_path / "n"))}}
+    asked = {
+        "groups": {"erased": [of(name) for name in names], "retained": [of("Dee")]},
+        "fillers": {"style": ["cat", "dog"]},
+        "scorers": [{"scorer": "studio-judge"}, perceptual],
+    }
+    plan(tmp_path, **asked)
+    found = prepare(tmp_path / "suite.yaml", ["base"], str(tmp_path / "store"))
+    (base,) = found.placed(Store(str(tmp_path / "store")))
+    masks = [replace(base, label=name, erased=(name,)) for name in (*names, "elsewhere")]
+    own = build_plan(found.suite, found.base, masks, found.facts, own=True)
+    for entry in own.evaluation.entries:
+        units = [own.by_key[key] for key in entry.images]
+        texts = {prompt.text for unit in units for prompt in cast(ImagesUnit, unit).prompts}
+        name = entry.checkpoint.label
+        # What claims none of the suite's concepts is judged on all, as ever.
+        expected = {name, "Dee"} if name in names else {*names, "Dee"}
+        assert {text.rpartition("style of ")[2] for text in texts} == expected
+        assert [len(one.scores) for one in entry.scored] == [len(entry.images)] * 2
+    whole = build_plan(found.suite, found.base, masks, found.facts)
+    assert {len(entry.images) for entry in whole.evaluation.entries} == {4}
 
 
 def test_one_image_is_no_set(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from conceptprune.store import Store
 from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
 from conceptprune.units.worker import Worker
-from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
+from pipelines.jobs.sizes import sizes_of
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import DIM, NOISE, STEPS, TINY_MODELS, TinyModel, stable_diffusion_2
 

@@ -12,8 +12,8 @@ from conceptprune.units.unit import Unit
 from conceptprune.units.units import FusedMaskUnit, MaskUnit, PreviewUnit
 from pipelines.commands import plan as plan_view
 from pipelines.commands.plan import evaluations_per_second, show_plan
-from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
+from pipelines.jobs.sizes import sizes_of
 from tests.pipelines.conftest import CONCEPTS, TinyStore, write_manifest
 
 

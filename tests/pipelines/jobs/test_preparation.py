@@ -17,8 +17,8 @@ from conceptprune.masks.mask import PruningMask
 from conceptprune.models.families import family_of
 from conceptprune.models.prompt import Prompt
 from pipelines.cli import main
-from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import prepare
+from pipelines.jobs.sizes import sizes_of
 from tests.end_to_end.test_every_family import write_manifest
 from tests.support.tiny_models import SIDE, STEPS, TINY_MODELS
 

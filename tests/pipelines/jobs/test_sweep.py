@@ -17,8 +17,8 @@ from conceptprune.units.prompts_units import prompts_units
 from conceptprune.units.results import read_mask
 from conceptprune.units.worker import Worker
 from pipelines.cli import main
-from pipelines.commands.sizes import sizes_of
 from pipelines.jobs.preparation import plan_here, prepare
+from pipelines.jobs.sizes import sizes_of
 from pipelines.jobs.sweep import sweep
 from pipelines.scheduling.graph import committed_in, units_to_do
 from tests.pipelines.conftest import worker_of, write_manifest

@@ -69,10 +69,26 @@ def submission(
     command: Command = "evaluate",
     store: str = STORE,
     attacks: Sequence[str] = (),
+    suite: str | None = None,
+    tuning: dict[str, float | str] | None = None,
     log_format: str | None = None,
 ) -> Submission:
     return Submission.of(
-        Path(file), store, Path(), log_format, command=command, of=of, attacks=attacks
+        Path(file),
+        store,
+        Path(),
+        log_format,
+        command=command,
+        of=of,
+        attacks=attacks,
+        suite=suite and Path(suite),
+        tuning=tuning,
+    )
+
+
+def tuning(**options: float | str) -> Submission:
+    return submission(
+        file="manifests/m.yaml", command="tune", suite="suites/s.yaml", tuning=options
     )
 
 
@@ -85,6 +101,7 @@ def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) ->
     sent = {
         "erase": submission(file="manifests/m.yaml", command="erase"),
         "sweep": submission(file="manifests/m.yaml", command="sweep"),
+        "tune": tuning(gone=0.1, values="0.01,0.02"),
         "evaluate": submission("base", MASK),
         "attack": submission(MASK, command="attack", attacks=["refill-amplify", "none"]),
     }
@@ -92,6 +109,10 @@ def test_each_command_runs_its_own_program_with_its_own_arguments(work: Path) ->
     assert {name: words(one) for name, one in sent.items()} == {
         "erase": ["python", "-m", "pipelines.erase", *manifest],
         "sweep": ["python", "-m", "pipelines.sweep", *manifest],
+        "tune": [
+            *("python", "-m", "pipelines.tune", "manifests/m.yaml", *suite),
+            *("--gone", "0.1", "--values", "0.01,0.02", *HERE),
+        ],
         "evaluate": [
             "python",
             "-m",
@@ -449,6 +470,38 @@ def test_arguments_that_a_command_does_not_take_are_refused(
         submission(*of, file=file, command=command, attacks=attacks)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"suite": None}, "submit tune: give a manifest, and the suite"),
+        ({"command": "erase"}, r"submit erase takes one file, not also suites/s\.yaml"),
+        ({"command": "erase", "suite": None}, "--gone is for tune, and this is erase"),
+        ({"tuning": {"gone": 1.0}}, "--gone 1: give the share"),
+        ({"tuning": {"hold": -1.0}}, "--hold -1: give the share"),
+        ({"tuning": {"values": "2"}}, "--values 2: give at most 100 sparsities"),
+        ({"suite": "suites/none.yaml"}, r"none\.yaml cannot be read"),
+    ],
+)
+def test_what_tune_does_not_take_is_refused(
+    work: Path, wrong: dict[str, Any], message: str
+) -> None:
+    asked: dict[str, Any] = {"command": "tune", "suite": "suites/s.yaml", "tuning": {"gone": 0.1}}
+    with pytest.raises(UserError, match=message):
+        submission(file="manifests/m.yaml", **{**asked, **wrong})
+
+
+def test_the_suite_that_chooses_travels_with_all_that_it_names(work: Path) -> None:
+    assert named(tuning()) == {"manifests/m.yaml", "suites/s.yaml", "data/prompts.csv"}
+    first = tuning().run
+    others = {tuning(gone=0.2).run, tuning(values="0.01").run}
+    put(work / "data" / "prompts.csv", "prompt\na landscape\n")
+    others.add(tuning().run)
+    assert len(others - {first}) == 3
+    write(work / "suites" / "s.yaml", SUITE, model={"folder": "../../outside"})
+    with pytest.raises(UserError, match=r"s\.yaml: folder: \.\./\.\./outside is not in"):
+        tuning()
+
+
 def test_one_word_is_a_manifest_and_two_are_a_command_with_its_file(work: Path) -> None:
     assert command_and_file("m.yaml", None) == ("erase", Path("m.yaml"))
     for command in COMMANDS:
@@ -467,6 +520,7 @@ def test_the_command_line_refuses_with_one_message_and_exit_code_2(
     for arguments in (
         ["evaluate", "suites/s.yaml", "--of", "mask:masks/none.safetensors"],
         ["attack", "suites/s.yaml", "--of", "base", "--attack", "nothing"],
+        ["tune", "manifests/m.yaml", "suites/s.yaml", "--gone", "5"],
     ):
         with pytest.raises(SystemExit) as stop:
             main(["submit", *arguments, "--store", STORE, "--address", "http://127.0.0.1:1"])

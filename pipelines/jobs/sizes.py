@@ -14,7 +14,7 @@ from conceptprune.models.sites import Site, find_sites, join_layer
 from conceptprune.models.weights import checkpoint_files
 from conceptprune.units.sizes import Sizes
 
-from ..jobs.preparation import Prepared
+from .preparation import Prepared
 
 
 def sizes_of(prepared: Prepared) -> Sizes:
