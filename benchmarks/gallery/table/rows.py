@@ -74,6 +74,7 @@ kept 81.0 %. Tried only after the table's rows, 4.5 itself left 4.2 % and kept 8
 
 FOUND: Mapping[str, Reword] = {
     "unet": Reword(retain=3.15, base=4.2, empty=1.05, vocabulary=0.21, ridge=1e-5),
+    "transformer": Reword(retain=1.2, base=2.4, empty=0.6, vocabulary=0.24, ridge=1e-4),
 }
 """By denoiser, as `python -m benchmarks.gallery.table.choose` finds them for a hundred artists with
 every thing named: on other captions and seeds, by images of the erased alone."""

@@ -170,8 +170,8 @@ def test_a_shared_unconditional_branch_counts_for_every_prompt(
     each = collect(model, prompts, settings)
     for name, layer in each.layers.items():
         assert shared.layers[name].num_rows == layer.num_rows
-        # On a CPU, few samples take other kernels: float32 differs in its last bits, which shows most
-        # in small sums. Without a sample of a prompt, sums would differ by a tenth or more.
+        # On a CPU, few samples take other kernels: float32 differs in its last bits, which shows
+        # most in small sums.
         np.testing.assert_allclose(shared.layers[name].sum_sq, layer.sum_sq, rtol=1e-4)
         np.testing.assert_allclose(shared.layers[name].sum_norm, layer.sum_norm, rtol=1e-4)
 
