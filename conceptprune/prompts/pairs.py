@@ -7,7 +7,7 @@ reference repository, ruchikachavhan/concept-prune. `a` stays `a` before a vowel
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from conceptprune.digest import seed_from, unit_key
+from conceptprune.digest import digest_json, seed_from
 from conceptprune.manifest import Concept, Direction, FillerPair, Kind, concept_key
 from conceptprune.models.prompt import Prompt
 
@@ -217,8 +217,12 @@ def base_template(concept: Concept) -> str:
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Digest of prompts, which masks and statistics record."""
-    return unit_key({"prompts": [[prompt.text, prompt.seed] for prompt in prompts]})
+    """Digest of prompts, which masks and statistics record.
+
+    It is a part of these formats, not a key: it stays the same when the method's version changes.
+    """
+    listed = [[prompt.text, prompt.seed] for prompt in prompts]
+    return digest_json({"method": 1, "prompts": listed})
 
 
 def _derived_seed(seed: int, index: int) -> int:

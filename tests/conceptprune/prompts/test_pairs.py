@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conceptprune.manifest import Concept, Kind
-from conceptprune.prompts.pairs import KINDS, prompt_pairs
+from conceptprune.models.prompt import Prompt
+from conceptprune.prompts.pairs import KINDS, prompt_pairs, prompts_digest
 
 
 def texts(**fields: object) -> list[tuple[str, str]]:
@@ -150,3 +151,14 @@ def test_the_seeds_of_pairs_never_change() -> None:
     concept = Concept(name="x", kind="bias", direction="male_to_female")
     seeds = [pair.base.seed for pair in prompt_pairs(concept, seed=0)]
     assert seeds[:2] == [5197852866900881509, 7940573679743812137]
+
+
+def test_the_digest_of_prompts_never_changes_with_the_methods_version_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Masks and statistics record it, and runs of earlier versions are read by it.
+    monkeypatch.setattr("conceptprune.digest.METHOD_VERSION", 1000)
+    prompts = [Prompt(text="a cat in the style of Van Gogh", seed=3), Prompt(text="a dog", seed=4)]
+    assert prompts_digest(prompts) == (
+        "d5434127c09d37e7b87758b66dcea5fcac0987eb636e21f053f685cf1e1bf7ae"
+    )
