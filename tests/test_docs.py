@@ -224,5 +224,6 @@ def test_the_published_setting_of_the_demo_differs_only_in_how_all_are_combined(
         for name in ("demo", "demo-published")
     )
     assert ours.pop("method") == "reword"
+    assert ours.pop("reword")
     assert published["outputs"].pop("fuse") == "union"
     assert published == ours

@@ -144,7 +144,8 @@ def show(tuning: Tuning, console: Console) -> None:
     """Print the table: a line a concept, and one for all that are reworded."""
     table = Table(box=None, pad_edge=False)
     strength = "factor" if tuning.combined else "k"
-    table.add_column("concept")
+    # The others may be broken over lines; the last row's name is known, and short.
+    table.add_column("concept", min_width=len("(all, reworded)"))
     for name in (strength, "seen before", "after", "kept before", "after"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status")
