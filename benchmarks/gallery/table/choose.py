@@ -5,7 +5,7 @@ Usage: python -m benchmarks.gallery.table.choose --kind unet
 All strengths of what stays are multiplied by one factor. Larger ones keep more, and leave more. The
 largest is taken at which the judge sees at most 4 % of the erased in 800 images. These have other
 captions and other seeds than the table's. Kept artists are named to the edit, as for every method,
-but no image of one is made.
+but no image of one is made. It is what `conceptprune tune` does, on the gallery's captions.
 """
 
 import argparse
@@ -22,9 +22,11 @@ from benchmarks.gallery.table.questions import ERASED_LOOKS, FIRST_SEED, Questio
 from benchmarks.gallery.table.rows import THINGS_NAMED, WEAKER, Gallery
 from benchmarks.gallery.table.texts import ALL, EVERY_THING
 from conceptprune.manifest import Reword
+from pipelines.jobs.bisection import Bisection
+from pipelines.jobs.strengths import scaled
 
-FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
-"""From the strongest edit to the weakest."""
+FACTORS = (1.5, 1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""From the weakest edit to the strongest."""
 AT_MOST = 0.04
 EACH = 8
 """Images of an artist."""
@@ -35,8 +37,7 @@ FROM: Mapping[str, Reword] = {"unet": THINGS_NAMED, "transformer": WEAKER}
 
 def times(settings: Reword, factor: float) -> Reword:
     """Settings with every strength of what stays multiplied by a factor."""
-    kept = ("retain", "base", "empty", "vocabulary")
-    return settings.model_copy(update={name: getattr(settings, name) * factor for name in kept})
+    return settings.model_copy(update=scaled(settings, factor))
 
 
 def questions() -> list[Question]:
@@ -74,14 +75,11 @@ def main() -> None:
     torch.set_num_threads(1)
     gallery = Gallery(sampling.load(WEIGHTS.parent.parent / kind), Path())
     judge = Judge.load()
-    good, bad = -1, len(FACTORS)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if share_seen(gallery, judge, FACTORS[middle], FROM[kind]) <= AT_MOST:
-            good = middle
-        else:
-            bad = middle
-    print(f"{kind}: {times(FROM[kind], FACTORS[good]) if good >= 0 else 'none is enough'}")
+    search = Bisection(count=len(FACTORS), enough=AT_MOST)
+    while (index := search.next) is not None:
+        search.measured(share_seen(gallery, judge, FACTORS[index], FROM[kind]))
+    found = search.found
+    print(f"{kind}: {'none is enough' if found is None else times(FROM[kind], FACTORS[found])}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.gallery.table.questions import (
     erased_looks,
     round_of,
 )
-from benchmarks.gallery.table.rows import METHODS, Gallery, Row
+from benchmarks.gallery.table.rows import FOUND, METHODS, Gallery, Row
 from benchmarks.gallery.table.texts import Texts, Wording, captions
 from conceptprune.baselines.texts import PHRASES
 from conceptprune.manifest import Reword
@@ -71,6 +71,11 @@ def test_a_factor_goes_to_every_strength_of_what_stays():
     for name in ("retain", "base", "empty", "vocabulary"):
         assert getattr(half, name) == getattr(default, name) / 2
     assert (half.words, half.ridge, half.fillers) == (default.words, default.ridge, default.fillers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_strengths_found_are_one_of_the_factors_times_those_before(kind):
+    assert FOUND[kind] in [choose.times(choose.FROM[kind], factor) for factor in choose.FACTORS]
 
 
 @pytest.fixture(scope="module")

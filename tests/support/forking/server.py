@@ -1,11 +1,10 @@
 """A process that has loaded what is heavy, and forks to do what other processes were started for.
 
 Tests start many processes that need torch, transformers and diffusers: drivers of jobs, and Ray's
-workers. To import these takes 6 s of a core each time, half of all the time that the tests take. A
-fork has them already. It is else as if it had been started: its arguments, environment, folder,
-open files and modules of this project and of Ray are its own. See `sitecustomize` for the other
-side. A process that differs in what a fork cannot take over imports for itself, as does every one
-with `TESTS_FORK_SERVER` unset.
+workers. To import these takes 6 s of a core each time. A fork has them already. It is else as if it
+had been started: its arguments, environment, folder, open files and modules of this project and of
+Ray are its own. See `sitecustomize` for the other side. A process that differs in what a fork
+cannot take over imports for itself, as does every one with `TESTS_FORK_SERVERS` unset.
 
 Run as `python -m tests.support.forking.server ADDRESS MODULE...`, on Linux only.
 """
