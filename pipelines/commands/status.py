@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from conceptprune.digest import METHOD_VERSION
 from conceptprune.errors import StoreError
 from conceptprune.store import Store
 from conceptprune.store.claims import Claim, claims_by_age
@@ -104,8 +105,19 @@ class RunStatus:
 
     @property
     def open_rows(self) -> list[dict[str, Any]]:
-        """Ledger rows of units without a result, which a rerun would compute."""
+        """Ledger rows of units without a result."""
         return [row for row in self.rows if row["status"] in OPEN]
+
+    @property
+    def of_another_method(self) -> bool:
+        """Whether its results are of another version of the method, so that none is used again."""
+        record = self.record
+        return not isinstance(record, UnknownRecord) and record.method != METHOD_VERSION
+
+    @property
+    def rerun_units(self) -> int:
+        """How many units a rerun would compute."""
+        return len(self.rows if self.of_another_method else self.open_rows)
 
 
 def show_status(store: str, console: Console) -> None:
@@ -214,8 +226,10 @@ def _lines(status: RunStatus) -> Iterator[str]:
     if status.wrong_combined:
         yield "  wrong     " + one_line(f"combined checkpoint: {status.wrong_combined}")
     yield from _blocked(status.rows)
-    left = len(status.open_rows)
+    left = status.rerun_units
     verb = f"compute {left} {'unit' if left == 1 else 'units'}" if left else "compute nothing"
+    if status.of_another_method:
+        verb += f", all anew: they are not of version {METHOD_VERSION} of the method"
     wrong = status.wrong or status.wrong_combined
     verify = "; what is wrong, it computes again with --verify" if wrong else ""
     yield f"  rerun     a rerun would {verb}{verify}"

@@ -105,5 +105,5 @@ def _run(record: AnyRecord, status: RunStatus | StoreError) -> dict[str, Any]:
             for row in status.open_rows
             if row["status"] != "pending"
         ],
-        "rerun_units": len(status.open_rows),
+        "rerun_units": status.rerun_units,
     }

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from conceptprune import __version__
 from conceptprune.attacks.units import AttackSummaryUnit
-from conceptprune.digest import canonical_json
+from conceptprune.digest import METHOD_VERSION, canonical_json
 from conceptprune.evaluation.units import EvaluationUnit
 from conceptprune.store import Commit, Store, UnknownFormatError
 
-from .fields import field, is_later, json_object, time_field
+from .fields import count_field, field, is_later, json_object, time_field
 from .run_files import first_started, told_if_damaged
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class EvaluationRecord:
     """When its last job began, in seconds since 1970."""
     first_started: float | None = None
     """When its first job began; None if not recorded."""
+    method: int = METHOD_VERSION
+    """Of the method (`METHOD_VERSION`): results of another one are not used again."""
     later: bool = False
     """Whether a later version wrote it, in a format that may have more or other fields."""
 
@@ -94,6 +96,7 @@ class EvaluationRecord:
             "started": self.started,
             "first_started": first_started(store, self.run, RUN_FILE, self.started),
             "version": __version__,
+            "method": self.method,
         }
         store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
 
@@ -123,6 +126,8 @@ class EvaluationRecord:
                 summary=field(content, "summary", str, "" if later else None),
                 started=time_field(content, "started", 0.0 if later else None),
                 first_started=time_field(content, "first_started", 0.0) or None,
+                # Not recorded in version 1.
+                method=count_field(content, "method", 1),
                 later=later,
             )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptprune import __version__
-from conceptprune.digest import canonical_json
+from conceptprune.digest import METHOD_VERSION, canonical_json
 from conceptprune.store import Store
 
 from .asked import Asked
@@ -36,6 +36,8 @@ class RunRecord:
     """Digest of the language model that wrote fillers, if one did."""
     version: str = ""
     """Of conceptprune; empty if not recorded."""
+    method: int = METHOD_VERSION
+    """Of the method (`METHOD_VERSION`): results of another one are not used again."""
     later: bool = False
     """Whether a later version wrote it, in a format that may have more or other fields."""
 
@@ -60,6 +62,7 @@ class RunRecord:
             "started": self.started,
             "first_started": first_started(store, self.run, RUN_FILE, self.started),
             "version": __version__,
+            "method": self.method,
         }
         store.write_run_file(self.run, RUN_FILE, canonical_json(content).encode())
 
@@ -91,5 +94,7 @@ class RunRecord:
                 first_started=time_field(content, "first_started", 0.0) or None,
                 language_model=field(content, "language_model", str, "") or None,
                 version=field(content, "version", str, ""),
+                # Not recorded in version 1.
+                method=count_field(content, "method", 1),
                 later=later,
             )
