@@ -8,9 +8,10 @@ a kubeconfig are never included in the first place.
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import translate
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -273,11 +274,16 @@ def _holds_keys(file: Path) -> bool:
     return KEYS_IN.search(data) is not None
 
 
-def _part_named(path: Path, names: Sequence[str]) -> str | None:
+def _part_named(path: Path, names: tuple[str, ...]) -> str | None:
     """The first part of a path that one of the patterns fits."""
-    return next(
-        (part for part in path.parts if any(fnmatch(part.lower(), name) for name in names)), None
-    )
+    fits = _one_of(names).fullmatch
+    return next((part for part in path.parts if fits(part.lower())), None)
+
+
+@cache
+def _one_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    """All patterns in one: a submission asks it for each part of each path."""
+    return re.compile("|".join(translate(name) for name in names))
 
 
 def _size(files: Mapping[str, Path]) -> int:
