@@ -4,20 +4,18 @@ import gc
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch starts its threads: on a small machine, more than one only gets in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-from diffusers import StableDiffusionPipeline
 from hypothesis import settings
 
 from tests.support.forking.start import servers
-from tests.support.sd15_shaped import build_pipeline
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None)
@@ -102,15 +100,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | Non
     return Groups(config, log)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Of torch's, for tests run beside each other."""
+    # Here and not above: xdist's own process, which runs no test, need not import torch.
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `from_pretrained` folder of the tiny pipeline."""
+    from tests.support.sd15_shaped import build_pipeline
+
     folder = tmp_path_factory.mktemp("model") / "tiny"
     build_pipeline().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
-def tiny_pipe() -> StableDiffusionPipeline:
+def tiny_pipe() -> "StableDiffusionPipeline":
     """The tiny pipeline, fresh for each test."""
+    from tests.support.sd15_shaped import build_pipeline
+
     return build_pipeline()

@@ -1,7 +1,6 @@
-"""A fresh process that runs the code of model cards: one for all tests, as it starts in seconds."""
+"""A process that runs the code of model cards: one for all tests, as its start takes seconds."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,24 +15,6 @@ ROOT = Path(conceptprune.__file__).parents[1]
 
 RunCards = Callable[[Sequence[Path]], list[list[int]]]
 
-RUN_CARDS = """
-import json, os, re, sys
-from functools import partialmethod
-from pathlib import Path
-from diffusers import StableDiffusionPipeline as Pipeline
-Pipeline.__call__ = partialmethod(Pipeline.__call__, num_inference_steps=2)
-del partialmethod, Pipeline
-answers, sys.stdout = sys.stdout, sys.stderr
-for line in sys.stdin:
-    os.chdir(json.loads(line))
-    code, = re.findall(r"```python\\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL)
-    names = {}
-    exec(code, names)
-    zeros = [int((p == 0).sum()) for p in names["pipe"].unet.parameters()]
-    print(json.dumps(zeros), file=answers, flush=True)
-"""
-"""Runs the code of the card of each folder that it is told, with names of its own."""
-
 
 @pytest.fixture(scope="session")
 def run_cards() -> Iterator[RunCards]:
@@ -41,12 +22,12 @@ def run_cards() -> Iterator[RunCards]:
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
-            [sys.executable, "-c", RUN_CARDS],
+            [sys.executable, "-m", "tests.support.run_cards"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+            cwd=ROOT,
         ) as process,
     ):
         assert process.stdin
