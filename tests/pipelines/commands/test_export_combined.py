@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from pipelines.cli import main
 from pipelines.commands.export_combined import export_combined
 from pipelines.commands.verify import verify_export
 from pipelines.jobs.preparation import prepare
-from tests.pipelines.commands.conftest import RunCards
-from tests.pipelines.commands.test_export import aligned, image, only_safetensors
+from tests.pipelines.commands.conftest import Run, RunCards
+from tests.pipelines.commands.exported import aligned, image, only_safetensors
 from tests.pipelines.conftest import (
     CONCEPTS,
     HOSTILE_NAME,
@@ -36,8 +35,6 @@ from tests.pipelines.conftest import (
 
 ADA, CY, LAST = CONCEPTS
 FORMS = ("delta", "pipeline", "single-file", "unet")
-
-Run = Callable[..., Path]
 
 
 @pytest.fixture

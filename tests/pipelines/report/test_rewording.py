@@ -19,7 +19,7 @@ from pipelines.report.values import CombinedReport, ReportData
 from pipelines.report.verdict import verdict
 from tests.pipelines.report.conftest import FUSED, HOSTILE, Run, run_here
 from tests.pipelines.report.many import commit_summary, score
-from tests.pipelines.report.test_report import WIDTHS
+from tests.pipelines.report.shown import WIDTHS
 from tests.support.browser import Browser
 
 MANIFEST = FUSED.replace("outputs:\n", "method: reword\noutputs:\n").replace("  fuse: union\n", "")

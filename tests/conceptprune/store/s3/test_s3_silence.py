@@ -9,17 +9,11 @@ import pytest
 from tenacity import stop_never
 
 from conceptprune.errors import StoreError
-from conceptprune.store import Commit, ObjectRef, Store, access, s3
+from conceptprune.store import ObjectRef, Store, access, s3
+from tests.conceptprune.store.s3.work import committed
 from tests.support.s3_faults import Fault, FaultProxy, Request, first
 
 pytestmark = pytest.mark.slow
-
-
-def committed(store: Store, data: bytes, key: str = "k") -> Commit:
-    ref = store.put(data, kind="mask", model="m" * 64, suffix="bin")
-    commit = Commit(kind="mask", key=key, objects={"mask": ref}, provenance={})
-    store.commit(commit)
-    return commit
 
 
 def unknown(store: Store) -> ObjectRef:

@@ -9,8 +9,8 @@ import pytest
 from pipelines.report.links import concept_page
 from tests.pipelines.report.conftest import ERROR, FAILING, HOSTILE
 from tests.pipelines.report.many import names
+from tests.pipelines.report.shown import CONTRASTS, WIDTHS
 from tests.pipelines.report.site.conftest import COUNT, PAGES, PEER, page_of
-from tests.pipelines.report.test_report import CONTRASTS, WIDTHS
 from tests.support.browser import Browser
 
 
