@@ -19,9 +19,6 @@ LOADED = (
     *("transformers", "transformers.models.clip.modeling_clip", "diffusers", "peft"),
     *("pydantic", "yaml", "typer", "rich.console", "rich.table", "rich.progress", "jinja2"),
     *("fsspec", "s3fs", "botocore.session", "aiobotocore.session", "tenacity", "safetensors.torch"),
-    # What Ray imports, and not Ray itself, whose settings are read from the environment at import.
-    *("aiohttp.web", "aiohttp_cors", "colorful", "grpc.aio", "jsonschema", "msgpack"),
-    *("opencensus.stats.view", "opentelemetry.sdk.metrics", "prometheus_client", "requests"),
 )
 SERVERS = 2
 """More than one, because the forks of one have the same hash seed, and so the same order of sets:
