@@ -15,10 +15,17 @@ class Lake(MemoryFileSystem):  # type: ignore[misc]
 fsspec.register_implementation("lake", Lake)
 
 
+def committed(
+    store: Store, data: bytes, key: str = "k", kind: str = "mask", **provenance: object
+) -> Commit:
+    ref = store.put(data, kind=kind, model="m" * 64, suffix="bin")
+    commit = Commit(kind=kind, key=key, objects={"mask": ref}, provenance=provenance)
+    store.commit(commit)
+    return commit
+
+
 def commit(store: Store, data: bytes, key: str = "k", **provenance: object) -> ObjectRef:
-    ref = store.put(data, kind="mask", model="m" * 64, suffix="bin")
-    store.commit(Commit(kind="mask", key=key, objects={"mask": ref}, provenance=provenance))
-    return ref
+    return committed(store, data, key, "mask", **provenance).objects["mask"]
 
 
 def paths(store: Store, *folders: str) -> list[str]:

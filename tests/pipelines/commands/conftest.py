@@ -1,6 +1,7 @@
-"""`export` of a finished run, and a process that runs the code of the cards written."""
+"""`export` of a finished run, and a fresh process that runs the code of the cards written."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def run_cards() -> Iterator[RunCards]:
             stderr=log,
             text=True,
             cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
         ) as process,
     ):
         assert process.stdin

@@ -12,7 +12,7 @@ import pytest
 
 from conceptprune.errors import StoreError
 from conceptprune.store import Commit, LostUnitError, Store, access, s3
-from tests.conceptprune.store.s3.work import committed
+from tests.conceptprune.store.work import committed
 from tests.support.s3_faults import Fault, FaultProxy, Request, first, share
 from tests.support.s3_server import BUCKET, READER, SeaweedServer, use_server
 

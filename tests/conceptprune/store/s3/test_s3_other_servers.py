@@ -7,7 +7,7 @@ import pytest
 
 from conceptprune.errors import StoreError
 from conceptprune.store import LostUnitError, Store
-from tests.conceptprune.store.s3.work import committed
+from tests.conceptprune.store.work import committed
 from tests.support.certificates import Certificate
 from tests.support.s3_faults import Fault, FaultProxy, Request
 from tests.support.s3_server import BUCKET, READER, SeaweedServer, use_server

@@ -10,7 +10,7 @@ import pytest
 
 from conceptprune.errors import StoreError, UserError
 from conceptprune.store import LostUnitError, Store
-from tests.conceptprune.store.s3.work import committed
+from tests.conceptprune.store.work import committed
 from tests.support.s3_faults import FaultProxy, share
 from tests.support.s3_server import (
     ACCESS_KEY,

@@ -10,7 +10,7 @@ from tenacity import stop_never
 
 from conceptprune.errors import StoreError
 from conceptprune.store import ObjectRef, Store, access, s3
-from tests.conceptprune.store.s3.work import committed
+from tests.conceptprune.store.work import committed
 from tests.support.s3_faults import Fault, FaultProxy, Request, first
 
 pytestmark = pytest.mark.slow

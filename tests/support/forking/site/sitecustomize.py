@@ -8,18 +8,13 @@ import importlib
 import os
 import sys
 
-PACKAGES = ("pipelines", "conceptprune_pipelines", "tests", "benchmarks")
-
 
 def _is_heavy(argv: list[str]) -> bool:
-    """Whether a program imports for long: one of the project's or of the tests', or a worker of
-    Ray's.
-    """
+    """Whether a program will need torch: one of the project's, or a worker of Ray's."""
     if len(argv) < 2:
         return False
     if argv[1] == "-m":
-        package, _, rest = argv[2].partition(".")
-        return package in PACKAGES and not rest.startswith("support.forking")
+        return argv[2].partition(".")[0] in ("pipelines", "conceptprune_pipelines")
     return argv[1].rpartition("/")[2] in ("default_worker.py", "conceptprune")
 
 
