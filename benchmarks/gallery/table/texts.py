@@ -40,6 +40,8 @@ FEW: Which = tuple((THINGS.index(thing), 0) for thing in DEMO_THINGS)
 """Those that the demo's manifest has, of one template and half of the things."""
 EVERY_THING: Which = ALL[: len(THINGS)]
 """Every thing once, in the published prompt: the other three wordings are only asked."""
+TWO_WORDINGS: Which = ALL[: 2 * len(THINGS)]
+"""Every thing in two of the four wordings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
