@@ -132,13 +132,13 @@ def test_a_process_that_differs_in_what_a_fork_cannot_take_over_does_its_work_it
         assert done.stdout == forks
 
 
-def test_what_torch_sets_by_itself_keeps_no_process_from_being_forked(
-    environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("name", ["TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS"])
+def test_what_libraries_and_workers_set_for_themselves_keeps_no_process_from_being_forked(
+    environment: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    code = program(tmp_path, f"import os, sys; print({MARKER!r} in sys.modules, os.environ[{name!r}])")
+    code = f"import os, sys; print({MARKER!r} in sys.modules, os.environ[{name!r}])"
     done = subprocess.run(
-        [sys.executable, f"{code}"],
+        [sys.executable, f"{program(tmp_path, code)}"],
         env={**environment, name: "here"},
         stdout=subprocess.PIPE,
         text=True,
