@@ -132,7 +132,9 @@ def test_a_process_that_differs_in_what_a_fork_cannot_take_over_does_its_work_it
         assert done.stdout == forks
 
 
-@pytest.mark.parametrize("name", ["TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS"])
+@pytest.mark.parametrize(
+    "name", ["TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONBREAKPOINT"]
+)
 def test_what_libraries_and_workers_set_for_themselves_keeps_no_process_from_being_forked(
     environment: dict[str, str], tmp_path: Path, name: str
 ) -> None:
