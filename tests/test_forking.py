@@ -130,3 +130,20 @@ def test_a_process_that_differs_in_what_a_fork_cannot_take_over_does_its_work_it
     for environ, forks in ((environment, "True\n"), ({**environment, **differs}, "False\n")):
         done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
         assert done.stdout == forks
+
+
+@pytest.mark.parametrize(
+    "name", ["TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONBREAKPOINT"]
+)
+def test_what_libraries_and_workers_set_for_themselves_keeps_no_process_from_being_forked(
+    environment: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    code = f"import os, sys; print({MARKER!r} in sys.modules, os.environ[{name!r}])"
+    done = subprocess.run(
+        [sys.executable, f"{program(tmp_path, code)}"],
+        env={**environment, name: "here"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True here\n"

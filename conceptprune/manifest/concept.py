@@ -99,16 +99,20 @@ class PromptTemplate(Section):
     ]
 
 
-def _tells_apart(template: PromptTemplate | None, kind: str | None) -> PromptTemplate | None:
-    """Refuse a template whose two prompts would be equal; for biases the fillers differ instead."""
+def _tells_apart(
+    template: PromptTemplate | None, kind: str | None, at: tuple[int, ...] = ()
+) -> PromptTemplate | None:
+    """Refuse a template whose two prompts would be equal; for biases the fillers differ instead.
+
+    `at` is its place in a list.
+    """
     if template is None:
         return None
+    target = (*at, "target")
     if kind == "style" and "{concept}" not in template.target:
-        raise refusal((("target",), "text with a gap {concept}: without it no artist is named"))
+        raise refusal((target, "text with a gap {concept}: without it no artist is named"))
     if kind in ("style", "nudity") and template.base == template.target:
-        raise refusal(
-            (("target",), "another text than base: equal prompts have nothing to compare")
-        )
+        raise refusal((target, "another text than base: equal prompts have nothing to compare"))
     return template
 
 
@@ -126,6 +130,31 @@ class DefaultTemplates(Section):
         cls, template: PromptTemplate | None, info: ValidationInfo
     ) -> PromptTemplate | None:
         return _tells_apart(template, info.field_name)
+
+
+Templates = Annotated[
+    Some[PromptTemplate],
+    Field(description="a list of at least one {base, target}, none of them twice"),
+]
+
+
+class MoreTemplates(Section):
+    """Templates, by kind, beside those that concepts have."""
+
+    style: Templates | None = None
+    nudity: Templates | None = None
+    object: Templates | None = None
+    bias: Templates | None = None
+
+    @field_validator("style", "nudity", "object", "bias")
+    @classmethod
+    def _prompts_differ(
+        cls, templates: tuple[PromptTemplate, ...] | None, info: ValidationInfo
+    ) -> tuple[PromptTemplate, ...] | None:
+        for place, template in enumerate(templates or ()):
+            _tells_apart(template, info.field_name, (place,))
+        refuse_duplicates([(one.base, one.target) for one in templates or ()], "template")
+        return templates
 
 
 class CaptionsFile(Section):

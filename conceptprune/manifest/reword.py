@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from conceptprune.manifest.concept import DefaultFillers
+from conceptprune.manifest.concept import DefaultFillers, MoreTemplates
 from conceptprune.manifest.fields import Float, Int, Section
 
 Method = Literal["conceptprune", "reword"]
@@ -38,13 +38,21 @@ class Reword(Section):
     """More fillers by kind, for concepts with a template: their prompts are reworded or kept, too,
     and cost texts alone, no images."""
 
+    templates: MoreTemplates = MoreTemplates()
+    """More wordings by kind, for concepts with a template: each is filled with the concept's own
+    fillers, or its kind's, and with those above."""
+
     @property
     def key_parts(self) -> dict[str, Any]:
-        """The settings that decide the edit; fillers do as texts of its sums."""
-        return self.model_dump(mode="json", exclude={"fillers"})
+        """The settings that decide the edit; fillers and templates do as texts of its sums."""
+        return self.model_dump(mode="json", exclude={"fillers", "templates"})
 
     @property
     def asked(self) -> dict[str, Any]:
-        """All that a manifest asks for; without fillers, the same as before there were any."""
-        fillers = self.fillers.model_dump(mode="json", exclude_none=True)
-        return self.key_parts | ({"fillers": fillers} if fillers else {})
+        """All that a manifest asks for; without fillers or templates, the same as before there
+        were any."""
+        texts = {
+            "fillers": self.fillers.model_dump(mode="json", exclude_none=True),
+            "templates": self.templates.model_dump(mode="json", exclude_none=True),
+        }
+        return self.key_parts | {name: given for name, given in texts.items() if given}

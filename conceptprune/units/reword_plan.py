@@ -21,15 +21,26 @@ Texts = tuple[tuple[str, str], ...]
 
 
 def texts_of(concept: Concept, pairs: Sequence[PromptPair], settings: Reword) -> Texts:
-    """A concept's texts: of its prompt pairs, and of its template with the settings' own fillers.
+    """A concept's texts: of its prompt pairs, and of its template with the settings' own fillers
+    and templates.
 
     Equal texts count once.
     """
-    fillers = dict(settings.fillers).get(concept.kind)
-    more: Sequence[PromptPair] = ()
-    if fillers and concept.prompts is None:
-        more = prompt_pairs(concept.model_copy(update={"fillers": fillers}), seed=0)
-    return tuple(dict.fromkeys((pair.base.text, pair.target.text) for pair in (*pairs, *more)))
+    found = list(pairs)
+    if concept.prompts is None:
+        more = dict(settings.fillers).get(concept.kind)
+        with_fillers = [concept, *([concept.model_copy(update={"fillers": more})] if more else [])]
+        given = dict(settings.templates).get(concept.kind) or ()
+        templates = (concept.template, *given)
+        variants = [
+            each.model_copy(update={"template": template})
+            for template in templates
+            for each in with_fillers
+        ]
+        # The first is the concept as it is, whose pairs are there.
+        for variant in variants[1:]:
+            found += prompt_pairs(variant, seed=0)
+    return tuple(dict.fromkeys((pair.base.text, pair.target.text) for pair in found))
 
 
 def reword_units(

@@ -104,6 +104,19 @@ BAD = [
     (concept("kind: style, template: {base: '{filler!r}', target: y}"), ".base", "no other gap"),
     (concept("kind: style, template: {base: '{filler', target: y}"), ".base", "gaps in braces"),
     (concept("kind: custom, template: {}"), "concepts[0].template", "base"),
+    (
+        section("reword: {templates: {style: [{base: '{filler}', target: '{filler}'}]}}"),
+        "reword.templates.style[0].target",
+        "no artist is named",
+    ),
+    (
+        section(
+            "reword: {templates: {object: [{base: '{filler}', target: '{filler}'}, "
+            "{base: '{filler}', target: '{filler}'}]}}"
+        ),
+        "reword.templates.object[1]",
+        "no template twice",
+    ),
     (concept("kind: memorised, captions: {fil: x}"), "].captions", "or {file: path}"),
     (concept("kind: memorised, captions: {file: no/such}"), "].captions", "no/such: [Errno 2]"),
     (concept("kind: memorised, captions: x"), "].captions", "a list of at least one memorised"),

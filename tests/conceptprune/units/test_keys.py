@@ -138,6 +138,8 @@ REWORD: Mapping[str, tuple[Content, set[str]]] = {
     "reword.words": ({"words": 100}, {"vocabulary", *REWORDED}),
     "reword.ridge": ({"ridge": 0.01}, REWORDED),
     "reword.fillers.style": ({"fillers": {"style": ["boat"]}}, {"shift", "moments", *REWORDED}),
+    # Words of a target's wording that its base lacks are no common words that stay.
+    "reword.templates.style": ({"templates": {"style": [STYLE]}}, {*SUMS, *REWORDED}),
     "collection.dtype": ({"dtype": "float16"}, {*SUMS, *REWORDED, *COLLECTED, *SELECTED}),
     # What a prompt's words are is decided without denoising.
     "collection.steps": ({"steps": 21}, FROM_STATISTICS - {"fused-mask"}),
@@ -312,6 +314,10 @@ ELSEWHERE = {
     "reword.fillers.style": "REWORD",
     "reword.fillers.nudity": "as reword.fillers.style",
     "reword.fillers.object": "as reword.fillers.style",
+    "reword.templates.style": "REWORD",
+    "reword.templates.nudity": "as reword.templates.style",
+    "reword.templates.object": "as reword.templates.style",
+    "reword.templates.bias": "as reword.templates.style",
     "fillers.nudity": "as fillers.style",
     "templates.nudity": "as templates.style",
     "templates.object": "as templates.style",

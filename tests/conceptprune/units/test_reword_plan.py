@@ -61,6 +61,28 @@ def test_its_own_fillers_add_texts_of_templates_and_leave_prompts_that_are_writt
     assert "boat" not in vocabulary.without
 
 
+def test_its_own_templates_add_wordings_of_the_concepts_fillers_and_of_its_own() -> None:
+    by = {"base": "{filler}, art", "target": "{filler} by {concept}"}
+    _, units = planned(fillers={"style": ["boat"]}, templates={"style": [by]})
+    assert [unit.pairs for unit in units if isinstance(unit, ShiftUnit)] == [
+        (
+            ("a photo of a cat", "a cat in the style of Ada Bell"),
+            ("a photo of a boat", "a boat in the style of Ada Bell"),
+            ("cat, art", "cat by Ada Bell"),
+            ("boat, art", "boat by Ada Bell"),
+        ),
+        (("a sea", "a wave"),),
+    ]
+    bases = ("a photo of a cat", "a photo of a boat", "cat, art", "boat, art")
+    assert bases in {unit.texts for unit in units if isinstance(unit, MomentsUnit)}
+
+
+def test_a_rewording_with_other_templates_is_another_run() -> None:
+    by = {"base": "{filler}, art", "target": "{filler} by {concept}"}
+    assert planned()[0] != planned(templates={"style": [by]})[0]
+    assert planned()[0] == planned(templates={})[0]
+
+
 def test_a_rewording_with_other_fillers_is_another_run() -> None:
     plain, boat = planned()[0], planned(fillers={"style": ["boat"]})[0]
     assert plain != boat
