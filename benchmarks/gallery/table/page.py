@@ -67,7 +67,8 @@ asked is in other wordings. A manifest says it by `reword: {{fillers: ...}}`, at
 {AT_MOST:.0%} of the erased are seen in 800 images with other captions and seeds, none of a kept
 artist (`choose.py`). The rule was written after the row above was seen, and before its own images.
 *Two wordings*: every thing in two of the four, 32 captions, strengths found by the same rule, before
-the row's images and after those of the rows above; half of what is asked is in other wordings.
+the row's images and after those of the rows above; half of what is asked is in other wordings. A
+manifest says it by `reword: {{templates: ...}}`.
 """
 
 ATTACKED = f"""## What is left of the ability
