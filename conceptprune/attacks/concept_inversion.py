@@ -16,7 +16,9 @@ from torch import Tensor
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, base_images
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.token_spaces import token_space
 from conceptprune.evaluation.attack_settings import ConceptInversion
+from conceptprune.models.base import Conditions
 from conceptprune.models.prompt import Prompt
 
 WORD = "<*>"
@@ -38,7 +40,7 @@ def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]
     Raises:
         UserError: the family is not supported, or the model predicts neither noise nor velocity.
     """
-    space = TokenSpace.of(scene.model)
+    space = token_space(scene.model)
     captions = [
         caption(space, settings, captioned(scene.concept, plain, asked))
         for plain, asked in zip(scene.plain, scene.asked, strict=True)
@@ -47,7 +49,9 @@ def concept_inversion(scene: Scene, settings: ConceptInversion) -> list[Attempt]
         latents = latents_of(scene.model, base_images(scene))
         word = learn(space, settings, captions, latents)
         with torch.no_grad():
-            encoded = [space.conditions(_states(space, [each], word)) for each in captions]
+            encoded = [conditions_of(space, [each], word) for each in captions]
+        # On the host, where those of texts are.
+        encoded = [{name: part.cpu() for name, part in each.items()} for each in encoded]
         seeds = [asked.seed for asked in scene.asked]
         seen = scene.generate_encoded(encoded, seeds, range(len(seeds)))
     return [
@@ -76,8 +80,8 @@ def caption(space: TokenSpace, settings: ConceptInversion, text: str) -> Caption
     head = space.ids(before.strip())[: space.room - settings.vectors]
     # Any token will do, since its embedding is replaced.
     word = [int(space.usable()[0])] * settings.vectors
-    ids = [*head, *word, *space.ids(after.strip())][: space.room]
-    return Caption(text, space.padded(ids), 1 + len(head))
+    ids = [*head, *word, *space.ids_after_word(after)][: space.room]
+    return Caption(text, space.padded(ids), space.first + len(head))
 
 
 def learn(
@@ -96,19 +100,20 @@ def learn(
         # One timestep per step for the whole batch: the denoiser takes a scalar.
         timestep = int(torch.randint(calls, (1,), generator=rng))
         noise = torch.randn(latents[picked].shape, generator=rng).to(latents)
-        states = _states(space, [captions[index] for index in picked.tolist()], word)
-        loss = diffusion_loss(model, latents[picked], noise, timestep, space.conditions(states))
+        conditions = conditions_of(space, [captions[index] for index in picked.tolist()], word)
+        loss = diffusion_loss(model, latents[picked], noise, timestep, conditions)
         (word.grad,) = torch.autograd.grad(loss, [word])
         optimizer.step()
     return word.detach()
 
 
-def _states(space: TokenSpace, captions: Sequence[Caption], word: Tensor) -> Tensor:
-    """The encoder's states [n, T, D] of captions with the word's embedding [M, D] inserted."""
+def conditions_of(space: TokenSpace, captions: Sequence[Caption], word: Tensor) -> Conditions:
+    """The conditions [n, ...] of captions with the word's embedding [M, D] inserted."""
     table = space.table
     embeddings = []
     for each in captions:
         rest = table[each.ids]
         end = each.at + len(word)
         embeddings.append(torch.cat([rest[: each.at], word.to(table.dtype), rest[end:]]))
-    return space.encode_embeddings(torch.stack(embeddings), captions[0].ids)
+    ids = torch.stack([each.ids for each in captions])
+    return space.encode_embeddings(torch.stack(embeddings), ids)

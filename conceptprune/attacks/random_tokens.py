@@ -7,7 +7,7 @@ a small vocabulary, some of that many images may show the concept by chance.
 import torch
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, first_success
-from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.token_spaces import token_space
 from conceptprune.evaluation.attack_settings import RandomTokens
 
 
@@ -17,9 +17,9 @@ def random_tokens(scene: Scene, settings: RandomTokens) -> list[Attempt]:
     The prompt without a guess goes first, and counts if it succeeds.
 
     Raises:
-        UserError: the family does not have exactly one CLIP text encoder.
+        UserError: the family's text encoders are not supported.
     """
-    space = TokenSpace.of(scene.model)
+    space = token_space(scene.model)
     usable = space.usable()
     attempts = []
     for index, asked in enumerate(scene.asked):

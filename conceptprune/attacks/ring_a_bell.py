@@ -16,6 +16,7 @@ from torch import Tensor
 
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.token_spaces import token_space
 from conceptprune.evaluation.attack_settings import RingABell
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
@@ -37,16 +38,16 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
     """Search an adversarial prompt for each asked one, from its plain text; generate from it once.
 
     Raises:
-        UserError: the family does not have exactly one CLIP text encoder.
+        UserError: the family's text encoders are not supported.
     """
-    space = TokenSpace.of(scene.model)
+    space = token_space(scene.model)
     direction = concept_direction(space, scene.examples)
     found = []
     for plain, asked in zip(scene.plain, scene.asked, strict=True):
         wanted = _states(space, [plain])[0] + settings.coefficient * direction
         rng = np.random.default_rng(attempt_seed(settings.seed, asked))
         length = min(settings.length, space.room)
-        best = search(_distances(space, wanted), space.usable().numpy(), length, settings, rng)
+        best = search(distances_to(space, wanted), space.usable().numpy(), length, settings, rng)
         found.append(space.text(best.ids))
     prompts = [
         Prompt(text=text, seed=asked.seed) for text, asked in zip(found, scene.asked, strict=True)
@@ -117,18 +118,19 @@ def _next_generation(
 
 @torch.no_grad()
 def _states(space: TokenSpace, texts: Sequence[str]) -> Tensor:
-    return space.encode_ids(torch.stack([space.padded(space.ids(text)) for text in texts]))
+    """What the denoiser hears [n, T, D] of texts."""
+    return space.heard(torch.stack([space.padded(space.ids(text)) for text in texts]))
 
 
-def _distances(space: TokenSpace, wanted: Tensor) -> Distances:
+def distances_to(space: TokenSpace, wanted: Tensor) -> Distances:
     """Squared distance of a prompt's states to `wanted` [T, D], summed over tokens and width."""
 
     @torch.no_grad()
     def distances(rows: Ids) -> NDArray[np.float64]:
         # All rows have the same length, so start, end and padding are the same.
         ids = space.padded(rows[0].tolist()).repeat(len(rows), 1)
-        ids[:, 1 : 1 + rows.shape[1]] = torch.from_numpy(rows)
-        apart = (space.encode_ids(ids) - wanted).double().square().sum((1, 2))
+        ids[:, space.first : space.first + rows.shape[1]] = torch.from_numpy(rows)
+        apart = (space.heard(ids) - wanted).double().square().sum((1, 2))
         return apart.cpu().numpy()
 
     return distances

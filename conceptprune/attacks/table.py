@@ -28,7 +28,7 @@ class Attack:
     needs_images: bool = False
     """True if it learns from the base's images (white box)."""
     tokens: bool = False
-    """True if it uses `text.TokenSpace`, which needs a family with exactly one text encoder."""
+    """True if it uses `text.TokenSpace`, which the families of `token_spaces.py` have."""
     alone: bool = False
     """True if each prompt is a separate unit: nothing is learned across a concept's prompts."""
 

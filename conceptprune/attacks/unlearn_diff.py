@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from conceptprune.attacks.attempts import Attempt, Scene, attempt_seed, base_images, first_success
 from conceptprune.attacks.loss import diffusion_loss, frozen, latents_of
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.token_spaces import token_space
 from conceptprune.evaluation.attack_settings import UnlearnDiff
 from conceptprune.models.prompt import Prompt
 
@@ -31,7 +32,7 @@ def unlearn_diff(scene: Scene, settings: UnlearnDiff) -> list[Attempt]:
     Raises:
         UserError: the family is not supported, or the model predicts neither noise nor velocity.
     """
-    space = TokenSpace.of(scene.model)
+    space = token_space(scene.model)
     latents = latents_of(scene.model, base_images(scene))
     with frozen(scene.model):
         return [
@@ -91,9 +92,10 @@ def loss_and_gradient(
     ids = space.padded([*usable[chosen.argmax(1).cpu()].tolist(), *own])
     rest = table[ids]
     mixed = chosen.to(table.dtype) @ table[usable.to(table.device)]
-    embeddings = torch.cat([rest[:1], mixed, rest[1 + len(chosen) :]])
-    states = space.encode_embeddings(embeddings[None], ids)
-    loss = diffusion_loss(space.model, latents, noise, timestep, space.conditions(states))
+    first, behind = space.first, space.first + len(chosen)
+    embeddings = torch.cat([rest[:first], mixed, rest[behind:]])
+    conditions = space.encode_embeddings(embeddings[None], ids[None])
+    loss = diffusion_loss(space.model, latents, noise, timestep, conditions)
     (gradient,) = torch.autograd.grad(loss, [chosen])
     return loss.detach(), gradient
 

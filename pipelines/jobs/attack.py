@@ -8,9 +8,9 @@ from rich.console import Console
 
 from conceptprune.attacks.plan import build_plan, judgement
 from conceptprune.attacks.table import ATTACKS, check_names
+from conceptprune.attacks.token_spaces import SPACES, TITLES
 from conceptprune.errors import UserError
 from conceptprune.models.families import family_named
-from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.store import Store
 
 from ..console import exits
@@ -62,9 +62,9 @@ def check_attacks(names: Sequence[str], prepared: PreparedEvaluation) -> None:
     for model in models:
         family = family_named(model.pipeline)
         closed = [name for name in names if ATTACKS[name].tokens]
-        if closed and family is not StableDiffusion:
+        if closed and family not in SPACES:
             raise UserError(
-                f"--attack {closed[0]}: searches the tokens of Stable Diffusion 1.x and 2.x; "
+                f"--attack {closed[0]}: searches the tokens of {' and of '.join(TITLES)}; "
                 f"{model.source.label} is a {model.pipeline}. For it there are "
                 f"{', '.join(name for name in ATTACKS if not ATTACKS[name].tokens)}"
             )

@@ -205,20 +205,24 @@ def draw(found: Rows, path: Path) -> None:
 
 
 def attacks_table(lines: Iterable[Line]) -> str:
-    """One row for each attack on a method and size."""
-    found: defaultdict[tuple[int, str, str], list[Line]] = defaultdict(list)
+    """One row for each attack on a denoiser, method and size."""
+    found: defaultdict[tuple[int, int, str, str], list[Line]] = defaultdict(list)
+    kinds = list(KINDS)
     for line in lines:
-        found[line["size"], line["attack"], line["method"]].append(line)
-    header = ["artists erased", "attack", "method", "images that show the artist", "attacked"]
+        kind = kinds.index(line["kind"])
+        found[kind, line["size"], line["attack"], line["method"]].append(line)
+    seen = "images that show the artist"
+    header = ["denoiser", "artists erased", "attack", "method", seen, "attacked"]
     body = [
         [
+            kinds[kind],
             str(size),
             attack,
             method,
             rate(sum(a["successes"] for a in attacked), sum(a["prompts"] for a in attacked)),
             f"{len(attacked)} artists",
         ]
-        for (size, attack, method), attacked in sorted(found.items())
+        for (kind, size, attack, method), attacked in sorted(found.items())
     ]
     return table(header, body)
 

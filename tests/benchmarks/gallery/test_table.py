@@ -156,6 +156,14 @@ def test_the_page_is_what_its_generator_makes_of_the_results():
     assert page.PAGE.read_text() == made
 
 
+def test_attacks_on_two_denoisers_are_counted_apart():
+    line = {"method": "untouched", "size": 10, "attack": "ring-a-bell", "look": 3, "prompts": 16}
+    lines = [line | {"kind": kind, "successes": 16 if kind == "unet" else 0} for kind in KINDS]
+    rows_ = page.attacks_table(lines).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows_] == ["| unet", "| transformer"]
+    assert [row.split(" | ")[4].split()[0] for row in rows_] == ["100.0", "0.0"]
+
+
 def test_a_row_costs_the_bytes_of_a_mask_if_it_zeroes_and_else_those_of_its_tensors(gallery):
     weights = {n: p.detach() for n, p in gallery.model.denoiser.named_parameters()}
     name = next(n for n, p in weights.items() if p.ndim == 2 and p.numel() > 4000)

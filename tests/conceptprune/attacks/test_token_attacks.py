@@ -11,11 +11,18 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from conceptprune.attacks.attempts import Scene
-from conceptprune.attacks.concept_inversion import WORD, caption, captioned, concept_inversion
+from conceptprune.attacks.concept_inversion import (
+    WORD,
+    caption,
+    captioned,
+    concept_inversion,
+    conditions_of,
+)
 from conceptprune.attacks.loss import diffusion_loss, latents_of
 from conceptprune.attacks.random_tokens import random_tokens
-from conceptprune.attacks.ring_a_bell import ring_a_bell, search
+from conceptprune.attacks.ring_a_bell import distances_to, ring_a_bell, search
 from conceptprune.attacks.text import TokenSpace
+from conceptprune.attacks.token_spaces import token_space
 from conceptprune.attacks.unattacked import unattacked
 from conceptprune.attacks.unlearn_diff import loss_and_gradient, to_simplex, unlearn_diff
 from conceptprune.errors import UserError
@@ -28,9 +35,7 @@ from conceptprune.evaluation.attack_settings import (
 )
 from conceptprune.models.prompt import Prompt
 from conceptprune.models.stable_diffusion import StableDiffusion
-from conceptprune.models.stable_diffusion_xl import StableDiffusionXL
-from tests.support.sd15_shaped import build_pipeline
-from tests.support.tiny_models import stable_diffusion_xl
+from tests.conceptprune.attacks.conftest import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -43,26 +48,92 @@ def harmless(scene: Scene) -> tuple[Prompt, ...]:
     return tuple(Prompt(text=text, seed=asked.seed) for text, asked in pairs)
 
 
-@pytest.fixture(scope="module")
-def exact() -> TokenSpace:
-    """The token space of the tiny model in float64, for finite differences."""
-    return TokenSpace.of(StableDiffusion(build_pipeline().to(torch.float64)))
+@pytest.fixture(scope="module", params=["sd1", "pixart-sigma"])
+def exact(request: pytest.FixtureRequest) -> TokenSpace:
+    """The token space of a tiny model in float64, for finite differences."""
+    return token_space(tiny(request.param, torch.float64))
 
 
-def test_tokens_encode_to_what_the_pipeline_makes_of_the_text(studio: StableDiffusion) -> None:
-    space = TokenSpace.of(studio)
+@pytest.fixture(params=["studio", "pixart-alpha", "pixart-sigma"])
+def space(request: pytest.FixtureRequest, studio: StableDiffusion) -> TokenSpace:
+    """The token space of a model of each pipeline, in float32."""
+    return token_space(studio if request.param == "studio" else tiny(request.param))
+
+
+LONG = "a cat and " * 100
+"""More tokens than any of the encoders takes."""
+
+
+@torch.no_grad()
+def test_tokens_encode_to_what_the_pipeline_makes_of_the_text(space: TokenSpace) -> None:
     text = "a cat in the style of vorla brint"
-    with torch.no_grad():
-        expected = studio.encode_prompt(text)["encoder_hidden_states"]
-        ids = space.padded(space.ids(text))
-        assert torch.equal(space.encode_ids(ids[None]), expected)
-        assert torch.equal(space.encode_embeddings(space.table[ids][None], ids), expected)
+    for each in (text, "", " A Cat, in", "a <pad> cat", LONG):
+        expected = space.model.encode_prompt(each)
+        ids = space.padded(space.ids(each))[None]
+        for found in (space.encode_ids(ids), space.encode_embeddings(space.table[ids], ids)):
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert space.text(space.ids(text)) == text
 
 
-def test_attacks_on_tokens_refuse_another_family_by_name() -> None:
-    with pytest.raises(UserError, match="not for StableDiffusionXL"):
-        TokenSpace.of(StableDiffusionXL(stable_diffusion_xl()))
+def test_one_token_more_than_the_encoder_takes_is_refused(space: TokenSpace) -> None:
+    own = space.ids(LONG)
+    assert len(own) == space.room
+    with pytest.raises(UserError, match=f"takes {space.room}"):
+        space.padded([*own, own[0]])
+
+
+@torch.no_grad()
+def test_padding_is_heard_of_a_clip_encoder_and_not_of_a_masked_one(space: TokenSpace) -> None:
+    texts = [space.ids(text) for text in ("a cat", "a cat and a dog")]
+    ids = torch.stack([space.padded(own) for own in texts])
+    states, heard = space.encode_ids(ids)["encoder_hidden_states"], space.heard(ids)
+    assert heard.shape == states.shape
+    for row, own in enumerate(texts):
+        end = space.first + len(own) + 1
+        assert torch.allclose(heard[row, :end], states[row, :end], atol=1e-5)
+        padding = states[row, end:]
+        masked = not isinstance(space.model, StableDiffusion)
+        assert torch.equal(heard[row, end:], 0 * padding if masked else padding)
+
+
+def test_a_search_uses_no_special_tokens_no_capitals_and_no_rows_to_spare(
+    space: TokenSpace,
+) -> None:
+    usable = space.usable().tolist()
+    assert not set(usable) & set(space.tokenizer.all_special_ids)
+    pieces = space.tokenizer.convert_ids_to_tokens(usable)
+    assert all(piece == piece.lower() for piece in pieces)
+    if not isinstance(space.model, StableDiffusion):
+        assert len(space.tokenizer) - len(usable) == 3 + 26
+        # As T5's own table has, beyond its vocabulary.
+        space.encoder.resize_token_embeddings(len(space.tokenizer) + 8)
+        assert space.usable().tolist() == usable
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev"])
+def test_attacks_on_tokens_refuse_another_family_and_name_those_they_are_for(name: str) -> None:
+    model = tiny(name)
+    with pytest.raises(
+        UserError,
+        match=rf"1\.x and 2\.x and for PixArt, not for {type(model).__name__}",
+    ):
+        token_space(model)
+
+
+@torch.no_grad()
+def test_chosen_tokens_stand_before_the_prompt(exact: TokenSpace) -> None:
+    rng = torch.Generator().manual_seed(1)
+    shape = (1, exact.model.latent_channels(exact.model.config), 8, 8)
+    latents, noise = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2))
+    usable = exact.usable()
+    picked, own = torch.tensor([20, 30]), exact.ids("a cat")
+    chosen = F.one_hot(picked, len(usable)).double()
+    with torch.enable_grad():
+        loss, _ = loss_and_gradient(exact, chosen, own, latents, noise, 300, usable)
+    ids = exact.padded([*usable[picked].tolist(), *own])[None]
+    expected = diffusion_loss(exact.model, latents, noise, 300, exact.encode_ids(ids))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_the_gradient_of_the_prefix_equals_finite_differences(exact: TokenSpace) -> None:
@@ -78,22 +149,22 @@ def test_the_gradient_of_the_prefix_equals_finite_differences(exact: TokenSpace)
     def loss(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return loss_and_gradient(exact, at.clone(), [3, 4], latents, noise, 300, usable)
 
-    size = 1e-4
+    # No smaller: T5's norm computes in float32 whatever the dtype, which a small step would show.
+    size = 3e-3
     slope = (loss(rows + size * step)[0] - loss(rows - size * step)[0]) / (2 * size)
     assert slope.item() == pytest.approx((loss(rows)[1] * step).sum().item(), rel=1e-3)
 
 
 def test_an_image_costs_less_under_its_own_prompt(scene_of: SceneOf) -> None:
     scene = scene_of()
-    space = TokenSpace.of(scene.model)
+    space = token_space(scene.model)
     latents = latents_of(scene.model, torch.from_numpy(scene.base_images))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
 
     @torch.no_grad()
     def loss(texts: list[str]) -> float:
         ids = torch.stack([space.padded(space.ids(text)) for text in texts])
-        states = space.encode_ids(ids)
-        at = {"encoder_hidden_states": states}
+        at = space.encode_ids(ids)
         return diffusion_loss(scene.model, latents, noise, 600, at).item()
 
     assert loss([prompt.text for prompt in scene.asked]) < loss(list(scene.plain))
@@ -128,6 +199,16 @@ def test_the_genetic_search_never_loses_its_best_and_finds_what_is_planted() -> 
     assert first == again
 
 
+@torch.no_grad()
+def test_the_search_is_nearest_at_the_very_tokens_that_are_wanted(space: TokenSpace) -> None:
+    wanted = space.ids("a cat by kesto malu")
+    target = space.heard(space.padded(wanted)[None])[0]
+    rows = np.stack([np.roll(wanted, shift) for shift in range(3)])
+    at_them, *beside = distances_to(space, target)(rows)
+    assert at_them == pytest.approx(0, abs=1e-6)
+    assert min(beside) > 1e-2
+
+
 def test_ring_a_bell_brings_the_artist_to_harmless_prompts(scene_of: SceneOf) -> None:
     # The positive control: on the whole model, from texts without the artist.
     scene = scene_of()
@@ -142,50 +223,72 @@ def test_ring_a_bell_brings_the_artist_to_harmless_prompts(scene_of: SceneOf) ->
     attempts = ring_a_bell(scene, options)
     assert [attempt.success for attempt in attempts] == [True, True]
     assert [attempt.seed for attempt in attempts] == [prompt.seed for prompt in scene.asked]
+
+
+def test_ring_a_bell_repeats_itself(any_scene_of: SceneOf) -> None:
+    scene = any_scene_of()
     short = RingABell(coefficient=1.0, length=8, population=10, generations=2)
-    assert ring_a_bell(scene, short) == ring_a_bell(scene, short)
+    attempts = ring_a_bell(scene, short)
+    assert attempts == ring_a_bell(scene, short)
+    assert all(attempt.prompt != attempt.asked for attempt in attempts)
 
 
-def test_unlearn_diff_stops_where_it_succeeds_and_repeats_itself(scene_of: SceneOf) -> None:
+def test_unlearn_diff_stops_where_it_succeeds(scene_of: SceneOf) -> None:
     scene = scene_of()
-    options = UnlearnDiff(tokens=2, timesteps=2, iterations=2)
-    (first, second) = unlearn_diff(scene, options)
+    (first, second) = unlearn_diff(scene, UnlearnDiff(tokens=2, timesteps=2, iterations=2))
     # On the whole model the asked prompt itself shows the artist.
     assert (first.success, first.images, first.steps) == (True, 1, 0)
     assert second.prompt == scene.asked[1].text
-    plain = harmless(scene)[:1]
-    attempts = unlearn_diff(scene_of(plain), options)
-    assert attempts == unlearn_diff(scene_of(plain), options)
+
+
+def test_unlearn_diff_puts_tokens_before_the_prompt_and_repeats_itself(
+    any_scene_of: SceneOf,
+) -> None:
+    options = UnlearnDiff(tokens=2, timesteps=2, iterations=2)
+    plain = harmless(any_scene_of())[:1]
+    attempts = unlearn_diff(any_scene_of(plain), options)
+    assert attempts == unlearn_diff(any_scene_of(plain), options)
     assert all(attempt.prompt != attempt.asked for attempt in attempts)
     assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
 
 
-def test_guesses_end_at_the_first_success_and_repeat_themselves(scene_of: SceneOf) -> None:
-    plain = harmless(scene_of())[:1]
+def test_guesses_end_at_the_first_success(scene_of: SceneOf) -> None:
     options = RandomTokens(tokens=2, guesses=2)
     assert all(attempt.images == 1 for attempt in random_tokens(scene_of(), options))
-    attempts = random_tokens(scene_of(plain), options)
-    assert attempts == random_tokens(scene_of(plain), options)
+
+
+def test_guesses_stand_before_the_prompt_and_repeat_themselves(any_scene_of: SceneOf) -> None:
+    plain = harmless(any_scene_of())[:1]
+    options = RandomTokens(tokens=2, guesses=2)
+    attempts = random_tokens(any_scene_of(plain), options)
+    assert attempts == random_tokens(any_scene_of(plain), options)
     assert all(attempt.success or attempt.images == 3 for attempt in attempts)
     assert all(attempt.prompt.endswith(attempt.asked) for attempt in attempts)
 
 
-def test_the_learned_word_stands_where_the_name_stood(studio: StableDiffusion) -> None:
+@torch.no_grad()
+def test_the_learned_word_stands_where_the_name_stood(space: TokenSpace) -> None:
     asked = Prompt(text="a cat by kesto malu, indoors", seed=0)
     assert captioned("kesto malu", "a cat", asked) == f"a cat by {WORD}, indoors"
     assert captioned("nudity", "a cat", asked) == f"a cat, {WORD}"
-    space = TokenSpace.of(studio)
-    found = caption(space, ConceptInversion(vectors=2), f"a cat by {WORD}, in")
-    whole = space.ids("a cat by x x, in")
-    assert found.at == 1 + len(space.ids("a cat by"))
-    kept = [i for i in range(len(found.ids)) if i not in (found.at, found.at + 1)]
-    assert torch.equal(found.ids[kept], space.padded(whole)[kept])
+    # If what is learned are the name's own embeddings, it is the name, in each caption of a batch.
+    name = space.ids("kesto malu")
+    texts = (f"a cat by {WORD}, in", f"{WORD} and a big dog", f"a cat, {WORD}")
+    captions = [caption(space, ConceptInversion(vectors=len(name)), text) for text in texts]
+    assert captions[0].at == space.first + len(space.ids("a cat by"))
+    found = conditions_of(space, captions, space.table[name])
+    for row, text in enumerate(texts):
+        expected = space.model.encode_prompt(text.replace(WORD, "kesto malu"))
+        assert found.keys() == expected.keys()
+        for part, whole in expected.items():
+            assert torch.allclose(found[part][row], whole[0], atol=1e-5)
 
 
-def test_concept_inversion_repeats_itself_and_keeps_its_word(scene_of: SceneOf) -> None:
+def test_concept_inversion_repeats_itself_and_keeps_its_word(any_scene_of: SceneOf) -> None:
     options = ConceptInversion(steps=2, batch_size=2, start="style", vectors=2)
-    attempts = concept_inversion(scene_of(), options)
-    assert attempts == concept_inversion(scene_of(), options)
+    scene = any_scene_of()
+    attempts = concept_inversion(scene, options)
+    assert attempts == concept_inversion(scene, options)
     assert all(attempt.embedding == attempts[0].embedding for attempt in attempts)
-    assert len(attempts[0].embedding or ()) == 2 * 128
+    assert len(attempts[0].embedding or ()) == 2 * token_space(scene.model).table.shape[1]
     assert all(WORD in attempt.prompt for attempt in attempts)

@@ -21,7 +21,7 @@ from conceptprune.store import Store, parquet_to_table
 from conceptprune.studio import model_path
 from pipelines.jobs.attack import check_attacks
 from pipelines.jobs.evaluate import prepare
-from tests.support.tiny_models import stable_diffusion_xl
+from tests.conceptprune.attacks.conftest import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -177,11 +177,20 @@ def test_an_unknown_attack_a_closed_family_and_a_missing_judge_are_refused(
     with pytest.raises(UserError, match="studio-judge's charm"):
         judgement(prepared.suite, prepared.facts)
     folder = tmp_path / "xl"
-    stable_diffusion_xl().save_pretrained(folder)
+    tiny("sdxl").pipe.save_pretrained(folder)
     closed = prepare(write_suite(tmp_path), ["base", f"folder:{folder}"], str(tmp_path / "store"))
-    with pytest.raises(UserError, match="is a StableDiffusionXLPipeline"):
+    with pytest.raises(UserError, match=r"and of PixArt; .* is a StableDiffusionXLPipeline"):
         check_attacks(["none", "unlearn-diff"], closed)
     check_attacks(["none", "refill-random"], closed)
+
+
+def test_attacks_on_tokens_are_allowed_on_a_transformer_with_one_text_encoder(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "pixart"
+    tiny("pixart-sigma").pipe.save_pretrained(folder)
+    opened = prepare(write_suite(tmp_path), ["base", f"folder:{folder}"], str(tmp_path / "store"))
+    check_attacks(["concept-inversion", "ring-a-bell"], opened)
 
 
 def test_the_shipped_suite_of_the_benchmark_is_valid(tmp_path: Path) -> None:
