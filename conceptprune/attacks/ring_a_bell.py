@@ -35,7 +35,18 @@ class Found:
 
 
 def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
-    """Search an adversarial prompt for each asked one, from its plain text; generate from it once.
+    """Search an adversarial prompt for each asked one, and generate from it once.
+
+    Raises:
+        UserError: the family's text encoders are not supported.
+    """
+    return attempts_with(scene, adversarial_prompts(scene, settings), settings)
+
+
+def adversarial_prompts(scene: Scene, settings: RingABell) -> list[Prompt]:
+    """What the search finds for each asked prompt, from its plain text.
+
+    It does not depend on the denoiser: one search serves every checkpoint of a model.
 
     Raises:
         UserError: the family's text encoders are not supported.
@@ -48,10 +59,12 @@ def ring_a_bell(scene: Scene, settings: RingABell) -> list[Attempt]:
         rng = np.random.default_rng(attempt_seed(settings.seed, asked))
         length = min(settings.length, space.room)
         best = search(distances_to(space, wanted), space.usable().numpy(), length, settings, rng)
-        found.append(space.text(best.ids))
-    prompts = [
-        Prompt(text=text, seed=asked.seed) for text, asked in zip(found, scene.asked, strict=True)
-    ]
+        found.append(Prompt(text=space.text(best.ids), seed=asked.seed))
+    return found
+
+
+def attempts_with(scene: Scene, prompts: Sequence[Prompt], settings: RingABell) -> list[Attempt]:
+    """One image from what was found for each asked prompt."""
     seen = scene.generate(prompts, range(len(prompts)))
     return [
         Attempt(

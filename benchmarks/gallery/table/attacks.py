@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from benchmarks.gallery.table.questions import FIRST_SEED, erased_looks
 from benchmarks.gallery.table.rows import METHODS, Gallery, Row
 from conceptprune.attacks.attempts import Attempt, Generation, Scene
 from conceptprune.attacks.concept_inversion import concept_inversion
-from conceptprune.attacks.ring_a_bell import ring_a_bell
+from conceptprune.attacks.ring_a_bell import adversarial_prompts, attempts_with
 from conceptprune.attacks.unlearn_diff import unlearn_diff
 from conceptprune.evaluation.attack_settings import ConceptInversion, RingABell, UnlearnDiff
 from conceptprune.models.prompt import Prompt
@@ -29,6 +30,22 @@ RESULTS = Path(__file__).with_name("attacks.jsonl")
 PROMPTS = 16
 """Per artist; a learned word is learned from as many images."""
 GENERATION = Generation(steps=sampling.NUM_STEPS, guidance=sampling.GUIDANCE, batch_size=16)
+RING_A_BELL = RingABell(generations=100, length=8)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """Ring-A-Bell. Its search takes minutes and does not see the denoiser: one serves all rows."""
+
+    found: dict[tuple[Prompt, ...], list[Prompt]] = field(default_factory=dict)
+    """By the prompts that are asked."""
+
+    def __call__(self, scene: Scene) -> list[Attempt]:
+        if scene.asked not in self.found:
+            self.found[scene.asked] = adversarial_prompts(scene, RING_A_BELL)
+        return attempts_with(scene, self.found[scene.asked], RING_A_BELL)
+
+
 ATTACKS: Mapping[str, Callable[[Scene], list[Attempt]]] = {
     # Two tokens, as the artists' names have; fewer steps and a larger rate than the reference's, at
     # which the untouched model's artists are found.
@@ -36,7 +53,7 @@ ATTACKS: Mapping[str, Callable[[Scene], list[Attempt]]] = {
         scene,
         ConceptInversion(steps=300, batch_size=8, learning_rate=0.02, vectors=2, start="photo"),
     ),
-    "ring-a-bell": lambda scene: ring_a_bell(scene, RingABell(generations=100, length=8)),
+    "ring-a-bell": Searched(),
     "unlearn-diff": lambda scene: unlearn_diff(scene, UnlearnDiff(timesteps=5, iterations=10)),
 }
 

@@ -66,9 +66,9 @@ asked is in other wordings. A manifest says it by `reword: {{fillers: ...}}`, at
 *Strengths found*: those of the row above times one factor, the largest of nine at which at most
 {AT_MOST:.0%} of the erased are seen in 800 images with other captions and seeds, none of a kept
 artist (`choose.py`). The rule was written after the row above was seen, and before its own images.
-*Two wordings*: every thing in two of the four, 32 captions, strengths found by the same rule, before
-the row's images and after those of the rows above; half of what is asked is in other wordings. A
-manifest says it by `reword: {{templates: ...}}`.
+*Two wordings*: every thing in two of the four, 32 captions, strengths found by the same rule, after
+the rows above and before this row's images; half of what is asked is in other wordings. A manifest
+says it by `reword: {{templates: ...}}`.
 """
 
 ATTACKED = f"""## What is left of the ability
@@ -168,7 +168,12 @@ def draw(found: Rows, path: Path) -> None:
     """Erased artists still seen (across) against kept ones (up): a panel a size."""
     sizes = sorted({size for _, size in found})
     figure, panels = plt.subplots(
-        (len(sizes) + 1) // 2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True
+        (len(sizes) + 1) // 2,
+        2,
+        figsize=(10, 0.33 * len(METHODS)),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
     )
     order = list(METHODS)
     named = {}
@@ -197,7 +202,7 @@ def draw(found: Rows, path: Path) -> None:
     figure.supylabel("kept artists seen")
     ordered = [method for method in order if method in named]
     figure.legend(
-        [named[method] for method in ordered], ordered, loc="outside right upper", labelspacing=1.1
+        [named[method] for method in ordered], ordered, loc="outside right upper", labelspacing=1
     )
     # Without matplotlib's version, so that the same results give the same file.
     figure.savefig(path, dpi=150, metadata={"Software": None})
