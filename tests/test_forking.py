@@ -130,3 +130,21 @@ def test_a_process_that_differs_in_what_a_fork_cannot_take_over_does_its_work_it
     for environ, forks in ((environment, "True\n"), ({**environment, **differs}, "False\n")):
         done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
         assert done.stdout == forks
+
+
+@pytest.mark.parametrize(
+    "set_by", [{"PYTHONBREAKPOINT": "ray.util.rpdb.set_trace"}, {"TORCHINDUCTOR_CACHE_DIR": "/tmp"}]
+)
+def test_what_ray_and_torch_set_by_themselves_keeps_no_process_from_a_fork(
+    environment: dict[str, str], tmp_path: Path, set_by: dict[str, str]
+) -> None:
+    ((name, value),) = set_by.items()
+    asked = f"import os, sys; print({MARKER!r} in sys.modules, os.environ[{name!r}])"
+    done = subprocess.run(
+        [sys.executable, f"{program(tmp_path, asked)}"],
+        env={**environment, **set_by},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"True {value}\n"

@@ -19,9 +19,10 @@ READ_LATER = (
     *("PYTHONPATH", "HF_TOKEN"),
     # Which torch and this project's own workers set for themselves, in the tests' processes too.
     *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS"),
+    # Which Ray's workers set for themselves, and so for the jobs that they start.
+    "PYTHONBREAKPOINT",
 )
-"""Of these, what is read where it is used, so that a fork can have it. Ray's workers set the second for
-the jobs that they start, and torch its own wherever diffusers is imported."""
+"""Of these, what is read where it is used, so that a fork can have it."""
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
 
