@@ -19,8 +19,6 @@ READ_LATER = (
     *("PYTHONPATH", "HF_TOKEN"),
     # Which torch, this project's workers and Ray set for themselves, in the tests' processes too.
     *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONBREAKPOINT"),
-    # Which Ray's workers set for themselves, and so for the jobs that they start.
-    "PYTHONBREAKPOINT",
 )
 """Of these, what is read where it is used, so that a fork can have it."""
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
