@@ -15,7 +15,11 @@ READ_AT_IMPORT = (
     *("PYTORCH_", "CUDA_", "TOKENIZERS_", "LD_", "LANG", "LC_", "PYTHON"),
 )
 """Starts of variables that a library, or Python, reads once: a fork cannot change these."""
-READ_LATER = ("PYTHONPATH", "HF_TOKEN", "TORCHINDUCTOR_CACHE_DIR")
+READ_LATER = (
+    *("PYTHONPATH", "HF_TOKEN"),
+    # Which torch and this project's own workers set for themselves, in the tests' processes too.
+    *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS"),
+)
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
 
