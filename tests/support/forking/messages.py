@@ -17,8 +17,8 @@ READ_AT_IMPORT = (
 """Starts of variables that a library, or Python, reads once: a fork cannot change these."""
 READ_LATER = (
     *("PYTHONPATH", "HF_TOKEN"),
-    # Which torch and this project's own workers set for themselves, in the tests' processes too.
-    *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS"),
+    # Which torch, this project's workers and Ray set for themselves, in the tests' processes too.
+    *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONBREAKPOINT"),
 )
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
