@@ -58,6 +58,7 @@ def test_a_driver_is_killed(scene: MakeScene, cluster: Nodes, write: Write, judg
     driver = job.start(manifest, RAY_ADDRESS=cluster.address)
     job.wait_for_commits(job.moment(), driver)
     workers = [worker for node in cluster.workers for worker in cluster.workers_of(node)]
+    assert workers
     driver.process.kill()
     job.faults += 1
     in_flight = job.in_flight_until_gone(workers)
