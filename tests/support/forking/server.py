@@ -128,7 +128,7 @@ def become(job: messages.Job, fds: list[int], set_by_imports: Mapping[str, str])
     if job.argv[1] == "-c":
         sys.argv[:] = ["-c", *job.argv[3:]]
         sys.path.insert(0, "")
-        exec(job.argv[2], vars(main))  # noqa: S102 -- what Python itself does for `-c`.
+        exec(job.argv[2], vars(main))
         return
     sys.argv[:] = job.argv[1:]
     program = Path(job.argv[1])
