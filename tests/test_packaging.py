@@ -29,8 +29,8 @@ FOLDERS = {"conceptprune": "conceptprune", "conceptprune_pipelines": "pipelines"
 pytestmark = pytest.mark.timeout(1800)
 
 IMPORT_ALL = """
-import importlib, importlib.util, json, pkgutil, sys
-packages, without, others = map(json.loads, sys.argv[1:])
+import importlib, importlib.util, json, pkgutil, runpy, sys
+packages, without, others, then = map(json.loads, sys.argv[1:])
 counts = []
 for package in packages:
     found = importlib.import_module(package)
@@ -39,11 +39,15 @@ for package in packages:
     for name in mine:
         importlib.import_module(name)
     counts.append(len(mine))
-print(json.dumps([counts, [name for name in others if importlib.util.find_spec(name)]]))
+print(json.dumps([counts, [name for name in others if importlib.util.find_spec(name)]]), flush=True)
+if then:
+    sys.argv[1:] = then[1:]
+    runpy.run_module(then[0], run_name="__main__", alter_sys=True)
 """
 """Imports every module of some packages, without some, in one process: to start one takes seconds.
 
-Says how many there were of each, and which of other packages could be imported.
+Says how many there were of each, and which of other packages could be imported. Then it does what
+`python -m` does with some words, if there are any.
 """
 TRAINING = "conceptprune.studio.training"
 """Has an extra of its own."""
@@ -93,17 +97,23 @@ def num_modules(folder: Path) -> int:
 
 
 def import_all(
-    program: Path, *packages: str, cwd: Path, without: str = "", looking_for: Sequence[str] = ()
-) -> Any:
-    """See `IMPORT_ALL`."""
-    words = [list(packages), [without] if without else [], list(looking_for)]
-    done = run(program, "-c", IMPORT_ALL, *map(json.dumps, words), cwd=cwd)
-    return json.loads(done.stdout.splitlines()[-1])
+    program: Path,
+    *packages: str,
+    cwd: Path,
+    without: str = "",
+    looking_for: Sequence[str] = (),
+    then: Sequence[str] = (),
+) -> tuple[Any, Any, str]:
+    """See `IMPORT_ALL`; the last is all that was printed."""
+    words = [list(packages), [without] if without else [], list(looking_for), list(then)]
+    said = run(program, "-c", IMPORT_ALL, *map(json.dumps, words), cwd=cwd).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("[[")]
+    return *json.loads(line), said
 
 
 def test_the_library_imports_without_anything_of_the_jobs(library: Path, tmp_path: Path) -> None:
     names = (*NEEDED, "pipelines", "conceptprune_pipelines")
-    counts, found = import_all(
+    counts, found, _ = import_all(
         library / "python", "conceptprune", without=TRAINING, looking_for=names, cwd=tmp_path
     )
     source = ROOT / "conceptprune"
@@ -123,15 +133,10 @@ def test_the_command_of_the_library_alone_says_what_to_install(
         assert "pip install 'conceptprune[batch]'" in said.stderr
 
 
-def test_with_the_extras_their_modules_import(batch: Path, tmp_path: Path) -> None:
-    packages = {"conceptprune_pipelines": "pipelines", TRAINING: "conceptprune/studio/training"}
-    counts, _ = import_all(batch / "python", *packages, cwd=tmp_path)
-    assert counts == [num_modules(ROOT / folder) for folder in packages.values()]
-
-
-def test_an_installed_command_runs_a_job_on_ray_outside_of_any_clone(
-    batch: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def erased(batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a manifest is, and the store of its job."""
+    folder = tmp_path_factory.mktemp("erased")
     manifest = {
         "version": 1,
         "model": {"builtin": "studio"},
@@ -140,12 +145,23 @@ def test_an_installed_command_runs_a_job_on_ray_outside_of_any_clone(
         "collection": {"steps": 2, "tau": 1, "dtype": "float32", "device": "cpu"},
         "compute": {"actors": 1},
     }
-    (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
-    run(batch / "conceptprune", "erase", "m.yaml", "--store", "store", cwd=tmp_path)
-    assert list((tmp_path / "store").glob("objects/mask/*/*.safetensors"))
-    module = ("-m", "conceptprune_pipelines.erase")
-    again = run(batch / "python", *module, "m.yaml", "--store", "store", cwd=tmp_path)
-    assert "nothing to compute" in again.stdout
+    (folder / "m.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    run(batch / "conceptprune", "erase", "m.yaml", "--store", "store", cwd=folder)
+    return folder
+
+
+def test_an_installed_command_runs_a_job_on_ray_outside_of_any_clone(erased: Path) -> None:
+    assert list((erased / "store").glob("objects/mask/*/*.safetensors"))
+
+
+def test_with_the_extras_their_modules_import_and_a_job_goes_on_as_a_module(
+    batch: Path, erased: Path
+) -> None:
+    packages = {"conceptprune_pipelines": "pipelines", TRAINING: "conceptprune/studio/training"}
+    module = ("conceptprune_pipelines.erase", "m.yaml", "--store", "store")
+    counts, _, said = import_all(batch / "python", *packages, cwd=erased, then=module)
+    assert counts == [num_modules(ROOT / folder) for folder in packages.values()]
+    assert "nothing to compute" in said
 
 
 def test_every_package_is_installed() -> None:

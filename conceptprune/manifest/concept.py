@@ -108,7 +108,7 @@ def _tells_apart(
     """
     if template is None:
         return None
-    target = (*at, "target")
+    target: FieldPath = (*at, "target")
     if kind == "style" and "{concept}" not in template.target:
         raise refusal((target, "text with a gap {concept}: without it no artist is named"))
     if kind in ("style", "nudity") and template.base == template.target:

@@ -3,6 +3,7 @@
 What it requires is linked from the environment that runs the tests, distribution by distribution.
 """
 
+import csv
 import subprocess
 import sys
 import sysconfig
@@ -48,7 +49,8 @@ def environment_with(
 def _required(root: Distribution, extras: tuple[str, ...]) -> Iterator[Distribution]:
     """All that a distribution requires with these extras, directly or not; not itself."""
     pending = [(root, frozenset(extras))]
-    seen = set(pending)
+    # By name: the same distribution is found more than once.
+    seen: set[tuple[str, frozenset[str]]] = set()
     while pending:
         needing, wanted = pending.pop()
         for line in needing.requires or ():
@@ -56,16 +58,16 @@ def _required(root: Distribution, extras: tuple[str, ...]) -> Iterator[Distribut
             marker = requirement.marker
             if marker and not any(marker.evaluate({"extra": extra}) for extra in wanted | {""}):
                 continue
-            needed = distribution(canonicalize_name(requirement.name))
-            # By name: the same distribution is found more than once.
-            entry = (needed, frozenset(requirement.extras))
-            if (needed.name, entry[1]) not in {(one.name, some) for one, some in seen}:
-                seen.add(entry)
-                pending.append(entry)
+            name, wants = canonicalize_name(requirement.name), frozenset(requirement.extras)
+            if (name, wants) not in seen:
+                seen.add((name, wants))
+                needed = distribution(name)
+                pending.append((needed, wants))
                 yield needed
 
 
 def _top_level(installed: Distribution) -> set[str]:
     """Names in site-packages that belong to a distribution."""
-    names = {path.parts[0] for path in installed.files or () if path.parts[0] != ".."}
-    return names - {"__pycache__"}
+    # Not by `Distribution.files`, which makes an object of each of ten thousands of files.
+    rows = csv.reader((installed.read_text("RECORD") or "").splitlines())
+    return {row[0].partition("/")[0] for row in rows} - {"..", "__pycache__"}

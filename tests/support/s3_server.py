@@ -53,6 +53,8 @@ class SeaweedServer:
             "-ip.bind=127.0.0.1",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=64",
+            # After a restart, the only master need not wait for others' votes: 20 s.
+            "-master.resumeState=false",
             "-volume.max=20",
             "-filer",
             f"-filer.localSocket={folder}/filer.sock",

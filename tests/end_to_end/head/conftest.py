@@ -1,7 +1,8 @@
 """One single-machine head of `cluster/` for all tests here, and one run that many of them look at.
 
 The head has token authentication and an S3 server; what may show nowhere is planted in its
-environment. A job's processes take seconds to start, so there are few jobs.
+environment. A job's processes take seconds to start, so there are few jobs; and Ray looks for what
+became of one only every few seconds, so they run at the same time.
 """
 
 import os
@@ -11,17 +12,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 import yaml
 
+from conceptprune.masks.layer_mask import LayerMask
+from conceptprune.masks.mask import PruningMask
+from conceptprune.models.weights import read_layers, weight_digest
 from tests.cluster.documents import ROOT, documented
+from tests.support.networks import save_vision
 from tests.support.s3_server import BUCKET, SeaweedServer, free_ports, running_server, use_server
 
+Ran = subprocess.CompletedProcess[str]
 BIN = Path(sys.executable).parent
 PORT, DASHBOARD_PORT = free_ports(2)
 ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
@@ -37,9 +46,7 @@ class Head:
     started: str
     """What the command that started it printed."""
 
-    def run(
-        self, command: list[str], *, cwd: Path = ROOT, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str], *, cwd: Path = ROOT, **environment: str) -> Ran:
         """Run a documented command as one who has set the address and the token."""
         words = [ADDRESS if word == "http://127.0.0.1:8265" else word for word in command]
         return subprocess.run(
@@ -73,16 +80,18 @@ class Story:
     run: str
     left: str
     """What was said when the user went."""
-    live: subprocess.CompletedProcess[str]
+    live: Ran
     """Of a second submission while the first was live."""
-    stopped: subprocess.CompletedProcess[str]
+    stopped: Ran
     listed: str
-    again: subprocess.CompletedProcess[str]
+    again: Ran
+    followed: Ran
+    """Of who followed the log of the last job from elsewhere."""
 
     @property
     def printed(self) -> str:
         """All that its user was shown."""
-        done = (self.live, self.stopped, self.again)
+        done = (self.live, self.stopped, self.again, self.followed)
         return self.left + self.listed + "".join(one.stdout + one.stderr for one in done)
 
 
@@ -138,7 +147,62 @@ def work(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="package")
-def story(head: Head, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def beside(head: Head) -> Iterator[ThreadPoolExecutor]:
+    """For commands that run at the same time as others."""
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A job that was sent off, and goes on beside the tests."""
+
+    store: Path
+    ran: Future[Ran]
+
+
+@pytest.fixture(scope="package")
+def evaluation(
+    head: Head,
+    beside: ThreadPoolExecutor,
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Sent:
+    """Of a suite and a checkpoint that name files by relative paths only, so that the job can have
+    read its own copy only.
+    """
+    work = write_suite(tmp_path_factory.mktemp("evaluation") / "work", tiny_folder)
+    store = work.with_name("store")
+    names = {"runs/cluster": str(store), "mask:vorla brint": "ada=mask:masks/ada.safetensors"}
+    command = documented("conceptprune submit evaluate", **names)
+    return Sent(store=store, ran=beside.submit(head.run, command, cwd=work))
+
+
+@pytest.fixture(scope="package")
+def bad_input(
+    head: Head, beside: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Future[Ran], Future[Ran]]:
+    """A manifest by Ray's own command and by ours, which is good in itself, but no machine has its
+    model: only the job can find that out.
+    """
+    work = tmp_path_factory.mktemp("bad-input") / "work"
+    manifest = write_manifest(work / "manifest.yaml", work / "no-model")
+    store = work.with_name("store")
+    plain = documented(
+        "bash cluster/local-head.sh submit",
+        **{"manifests/demo.yaml": str(manifest), "runs/cluster": str(store)},
+    )
+    ours = submit(store, "manifest.yaml")
+    return beside.submit(head.run, plain), beside.submit(head.run, ours, cwd=work)
+
+
+@pytest.fixture(scope="package")
+def story(
+    head: Head,
+    beside: ThreadPoolExecutor,
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Story:
     work = tmp_path_factory.mktemp("story") / "work"
     write_manifest(work / "manifests" / "demo.yaml", tiny_folder)
     store = f"s3://{BUCKET}/story"
@@ -146,7 +210,11 @@ def story(head: Head, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactor
     live = head.run(submit(store), cwd=work)
     stopped = head.run(documented("ray job stop", JOB=run))
     listed = head.run(documented("ray job list")).stdout
-    again = head.run(submit(store), cwd=work)
+    going_on = beside.submit(head.run, submit(store), cwd=work)
+    while f'"{run}-2"' not in head.ask("/api/jobs/") and not going_on.done():
+        time.sleep(0.2)
+    followed = head.run(documented("ray job logs", JOB=f"{run}-2"))
+    again = going_on.result()
     return Story(
         work=work,
         store=store,
@@ -156,6 +224,7 @@ def story(head: Head, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactor
         stopped=stopped,
         listed=listed,
         again=again,
+        followed=followed,
     )
 
 
@@ -172,6 +241,46 @@ def write_manifest(path: Path, model: Path) -> Path:
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def write_suite(work: Path, model: Path) -> Path:
+    """A working directory with a suite and all that it needs, and the mask of a checkpoint."""
+    shutil.copytree(model, work / "models" / "tiny")
+    save_vision(work / "models" / "vision")
+    # Near the end of the network: what a layer in its middle does is less than a level of a pixel.
+    layers = [f"up_blocks.3.attentions.{n}.transformer_blocks.0.ff.net.2" for n in range(3)]
+    _write_mask(work / "masks" / "ada.safetensors", model, layers)
+    suite = {
+        "version": 1,
+        "name": "studio",
+        "model": {"folder": "../../models/tiny"},
+        "groups": {"general": [{"name": "photos", "csv": "prompts.csv"}]},
+        "generation": {"steps": 2, "dtype": "float32", "device": "cpu"},
+        "scorers": [{"scorer": "perceptual", "features": {"folder": "../../models/vision"}}],
+        # What travels is the matter here: the job's own process does the rest.
+        "compute": {"actors": 0},
+    }
+    suites = work / "manifests" / "suites"
+    suites.mkdir(parents=True)
+    (suites / "studio.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    (suites / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\na car,2\n")
+    return work
+
+
+def _write_mask(path: Path, model: Path, layers: list[str]) -> None:
+    """A mask of every weight of some layers."""
+    weights = read_layers(model, layers, "unet")
+    masked = {
+        name: LayerMask(
+            shape=(weight.shape[0], weight.shape[1]),
+            entries=np.arange(weight.numel()),
+            weight_digest=weight_digest(weight),
+        )
+        for name, weight in weights.items()
+    }
+    mask = PruningMask(concepts=("Ada Bell",), component="unet", layers=masked, provenance={})
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mask.to_bytes())
 
 
 def submit(store: Path | str, manifest: str = "manifests/demo.yaml") -> list[str]:

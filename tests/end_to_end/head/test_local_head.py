@@ -5,26 +5,19 @@ The commands are those of the documents.
 
 import re
 import secrets
-import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-import yaml
 
 from conceptprune.evaluation.summary import OBJECT
-from conceptprune.masks.layer_mask import LayerMask
-from conceptprune.masks.mask import PruningMask
-from conceptprune.models.weights import read_layers, weight_digest
 from conceptprune.store import Store, parquet_to_table
 from pipelines.cli import main
 from pipelines.records.evaluation import evaluation_records
 from pipelines.records.ledger import read_ledger
 from tests.cluster.documents import documented, runnable
-from tests.end_to_end.head.conftest import ADDRESS, PORT, Head, Story, submit, write_manifest
-from tests.support.networks import save_vision
+from tests.end_to_end.head.conftest import ADDRESS, PORT, Head, Ran, Sent, Story, submit
 from tests.support.s3_server import SECRET_KEY
 from tests.support.sockets import documented as addresses_in_security_md
 from tests.support.sockets import listening
@@ -46,6 +39,8 @@ def test_the_head_listens_where_security_md_says(head: Head) -> None:
     assert {address for _, address in found} == where == {"127.0.0.1"}
 
 
+# Their jobs begin before it and go on beside it.
+@pytest.mark.usefixtures("evaluation", "bad_input")
 def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
     head: Head, story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,7 +61,7 @@ def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
     opened = Store(story.store)
     (recorded,) = opened.runs()
     assert {row["status"] for row in read_ledger(opened, recorded)} <= {"done", "reused"}
-    assert "1/1 concepts" in head.run(documented("ray job logs", JOB=f"{run}-2")).stdout
+    assert "1/1 concepts" in story.followed.stdout
 
     ours = {"manifests/demo.yaml": str(story.work / "manifests/demo.yaml")}
     assert "1 concepts to erase" in shown(documented("conceptprune validate", **ours), capsys)
@@ -81,35 +76,10 @@ def test_a_run_is_submitted_left_refused_while_live_stopped_and_gone_on_with(
     assert SECRET_KEY not in told
 
 
-def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
-    head: Head, tmp_path: Path, tiny_folder: Path
-) -> None:
-    # Every path is relative, so that the job can have read its own copy only.
-    work = tmp_path / "work"
-    shutil.copytree(tiny_folder, work / "models" / "tiny")
-    save_vision(work / "models" / "vision")
-    # Near the end of the network: what a layer in its middle does is less than a level of a pixel.
-    layers = [f"up_blocks.3.attentions.{n}.transformer_blocks.0.ff.net.2" for n in range(3)]
-    write_mask(work / "masks" / "ada.safetensors", tiny_folder, layers)
-    suite = {
-        "version": 1,
-        "name": "studio",
-        "model": {"folder": "../../models/tiny"},
-        "groups": {"general": [{"name": "photos", "csv": "prompts.csv"}]},
-        "generation": {"steps": 2, "dtype": "float32", "device": "cpu"},
-        "scorers": [{"scorer": "perceptual", "features": {"folder": "../../models/vision"}}],
-        # What travels is the matter here: the job's own process does the rest.
-        "compute": {"actors": 0},
-    }
-    suites = work / "manifests" / "suites"
-    suites.mkdir(parents=True)
-    (suites / "studio.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
-    (suites / "prompts.csv").write_text("prompt,evaluation_seed\na cat,1\na car,2\n")
-    store = tmp_path / "store"
-    names = {"runs/cluster": str(store), "mask:vorla brint": "ada=mask:masks/ada.safetensors"}
-    done = head.run(documented("conceptprune submit evaluate", **names), cwd=work)
+def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(evaluation: Sent) -> None:
+    done = evaluation.ran.result()
     assert done.returncode == 0, done.stdout + done.stderr
-    opened = Store(str(store))
+    opened = Store(str(evaluation.store))
     (record,) = evaluation_records(opened)
     commit = opened.get("evaluation", record.summary)
     rows = parquet_to_table(opened.load(commit, OBJECT)).to_pylist()
@@ -118,39 +88,14 @@ def test_an_evaluation_runs_with_all_that_its_suite_and_checkpoints_name(
     assert distance["base"] == 0 < distance["ada"]
 
 
-def write_mask(path: Path, model: Path, layers: list[str]) -> None:
-    """A mask of every weight of some layers."""
-    weights = read_layers(model, layers, "unet")
-    masked = {
-        name: LayerMask(
-            shape=(weight.shape[0], weight.shape[1]),
-            entries=np.arange(weight.numel()),
-            weight_digest=weight_digest(weight),
-        )
-        for name, weight in weights.items()
-    }
-    mask = PruningMask(concepts=("Ada Bell",), component="unet", layers=masked, provenance={})
-    path.parent.mkdir(parents=True)
-    path.write_bytes(mask.to_bytes())
-
-
 def test_a_job_with_bad_input_is_told_by_its_exit_code_but_not_by_rays_own_command(
-    head: Head, tmp_path: Path
+    bad_input: tuple[Future[Ran], Future[Ran]],
 ) -> None:
-    # Good in itself, but no machine has the model: only the job can find that out.
-    manifest = write_manifest(tmp_path / "work" / "manifest.yaml", tmp_path / "no-model")
-    store = tmp_path / "store"
-    plain = documented(
-        "bash cluster/local-head.sh submit",
-        **{"manifests/demo.yaml": str(manifest), "runs/cluster": str(store)},
-    )
-    with ThreadPoolExecutor() as pool:
-        ran = pool.submit(head.run, plain)
-        verdict = head.run(submit(store, "manifest.yaml"), cwd=manifest.parent)
+    plain, verdict = (one.result() for one in bad_input)
     assert verdict.returncode == 2, verdict.stdout + verdict.stderr
     assert "no-model is not a folder on this machine" in verdict.stdout
-    assert ran.result().returncode == 1
-    assert "no-model is not a folder on this machine" in ran.result().stdout
+    assert plain.returncode == 1
+    assert "no-model is not a folder on this machine" in plain.stdout
 
 
 def test_without_the_token_nobody_gets_in(head: Head, work: Path, tmp_path: Path) -> None:

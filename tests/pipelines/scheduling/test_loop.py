@@ -67,7 +67,8 @@ class Spec:
             case "fail":
                 raise ValueError("told to")
             case "kill node":
-                os.kill(os.getppid(), signal.SIGKILL)
+                # Not its parent, which may be a fork server.
+                os.kill(int(os.environ["RAY_RAYLET_PID"]), signal.SIGKILL)
                 time.sleep(60)
             case "wait":
                 while not (self.folder / "go").exists():

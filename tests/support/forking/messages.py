@@ -20,6 +20,7 @@ READ_LATER = (
     # Which torch, this project's workers and Ray set for themselves, in the tests' processes too.
     *("TORCHINDUCTOR_CACHE_DIR", "HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONBREAKPOINT"),
 )
+"""Of these, what is read where it is used, so that a fork can have it."""
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
 

@@ -125,6 +125,11 @@ def become(job: messages.Job, fds: list[int], set_by_imports: Mapping[str, str])
         # What Python itself calls for `-m`.
         importlib.import_module("runpy")._run_module_as_main(job.argv[2])
         return
+    if job.argv[1] == "-c":
+        sys.argv[:] = ["-c", *job.argv[3:]]
+        sys.path.insert(0, "")
+        exec(job.argv[2], vars(main))
+        return
     sys.argv[:] = job.argv[1:]
     program = Path(job.argv[1])
     sys.path.insert(0, f"{program.resolve().parent}")

@@ -19,6 +19,11 @@ LOADED = (
     *("transformers", "transformers.models.clip.modeling_clip", "diffusers", "peft"),
     *("pydantic", "yaml", "typer", "rich.console", "rich.table", "rich.progress", "jinja2"),
     *("fsspec", "s3fs", "botocore.session", "aiobotocore.session", "tenacity", "safetensors.torch"),
+    # Half of the modules of diffusers, which every driver and warm worker would come to by itself.
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    *("diffusers.schedulers.scheduling_pndm", "diffusers.schedulers.scheduling_dpmsolver_sde"),
+    *("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl"),
+    "transformers.models.clip.tokenization_clip",
 )
 SERVERS = 2
 """More than one, because the forks of one have the same hash seed, and so the same order of sets:
