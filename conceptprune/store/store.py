@@ -33,6 +33,8 @@ RENEWED_AFTER = 3600.0
 
 LOOKS = 2
 """Reads that must agree that an object is damaged, since bytes may also be damaged in transit."""
+WRITES = 3
+"""Times that a record is written where it is said to be there, and cannot be read."""
 
 logger = logging.getLogger("conceptprune.store")
 
@@ -257,18 +259,21 @@ class Store:
 
         Raises:
             NondeterminismError: the unit was committed earlier with other bytes.
+            StoreError: its record was there each time it was written, and gone when it was read.
         """
         path = _commit_path(commit.kind, commit.key)
-        # Check first, because a store that ignores the condition would overwrite it.
-        earlier, damaged = self._record(commit.kind, commit.key)
-        if damaged:
-            self._move_aside(path, "is damaged")
-        if earlier is None:
+        # Not once only: what was there may be removed, or seem damaged, before it is read.
+        for _ in range(WRITES):
+            # Check first, because a store that ignores the condition would overwrite it.
+            earlier, damaged = self._record(commit.kind, commit.key)
+            if earlier is not None:
+                break
+            if damaged:
+                self._move_aside(path, "is damaged")
             if self._backend.create(path, commit.to_bytes()):
                 return
-            earlier = self.find(commit.kind, commit.key)
-        if earlier is None:
-            raise StoreError(f"{self.uri}: {path} was removed while it was being written")
+        else:
+            raise StoreError(f"{self.uri}: {path} is there when it is written, not when it is read")
         if commit.at_once == earlier.at_once and (difference := commit.difference(earlier)):
             raise NondeterminismError(
                 f"{commit.kind} {commit.key} is not deterministic: {difference}"

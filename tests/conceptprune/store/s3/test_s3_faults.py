@@ -84,6 +84,26 @@ def test_a_record_whose_answer_was_lost_is_found_to_be_its_own(
     assert store.get("mask", "k") == commit
 
 
+def test_a_record_that_cannot_be_read_after_its_answer_was_lost_is_written_again(
+    store: Store, proxy: FaultProxy
+) -> None:
+    faults: list[Fault] = []
+
+    def choose(request: Request) -> Fault | None:
+        if is_record(request) and not faults:
+            faults.append("lose")
+        elif request.method == "GET" and "/commits/" in request.path and 0 < len(faults) < 3:
+            faults.append("flip")
+        else:
+            return None
+        return faults[-1]
+
+    proxy.choose = choose
+    commit = committed(store, b"data")
+    assert faults == ["lose", "flip", "flip"]
+    assert store.get("mask", "k") == commit
+
+
 @pytest.mark.parametrize("fault", ["409", "503", "drop"])
 def test_a_conflict_a_busy_store_or_a_dropped_connection_is_tried_again(
     store: Store, proxy: FaultProxy, fault: Fault
