@@ -35,7 +35,8 @@ gallery: $(VENV)/installed-dev ## the table of up to a hundred artists at once, 
 	$(BIN)/python -m benchmarks.gallery.table --kind transformer
 	$(BIN)/python -m benchmarks.gallery.table.costs
 	$(BIN)/python -m benchmarks.gallery.table.costs --kind transformer
-	$(BIN)/python -m benchmarks.gallery.table.attacks --methods untouched "UCE, tuned" rewording
+	$(BIN)/python -m benchmarks.gallery.table.attacks --methods untouched "UCE, tuned" "rewording, every thing named"
+	$(BIN)/python -m benchmarks.gallery.table.attacks --kind transformer --methods untouched "UCE, tuned" "rewording, weaker strengths, every thing named"
 	$(BIN)/python -m benchmarks.gallery.table.page
 
 chaos: $(VENV)/installed-dev ## harm done to running jobs, with three seeds; minutes, not part of CI

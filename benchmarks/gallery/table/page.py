@@ -76,8 +76,11 @@ ATTACKED = f"""## What is left of the ability
 Concept Inversion learns a word of two tokens for one artist, from {PROMPTS} of the untouched
 model's images, against the edited model (300 steps of 8 images). The word then stands in the
 artist's prompts. UnlearnDiffAtk searches a few tokens before each prompt, by gradients at 5
-timesteps, 10 iterations each (`attacks.py` has all budgets). All that these edits take away is the
-name: a learned word brings the style back.
+timesteps, 10 iterations each. Ring-A-Bell searches 8 tokens that the text encoder takes for a
+photo's caption moved towards the artist's, and does not see the denoiser (`attacks.py` has all
+budgets). Refills draw pruned weights anew: an edit has none. All that these edits take away is the
+name: a learned word brings the style back, whatever the edit. What tokens of the vocabulary bring
+back depends on it.
 
 Why: every mark and every palette is kept in somebody. The 28 kept artists' prompts span 93 % of
 what tells the erased ones' from photos' (in 60 directions), and keys and values are linear in the
@@ -95,8 +98,7 @@ MISSING = """## Not measured yet
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
   UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
   settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
-- Ring-A-Bell; refills, which need zeroed weights and so are of masks alone; more artists of each
-  attack, and all attacks on the transformer.
+- More artists of each attack, and the attacks on masks alone, refills among them.
 """
 
 Line = dict[str, Any]
