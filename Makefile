@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## erase a batch of artists from the shipped model, then
 	$(BIN)/conceptprune report $(STORE) --out $(STORE)/report.html
 
 test: lint ## everything CI checks
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(VENV)/installed-dev ## the library's tests that need no cluster, server or browser
 	$(BIN)/python -m pytest tests/conceptprune -m "not slow"
