@@ -8,7 +8,7 @@ from benchmarks.gallery.denoisers import KINDS
 from benchmarks.gallery.judge import Judge
 from benchmarks.gallery.names import ARTISTS
 from benchmarks.gallery.table import __main__ as results
-from benchmarks.gallery.table import attacks, choose, costs, page
+from benchmarks.gallery.table import attacks, choose, costs, page, pruning, texts
 from benchmarks.gallery.table.__main__ import measure
 from benchmarks.gallery.table.measure import distance
 from benchmarks.gallery.table.questions import (
@@ -22,6 +22,7 @@ from benchmarks.gallery.table.questions import (
 from benchmarks.gallery.table.rows import FOUND, METHODS, Gallery, Row
 from benchmarks.gallery.table.texts import Texts, Wording, captions
 from conceptprune.baselines.texts import PHRASES
+from conceptprune.edits.reword import vocabulary_moments
 from conceptprune.manifest import Reword
 
 
@@ -80,11 +81,24 @@ def test_the_strengths_found_are_one_of_the_factors_times_those_before(kind):
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory):
-    """An untrained UNet's pipeline, without a judgement to speak of."""
+    """An untrained UNet's pipeline, without a judgement to speak of.
+
+    Methods do on it what they do for the table, with fewer artists to keep, common words and calls.
+    """
     torch.manual_seed(0)
     pipeline = KINDS["unet"]().pipeline(autoencoder.build())
     pipeline.set_progress_bar_config(disable=True)
-    return Gallery(pipeline, tmp_path_factory.mktemp("gallery"))
+    made = Gallery(pipeline, tmp_path_factory.mktemp("gallery"))
+    made.texts = Texts(made.model, kept=KEPT_LOOKS[:2])
+
+    def of_few_words(model, prompts, *, count, without):
+        return vocabulary_moments(model, prompts, count=min(count, 10), without=without)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "vocabulary_moments", of_few_words)
+        few_calls = pruning.COLLECTION.model_copy(update={"tau": 1})
+        patch.setattr(pruning, "COLLECTION", few_calls)
+        yield made
 
 
 def weights_of(gallery):
@@ -104,22 +118,22 @@ def test_a_method_changes_weights_only_while_its_row_is_measured(gallery, method
 
 
 def test_a_wording_says_which_texts_are_erased_and_which_preserved(gallery):
-    texts = Texts(gallery.model, kept=(5, 9))
+    of_two = Texts(gallery.model, kept=(5, 9))
     name, kept = ARTISTS[2].name, [ARTISTS[4].name, ARTISTS[8].name]
 
     def states(*wanted):
-        return [texts.encoded(text).states for text in wanted]
+        return [of_two.encoded(text).states for text in wanted]
 
-    (edit,) = texts.edits((3,), Wording())
+    (edit,) = of_two.edits((3,), Wording())
     same([edit.erased.states, edit.guide.states], states(name, "art"))
-    same([each.states for each in texts.preserved(Wording())], states(*kept))
+    same([each.states for each in of_two.preserved(Wording())], states(*kept))
 
     everything = Wording(guide="photo", phrases=True, photos=True)
-    edits = texts.edits((3,), everything)
+    edits = of_two.edits((3,), everything)
     assert len(edits) == 1 + len(PHRASES["style"])
     same([edits[1].erased.states], states(f"painting by {name}"))
     same([edits[1].guide.states], states("painting by photo"))
-    preserved = [each.states for each in texts.preserved(everything)]
+    preserved = [each.states for each in of_two.preserved(everything)]
     same(preserved[:2], states(kept[0], f"painting by {kept[0]}"))
     same(preserved[2 * len(edits) :], states(*captions(0), ""))
 
@@ -131,8 +145,8 @@ def same(found, wanted):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """Images of two steps instead of twelve: an untrained model's are noise in any case."""
-    monkeypatch.setattr(sampling, "NUM_STEPS", 2)
+    """Images of one step instead of twelve: an untrained model's are noise in any case."""
+    monkeypatch.setattr(sampling, "NUM_STEPS", 1)
 
 
 @pytest.mark.slow
