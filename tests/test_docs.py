@@ -85,7 +85,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / names).write_text("\n".join(first), encoding="utf-8")
     suite = Path("manifests", "suites", "gallery.yaml")
     content = without_ray(ROOT / suite, folder / suite)
-    content["generation"] |= {"steps": 4}
+    content["fillers"]["style"] = content["fillers"]["style"][:2]
+    content["generation"] |= {"steps": 3}
     (folder / suite).write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "manifests" / "demo.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
