@@ -53,8 +53,8 @@ def manifest(folder: Path, **changes: Any) -> Path:
             {"name": ARTISTS[1], "kind": "style", "pruning": {"tau": 1}},
         ],
         "collection": {
-            "steps": 20,
-            "tau": 6,
+            "steps": 10,
+            "tau": 3,
             "guidance": 5.0,
             "batch_size": 6,
             "dtype": "float32",
@@ -82,7 +82,7 @@ def suite(folder: Path, **changes: Any) -> Path:
             "general": [{"name": "photos", "prompts": ["a photo of a cat"]}],
         },
         "generation": {
-            "steps": 6,
+            "steps": 4,
             "guidance": 5.0,
             "seeds": [100, 101],
             "batch_size": 6,
