@@ -89,7 +89,10 @@ class JudgingWorker(ScoringWorker):
 def run_here(
     prepared: Prepared, store: Store, *, started: float, failing: Callable[[Unit], bool]
 ) -> Run:
-    """What the job does, one unit after the other in this process; chosen units fail."""
+    """What the job does, one unit after the other in this process; chosen units fail.
+
+    Those of another run in the store are reused, and nothing of them is computed again.
+    """
     worker = JudgingWorker(store, prepared.model)
     plan = whole_plan(prepared)
     RunRecord(
@@ -113,7 +116,7 @@ def run_here(
                     unit=blocked, status="blocked", attempts=0, error=needs(unit)
                 )
             continue
-        reused[unit.key] = made_by(worker.run(unit))
+        reused[unit.key] = made_by(store.find(unit.kind, unit.key) or worker.run(unit))
         graph.finish(unit)
     write_ledger(store, plan.run, ledger_rows(plan, todo=(), results=results, reused=reused))
     return Run(store=store, plan=plan)
