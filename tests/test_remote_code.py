@@ -2,9 +2,9 @@
 
 import ast
 import inspect
+from functools import cache
 from pathlib import Path
 
-import pytest
 from diffusers.loaders.single_file import FromSingleFileMixin
 
 import conceptprune
@@ -30,33 +30,41 @@ OTHERWISE = {
 }
 """Loads that pass no such option, each in one place, and why."""
 
-CALLS = [
-    (path.relative_to(ROOT).as_posix(), node)
-    for part in ("conceptprune", "pipelines")
-    for path in sorted((ROOT / part).rglob("*.py"))
-    if not path.is_relative_to(OURS)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.Call)
-]
-LOADS = [
-    (path, call)
-    for path, call in CALLS
-    if isinstance(call.func, ast.Attribute)
-    and call.func.attr in LOADERS
-    and (path, ast.unparse(call.func)) not in OTHERWISE
-]
+
+@cache
+def calls() -> list[tuple[str, ast.Call]]:
+    """All in the source, by file. Not read at import: every process imports these tests."""
+    return [
+        (path.relative_to(ROOT).as_posix(), node)
+        for part in ("conceptprune", "pipelines")
+        for path in sorted((ROOT / part).rglob("*.py"))
+        if not path.is_relative_to(OURS)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("path", "call"), LOADS, ids=[f"{path}:{call.lineno}" for path, call in LOADS]
-)
-def test_every_load_refuses_remote_code(path: str, call: ast.Call) -> None:
-    said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    assert said.get("trust_remote_code") == "False"
+def loads() -> list[tuple[str, ast.Call]]:
+    return [
+        (path, call)
+        for path, call in calls()
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in LOADERS
+        and (path, ast.unparse(call.func)) not in OTHERWISE
+    ]
+
+
+def test_every_load_refuses_remote_code() -> None:
+    silent = []
+    for path, call in loads():
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if said.get("trust_remote_code") != "False":
+            silent.append(f"{path}:{call.lineno}")
+    assert silent == []
 
 
 def test_the_rule_sees_the_loads() -> None:
-    assert len(LOADS) >= 6
+    assert len(loads()) >= 6
 
 
 def test_components_of_transformers_are_told_too() -> None:
@@ -68,7 +76,7 @@ def test_components_of_transformers_are_told_too() -> None:
 def test_each_exception_is_of_one_load() -> None:
     found = [
         (path, ast.unparse(call.func))
-        for path, call in CALLS
+        for path, call in calls()
         if (path, ast.unparse(call.func)) in OTHERWISE
     ]
     assert sorted(found) == sorted(OTHERWISE)
@@ -81,5 +89,5 @@ def test_the_loader_of_single_files_takes_no_code() -> None:
 
 
 def test_nothing_says_the_opposite() -> None:
-    said = [ast.unparse(keyword) for _, call in CALLS for keyword in call.keywords]
+    said = [ast.unparse(keyword) for _, call in calls() for keyword in call.keywords]
     assert not [text for text in said if text.startswith("trust_remote_code=True")]
