@@ -78,6 +78,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     manifest = without_ray(ROOT / "manifests" / "demo.yaml", folder / "manifests" / "demo.yaml")
     manifest["fillers"]["style"] = manifest["fillers"]["style"][:3]
+    manifest["outputs"]["preview"]["steps"] = 3
     for concepts in ("concepts", "retain"):
         names = Path("manifests", manifest[concepts]["file"])
         (folder / names).parent.mkdir(exist_ok=True)
