@@ -25,6 +25,7 @@ from conceptprune.models.base import DiffusionModel
 from conceptprune.prompts.vocabulary import words_of
 from conceptprune.studio.training.captions import NUM_TEMPLATES, PHOTO_CAPTIONS
 
+Baseline = UceSettings | ReceSettings | SpeedSettings
 Looks = tuple[int, ...]
 """Looks of several artists; 0 is the photos'."""
 
@@ -123,6 +124,16 @@ class Texts:
         edits, preserved = self.edits(looks, wording), self.preserved(wording)
         found = speed_weights(values, edits, preserved, self.encoded(""), settings)
         return {f"{name}.weight": weight for name, weight in found.items()}
+
+    def baseline(self, looks: Looks, settings: Baseline, wording: Wording) -> Mapping[str, Tensor]:
+        """The baseline that the settings are of."""
+        match settings:
+            case UceSettings():
+                return self.uce(looks, settings, wording)
+            case ReceSettings():
+                return self.rece(looks, settings, wording)
+            case SpeedSettings():
+                return self.speed(looks, settings, wording)
 
     def reworded(self, looks: Looks, settings: Reword, which: Which = ALL) -> Mapping[str, Tensor]:
         """Our rewording, by captions of the artists and of the photos."""
