@@ -50,9 +50,10 @@ values in float16. ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things
 their authors' scripts run them now, the kept artists preserved by name. SPEED: as its authors run
 it for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
 where they retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and
-texts chosen in 9 to 12 trials each (`rows.py` has them) with UCE's phrases of names, and with the
-kept artists', the photos' captions and the empty one preserved; for 72 artists. For fewer, others
-may do better: UCE and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
+texts chosen in trials, 9 to 12 of each on the UNet (`rows.py` has them) and 12 to 31 on the
+transformer (`tuning.jsonl`; *on the UNet*: the UNet's settings there), with the kept artists', the
+photos' captions and the empty one preserved; for 72 artists. For fewer, others may do better: UCE
+and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
 on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8 captions
 per artist, of half of the things and one of the four templates, and is asked in all 64; it keeps
 photos' captions with common words of the text encoder, too, with the manifest's default strengths:
@@ -94,10 +95,9 @@ MISSING = """## Not measured yet
 
 - Rows with few images have wide intervals; `make gallery` continues all of them, and makes those
   that are not there yet.
-- On the transformer, UCE, RECE and SPEED with settings chosen there.
-- UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have the phrases of
-  UCE's script, in which a name stands elsewhere than in the captions. More trials may find better
-  settings than 9 to 12 each; the authors' are for a few names, and are shown as they are.
+- UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have names or the
+  phrases of UCE's script, in which a name stands elsewhere than in the captions. More trials may
+  find better settings; the authors' are for a few names, and are shown as they are.
 - More artists of each attack, and the attacks on masks alone, refills among them.
 """
 
