@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--sparsity", type=float, default=0.05)
     parser.add_argument("--tau", type=int, default=10)
-    parser.add_argument("--halves", default="conditional")
+    parser.add_argument("--branches", default="conditional")
     parser.add_argument("--base", default="plain+retained-max")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.jsonl"))
     arguments = parser.parse_args()
@@ -167,7 +167,7 @@ def main() -> None:
     setting = Setting(
         sparsity=arguments.sparsity,
         tau=arguments.tau,
-        halves=arguments.halves,
+        halves=arguments.branches,
         base=arguments.base,
     )
     for part in arguments.parts:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from conceptprune.baselines.controls import Choose, at_random, control_mask
 from conceptprune.collection.collect import collect
 from conceptprune.collection.statistics import Statistics
 from conceptprune.manifest import BaseRule, Collection, Fuse, Pruning
+from conceptprune.manifest.collection import GuidanceBranches
 from conceptprune.masks.budget import Drive
 from conceptprune.masks.fusion import Drives, fuse_masks
 from conceptprune.masks.layer_mask import LayerMask
@@ -27,7 +27,6 @@ from conceptprune.models.sites import SITES, site_linears
 from conceptprune.models.stable_diffusion import StableDiffusion
 from conceptprune.studio.names import ARTISTS, THINGS
 
-Halves = Literal["both", "conditional"]
 COLLECTION_SEED = 0
 BATCH_SIZE = 12
 SITE = "ffn_out"
@@ -39,7 +38,8 @@ class Setting:
 
     sparsity: float
     tau: int
-    halves: Halves = "both"
+    halves: GuidanceBranches = "both"
+    """Guidance branches that are collected; results.jsonl has it under this name."""
     base: BaseRule = "plain"
 
 
@@ -62,28 +62,28 @@ class MaskMaker:
         self.steps = steps
         self.calls = calls or steps
         self.guidance = guidance
-        self.seconds: dict[tuple[Halves, str | None], float] = {}
+        self.seconds: dict[tuple[GuidanceBranches, str | None], float] = {}
         """CPU time of collecting each side."""
-        self._sides: dict[tuple[Halves, str | None], Statistics] = {}
+        self._sides: dict[tuple[GuidanceBranches, str | None], Statistics] = {}
         linears = site_linears(model.denoiser, SITES[SITE])
         self._weights = {name: linear.weight.detach() for name, linear in linears.items()}
 
-    def side(self, halves: Halves, artist: str | None) -> Statistics:
+    def side(self, branches: GuidanceBranches, artist: str | None) -> Statistics:
         """Statistics of an artist's prompts, or of photos (None)."""
-        if (halves, artist) not in self._sides:
+        if (branches, artist) not in self._sides:
             texts = [artist_prompt(t, artist) if artist else photo_prompt(t) for t in THINGS]
             settings = Collection(
                 steps=self.steps,
                 tau=self.calls,
                 guidance=self.guidance,
-                guidance_branches=halves,
+                guidance_branches=branches,
                 batch_size=BATCH_SIZE,
             )
             prompts = [Prompt(text=text, seed=COLLECTION_SEED) for text in texts]
             started = time.process_time()
-            self._sides[halves, artist] = collect(self.model, prompts, settings, site=SITE)
-            self.seconds[halves, artist] = time.process_time() - started
-        return self._sides[halves, artist]
+            self._sides[branches, artist] = collect(self.model, prompts, settings, site=SITE)
+            self.seconds[branches, artist] = time.process_time() - started
+        return self._sides[branches, artist]
 
     def mask(self, artist: str, setting: Setting) -> PruningMask:
         """The mask of one artist; all others are retained, if the base rule uses retained ones."""
@@ -174,10 +174,10 @@ def frontier(
     published: Setting, chosen: Setting, sparsities: Sequence[float], taus: Sequence[int]
 ) -> list[Setting]:
     """k around both settings; then, around the chosen one, tau, and all branches with all bases."""
-    halves: tuple[Halves, ...] = ("both", "conditional")
+    every: tuple[GuidanceBranches, ...] = ("both", "conditional")
     bases: tuple[BaseRule, ...] = ("plain", "plain+retained-mean", "plain+retained-max")
     settings = [replace(published, sparsity=k) for k in sparsities]
     settings += [replace(chosen, sparsity=k) for k in sparsities]
     settings += [replace(chosen, tau=tau) for tau in taus]
-    settings += [replace(chosen, halves=half, base=base) for half in halves for base in bases]
+    settings += [replace(chosen, halves=each, base=base) for each in every for base in bases]
     return list(dict.fromkeys(settings))

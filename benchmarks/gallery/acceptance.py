@@ -112,7 +112,7 @@ def accepted(shares: dict[str, Share]) -> bool:
 def ask(pipeline: DiffusionPipeline, judge: Judge, asked: Asked) -> Answers:
     """Generate and judge."""
     prompts = [caption(thing, look) for thing, look, _ in asked]
-    seen = judge.verdicts(sampling.draw(pipeline, prompts, [seed for _, _, seed in asked]))
+    seen = judge.verdicts(sampling.generate(pipeline, prompts, [seed for _, _, seed in asked]))
     thing, look, _ = np.array(asked).T
     return Answers(thing, look, seen.thing, seen.look)
 

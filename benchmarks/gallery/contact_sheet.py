@@ -1,4 +1,4 @@
-"""The picture in the README: artists before and after `make demo`, erased ones and kept ones.
+"""The figure in the README: artists before and after `make demo`, erased ones and kept ones.
 
     python -m benchmarks.gallery.contact_sheet runs/demo docs/hundred-artists.png
 

@@ -40,7 +40,9 @@ def noise(pipeline: DiffusionPipeline, seeds: list[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def draw(pipeline: DiffusionPipeline, prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
+def generate(
+    pipeline: DiffusionPipeline, prompts: list[str], seeds: list[int]
+) -> NDArray[np.uint8]:
     """Images uint8 [n, 64, 64, 3], one for each prompt and seed."""
     pieces = []
     for start in range(0, len(prompts), BATCH):

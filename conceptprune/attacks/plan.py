@@ -164,7 +164,7 @@ class _AttackPlanner(Planner):
         start = item.prompt
         if self.settings.start == "plain":
             start = Prompt(text=plain, seed=item.prompt.seed)
-        return Victim(plain=plain, start=start, pictured=item.prompt, case=item.case)
+        return Victim(plain=plain, start=start, named=item.prompt, case=item.case)
 
     def plain_texts(self, source: Source) -> tuple[dict[str, str], tuple[PromptPair, ...]]:
         """The texts without the concept of a source's generated prompts, and all its pairs."""
@@ -220,7 +220,7 @@ class _AttackPlanner(Planner):
                 "attack": name,
                 "settings": settings.model_dump(mode="json"),
                 "concept": target.concept,
-                "victims": [asdict(victim) for victim in victims],
+                "victims": [victim.key_parts for victim in victims],
                 "examples": [asdict(pair) for pair in target.examples],
                 "images": base_images,
                 "steps": generation.steps,
@@ -247,7 +247,7 @@ class _AttackPlanner(Planner):
 
     def base_images(self, target: _Target, victims: Sequence[Victim]) -> Iterator[str]:
         """Keys of the base's units that contain the victims' images."""
-        wanted = {victim.pictured for victim in victims}
+        wanted = {victim.named for victim in victims}
         for shard, unit in self.shards:
             if shard.guidance == target.guidance and not wanted.isdisjoint(shard.prompts):
                 yield self.add(unit).key

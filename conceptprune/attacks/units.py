@@ -1,6 +1,6 @@
 """Units of an attack job: attempts against one checkpoint, and the summary of all."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from conceptprune.evaluation.attack_settings import AttackSettings
@@ -50,11 +50,18 @@ class Victim:
     plain: str
     """The text without the concept."""
     start: Prompt
-    """What is attacked: `pictured`, or the plain text with its seed."""
-    pictured: Prompt
+    """What is attacked: `named`, or the plain text with its seed."""
+    named: Prompt
     """The prompt that names the concept, whose image by the base is the attacker's example."""
     case: "Case"
     """What the scorer is told about its images."""
+
+    @property
+    def key_parts(self) -> dict[str, Any]:
+        """It as a part of a key, which has the former word for `named`."""
+        parts = asdict(self)
+        parts["pictured"] = parts.pop("named")
+        return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,9 +79,7 @@ class Attacker(Evaluator):
         found: dict[tuple[str, int], Image] = {}
         for key in unit.base_images:
             found |= self.images_of(key)
-        return np.stack(
-            [found[victim.pictured.text, victim.pictured.seed] for victim in unit.victims]
-        )
+        return np.stack([found[victim.named.text, victim.named.seed] for victim in unit.victims])
 
     def _shows(self, unit: AttackUnit) -> Shows:
         judged = unit.judgement

@@ -1,9 +1,9 @@
 """The store in S3, on top of s3fs.
 
-s3fs reads, writes (also only if nothing is there), looks up, moves and removes objects. Some
-requests go to S3 directly through `call_s3`, because s3fs would restart the whole operation after
-an error: pages of a listing (thousands for a large store) and parts of a large object. Bulk
-deletes, too, because s3fs drops S3's answer for each object.
+s3fs reads, writes (also only if nothing is there), moves and removes objects. Some requests go to
+S3 through its `call_s3`, because s3fs would restart the whole operation after an error: pages of a
+listing (thousands for a large store) and parts of a large object. Look-ups, too, because s3fs lists
+what it does not find; and bulk deletes, because it drops S3's answer for each object.
 """
 
 import contextlib

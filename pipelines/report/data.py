@@ -269,14 +269,14 @@ class _Reader:
         """The combined checkpoint, with its images for the concepts in it."""
         without = lacking(row, self.rows)
         names = [each.name for each in self.concepts if each.name not in without]
-        shots = self.image_pairs(names, row["key"], self.rows)
+        pairs = self.image_pairs(names, row["key"], self.rows)
         kind = self.concepts[0].kind
         commit = self.find(row["kind"], row["key"]) if row["objects"] else None
         return CombinedReport(
             how=how_combined(row),
             facts=self.mask_facts(row),
-            accuracy=judge_pairs(shots, kind=kind),
-            strips=self.strips(shots, kind),
+            accuracy=judge_pairs(pairs, kind=kind),
+            strips=self.strips(pairs, kind),
             lacking=without,
             rewording=settings(self.store, commit, row, inside(row, self.rows)) if commit else {},
         )

@@ -69,7 +69,7 @@ def scene_of(
         for place, thing in enumerate(things)
     )
     gallery.put({})
-    images = sampling.draw(gallery.pipeline, [p.text for p in asked], [p.seed for p in asked])
+    images = sampling.generate(gallery.pipeline, [p.text for p in asked], [p.seed for p in asked])
     gallery.put(weights)
     return Scene(
         model=gallery.model,

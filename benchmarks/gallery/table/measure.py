@@ -20,7 +20,7 @@ Count = tuple[int, int]
 def images_of(pipeline: DiffusionPipeline, asked: Sequence[Question]) -> NDArray[np.uint8]:
     """uint8 [n, 64, 64, 3]."""
     prompts = [caption(each.thing, each.look, each.template) for each in asked]
-    return sampling.draw(pipeline, prompts, [each.seed for each in asked])
+    return sampling.generate(pipeline, prompts, [each.seed for each in asked])
 
 
 def untouched_images(

@@ -238,9 +238,9 @@ def page(lines: Sequence[Line], attacked: Iterable[Line], costs: Sequence[Line])
     """The page."""
     parts = [INTRODUCTION.rstrip()]
     for kind, title in KINDS.items():
-        picture = f"![{title}: erased against kept]({figure_of(kind).name})"
+        figure = f"![{title}: erased against kept]({figure_of(kind).name})"
         found = results_table(rows(lines, kind), costs_of(costs, kind))
-        parts += [f"## {title}", found, picture]
+        parts += [f"## {title}", found, figure]
     return "\n\n".join([*parts, ATTACKED, attacks_table(attacked), MISSING])
 
 

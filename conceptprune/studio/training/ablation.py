@@ -27,7 +27,8 @@ from conceptprune.studio.training.sampling import NUM_STEPS, Studio
 SEED = 101
 ERASED = (1, 5, 9, 13)  # every fourth artist
 SETTINGS = {
-    f"k {k:.0%}": Setting(k=k, tau=NUM_STEPS // 2, halves="both", base="plain") for k in (0.01, 0.1)
+    f"k {k:.0%}": Setting(k=k, tau=NUM_STEPS // 2, branches="both", base="plain")
+    for k in (0.01, 0.1)
 }
 
 

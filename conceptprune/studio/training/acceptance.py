@@ -27,7 +27,7 @@ class Setting:
 
     k: float
     tau: int
-    halves: str
+    branches: str
     base: str
 
 
@@ -70,7 +70,7 @@ def collect(studio: Studio) -> list[Energies]:
 def norms(energy: Tensor, setting: Setting) -> Tensor:
     """Column norms [calls, neurons] of the calls and guidance branches the setting uses."""
     calls = energy[: setting.tau]
-    return (calls[:, 1] if setting.halves == "conditional" else calls.sum(1)).sqrt()
+    return (calls[:, 1] if setting.branches == "conditional" else calls.sum(1)).sqrt()
 
 
 def skilled(studio: Studio, energies: list[Energies], look: int, setting: Setting) -> Masks:

@@ -26,7 +26,7 @@ from conceptprune.studio.training.sampling import NUM_STEPS, Studio
 SEEDS = [101, 102, 103]
 LOOKS = list(range(NUM_LOOKS))
 # The published setting for styles: k 1 %, the first fifth of the calls, both branches, plain base.
-PUBLISHED = Setting(k=0.01, tau=NUM_STEPS // 5, halves="both", base="plain")
+PUBLISHED = Setting(k=0.01, tau=NUM_STEPS // 5, branches="both", base="plain")
 GROUP = 4
 
 

@@ -1,4 +1,4 @@
-"""The exported folders are stock pipelines that draw what the training's forward pass says."""
+"""The exported folders are stock pipelines that generate what the training's forward pass says."""
 
 import numpy as np
 import pytest

@@ -202,7 +202,7 @@ def test_an_attacker_sees_the_untouched_models_images_and_attacks_the_edited_one
     assert not any(scene.concept in text for text in scene.plain)
     with torch.no_grad():
         gallery.put({})
-        again = sampling.draw(
+        again = sampling.generate(
             gallery.pipeline, [p.text for p in scene.asked], [p.seed for p in scene.asked]
         )
     assert (again == scene.base_images).all()

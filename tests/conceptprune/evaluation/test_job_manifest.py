@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from conceptprune import digest
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.evaluation.job_manifest import JobManifest, load_job_manifest
 from conceptprune.evaluation.previews import with_scores
@@ -134,6 +135,25 @@ def test_scores_are_others_with_another_scorer_other_weights_or_other_labels(
         assert len(others) == len(same)
         assert others != same
     assert not keys(nudenet, facts) & keys(stricter, facts)
+
+
+def test_scores_are_others_with_another_version_of_the_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_of(tmp_path, scorers=[{"scorer": "studio-judge"}])
+    concepts = (*prepared.manifest.concepts, *prepared.manifest.retain)
+    pairs = {concept.name: prompt_pairs(concept, seed=0) for concept in concepts}
+    # The same previews: their own keys have the version in them, too.
+    plan = replace(prepared, scorers=()).plan(pairs)
+
+    def keys() -> set[str]:
+        scored = with_scores(plan, prepared.manifest, pairs, prepared.scorers)
+        return set(scored.of(PreviewScoresUnit))
+
+    before = keys()
+    monkeypatch.setattr(digest, "METHOD_VERSION", digest.METHOD_VERSION + 1)
+    assert before
+    assert not before & keys()
 
 
 def test_the_cases_say_what_each_prompt_asks_for(tmp_path: Path) -> None:

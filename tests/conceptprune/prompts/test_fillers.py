@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conceptprune import digest
 from conceptprune.digest import digest_json
 from conceptprune.errors import ManifestError, UserError
 from conceptprune.manifest import Concept, Generator, concept_key, parse_manifest
@@ -185,7 +186,9 @@ CHANGES = ("seed: 1", "per_concept: 3", "max_asks: 9", "max_new_tokens: 9", "tem
 # fmt: on
 
 
-def test_whatever_decides_the_answers_is_in_the_key_and_the_folder_is_not() -> None:
+def test_whatever_decides_the_answers_is_in_the_key_and_the_folder_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def keys(fields: str = "", folder: str = "lists", identity: str = "d" * 64) -> set[str]:
         manifest = parse(f"prompts: {{generator: {{model: {{folder: {folder}}}, {fields}}}}}")
         units = prompts_units(manifest, identity)
@@ -195,6 +198,8 @@ def test_whatever_decides_the_answers_is_in_the_key_and_the_folder_is_not() -> N
     assert keys(folder="elsewhere") == first
     assert all(keys(change).isdisjoint(first) for change in CHANGES)
     assert keys(identity="e" * 64).isdisjoint(first)
+    monkeypatch.setattr(digest, "METHOD_VERSION", digest.METHOD_VERSION + 1)
+    assert keys().isdisjoint(first)
 
 
 def test_without_a_generator_a_run_has_the_name_it_had_before_there_were_any() -> None:

@@ -153,12 +153,12 @@ def test_a_rewording_is_the_librarys_whatever_the_order_of_units_and_number_of_w
     assert len(prompt_projections(model)) == len(tensors)
 
     def images(*, reworded: bool) -> dict[tuple[str, int], bytes]:
-        shots = [
+        tables = [
             store.load(store.get("preview", key), "preview")
             for key, unit in units.items()
             if isinstance(unit, PreviewUnit) and (unit.mask is not None) == reworded
         ]
-        rows = [row for data in shots for row in parquet_to_table(data).to_pylist()]
+        rows = [row for data in tables for row in parquet_to_table(data).to_pylist()]
         return {(row["prompt"], row["seed"]): row["png"] for row in rows}
 
     after, untouched = images(reworded=True), images(reworded=False)

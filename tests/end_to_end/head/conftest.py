@@ -63,7 +63,8 @@ class Head:
         """What the Jobs API answers, as it is sent."""
         request = Request(ADDRESS + path, headers={"Authorization": f"Bearer {self.token}"})
         with urlopen(request, timeout=60) as answer:
-            return answer.read().decode()
+            told: bytes = answer.read()
+            return told.decode()
 
     @property
     def state(self) -> Path:

@@ -104,8 +104,8 @@ def test_its_numbers_are_those_of_the_delta(run: Run) -> None:
     assert combined.accuracy
     assert combined.accuracy.erased.after
     assert {strip.role for strip in combined.strips} == {"own", "photo", "retained"}
-    shots = [column for strip in combined.strips for column in strip.columns]
-    assert any(column.before and column.after for column in shots)
+    columns = [column for strip in combined.strips for column in strip.columns]
+    assert any(column.before and column.after for column in columns)
     rates = combined.accuracy.erased.after, combined.accuracy.retained.after
     assert rates[1]
     assert verdict(report).endswith(
