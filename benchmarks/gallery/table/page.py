@@ -227,7 +227,7 @@ def attacks_table(lines: Iterable[Line]) -> str:
             attack,
             method,
             rate(sum(a["successes"] for a in attacked), sum(a["prompts"] for a in attacked)),
-            f"{len(attacked)} artists",
+            "1 artist" if len(attacked) == 1 else f"{len(attacked)} artists",
         ]
         for (kind, size, attack, method), attacked in sorted(found.items())
     ]
