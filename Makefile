@@ -19,7 +19,7 @@ test: lint ## everything CI checks
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(VENV)/installed-dev ## the library's tests that need no cluster, server or browser
-	$(BIN)/python -m pytest tests/conceptprune -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/conceptprune -m "not slow"
 
 lint: $(VENV)/installed-dev ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ loss, each with a frozen text encoder. A judge says what an image shows. Of {len
 round. *Kept* are the other {len(KEPT)}, which share marks, palettes and words with those erased.
 Every method may know who is kept, and which photos: the edits preserve them by name. No setting was
 chosen on them, nor with the seeds of this page: settings were chosen on 72 of the hundred, with the
-other 28 in the place of those kept, and on the UNet, unless a row says otherwise.
+other 28 in the place of those kept, and on the UNet, unless a row or this text says otherwise.
 
 {sampling.NUM_STEPS} DDIM steps, guidance {sampling.GUIDANCE:g}. Rates are in percent, with
 Wilson's intervals of 95 %; *things* are those in all artists' images. *Distance* is the mean over
