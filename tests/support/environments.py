@@ -4,6 +4,7 @@ What it requires is linked from the environment that runs the tests, distributio
 """
 
 import csv
+import os
 import subprocess
 import sys
 import sysconfig
@@ -35,7 +36,9 @@ def environment_with(
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     install = ["install", "--no-deps", "--no-index", "--no-compile", str(wheel)]
-    subprocess.run([*pip, "--python", str(python), *install], check=True)
+    # A folder in PYTHONPATH in which the project is installed would be found there, too.
+    own_path = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*pip, "--python", str(python), *install], check=True, env=own_path)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / "lib" / version / "site-packages"
     (own,) = Distribution.discover(name="conceptprune", path=[str(site)])
