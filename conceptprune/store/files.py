@@ -139,7 +139,7 @@ class LocalFiles:
         return full
 
     def _is_inside(self, folder: Path) -> bool:
-        """Whether a folder below the root is there, wherever links between them lead."""
+        """Whether a folder below the root is still below it once links are followed."""
         between = folder
         while between != self._root:
             if between.is_symlink():

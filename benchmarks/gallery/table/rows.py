@@ -148,14 +148,14 @@ def speed_many(gallery: Gallery, looks: Looks) -> Weights:
 
 ALL_TEXTS = Wording(phrases=True, photos=True)
 NAMES_ALONE = Wording(guide="photo", photos=True)
-ON_THE_UNET = UceSettings(tokens="rest", preserve_scale=10)
-ON_THE_TRANSFORMER = UceSettings(tokens="rest", preserve_scale=10.0)
+TUNED_UCE = UceSettings(tokens="rest", preserve_scale=10)
+"""The best on both denoisers, with other texts."""
 TUNED: Mapping[str, Mapping[str, tuple[Baseline, Wording]]] = {
     "unet": {
-        "UCE": (ON_THE_UNET, ALL_TEXTS),
+        "UCE": (TUNED_UCE, ALL_TEXTS),
         "RECE": (
             ReceSettings(
-                first=ON_THE_UNET,
+                first=TUNED_UCE,
                 again=UceSettings(tokens="all", preserve_scale=10, lamb=0.1),
                 regularisation=1e-5,
             ),
@@ -164,10 +164,10 @@ TUNED: Mapping[str, Mapping[str, tuple[Baseline, Wording]]] = {
         "SPEED": (SPEED_MANY, replace(ALL_TEXTS, guide="photo")),
     },
     "transformer": {
-        "UCE": (ON_THE_TRANSFORMER, NAMES_ALONE),
+        "UCE": (TUNED_UCE, NAMES_ALONE),
         "RECE": (
             ReceSettings(
-                first=ON_THE_TRANSFORMER,
+                first=TUNED_UCE,
                 again=UceSettings(tokens="rest", preserve_scale=100.0, lamb=5.0),
                 regularisation=1e-5,
             ),
