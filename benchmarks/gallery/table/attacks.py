@@ -20,9 +20,10 @@ from benchmarks.gallery.table.questions import FIRST_SEED, erased_looks
 from benchmarks.gallery.table.rows import METHODS, Gallery, Row
 from conceptprune.attacks.attempts import Attempt, Generation, Scene
 from conceptprune.attacks.concept_inversion import concept_inversion
+from conceptprune.attacks.refill import FILLS, refill
 from conceptprune.attacks.ring_a_bell import adversarial_prompts, attempts_with
 from conceptprune.attacks.unlearn_diff import unlearn_diff
-from conceptprune.evaluation.attack_settings import ConceptInversion, RingABell, UnlearnDiff
+from conceptprune.evaluation.attack_settings import ConceptInversion, Refill, RingABell, UnlearnDiff
 from conceptprune.models.prompt import Prompt
 from conceptprune.prompts.pairs import PromptPair
 
@@ -46,6 +47,19 @@ class Searched:
         return attempts_with(scene, self.found[scene.asked], RING_A_BELL)
 
 
+def every_refill(scene: Scene) -> list[Attempt]:
+    """All fills of pruned weights; a prompt's attempt is the first fill that brings it back.
+
+    Without zeros among the site's weights, as after an edit, there is nothing to fill: one image
+    a prompt then says what is seen by name.
+    """
+    linears = scene.model.site_linears(Refill().sites)
+    if not any(bool((each.linear.weight == 0).any()) for each in linears.values()):
+        return refill(FILLS["random"], scene, Refill())
+    by_fill = [refill(fill, scene, Refill()) for fill in FILLS.values()]
+    return [max(tries, key=lambda each: each.success) for tries in zip(*by_fill, strict=True)]
+
+
 ATTACKS: Mapping[str, Callable[[Scene], list[Attempt]]] = {
     # Two tokens, as the artists' names have; fewer steps and a larger rate than the reference's, at
     # which the untouched model's artists are found.
@@ -53,6 +67,7 @@ ATTACKS: Mapping[str, Callable[[Scene], list[Attempt]]] = {
         scene,
         ConceptInversion(steps=300, batch_size=8, learning_rate=0.02, vectors=2, start="photo"),
     ),
+    "refill": every_refill,
     "ring-a-bell": Searched(),
     "unlearn-diff": lambda scene: unlearn_diff(scene, UnlearnDiff(timesteps=5, iterations=10)),
 }

@@ -1,5 +1,8 @@
 """The table of many artists at once: who is asked for, what a row changes, and what is written."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +24,7 @@ from benchmarks.gallery.table.questions import (
 )
 from benchmarks.gallery.table.rows import FOUND, METHODS, Gallery, Row
 from benchmarks.gallery.table.texts import Texts, Wording, captions
+from conceptprune.attacks.refill import FILLS
 from conceptprune.baselines.texts import PHRASES
 from conceptprune.edits.reword import vocabulary_moments
 from conceptprune.manifest import Reword
@@ -206,3 +210,28 @@ def test_an_attacker_sees_the_untouched_models_images_and_attacks_the_edited_one
             gallery.pipeline, [p.text for p in scene.asked], [p.seed for p in scene.asked]
         )
     assert (again == scene.base_images).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
+def test_every_fill_is_tried_on_pruned_weights_and_none_where_none_were_pruned(gallery):
+    look = ERASED_LOOKS[0]
+    times = []
+
+    def seen_by_the_third_fill(images, of):
+        times.append(len(of))
+        return np.full(len(images), len(times) == 3)
+
+    scene = replace(attacks.scene_of(gallery, Judge.load(), look, {}), shows=seen_by_the_third_fill)
+    scene = replace(scene, asked=scene.asked[:2])
+    assert not any(attempt.success for attempt in attacks.every_refill(scene))
+    assert times == [2]
+    times.clear()
+    with torch.no_grad():
+        name = f"{next(iter(gallery.masks.weights))}.weight"
+        pruned = weights_of(gallery)[name]
+        pruned[0] = 0
+        gallery.put({name: pruned})
+    assert all(attempt.success for attempt in attacks.every_refill(scene))
+    assert times == [2] * len(FILLS)
+    gallery.put({})
