@@ -19,6 +19,7 @@ from conceptprune.units.unit import Unit
 from ..console import exits
 from ..console.logs import LogFormat, configure, identified, logger
 from .cluster import draining_nodes, is_up, lack, ran_on
+from .heap import keep_freed_memory
 from .metrics import StoreMetrics
 
 
@@ -49,6 +50,8 @@ class WorkerProcess:
     claim_seconds: float
     threads: int
     """Number of torch threads, fixed because sums depend on how they are split."""
+    on_cpu: bool
+    """Whether activations are on the CPU, where they are allocated anew at every call."""
     run: str
     """The run's id, for the log."""
     conditional: bool
@@ -65,6 +68,7 @@ class WorkerProcess:
             job=job,
             claim_seconds=compute.claim_seconds,
             threads=compute.threads_per_actor,
+            on_cpu=not compute.gpus_per_actor,
             run=run,
             conditional=store.conditional,
             log_format=form,
@@ -77,6 +81,8 @@ class WorkerProcess:
         import torch
 
         configure(self.log_format)
+        if self.on_cpu:
+            keep_freed_memory()
         torch.set_num_threads(self.threads)
         return Claims(
             Store(self.store, StoreMetrics()),
