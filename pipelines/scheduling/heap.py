@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for what is allocated next; returns whether it does.
 
     Every call of a denoiser allocates the same activations again. glibc gives larger ones back to
-    the system each time, and fresh pages cost up to a fifth of a call. Without glibc nothing is
+    the system each time, and fresh pages cost a tenth of the time. Without glibc, nothing is
     changed: other C libraries have no such setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
