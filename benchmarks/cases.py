@@ -41,13 +41,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all of: {', '.join(CASES)}")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write the numbers")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of each side of a comparison; more than one need as many idle cores",
+    )
     arguments = parser.parse_args()
+    if arguments.threads < 1:
+        parser.error("--threads must be at least 1")
     unknown = sorted(set(arguments.cases) - CASES.keys())
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are: {', '.join(CASES)}")
 
-    # One thread for both sides of every comparison: more threads only blur it.
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     console = Console()
     measured = {}
     for name in arguments.cases or CASES:

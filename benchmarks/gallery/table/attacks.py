@@ -7,7 +7,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ class Searched:
 
 
 def every_refill(scene: Scene) -> list[Attempt]:
-    """All fills of pruned weights; a prompt's attempt is the first fill that brings it back.
+    """All fills of pruned weights in turn, up to the first that brings a prompt's artist back.
 
     Without zeros among the site's weights, as after an edit, there is nothing to fill: one image
     a prompt then says what is seen by name.
@@ -56,8 +56,13 @@ def every_refill(scene: Scene) -> list[Attempt]:
     linears = scene.model.site_linears(Refill().sites)
     if not any(bool((each.linear.weight == 0).any()) for each in linears.values()):
         return refill(FILLS["random"], scene, Refill())
-    by_fill = [refill(fill, scene, Refill()) for fill in FILLS.values()]
-    return [max(tries, key=lambda each: each.success) for tries in zip(*by_fill, strict=True)]
+    attempts: dict[Prompt, Attempt] = {}
+    left = scene.asked
+    for fill in FILLS.values():
+        tries = refill(fill, replace(scene, asked=left), Refill()) if left else []
+        attempts |= zip(left, tries, strict=True)
+        left = tuple(prompt for prompt in left if not attempts[prompt].success)
+    return [attempts[prompt] for prompt in scene.asked]
 
 
 ATTACKS: Mapping[str, Callable[[Scene], list[Attempt]]] = {
