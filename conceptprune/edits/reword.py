@@ -21,9 +21,8 @@ from torch import Tensor
 
 from conceptprune.edits.moments import Moments, Shift, merged, shift_map
 from conceptprune.errors import UserError
-from conceptprune.manifest import Concept, Reword
+from conceptprune.manifest import Reword
 from conceptprune.models.base import DiffusionModel
-from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.vocabulary import common_words
 
 Pair = tuple[str, str]
@@ -82,11 +81,6 @@ def vocabulary_moments(
     """
     words = common_words(model.pipe.tokenizer, count, without) or ("",)
     return prompt_moments(model, [each.format(filler=word) for each in templates for word in words])
-
-
-def text_pairs(concept: Concept) -> list[Pair]:
-    """A concept's prompts, base and target, without their seeds."""
-    return [(pair.base.text, pair.target.text) for pair in prompt_pairs(concept, seed=0)]
 
 
 def reword_map(

@@ -12,13 +12,13 @@ from conceptprune.edits.reword import (
     heard,
     prompt_moments,
     reword_map,
-    text_pairs,
     vocabulary_moments,
 )
 from conceptprune.errors import UserError
 from conceptprune.manifest import Concept, Reword
 from conceptprune.models.base import DiffusionModel
 from conceptprune.models.families import FAMILIES
+from conceptprune.prompts.pairs import prompt_pairs
 from conceptprune.prompts.vocabulary import words_of
 from conceptprune.studio.names import ARTISTS, THINGS
 from tests.support.tiny_models import TINY_MODELS, TinyModel
@@ -82,9 +82,11 @@ def test_without_a_name_they_begin_where_base_and_target_differ(model):
 
 def test_a_late_concept_is_added_to_the_sum_of_the_batch_by_its_own_prompts_alone(model):
     concepts = [Concept(name=name, kind="style") for name in ("Ada", "Bo", "Cy")]
-    first, second, late = (
-        concept_shift(model, each.name, text_pairs(each)[:2]) for each in concepts
-    )
+    texts = {
+        each.name: [(pair.base.text, pair.target.text) for pair in prompt_pairs(each, seed=0)[:2]]
+        for each in concepts
+    }
+    first, second, late = (concept_shift(model, name, pairs) for name, pairs in texts.items())
     base, empty = (prompt_moments(model, texts) for texts in (["a photo of a cat"], EMPTY))
 
     def change(*shifts):
