@@ -51,8 +51,8 @@ their authors' scripts run them now, the kept artists preserved by name. SPEED: 
 it for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
 where they retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and
 texts chosen in trials, 9 to 12 of each on the UNet (`rows.py` has them) and 12 to 31 on the
-transformer (`tuning.jsonl`; *on the UNet*: the UNet's settings there), with the kept artists', the
-photos' captions and the empty one preserved; for 72 artists. For fewer, others may do better: UCE
+transformer (`tuning.jsonl`), with the kept artists', the photos' captions and the empty one
+preserved; for 72 artists. For fewer, others may do better: UCE
 and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
 on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8 captions
 per artist, of half of the things and one of the four templates, and is asked in all 64; it keeps

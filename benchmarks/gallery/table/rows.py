@@ -196,11 +196,11 @@ phrases; guides "art" and "photo"; photos' captions retained. Best 0.814.
 """
 
 
-def tuned(name: str, on: str | None = None) -> Method:
-    """A baseline as it was tuned for the denoiser, or on another one."""
+def tuned(name: str) -> Method:
+    """A baseline as it was tuned for the denoiser."""
 
     def method(gallery: Gallery, looks: Looks) -> Weights:
-        settings, wording = TUNED[on or gallery.model.component][name]
+        settings, wording = TUNED[gallery.model.component][name]
         return gallery.texts.baseline(looks, settings, wording)
 
     return method
@@ -219,7 +219,6 @@ METHODS: Mapping[str, Method] = {
     "RECE, the authors' settings": lambda gallery, looks: gallery.texts.rece(looks, ReceSettings()),
     "SPEED, the authors' settings for styles": speed_styles,
     "SPEED, the authors' settings for many": speed_many,
-    **{f"{name}, tuned on the UNet": tuned(name, on="unet") for name in TUNED["unet"]},
     **{f"{name}, tuned": tuned(name) for name in TUNED["unet"]},
     "rewording": lambda gallery, looks: gallery.texts.reworded(looks, REWORD, FEW),
     "rewording, weaker strengths": lambda gallery, looks: gallery.texts.reworded(
