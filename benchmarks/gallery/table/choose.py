@@ -1,6 +1,6 @@
-"""How strong rewording must be, found on those who are erased alone.
+"""How strong rewording must be, found on those who are erased alone; and UCE, by the same rule.
 
-Usage: python -m benchmarks.gallery.table.choose --kind unet --wordings 1
+Usage: python -m benchmarks.gallery.table.choose --kind unet [--wordings 2 | --method uce]
 
 All strengths of what stays are multiplied by one factor. Larger ones keep more, and leave more. The
 largest is taken at which the judge sees at most 4 % of the erased in 800 images. These have other
@@ -9,7 +9,9 @@ but no image of one is made. It is what `conceptprune tune` does, on the gallery
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from benchmarks.gallery import sampling
 from benchmarks.gallery.judge import WEIGHTS, Judge
 from benchmarks.gallery.table.measure import images_of
 from benchmarks.gallery.table.questions import ERASED_LOOKS, FIRST_SEED, Question, round_of
-from benchmarks.gallery.table.rows import THINGS_NAMED, WEAKER, Gallery
+from benchmarks.gallery.table.rows import THINGS_NAMED, TUNED_UCE, WEAKER, Gallery, Weights, uce
 from benchmarks.gallery.table.texts import ALL, EVERY_THING, TWO_WORDINGS, Which
 from conceptprune.manifest import Reword
 from pipelines.jobs.bisection import Bisection
@@ -27,6 +29,8 @@ from pipelines.jobs.strengths import scaled
 
 FACTORS = (1.5, 1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """From the weakest edit to the strongest."""
+UCE_FACTORS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025)
+"""The same of UCE's scale of what is preserved."""
 AT_MOST = 0.04
 EACH = 8
 """Images of an artist."""
@@ -59,32 +63,57 @@ def questions() -> list[Question]:
     return asked
 
 
-def share_seen(gallery: Gallery, judge: Judge, settings: Reword, given: Which) -> float:
+Candidates = Sequence[tuple[str, Callable[[Gallery], Weights]]]
+"""Edits with their settings as text, from the weakest on."""
+
+
+def reworded(gallery: Gallery, settings: Reword, given: Which) -> Weights:
+    """Rewording of all that are erased."""
+    return gallery.texts.reworded(ERASED_LOOKS, settings, given)
+
+
+def rewordings(kind: str, given: Which) -> Candidates:
+    """Of rewording: one for each factor."""
+    all_settings = [times(FROM[kind], factor) for factor in FACTORS]
+    return [(str(each), partial(reworded, settings=each, given=given)) for each in all_settings]
+
+
+def uces() -> Candidates:
+    """Of tuned UCE: one for each factor."""
+    scales = [TUNED_UCE.preserve_scale * factor for factor in UCE_FACTORS]
+    all_settings = [replace(TUNED_UCE, preserve_scale=scale) for scale in scales]
+    return [(str(each), partial(uce, looks=ERASED_LOOKS, settings=each)) for each in all_settings]
+
+
+def share_seen(gallery: Gallery, judge: Judge, weights: Weights) -> float:
     """The share of the erased that the judge still sees."""
-    gallery.put(gallery.texts.reworded(ERASED_LOOKS, settings, given))
+    gallery.put(weights)
     asked = questions()
     verdicts = judge.verdicts(images_of(gallery.pipeline, asked))
-    found = float((verdicts.look == np.array([one.look for one in asked])).mean())
     things = float((verdicts.thing == np.array([one.thing for one in asked])).mean())
-    print(f"{settings}: {found:.2%} of the erased seen, {things:.1%} of things", flush=True)
-    return found
+    print(f"{things:.1%} of things", flush=True)
+    return float((verdicts.look == np.array([one.look for one in asked])).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=tuple(FROM), required=True)
     parser.add_argument("--wordings", type=int, choices=tuple(GIVEN), default=1)
+    parser.add_argument("--method", choices=("reword", "uce"), default="reword")
     arguments = parser.parse_args()
-    kind, given = arguments.kind, GIVEN[arguments.wordings]
     torch.set_num_threads(1)
+    kind = arguments.kind
+    reword = arguments.method == "reword"
+    candidates = rewordings(kind, GIVEN[arguments.wordings]) if reword else uces()
     gallery = Gallery(sampling.load(WEIGHTS.parent.parent / kind), Path())
     judge = Judge.load()
-    search = Bisection(count=len(FACTORS), enough=AT_MOST)
+    search = Bisection(count=len(candidates), enough=AT_MOST)
     while (index := search.next) is not None:
-        settings = times(FROM[kind], FACTORS[index])
-        search.measured(share_seen(gallery, judge, settings, given))
-    found = search.found
-    print(f"{kind}: {'none is enough' if found is None else times(FROM[kind], FACTORS[found])}")
+        settings, weights = candidates[index]
+        seen = share_seen(gallery, judge, weights(gallery))
+        print(f"{settings}: {seen:.2%} of the erased seen", flush=True)
+        search.measured(seen)
+    print(f"{kind}: {'none is enough' if search.found is None else candidates[search.found][0]}")
 
 
 if __name__ == "__main__":

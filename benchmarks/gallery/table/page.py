@@ -18,7 +18,14 @@ from benchmarks.gallery.table.attacks import RESULTS as ATTACKED_RESULTS
 from benchmarks.gallery.table.choose import AT_MOST
 from benchmarks.gallery.table.costs import RESULTS as COSTS
 from benchmarks.gallery.table.costs import SIDES
-from benchmarks.gallery.table.rows import METHODS, REWORD, THINGS_NAMED, WEAKER
+from benchmarks.gallery.table.rows import (
+    METHODS,
+    REWORD,
+    THINGS_NAMED,
+    TUNED_UCE,
+    UCE_FOUND,
+    WEAKER,
+)
 from conceptprune.evaluation.bootstrap import wilson
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -46,30 +53,42 @@ untouched model's image of the same prompt and seed. *Changed* is the share of t
 weights. *Seconds* are those of one core, without a GPU, from the loaded pipeline to the changed
 weights; for methods that prune, with the statistics of every artist, timed on {SIDES} of them. *kB*
 is the file that a user keeps: a mask where weights are only zeroed, else the changed keys and
-values in float16. ConceptPrune: k 1 %, ten calls of 50, the gallery's 16 things. UCE and RECE: as
-their authors' scripts run them now, the kept artists preserved by name. SPEED: as its authors run
-it for styles, one at a time, and as they do for up to 100 celebrities, with the guide for styles;
-where they retain 1,734 and 100 names, the kept artists' take their place. *Tuned*: settings and
-texts chosen in trials, 9 to 12 of each on the UNet (`rows.py` has them) and 12 to 31 on the
-transformer (`tuning.jsonl`), with the kept artists', the photos' captions and the empty one
-preserved; for 72 artists. For fewer, others may do better: UCE
-and RECE add up over texts, SPEED averages. *Rewording* is ours: UCE's equation
-on all tokens of whole captions (`conceptprune/edits/reword.py`). It is given the demo's 8 captions
-per artist, of half of the things and one of the four templates, and is asked in all 64; it keeps
-photos' captions with common words of the text encoder, too, with the manifest's default strengths:
-{REWORD.retain:g} for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g} for common
-words. *Weaker strengths* ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g}) were chosen on
-the transformer. *No common words* shows what these are for; with *every caption*
-it is given the very words that it is asked in. *Every thing named*: one template, as in the
-published prompts, with all 16 things ({THINGS_NAMED.retain:g}, {THINGS_NAMED.base:g},
-{THINGS_NAMED.vocabulary:g}, ridge {THINGS_NAMED.ridge:g} on the UNet); three quarters of what is
-asked is in other wordings. A manifest says it by `reword: {{fillers: ...}}`, at no cost in images.
-*Strengths found*: those of the row above times one factor, the largest of nine at which at most
-{AT_MOST:.0%} of the erased are seen in 800 images with other captions and seeds, none of a kept
-artist (`choose.py`). The rule was written after the row above was seen, and before its own images.
-*Two wordings*: every thing in two of the four, 32 captions, strengths found by the same rule, after
-the rows above and before this row's images; half of what is asked is in other wordings. A manifest
-says it by `reword: {{templates: ...}}`.
+values in float16.
+
+- **ConceptPrune**: k 1 %, ten calls of 50, the gallery's 16 things. One artist has nothing to fuse;
+  with the site zeroed, the checkpoint is the same for any number of artists.
+- **UCE, RECE**: as their authors' scripts run them now, the kept artists preserved by name.
+- **SPEED**: as its authors run it for styles, one at a time, and as they do for up to 100
+  celebrities, with the guide for styles; where they retain 1,734 and 100 names, the kept artists'
+  take their place.
+- **tuned**: settings and texts chosen in trials, 9 to 12 of each on the UNet (`rows.py` has them)
+  and 12 to 31 on the transformer (`tuning.jsonl`), with the kept artists', the photos' captions and
+  the empty one preserved; for 72 artists. For fewer, others may do better: UCE and RECE add up over
+  texts, SPEED averages.
+- **UCE, as strong as rewording**: tuned, but preserving less, by the rule of *strengths found*
+  below ({UCE_FOUND["unet"].preserve_scale:g} instead of {TUNED_UCE.preserve_scale:g} on the UNet,
+  {UCE_FOUND["transformer"].preserve_scale:g} on the transformer). It shows what UCE keeps, and what
+  attacks bring back, when it takes away as much.
+- **rewording** is ours: UCE's equation on all tokens of whole captions
+  (`conceptprune/edits/reword.py`). It is given the demo's 8 captions per artist, of half of the
+  things and one of the four templates, and is asked in all 64; it keeps photos' captions with
+  common words of the text encoder, too, with the manifest's default strengths: {REWORD.retain:g}
+  for kept artists, {REWORD.base:g} for photos, {REWORD.vocabulary:g} for common words.
+- **weaker strengths** ({WEAKER.retain:g}, {WEAKER.base:g}, {WEAKER.vocabulary:g}) were chosen on
+  the transformer.
+- **no common words** shows what these are for; with **every caption** it is given the very words
+  that it is asked in.
+- **every thing named**: one template, as in the published prompts, with all 16 things
+  ({THINGS_NAMED.retain:g}, {THINGS_NAMED.base:g}, {THINGS_NAMED.vocabulary:g}, ridge
+  {THINGS_NAMED.ridge:g} on the UNet); three quarters of what is asked is in other wordings. A
+  manifest says it by `reword: {{fillers: ...}}`, at no cost in images.
+- **strengths found**: those of the row above times one factor, the largest of nine at which at most
+  {AT_MOST:.0%} of the erased are seen in 800 images with other captions and seeds, none of a kept
+  artist (`choose.py`). The rule was written after the row above was seen, and before its own
+  images.
+- **two wordings**: every thing in two of the four, 32 captions, strengths found by the same rule,
+  after the rows above and before this row's images; half of what is asked is in other wordings. A
+  manifest says it by `reword: {{templates: ...}}`.
 """
 
 ATTACKED = f"""## What is left of the ability
@@ -79,7 +98,8 @@ model's images, against the edited model (300 steps of 8 images). The word then 
 artist's prompts. UnlearnDiffAtk searches a few tokens before each prompt, by gradients at 5
 timesteps, 10 iterations each. Ring-A-Bell searches 8 tokens that the text encoder takes for a
 photo's caption moved towards the artist's, and does not see the denoiser (`attacks.py` has all
-budgets). Refills draw pruned weights anew: an edit has none. All that these edits take away is the
+budgets). Refills draw pruned weights anew, in five ways until one brings the artist back; an edit
+has none, and what is seen by name stands in its row. All that these edits take away is the
 name: a learned word brings the style back, whatever the edit. What tokens of the vocabulary bring
 back depends on it.
 
@@ -89,7 +109,11 @@ encoded prompt, so that a word made of kept artists' parts serves as well as the
 acts on combinations could tell them apart. Of what was tried on 72 of the hundred, nothing did
 both: edits of `ff.net.2` by second moments left 28 % of the erased seen and 84 % of the kept (at a
 larger strength 53 % and 91 %; untouched 100 % and 89 %), and a learned word's artist in 84 %, also
-after rewording."""
+after rewording. The words that UnlearnDiffAtk finds are mostly parts of other artists' names, with
+the palette that is missing. Rewording the captions with three other words in front, too, made it
+weaker: of 48 images on the UNet, a hundred artists, every thing named, strengths found, 14 show the
+artist as in the table, 24 with random common words in front of one more caption of each thing, and
+30 with parts of names in front of three more."""
 
 MISSING = """## Not measured yet
 
@@ -98,7 +122,7 @@ MISSING = """## Not measured yet
 - UCE, RECE and SPEED with whole captions, as rewording has them: tuned, they have names or the
   phrases of UCE's script, in which a name stands elsewhere than in the captions. More trials may
   find better settings; the authors' are for a few names, and are shown as they are.
-- More artists of each attack, and the attacks on masks alone, refills among them.
+- More artists of each attack.
 """
 
 Line = dict[str, Any]

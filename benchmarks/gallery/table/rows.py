@@ -206,6 +206,20 @@ def tuned(name: str) -> Method:
     return method
 
 
+def uce(gallery: Gallery, looks: Looks, settings: UceSettings) -> Weights:
+    """UCE with the texts that were tuned for the denoiser."""
+    _, wording = TUNED[gallery.model.component]["UCE"]
+    return gallery.texts.uce(looks, settings, wording)
+
+
+UCE_FOUND: Mapping[str, UceSettings] = {
+    "unet": replace(TUNED_UCE, preserve_scale=1.8),
+    "transformer": replace(TUNED_UCE, preserve_scale=0.4),
+}
+"""By denoiser, as `choose.py` finds them by rewording's rule: what UCE keeps when it takes away as
+much."""
+
+
 METHODS: Mapping[str, Method] = {
     "untouched": lambda _gallery, _looks: {},
     "every weight of the site zeroed": zeroed_site,
@@ -220,6 +234,9 @@ METHODS: Mapping[str, Method] = {
     "SPEED, the authors' settings for styles": speed_styles,
     "SPEED, the authors' settings for many": speed_many,
     **{f"{name}, tuned": tuned(name) for name in TUNED["unet"]},
+    "UCE, as strong as rewording": lambda gallery, looks: uce(
+        gallery, looks, UCE_FOUND[gallery.model.component]
+    ),
     "rewording": lambda gallery, looks: gallery.texts.reworded(looks, REWORD, FEW),
     "rewording, weaker strengths": lambda gallery, looks: gallery.texts.reworded(
         looks, WEAKER, FEW

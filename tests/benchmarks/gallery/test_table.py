@@ -22,7 +22,15 @@ from benchmarks.gallery.table.questions import (
     erased_looks,
     round_of,
 )
-from benchmarks.gallery.table.rows import FOUND, METHODS, Gallery, Row
+from benchmarks.gallery.table.rows import (
+    FOUND,
+    FOUND_WITH_TWO,
+    METHODS,
+    TUNED_UCE,
+    UCE_FOUND,
+    Gallery,
+    Row,
+)
 from benchmarks.gallery.table.texts import Texts, Wording, captions
 from conceptprune.attacks.refill import FILLS
 from conceptprune.baselines.texts import PHRASES
@@ -80,7 +88,11 @@ def test_a_factor_goes_to_every_strength_of_what_stays():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_strengths_found_are_one_of_the_factors_times_those_before(kind):
-    assert FOUND[kind] in [choose.times(choose.FROM[kind], factor) for factor in choose.FACTORS]
+    rewordings = [choose.times(choose.FROM[kind], factor) for factor in choose.FACTORS]
+    assert FOUND[kind] in rewordings
+    assert FOUND_WITH_TWO[kind] in rewordings
+    uce = UCE_FOUND[kind].preserve_scale / TUNED_UCE.preserve_scale
+    assert uce in [pytest.approx(factor) for factor in choose.UCE_FACTORS]
 
 
 @pytest.fixture(scope="module")
