@@ -1,6 +1,6 @@
 """How strong rewording must be, found on those who are erased alone; and UCE, by the same rule.
 
-Usage: python -m benchmarks.gallery.table.choose --kind unet [--wordings 2 | --method uce]
+Usage: python -m benchmarks.gallery.table.choose --kind unet [--wordings 2 | --uce]
 
 All strengths of what stays are multiplied by one factor. Larger ones keep more, and leave more. The
 largest is taken at which the judge sees at most 4 % of the erased in 800 images. These have other
@@ -30,7 +30,8 @@ from pipelines.jobs.strengths import scaled
 FACTORS = (1.5, 1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """From the weakest edit to the strongest."""
 UCE_FACTORS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025)
-"""The same of UCE's scale of what is preserved."""
+"""The same of UCE's scale of what is preserved. The last two were added when none of the others was
+enough on the transformer."""
 AT_MOST = 0.04
 EACH = 8
 """Images of an artist."""
@@ -98,13 +99,13 @@ def share_seen(gallery: Gallery, judge: Judge, weights: Weights) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=tuple(FROM), required=True)
-    parser.add_argument("--wordings", type=int, choices=tuple(GIVEN), default=1)
-    parser.add_argument("--method", choices=("reword", "uce"), default="reword")
+    method = parser.add_mutually_exclusive_group()
+    method.add_argument("--wordings", type=int, choices=tuple(GIVEN), default=1)
+    method.add_argument("--uce", action="store_true", help="UCE instead of rewording")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kind = arguments.kind
-    reword = arguments.method == "reword"
-    candidates = rewordings(kind, GIVEN[arguments.wordings]) if reword else uces()
+    candidates = uces() if arguments.uce else rewordings(kind, GIVEN[arguments.wordings])
     gallery = Gallery(sampling.load(WEIGHTS.parent.parent / kind), Path())
     judge = Judge.load()
     search = Bisection(count=len(candidates), enough=AT_MOST)

@@ -66,7 +66,8 @@ values in float16.
   the empty one preserved; for 72 artists. For fewer, others may do better: UCE and RECE add up over
   texts, SPEED averages.
 - **UCE, as strong as rewording**: tuned, but preserving less, by the rule of *strengths found*
-  below ({UCE_FOUND["unet"].preserve_scale:g} instead of {TUNED_UCE.preserve_scale:g} on the UNet,
+  below, of eleven scales, two of which were added when nine were not enough on the transformer
+  ({UCE_FOUND["unet"].preserve_scale:g} instead of {TUNED_UCE.preserve_scale:g} on the UNet,
   {UCE_FOUND["transformer"].preserve_scale:g} on the transformer). It shows what UCE keeps, and what
   attacks bring back, when it takes away as much.
 - **rewording** is ours: UCE's equation on all tokens of whole captions
@@ -110,10 +111,10 @@ acts on combinations could tell them apart. Of what was tried on 72 of the hundr
 both: edits of `ff.net.2` by second moments left 28 % of the erased seen and 84 % of the kept (at a
 larger strength 53 % and 91 %; untouched 100 % and 89 %), and a learned word's artist in 84 %, also
 after rewording. The words that UnlearnDiffAtk finds are mostly parts of other artists' names, with
-the palette that is missing. Rewording the captions with three other words in front, too, made it
-weaker: of 48 images on the UNet, a hundred artists, every thing named, strengths found, 14 show the
-artist as in the table, 24 with random common words in front of one more caption of each thing, and
-30 with parts of names in front of three more."""
+the palette that is missing. Rewording the captions with three other words in front, too, with the
+same strengths, made it weaker, when it was tried once: of 48 images on the UNet, a hundred artists,
+every thing named, strengths found, 14 show the artist as in the table, 24 with random common words
+in front of one more caption of each thing, and 30 with parts of names in front of three more."""
 
 MISSING = """## Not measured yet
 

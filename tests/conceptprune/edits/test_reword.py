@@ -82,11 +82,11 @@ def test_without_a_name_they_begin_where_base_and_target_differ(model):
 
 def test_a_late_concept_is_added_to_the_sum_of_the_batch_by_its_own_prompts_alone(model):
     concepts = [Concept(name=name, kind="style") for name in ("Ada", "Bo", "Cy")]
-    texts = {
+    pairs_of = {
         each.name: [(pair.base.text, pair.target.text) for pair in prompt_pairs(each, seed=0)[:2]]
         for each in concepts
     }
-    first, second, late = (concept_shift(model, name, pairs) for name, pairs in texts.items())
+    first, second, late = (concept_shift(model, name, pairs) for name, pairs in pairs_of.items())
     base, empty = (prompt_moments(model, texts) for texts in (["a photo of a cat"], EMPTY))
 
     def change(*shifts):
